@@ -1,0 +1,155 @@
+"""Everything that is checked: `nox` runs the list below in this order, `nox -s NAME` one of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.error_on_external_run = True
+# The tests of this Python come last, so that their closing line is the last thing printed.
+nox.options.sessions = ["lint", "types", "docs", "wheel", "pythons"]
+
+PROJECT = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
+PYTHONS = [
+    line.rsplit(" ")[-1]
+    for line in PROJECT["project"]["classifiers"]
+    if line.startswith("Programming Language :: Python :: 3.")
+]
+EXTRAS = ".[cli,proxy,yaml,testing]"
+PURE = "*/trio_wsout/_core/*,*/trio_wsout/config/*"
+
+
+def group(name: str) -> list[str]:
+    """The requirements of a dependency group, with the groups it includes."""
+    found: list[str] = []
+    for each in PROJECT["dependency-groups"][name]:
+        found += group(each["include-group"]) if isinstance(each, dict) else [each]
+    return found
+
+
+def open_pyenv() -> None:
+    """Let pyenv's commands reach every Python that it has, not only the one it is set to."""
+    pyenv = shutil.which("pyenv")
+    if pyenv is not None and "PYENV_VERSION" not in os.environ:
+        answer = subprocess.run([pyenv, "versions", "--bare"], check=False, capture_output=True, text=True)  # noqa: S603
+        known = [each for each in answer.stdout.split() if each.rpartition(".")[0] in PYTHONS]
+        os.environ["PYENV_VERSION"] = ":".join(sorted(known, key=lambda each: not each.startswith(here())))
+
+
+def works(python: str) -> bool:
+    """Whether this Python is on the machine; a name that only leads nowhere is not."""
+    path = shutil.which(f"python{python}")
+    if path is None:
+        return False
+    answer = subprocess.run([path, "--version"], check=False, capture_output=True, text=True)  # noqa: S603
+    return answer.returncode == 0 and answer.stdout.startswith(f"Python {python}.")
+
+
+def here() -> str:
+    """Version of the Python that runs nox, as `3.11`."""
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+open_pyenv()
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, Trio's rules and the direction of imports."""
+    session.install(*group("lint"), "-e", ".")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("flake8", "trio_wsout", "tests", "noxfile.py")
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types, by mypy and by pyright's strict rules."""
+    session.install(*group("types"), "-e", EXTRAS)
+    session.run("mypy")
+    session.run("basedpyright", "--level", "error")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error."""
+    session.install(*group("docs"), "-e", EXTRAS)
+    with tempfile.TemporaryDirectory() as scratch:
+        session.run("sphinx-build", "-W", "--keep-going", "-q", "-d", scratch, "docs", "docs/_build/html")
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build the wheel, install it alone, and look that it works without any extra."""
+    session.install("build", "hatchling")
+    with tempfile.TemporaryDirectory() as scratch:
+        session.run("python", "-m", "build", "--wheel", "--no-isolation", "--outdir", scratch, silent=True)
+        (built,) = Path(scratch).glob("*.whl")
+        session.install("--force-reinstall", "--no-deps", str(built))
+        session.install(str(built))
+        session.run("python", "tests/smoke_wheel.py")
+
+
+@nox.session
+def pythons(session: nox.Session) -> None:
+    """Queue the tests for every supported Python of this machine, this one last; say which are not there."""
+    for python in PYTHONS:
+        if python == here():
+            continue
+        if works(python):
+            session.notify(f"tests-{python}")
+        else:
+            session.warn(f"Python {python} is not on this machine: skipped")
+    session.notify("coverage")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """The tests on one Python: `nox -s tests-3.12 -- -k backoff`."""
+    session.install(*group("tests"), EXTRAS)
+    session.run("python", "-m", "pytest", "-q", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """The tests on this Python, measured: 100 % of the pure parts, 95 % of everything."""
+    session.install(*group("tests"), "-e", EXTRAS)
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", "-q", *session.posargs)
+    # Quiet when all is well, so that pytest's closing line stays the last of the tests.
+    session.run("coverage", "combine", "-q", silent=True)
+    session.run("coverage", "report", "--include", PURE, "--fail-under", "100", silent=True)
+    session.run("coverage", "report", "--fail-under", "95", silent=True)
+
+
+@nox.session
+def oldest(session: nox.Session) -> None:
+    """The tests with the oldest dependencies that pyproject.toml allows."""
+    oldest_ones = [each.replace(">=", "==") for each in PROJECT["project"]["dependencies"]]
+    session.install(*group("tests"), EXTRAS, *oldest_ones)
+    session.run("python", "-m", "pytest", "-q", *session.posargs)
+
+
+@nox.session
+def deep(session: nox.Session) -> None:
+    """Every property with many more examples; takes its time."""
+    session.install(*group("tests"), "-e", EXTRAS)
+    session.run("python", "-m", "pytest", "-q", *session.posargs, env={"HYPOTHESIS_PROFILE": "deep"})
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The benchmarks against the peers, in one run, as ratios."""
+    session.install(*group("bench"), "-e", EXTRAS)
+    session.run("python", "tests/bench/push.py", *session.posargs)

@@ -1,0 +1,445 @@
+"""The delivery window: examples of its rules, and a machine against a naive model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from trio_wsout._core.delivery import Accepted, DeliveryWindow, Message
+from trio_wsout._core.ending import Cause, Ending
+from trio_wsout.config.sections import Delivery, DeliveryLevel, Retry
+
+LOST = Ending(cause=Cause.LOST, detail="reset")
+TOO_BIG = Ending(cause=Cause.CLOSED, code=1009, detail="too big")
+
+
+def message(seq: int, size: int = 10) -> Message:
+    return Message(payload=b"x" * size, events=(Accepted(event=seq, encoded=b"", seq=seq),))
+
+
+def seqs(messages: Any) -> list[int]:
+    return [each.events[-1].seq for each in messages]
+
+
+def window(
+    level: DeliveryLevel = DeliveryLevel.RECEIVED,
+    *,
+    most: int = 4,
+    most_bytes: int = 100,
+    retries: int | None = None,
+    filled: int = 0,
+) -> DeliveryWindow:
+    made = DeliveryWindow(
+        Delivery(level=level, max_unconfirmed=most, max_unconfirmed_bytes=most_bytes),
+        Retry(timeout=30.0, retries=retries),
+    )
+    for seq in range(1, filled + 1):
+        made.accept(message(seq))
+    return made
+
+
+def prove(made: DeliveryWindow) -> None:
+    """Open a connection and have its first ping answered."""
+    made.connected()
+    made.ping_taken()
+    made.pong_received()
+
+
+def test_an_empty_window_takes_one_message_of_any_size() -> None:
+    made = window(most=1, most_bytes=1)
+    assert made.has_room(10**9)
+    made.accept(message(1))
+    assert not made.has_room(0)
+
+
+def test_the_window_is_bounded_in_messages_and_bytes() -> None:
+    made = window(most=4, most_bytes=25)
+    made.accept(message(1))
+    made.accept(message(2))
+    assert made.size == 20
+    assert made.has_room(5)
+    assert not made.has_room(6)
+
+
+def test_nothing_is_ready_without_a_connection() -> None:
+    made = window(filled=2)
+    assert not made.ready
+    assert made.take(0.0, 100) == []
+    assert not made.wants_ping
+    assert made.deadline is None
+
+
+def test_a_pong_confirms_what_was_taken_before_its_ping_and_no_more() -> None:
+    made = window(filled=3)
+    made.connected()
+    assert seqs(made.take(0.0, 15)) == [1, 2]
+    assert made.wants_ping
+    made.ping_taken()
+    assert not made.wants_ping
+    assert seqs(made.take(0.0, 100)) == [3]
+    assert made.written() == []
+    assert seqs(made.pong_received()) == [1, 2]
+    assert made.in_flight == 1
+    assert made.wants_ping
+    assert made.pong_received() == [], "no ping is out"
+
+
+def test_written_confirms_as_soon_as_the_kernel_has_it_and_starts_no_ping() -> None:
+    made = window(DeliveryLevel.WRITTEN, filled=2)
+    made.connected()
+    made.take(0.0, 100)
+    assert not made.wants_ping
+    assert seqs(made.written()) == [1, 2]
+    assert made.disconnected(LOST) == []
+    made.connected()
+    assert not made.wants_ping, "no slow start: nothing was in flight"
+
+
+def test_written_goes_again_when_the_write_did_not_end() -> None:
+    made = window(DeliveryLevel.WRITTEN, filled=2)
+    made.connected()
+    made.take(0.0, 100)
+    assert made.disconnected(LOST) == []
+    made.connected()
+    assert seqs(made.take(0.0, 100)) == [1, 2]
+    assert made.resent == 2
+
+
+def test_acked_needs_an_acknowledgement_and_a_pong_is_none() -> None:
+    made = window(DeliveryLevel.ACKED, filled=3)
+    made.connected()
+    made.take(0.0, 100)
+    made.ping_taken()
+    assert made.pong_received() == []
+    assert seqs(made.acked(2)) == [1, 2]
+    assert made.acked(2) == []
+    assert [accepted.seq for accepted in made.events_in_flight()] == [3]
+
+
+def test_an_ack_of_the_middle_of_a_batch_does_not_confirm_the_batch() -> None:
+    made = window(DeliveryLevel.ACKED)
+    events = [Accepted(event=seq, encoded=b"", seq=seq) for seq in (1, 2, 3)]
+    made.accept(Message(payload=b"x", events=events))
+    made.connected()
+    made.take(0.0, 100)
+    assert made.acked(2) == []
+    assert len(made.acked(3)) == 1
+
+
+def test_acknowledgements_mean_nothing_at_other_levels() -> None:
+    made = window(filled=1)
+    made.connected()
+    made.take(0.0, 100)
+    assert made.acked(1) == []
+
+
+def test_an_ack_before_the_pong_of_a_probe_leaves_the_ping_its_count() -> None:
+    made = window(DeliveryLevel.ACKED, filled=2)
+    made.connected()
+    made.take(0.0, 100)
+    made.ping_taken()
+    assert seqs(made.acked(1)) == [1]
+    assert made.pong_received() == []
+    assert seqs(made.acked(2)) == [2]
+
+
+def test_after_a_break_a_ping_then_one_then_twice_as_many() -> None:
+    made = window(most=8, filled=8)
+    made.connected()
+    made.take(0.0, 1000)
+    assert made.disconnected(LOST) == []
+    made.connected()
+    assert not made.ready, "first the ping"
+    assert made.wants_ping
+    made.ping_taken()
+    assert made.pong_received() == []
+    batches = []
+    while len(made):
+        batches.append(seqs(made.take(0.0, 1000)))
+        made.ping_taken()
+        made.pong_received()
+    assert batches == [[1], [2, 3], [4, 5, 6, 7], [8]]
+    assert made.resent == 8
+
+
+def test_a_break_with_nothing_in_flight_starts_at_full_speed() -> None:
+    made = window(filled=3)
+    made.connected()
+    assert made.disconnected(LOST) == []
+    made.connected()
+    assert seqs(made.take(0.0, 1000)) == [1, 2, 3]
+
+
+def test_a_message_that_alone_ends_three_proved_connections_is_undelivered() -> None:
+    made = window(filled=2)
+    for expected in (0, 0, 1):
+        prove(made)
+        assert seqs(made.take(0.0, 5)) == [1]
+        failed = made.disconnected(LOST)
+        assert len(failed) == expected
+    assert [seqs([each])[0] for each, _ in failed] == [1]
+    assert "3 times in a row" in failed[0][1]
+    prove(made)
+    assert seqs(made.take(0.0, 5)) == [2], "the link goes on"
+
+
+@pytest.mark.parametrize("cause", [Cause.UNHEALTHY, Cause.STALLED, Cause.LOCAL])
+def test_our_own_cuts_blame_nobody(cause: Cause) -> None:
+    made = window(filled=1)
+    for _ in range(5):
+        prove(made)
+        made.take(0.0, 5)
+        assert made.disconnected(Ending(cause=cause, detail="")) == []
+
+
+def test_without_an_answered_ping_nobody_is_blamed() -> None:
+    made = window(filled=1)
+    for _ in range(5):
+        made.connected()
+        made.take(0.0, 5)
+        assert made.disconnected(LOST) == []
+
+
+def test_1009_blames_at_once_the_message_that_is_alone() -> None:
+    made = window(filled=2)
+    made.connected()
+    made.take(0.0, 5)
+    ((failed, reason),) = made.disconnected(TOO_BIG)
+    assert seqs([failed]) == [1]
+    assert "1009" in reason
+    assert made.size == 10
+
+
+def test_1009_with_many_in_flight_finds_the_one_to_blame() -> None:
+    made = window(filled=4, most=8)
+    made.connected()
+    made.take(0.0, 1000)
+    assert made.disconnected(TOO_BIG) == []
+    undelivered: list[int] = []
+    for _ in range(10):
+        prove(made)
+        while made.ready:
+            taken = seqs(made.take(0.0, 1000))
+            if 3 in taken:
+                undelivered += [seqs([each])[0] for each, _ in made.disconnected(TOO_BIG)]
+                break
+            made.ping_taken()
+            made.pong_received()
+    assert undelivered == [3]
+    assert len(made) == 0
+
+
+def test_the_retry_budget_counts_writings_after_the_first() -> None:
+    made = window(retries=1, filled=2)
+    made.connected()
+    made.take(0.0, 1000)
+    assert made.disconnected(LOST) == []
+    prove(made)
+    assert seqs(made.take(0.0, 1000)) == [1]
+    ((failed, reason),) = made.disconnected(LOST)
+    assert seqs([failed]) == [1]
+    assert "sent 2 times" in reason
+    assert len(made) == 1, "2 was not written again, so its budget is whole"
+
+
+def test_the_oldest_message_in_flight_sets_the_deadline() -> None:
+    made = window(filled=2)
+    made.connected()
+    made.take(5.0, 5)
+    made.take(7.0, 5)
+    assert made.deadline == 35.0
+    made.held()
+    assert made.deadline is None
+    made.released(20.0)
+    assert made.deadline == 50.0
+
+
+def test_drain_gives_everything_in_order() -> None:
+    made = window(filled=3)
+    made.connected()
+    made.take(0.0, 5)
+    assert seqs(made.drain()) == [1, 2, 3]
+    assert len(made) == 0
+    assert made.size == 0
+
+
+@given(level=st.sampled_from(DeliveryLevel), sizes=st.lists(st.integers(0, 50), min_size=1))
+def test_without_faults_everything_is_confirmed_once_in_order(level: DeliveryLevel, sizes: list[int]) -> None:
+    made = window(level, most=3, most_bytes=60)
+    made.connected()
+    confirmed: list[int] = []
+    waiting = [message(seq, size) for seq, size in enumerate(sizes, 1)]
+    while waiting or len(made):
+        while waiting and made.has_room(len(waiting[0].payload)):
+            made.accept(waiting.pop(0))
+        taken = made.take(0.0, 64)
+        confirmed += seqs(made.written())
+        made.ping_taken()
+        confirmed += seqs(made.pong_received())
+        if taken:
+            confirmed += seqs(made.acked(taken[-1].events[-1].seq))
+    assert confirmed == list(range(1, len(sizes) + 1))
+
+
+class WindowMachine(RuleBasedStateMachine):
+    """The window against lists: what is pending, what this connection was given, where its ping stands."""
+
+    @initialize(
+        level=st.sampled_from(DeliveryLevel),
+        most=st.integers(1, 6),
+        retries=st.none() | st.integers(0, 3),
+    )
+    def begin(self, level: DeliveryLevel, most: int, retries: int | None) -> None:
+        self.level = level
+        self.most = most
+        self.retries = retries
+        self.window = window(level, most=most, most_bytes=60, retries=retries)
+        self.next_seq = 1
+        self.sizes: dict[int, int] = {}
+        self.sends: dict[int, int] = {}
+        self.blames: dict[int, int] = {}
+        self.pending: list[int] = []
+        self.flight: list[int] = []
+        self.gone: list[int] = []
+        self.connected = False
+        self.proved = False
+        self.probing = False
+        self.limit = most
+        self.ping: list[int] | None = None
+        self.unpinged = False
+        self.first_byte: dict[int, float] = {}
+        self.now = 0.0
+
+    @rule(size=st.integers(0, 40))
+    def accept(self, size: int) -> None:
+        used = sum(self.sizes[seq] for seq in self.pending)
+        room = not self.pending or (len(self.pending) < self.most and used + size <= 60)
+        assert self.window.has_room(size) == room
+        if room:
+            seq, self.next_seq = self.next_seq, self.next_seq + 1
+            self.window.accept(message(seq, size))
+            self.sizes[seq] = size
+            self.sends[seq] = self.blames[seq] = 0
+            self.pending.append(seq)
+
+    @precondition(lambda self: not self.connected)
+    @rule()
+    def connect(self) -> None:
+        self.window.connected()
+        self.connected = True
+        self.proved = False
+        self.ping = None
+        self.unpinged = False
+
+    @precondition(lambda self: self.connected)
+    @rule(most_bytes=st.integers(1, 60), seconds=st.floats(0, 5))
+    def take(self, most_bytes: int, seconds: float) -> None:
+        self.now += seconds
+        taken = seqs(self.window.take(self.now, most_bytes))
+        unsent = self.pending[len(self.flight) :]
+        room = 0 if self.probing else max(0, self.limit - len(self.flight))
+        expected: list[int] = []
+        for seq in unsent[:room]:
+            if sum(self.sizes[each] for each in expected) >= most_bytes:
+                break
+            expected.append(seq)
+        assert taken == expected
+        self.flight += taken
+        for seq in taken:
+            self.sends[seq] += 1
+            self.first_byte[seq] = self.now
+        self.unpinged = self.unpinged or bool(taken)
+
+    @precondition(lambda self: self.connected)
+    @rule()
+    def ping_goes(self) -> None:
+        wants = self.probing or (self.level is DeliveryLevel.RECEIVED and self.unpinged)
+        assert self.window.wants_ping == wants
+        self.window.ping_taken()
+        self.ping = list(self.flight)
+        self.unpinged = False
+
+    @precondition(lambda self: self.connected)
+    @rule()
+    def pong_comes(self) -> None:
+        confirmed = seqs(self.window.pong_received())
+        expected: list[int] = []
+        if self.ping is not None:
+            self.proved, self.probing = True, False
+            if self.level is DeliveryLevel.RECEIVED:
+                expected = [seq for seq in self.ping if seq in self.flight]
+        self.ping = None
+        assert confirmed == expected
+        self._leave(confirmed)
+
+    @precondition(lambda self: self.connected)
+    @rule()
+    def kernel_has_it(self) -> None:
+        confirmed = seqs(self.window.written())
+        assert confirmed == (self.flight if self.level is DeliveryLevel.WRITTEN else [])
+        self._leave(confirmed)
+
+    @precondition(lambda self: self.connected)
+    @rule(seq=st.integers(0, 20))
+    def ack_comes(self, seq: int) -> None:
+        confirmed = seqs(self.window.acked(seq))
+        acked = self.level is DeliveryLevel.ACKED
+        assert confirmed == [each for each in self.flight if acked and each <= seq]
+        self._leave(confirmed)
+
+    def _leave(self, confirmed: list[int]) -> None:
+        assert self.pending[: len(confirmed)] == confirmed, "in order, oldest first"
+        self.pending = self.pending[len(confirmed) :]
+        self.flight = self.flight[len(confirmed) :]
+        self.gone += confirmed
+        if confirmed:
+            self.limit = min(self.limit * 2, self.most)
+
+    @precondition(lambda self: self.connected)
+    @rule(
+        ending=st.sampled_from(
+            [LOST, TOO_BIG, *(Ending(cause=cause, detail="") for cause in (Cause.STALLED, Cause.PROTOCOL))]
+        )
+    )
+    def disconnect(self, ending: Ending) -> None:
+        failed = [seqs([each])[0] for each, reason in self.window.disconnected(ending) if reason]
+        expected = [seq for seq in self.flight if self._is_undelivered(seq, ending)]
+        assert failed == expected
+        if self.flight and self.level is not DeliveryLevel.WRITTEN:
+            self.probing, self.limit = True, 1
+        self.pending = [seq for seq in self.pending if seq not in failed]
+        self.gone += failed
+        self.flight = []
+        self.connected = False
+
+    def _is_undelivered(self, seq: int, ending: Ending) -> bool:
+        alone = len(self.flight) == 1
+        if alone and ending is TOO_BIG:
+            return True
+        if alone and self.proved and ending.cause is not Cause.STALLED:
+            self.blames[seq] += 1
+            if self.blames[seq] == 3:
+                return True
+        return self.retries is not None and self.sends[seq] > self.retries
+
+    @invariant()
+    def agrees(self) -> None:
+        if not hasattr(self, "window"):
+            return
+        assert len(self.window) == len(self.pending) <= self.most
+        assert self.window.size == sum(self.sizes[seq] for seq in self.pending)
+        assert self.window.in_flight == len(self.flight)
+        assert self.window.resent == sum(max(0, count - 1) for count in self.sends.values())
+        assert sorted([*self.gone, *self.pending]) == list(range(1, self.next_seq)), "nothing else leaves"
+        oldest = self.first_byte[self.flight[0]] + 30.0 if self.flight else None
+        assert self.window.deadline == oldest
+        if not self.probing and self.level is DeliveryLevel.RECEIVED:
+            assert self.window.ready == (
+                self.connected and len(self.flight) < min(self.limit, len(self.pending))
+            )
+
+
+TestWindowMachine = WindowMachine.TestCase

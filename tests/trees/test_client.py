@@ -1,0 +1,674 @@
+"""The client tree on the mock clock: every time is exact."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+import trio.testing
+import trio_wsout
+from trio_wsout.config import Config
+from trio_wsout.testing import Accept, Refuse, Silent, Unreachable, open_peer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+
+def half() -> float:
+    return 0.5
+
+
+def config(**fields: Any) -> Config:
+    return trio_wsout.load_config({"url": "ws://peer.test/events", **fields})
+
+
+def on_clock(scenario: Callable[[], Awaitable[None]]) -> None:
+    """Run a scenario on a clock that jumps; it must end within a day of its time."""
+
+    async def bounded() -> None:
+        with trio.fail_after(86400):
+            await scenario()
+
+    trio.run(bounded, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def test_events_arrive_in_order_and_are_confirmed(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
+            for number in range(1000):
+                await output.send({"n": number})
+            await output.flush()
+            assert output.statistics().confirmed == 1000
+        assert peer.messages == [f'{{"n":{number}}}' for number in range(1000)]
+        assert peer.connections[0].close_code == 1000
+        statistics = output.statistics()
+        assert (statistics.state, statistics.unconfirmed, statistics.peers) == ("closed", 0, 0)
+
+
+async def test_a_lazy_link_dials_when_the_first_event_waits(autojump_clock: object) -> None:
+    async with open_peer() as peer, trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
+        await trio.sleep(100)
+        assert peer.connections == []
+        assert output.statistics().state == "idle"
+        await output.send("x")
+        await peer.wait_messages(1)
+        assert [each.opened_at for each in peer.connections] == [trio.current_time()]
+
+
+async def test_a_lazy_link_that_was_never_needed_never_dials(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(config(), open_stream=peer.open_stream):
+            pass
+        assert peer.connections == []
+
+
+async def test_an_eager_link_is_open_when_the_block_begins(autojump_clock: object) -> None:
+    eager = config(connect={"mode": "eager"})
+    async with open_peer() as peer:
+        peer.plan(Accept(after=3.0))
+        start = trio.current_time()
+        async with trio_wsout.open_output(eager, open_stream=peer.open_stream) as output:
+            assert trio.current_time() == start + 3.0
+            assert output.statistics().state == "open"
+
+
+async def test_an_eager_start_retries_by_the_backoff_and_fails_at_its_timeout(autojump_clock: object) -> None:
+    eager = config(connect={"mode": "eager", "eager-timeout": "4s"}, reconnect={"jitter": 0})
+    async with open_peer() as peer:
+        peer.plan(then=Unreachable())
+        start = trio.current_time()
+        with pytest.raises(trio_wsout.ConnectError, match="eager-timeout") as caught:
+            async with trio_wsout.open_output(eager, open_stream=peer.open_stream):
+                pytest.fail("the block must not begin")
+        assert trio.current_time() == start + 4.0
+        assert [each.opened_at - start for each in peer.connections] == [0.0, 0.5, 1.5, 3.5]
+        assert caught.value.attempts == 4
+        assert "Connection refused" in caught.value.cause
+
+
+async def test_an_eager_start_fails_at_once_when_it_is_final(autojump_clock: object) -> None:
+    eager = config(connect={"mode": "eager"})
+    async with open_peer() as peer:
+        peer.plan(Refuse(status=403))
+        start = trio.current_time()
+        with pytest.raises(trio_wsout.ConnectError, match="403"):
+            async with trio_wsout.open_output(eager, open_stream=peer.open_stream):
+                pytest.fail("the block must not begin")
+        assert trio.current_time() == start
+
+
+async def test_attempts_follow_the_backoff_exactly(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+        peer.plan(*[Unreachable()] * 8)
+        async with trio_wsout.open_output(
+            config(reconnect={"jitter": 0.5}), open_stream=peer.open_stream, draw=half
+        ) as output:
+            await output.send("x")
+            await peer.wait_messages(1)
+        times = [each.opened_at for each in peer.connections]
+        delays = [later - earlier for earlier, later in pairwise(times)]
+        assert delays == pytest.approx([0.375, 0.75, 1.5, 3.0, 6.0, 12.0, 22.5, 22.5])
+
+
+async def test_the_first_delay_after_a_drop_is_that_of_one_failure(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+        peer.plan(Accept(cut_after=1))
+        async with trio_wsout.open_output(
+            config(reconnect={"jitter": 0}), open_stream=peer.open_stream
+        ) as output:
+            await output.send("x")
+            await peer.wait_messages(2)
+        dropped = peer.connections[0].ended_at
+        assert dropped is not None
+        assert peer.connections[1].opened_at == dropped + 0.5
+        assert output.statistics().reconnects == 1
+
+
+@pytest.mark.parametrize(("lasted", "delay"), [(60.0, 0.5), (59.999, 2.0)])
+async def test_the_count_is_reset_by_a_connection_that_lasted(
+    lasted: float, delay: float, autojump_clock: object
+) -> None:
+    async with open_peer() as peer:
+        peer.plan(Unreachable(), Unreachable())
+        async with trio_wsout.open_output(
+            config(reconnect={"jitter": 0}), open_stream=peer.open_stream
+        ) as output:
+            await output.wait_connected()
+            await trio.sleep(lasted)
+            await peer.cut()
+            await trio.sleep(delay + 0.25)
+            assert peer.connections[3].opened_at - (peer.connections[2].ended_at or 0) == pytest.approx(delay)
+
+
+async def test_giving_up_breaks_the_output_and_the_error_has_the_events(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+        peer.plan(then=Unreachable())
+        with pytest.raises(trio_wsout.ConnectError) as caught:
+            async with trio_wsout.open_output(
+                config(reconnect={"max-attempts": 3, "jitter": 0}), open_stream=peer.open_stream
+            ) as output:
+                receipt = await output.submit("a")
+                await output.send("b")
+                with pytest.raises(trio_wsout.DeliveryError) as undelivered:
+                    await receipt.wait()
+                assert [each.event for each in undelivered.value.undelivered] == ["a"]
+                with pytest.raises(trio.BrokenResourceError) as broken:
+                    await output.send("c")
+                assert isinstance(broken.value.__cause__, trio_wsout.ConnectError)
+                with pytest.raises(trio.BrokenResourceError):
+                    await output.flush()
+                with pytest.raises(trio.BrokenResourceError):
+                    await output.wait_connected()
+                with pytest.raises(trio.BrokenResourceError):
+                    output.send_nowait("c")
+        assert len(peer.connections) == 3
+        assert caught.value.attempts == 3
+        assert "max-attempts" in str(caught.value)
+        assert [each.event for each in caught.value.undelivered] == ["a", "b"]
+        assert output.statistics().undelivered == 2
+
+
+async def test_giving_up_wakes_a_flush(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+        peer.plan(then=Refuse(status=404))
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            async with trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
+                await output.send("a")
+                await output.flush()
+        assert isinstance(caught.value.__cause__, trio_wsout.ConnectError)
+        assert [each.event for each in caught.value.__cause__.undelivered] == ["a"]
+
+
+async def test_a_server_that_asks_to_wait_is_waited_for(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+        peer.plan(Refuse(status=503, headers=[("Retry-After", "7")]))
+        async with trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
+            start = trio.current_time()
+            await output.send("x")
+            await peer.wait_messages(1)
+            assert peer.connections[1].opened_at == start + 7.0
+
+
+async def test_a_silent_server_costs_connect_timeout_and_no_more(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+        peer.plan(Silent())
+        async with trio_wsout.open_output(
+            config(reconnect={"jitter": 0}), open_stream=peer.open_stream
+        ) as output:
+            start = trio.current_time()
+            await output.send("x")
+            await peer.wait_messages(1)
+            assert peer.connections[1].opened_at == start + 10.5
+            assert "connect.timeout" in (output.statistics().last_error or "")
+
+
+async def test_a_missed_heartbeat_cuts_and_reconnects_in_its_time(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+        peer.plan(Accept(pong_after=None))
+        async with trio_wsout.open_output(
+            config(heartbeat={"payload": "hb"}, reconnect={"jitter": 0}), open_stream=peer.open_stream
+        ) as output:
+            await output.wait_connected()
+            start = trio.current_time()
+            await trio.sleep(31)
+            assert peer.connections[0].pings == [b"hb 1"]
+            assert peer.connections[0].ended_at == start + 30.0
+            assert peer.connections[1].opened_at == start + 30.5
+            assert output.statistics().heartbeat_misses == 1
+
+
+async def test_log_only_misses_are_counted_and_cost_nothing(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_peer() as peer:
+        peer.plan(Accept(pong_after=None))
+        async with trio_wsout.open_output(
+            config(heartbeat={"action": "log-only"}), open_stream=peer.open_stream
+        ) as output:
+            await output.wait_connected()
+            await trio.sleep(61)
+            assert len(peer.connections) == 1
+        assert output.statistics().heartbeat_misses == 2
+        assert [record.levelname for record in caplog.records if "sign of life" in record.message] == [
+            "WARNING",
+            "WARNING",
+        ]
+
+
+async def test_an_idle_link_without_a_heartbeat_sends_no_pings(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
+            await output.send("x")
+            await output.flush()
+            await trio.sleep(10_000)
+        assert len(peer.connections[0].pings) == 1
+
+
+async def test_a_message_without_confirmation_costs_the_connection_at_retry_timeout(
+    autojump_clock: object,
+) -> None:
+    async with open_peer() as peer:
+        peer.plan(Accept(pong_after=None))
+        async with trio_wsout.open_output(
+            config(reconnect={"jitter": 0}), open_stream=peer.open_stream
+        ) as output:
+            start = trio.current_time()
+            await output.send("x")
+            await output.flush()
+            assert peer.connections[0].ended_at == start + 30.0
+            assert trio.current_time() == start + 30.5
+        assert peer.messages == ["x", "x"]
+        assert output.statistics().resent == 1
+
+
+async def test_after_a_break_exactly_the_unconfirmed_go_again_first_and_in_order(
+    autojump_clock: object,
+) -> None:
+    async with open_peer() as peer:
+        peer.plan(Accept(pong_after=None))
+        async with trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
+            for number in range(5):
+                await output.send(str(number))
+            await peer.wait_messages(5)
+            await peer.cut()
+            await output.send("5")
+        assert peer.connections[0].messages == ["0", "1", "2", "3", "4"]
+        assert peer.connections[1].messages == ["0", "1", "2", "3", "4", "5"]
+
+
+async def test_fixed_batches_close_by_size_and_by_time(autojump_clock: object) -> None:
+    batched = config(batch={"mode": "fixed", "fixed-size": 3, "timeout": "2s", "header": "h", "footer": "f"})
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(batched, open_stream=peer.open_stream) as output:
+            start = trio.current_time()
+            for number in range(4):
+                await output.send({"n": number})
+            await peer.wait_messages(1)
+            assert trio.current_time() == start
+            await peer.wait_messages(2)
+            assert trio.current_time() == start + 2.0
+            await output.send({"n": 4})
+        assert peer.messages == ['h\n{"n":0}\n{"n":1}\n{"n":2}\nf', 'h\n{"n":3}\nf', 'h\n{"n":4}\nf']
+
+
+async def test_documents_close_at_their_end_and_are_marked(autojump_clock: object) -> None:
+    batched = config(batch={"mode": "document", "use-document-marker": True, "wrap-as-json": True})
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(batched, open_stream=peer.open_stream) as output:
+            receipt = await output.submit(1)
+            await output.send(2)
+            await output.end_document()
+            await receipt.wait()
+            assert receipt.document == trio_wsout.Document(id=1, first=True, last=True, count=2)
+            await output.send(3)
+            await trio.sleep(0.2)
+            assert output.statistics().last_document == trio_wsout.Document(
+                id=2, first=True, last=True, count=1
+            )
+        assert peer.messages == ["[1,2]", "[3]"]
+
+
+async def test_a_peer_that_stops_reading_makes_send_wait(autojump_clock: object) -> None:
+    async with open_peer(buffered=False) as peer:
+        peer.plan(then=Accept(read=False))
+        with pytest.raises(trio_wsout.DeliveryError):
+            async with trio_wsout.open_output(
+                config(delivery={"max-unconfirmed": 10}, retry={"timeout": "1h"}),
+                open_stream=peer.open_stream,
+            ) as output:
+                accepted = 0
+                with trio.move_on_after(60):
+                    while True:
+                        await output.send("x" * 1000)
+                        accepted += 1
+                statistics = output.statistics()
+                assert statistics.accepted == accepted
+                assert statistics.window == 10
+                assert accepted < 200
+
+
+async def test_the_end_is_bounded_and_what_is_left_is_in_the_error(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+        peer.plan(then=Accept(pong_after=None))
+        start = trio.current_time()
+        with pytest.raises(trio_wsout.DeliveryError, match="shutdown-timeout") as caught:
+            async with trio_wsout.open_output(
+                config(**{"shutdown-timeout": "5s"}), open_stream=peer.open_stream
+            ) as output:
+                await output.send("a")
+                await output.send("b")
+        assert trio.current_time() == start + 5.0
+        assert [each.event for each in caught.value.undelivered] == ["a", "b"]
+        assert output.statistics().undelivered == 2
+
+
+async def test_a_peer_that_never_answers_the_close_is_waited_for_within_shutdown_timeout(
+    autojump_clock: object,
+) -> None:
+    async with open_peer() as peer:
+        peer.plan(Accept(answer_close=False))
+        start = trio.current_time()
+        async with trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
+            await output.send("a")
+        assert trio.current_time() == start + 10.0
+        assert output.statistics().confirmed == 1
+
+
+async def test_an_exception_of_the_block_comes_out_as_it_is_and_costs_no_event(
+    autojump_clock: object,
+) -> None:
+    async with open_peer() as peer:
+        with pytest.raises(KeyError, match="mine"):
+            async with trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
+                await output.send("a")
+                raise KeyError("mine")
+        assert peer.messages == ["a"]
+        assert peer.connections[0].close_code == 1000
+
+
+async def test_an_exception_of_the_block_tells_what_was_left(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+        peer.plan(then=Unreachable())
+        with pytest.raises(KeyError) as caught:
+            async with trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
+                await output.send("a")
+                raise KeyError("mine")
+        assert "1 accepted event not confirmed" in caught.value.__notes__[0]
+
+
+async def test_cancellation_closes_at_once_and_offers_what_is_left(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    sender, receiver = trio.open_memory_channel[trio_wsout.Undelivered](1)
+    async with open_peer() as peer:
+        peer.plan(then=Accept(pong_after=None))
+        start = trio.current_time()
+        with trio.move_on_after(1):
+            async with trio_wsout.open_output(
+                config(), open_stream=peer.open_stream, undelivered=sender
+            ) as output:
+                await output.send("a")
+                await output.send("b")
+                await trio.sleep_forever()
+        assert trio.current_time() == start + 1.0
+        assert receiver.receive_nowait().event == "a"
+        assert output.statistics().undelivered == 2
+        assert "2 accepted events not confirmed" in caplog.text
+        with pytest.raises(trio.ClosedResourceError):
+            await output.send("c")
+        with pytest.raises(trio.ClosedResourceError):
+            await output.flush()
+
+
+async def test_undelivered_events_go_to_the_channel_and_the_link_lives(autojump_clock: object) -> None:
+    sender, receiver = trio.open_memory_channel[trio_wsout.Undelivered](10)
+    async with open_peer() as peer:
+        peer.plan(Accept(close_after=(1, 1009)))
+        async with trio_wsout.open_output(
+            config(), open_stream=peer.open_stream, undelivered=sender
+        ) as output:
+            await output.send("big")
+            item = await receiver.receive()
+            assert item.event == "big"
+            assert "1009" in item.reason
+            await output.send("small")
+        assert peer.messages == ["big", "small"]
+
+
+async def test_without_a_channel_an_undelivered_event_breaks_the_output(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+        with pytest.raises(trio_wsout.DeliveryError, match="base64") as caught:
+            async with trio_wsout.open_output(
+                config(payload="binary-base64"), open_stream=peer.open_stream
+            ) as output:
+                await output.send("AAEC")
+                await output.flush()
+                await output.send("%%%")
+                with pytest.raises(trio.BrokenResourceError):
+                    await output.flush()
+        assert peer.messages == [b"\0\1\2"]
+        assert [each.event for each in caught.value.undelivered] == ["%%%"]
+
+
+async def test_acknowledgements_confirm_by_sequence_number(autojump_clock: object) -> None:
+    acked = config(delivery={"level": "acked", "stamp": "seq"}, payload="json")
+    async with open_peer() as peer, trio_wsout.open_output(acked, open_stream=peer.open_stream) as output:
+        receipts = [await output.submit({}) for _ in range(3)]
+        await peer.wait_messages(3)
+        await peer.send('{"ack": 2}')
+        await receipts[1].wait()
+        assert [each.settled for each in receipts] == [True, True, False]
+        await peer.send('{"ack": 99}')
+        stamp = str(peer.messages[2]).split('"')[3]
+        await peer.send(f'{{"ack": "{stamp}"}}')
+        await receipts[2].wait()
+        assert output.statistics().unknown_acks == 1
+
+
+async def test_received_messages_are_given_to_who_asked(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(
+            config(payload="json"), open_stream=peer.open_stream, receive=True
+        ) as output:
+            await output.wait_connected()
+            await peer.send('{"a": 1}')
+            await peer.send("no json")
+            await peer.send("[2]")
+            first = await output.received.receive()
+            second = await output.received.receive()
+            assert [first.event, second.event] == [{"a": 1}, [2]]
+            assert first.peer.address == "peer.test"
+            assert output.statistics().received == 3
+            assert output.statistics().dropped == 1
+        with pytest.raises(trio.EndOfChannel):
+            output.received.receive_nowait()
+
+
+async def test_received_messages_that_nobody_asked_for_are_drained_and_counted(
+    autojump_clock: object,
+) -> None:
+    async with open_peer() as peer, trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
+        await output.wait_connected()
+        for _ in range(100):
+            await peer.send("x")
+        await trio.sleep(1)
+        assert output.statistics().dropped == 100
+        with pytest.raises(RuntimeError, match="receive=True"):
+            _ = output.received
+
+
+async def test_an_application_that_does_not_read_never_makes_a_live_peer_look_dead(
+    autojump_clock: object,
+) -> None:
+    async with (
+        open_peer() as peer,
+        trio_wsout.open_output(config(heartbeat={}), open_stream=peer.open_stream, receive=True) as output,
+    ):
+        await output.wait_connected()
+        for number in range(1000):
+            await peer.send(str(number))
+        await output.send("x")
+        await trio.sleep(3600)
+        assert len(peer.connections) == 1
+        assert output.statistics().heartbeat_misses == 0
+        got = [(await output.received.receive()).event for _ in range(1000)]
+        assert got == [str(number) for number in range(1000)]
+        await output.flush()
+
+
+async def test_messages_before_a_close_still_reach_the_application(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(config(), open_stream=peer.open_stream, receive=True) as output:
+            await output.wait_connected()
+            for number in range(5):
+                await peer.send(str(number))
+            await peer.close(1001, "going")
+            await trio.sleep(0.1)
+            assert "1001" in (output.statistics().last_error or "")
+            assert [output.received.receive_nowait().event for _ in range(5)] == list("01234")
+
+
+async def test_on_state_hears_every_change(autojump_clock: object) -> None:
+    changes: list[trio_wsout.LinkChange] = []
+    async with open_peer() as peer:
+        peer.plan(Unreachable())
+        async with trio_wsout.open_output(
+            config(reconnect={"jitter": 0}), open_stream=peer.open_stream, on_state=changes.append
+        ) as output:
+            await output.send("x")
+    assert [(each.state.value, each.attempt, each.delay) for each in changes] == [
+        ("dialling", 1, None),
+        ("backing-off", 2, 0.5),
+        ("dialling", 2, None),
+        ("open", 2, None),
+        ("closed", 2, None),
+    ]
+
+
+async def test_an_on_state_that_raises_costs_nothing(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    def bad(change: trio_wsout.LinkChange) -> None:
+        raise ValueError(change.state)
+
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(config(), open_stream=peer.open_stream, on_state=bad) as output:
+            await output.send("x")
+        assert peer.messages == ["x"]
+    assert "on_state raised" in caplog.text
+
+
+async def test_a_401_is_retried_once_with_a_fresh_token(autojump_clock: object) -> None:
+    tokens = iter(["old", "new", "newer", "newest"])
+
+    async def token() -> str:
+        return next(tokens)
+
+    async with open_peer() as peer:
+        peer.plan(Refuse(status=401))
+        with pytest.raises(trio_wsout.ConnectError, match="401"):
+            async with trio_wsout.open_output(config(), open_stream=peer.open_stream, token=token) as output:
+                await output.send("x")
+                await output.flush()
+                used = [each.headers["authorization"] for each in peer.connections]
+                assert used == ["Bearer old", "Bearer new"]
+                peer.plan(Refuse(status=401), Refuse(status=401))
+                await peer.cut()
+                await trio.sleep(60)
+        assert len(peer.connections) == 4
+
+
+async def test_headers_and_a_raising_callable(autojump_clock: object) -> None:
+    calls = 0
+
+    async def headers() -> dict[str, str]:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise OSError("vault is down")
+        return {"X-Call": str(calls)}
+
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(config(), open_stream=peer.open_stream, headers=headers) as output:
+            await output.send("x")
+            await output.flush()
+            assert "OSError" in (output.statistics().last_error or "")
+        assert peer.connections[0].headers["x-call"] == "2"
+
+
+async def test_the_cursor_goes_with_every_attempt(autojump_clock: object) -> None:
+    resuming = config(
+        cursor={
+            "header-name": "Last-Event-ID",
+            "query-parameter": "since",
+            "value-field": "id",
+            "initial-value": "7",
+        },
+        payload="json",
+    )
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(resuming, open_stream=peer.open_stream) as output:
+            await output.send({"id": 8})
+            await output.send({})
+            await output.flush()
+            assert output.statistics().cursor == "8"
+            assert output.statistics().without_cursor == 1
+            await peer.cut()
+            await output.send({"id": "9 x"})
+            await output.flush()
+        assert [each.headers.get("last-event-id") for each in peer.connections] == ["7", "8"]
+        assert [each.path for each in peer.connections] == ["/events?since=7", "/events?since=8"]
+        assert output.statistics().cursor == "9 x"
+
+
+async def test_resuming_can_be_left_to_the_first_connection(autojump_clock: object) -> None:
+    once = config(cursor={"header-name": "C", "initial-value": "7", "resume-on-reconnect": False})
+    async with open_peer() as peer:
+        peer.plan(Unreachable())
+        async with trio_wsout.open_output(once, open_stream=peer.open_stream) as output:
+            await output.wait_connected()
+            await peer.cut()
+            await trio.sleep(5)
+        assert [each.headers.get("c") for each in peer.connections] == [None, "7", None]
+
+
+async def test_send_nowait_says_when_the_buffer_is_full(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+        peer.plan(then=Unreachable())
+        with pytest.raises(trio_wsout.DeliveryError) as caught:
+            async with trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
+                accepted = 0
+                with pytest.raises(trio.WouldBlock):
+                    while True:
+                        output.send_nowait(accepted)
+                        accepted += 1
+                assert output.statistics().accepted == accepted
+        assert [each.event for each in caught.value.undelivered] == list(range(accepted))
+
+
+async def test_events_that_cannot_be_sent_are_refused_by_send(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(
+            config(**{"max-message-size": 100}), open_stream=peer.open_stream
+        ) as output:
+            with pytest.raises(ValueError, match=r"\$\.a\[1\]"):
+                await output.send({"a": [1, float("nan")]})
+            with pytest.raises(ValueError, match="max-message-size"):
+                await output.send("x" * 101)
+            with pytest.raises(ValueError, match="document"):
+                await output.end_document()
+            await output.send("x" * 100)
+        assert [len(message) for message in peer.messages] == [100]
+
+
+async def test_a_closed_output_takes_nothing_more(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
+            await output.send("x")
+            await output.aclose()
+            with pytest.raises(trio.ClosedResourceError):
+                await output.send("y")
+        assert peer.messages == ["x"]
+
+
+async def test_a_peer_that_breaks_the_protocol_is_told_and_left(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
+            await output.wait_connected()
+            await peer.send_raw(b"\x83\x00")
+            await trio.sleep(5)
+            assert "WebSocket protocol" in (output.statistics().last_error or "")
+            assert len(peer.connections) == 2
+
+
+async def test_three_policy_violations_in_a_row_are_final(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+        with pytest.raises(trio_wsout.ConnectError, match="1008"):
+            async with trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
+                for _ in range(3):
+                    await output.wait_connected()
+                    await peer.close(1008)
+                    await trio.sleep(5)
+        assert len(peer.connections) == 3

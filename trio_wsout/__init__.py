@@ -1,0 +1,47 @@
+"""Deliver events over WebSocket from Trio programs.
+
+Where things are: `config` is what the user writes, `output` the way in, `errors` what can go
+wrong, `stores` what outlives a process, `testing` a peer for your tests, `cli` the command.
+`_modes` has the task trees, `_tasks` their loops, `_wire` the sockets, `_core` every decision.
+"""
+
+from trio_wsout._core.batching import Document
+from trio_wsout._core.link import State
+from trio_wsout._core.link_change import LinkChange
+from trio_wsout._core.received import Peer, Received
+from trio_wsout._core.statistics import Statistics
+from trio_wsout._tasks.receipt import Receipt
+from trio_wsout.config import Config, load_config
+from trio_wsout.errors import (
+    ConfigError,
+    ConnectError,
+    CursorError,
+    DeliveryError,
+    HistoryError,
+    OutputError,
+    Problem,
+    Undelivered,
+)
+from trio_wsout.output import Output, open_output
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "ConnectError",
+    "CursorError",
+    "DeliveryError",
+    "Document",
+    "HistoryError",
+    "LinkChange",
+    "Output",
+    "OutputError",
+    "Peer",
+    "Problem",
+    "Receipt",
+    "Received",
+    "State",
+    "Statistics",
+    "Undelivered",
+    "load_config",
+    "open_output",
+]

@@ -1,0 +1,73 @@
+"""Acknowledgements: a peer's message that names the last event which its application took (SPEC 7).
+
+Rules
+-----
+1. A message is an acknowledgement when it is JSON and `delivery.ack-pointer` finds something in it.
+2. Where a cursor is configured, a string or number equal to the cursor value of an event in
+   flight names that event; of several, the oldest, so that nothing is confirmed too early.
+3. Else a whole number is a sequence number, and a text ``epoch-seq`` of this output's epoch is its.
+4. What names nothing in flight is counted and changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import orjson
+
+from trio_wsout._core.cursor import MISSING, pointer_value
+from trio_wsout.config.quantities import parse_pointer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from trio_wsout._core.cursor import CursorReader
+    from trio_wsout._core.delivery import Accepted
+
+__all__ = ["AckReader", "stamp_of"]
+
+
+def stamp_of(epoch: int, seq: int) -> str:
+    """The ``epoch-seq`` text of an event."""
+    return f"{epoch}-{seq}"
+
+
+class AckReader:
+    """Reads acknowledgements for one output."""
+
+    def __init__(self, pointer: str, epoch: int, cursor: CursorReader | None) -> None:
+        """Read what `pointer` (RFC 6901) finds, as cursors of `cursor` or sequence numbers of `epoch`."""
+        self._tokens = parse_pointer(pointer)
+        self._epoch = epoch
+        self._cursor = cursor
+
+    def value_in(self, message: str | bytes) -> object:
+        """What the message acknowledges, not yet understood; MISSING: it is no acknowledgement."""
+        try:
+            document: object = orjson.loads(message)
+        except orjson.JSONDecodeError:
+            return MISSING
+        return pointer_value(document, self._tokens)
+
+    def seq_of(self, value: object, in_flight: Iterable[Accepted]) -> int | None:
+        """The sequence number that `value` names; None: it names nothing in flight."""
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            return None
+        events = list(in_flight)
+        if self._cursor is not None:
+            named = str(value)
+            for accepted in events:
+                if self._cursor.value_of(accepted.event) == named:
+                    return accepted.seq
+        seq = self._plain_seq(value)
+        known = seq is not None and bool(events) and events[0].seq <= seq <= events[-1].seq
+        return seq if known else None
+
+    def _plain_seq(self, value: str | float) -> int | None:
+        if isinstance(value, int):
+            return value
+        if isinstance(value, str):
+            epoch, _, seq = value.rpartition("-")
+            if epoch == str(self._epoch) and seq.isascii() and seq.isdigit():
+                return int(seq[:19])
+        return None

@@ -1,0 +1,44 @@
+"""How long to wait after the n-th failure in a row (SPEC 6).
+
+The formula, for n ≥ 1 and a draw that is uniform in [0, 1)::
+
+    ceiling(n) = min(max-backoff, initial-backoff · multiplier^(n−1))
+    delay(n)   = ceiling(n) · (1 − jitter · draw)
+
+So 0 ≤ delay ≤ max-backoff always; jitter 0 is exact, jitter 1 is full jitter, and two links with
+different draws differ at every attempt, at the cap too.
+"""
+
+from __future__ import annotations
+
+from math import inf, log
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trio_wsout.config.sections import Reconnect
+
+__all__ = ["ceiling", "delay"]
+
+
+def ceiling(failures: int, policy: Reconnect) -> float:
+    """The longest delay after this many failures in a row, in seconds.
+
+    Args:
+        failures: Failures in a row, at least 1; any size.
+        policy: initial_backoff, max_backoff and multiplier are used.
+    """
+    if failures > _steps_to_cap(policy):
+        return policy.max_backoff
+    return min(policy.max_backoff, policy.initial_backoff * policy.multiplier ** (failures - 1))
+
+
+def delay(failures: int, draw: float, policy: Reconnect) -> float:
+    """The delay after this many failures in a row, in seconds; `draw` is uniform in [0, 1)."""
+    return ceiling(failures, policy) * (1.0 - policy.jitter * draw)
+
+
+def _steps_to_cap(policy: Reconnect) -> float:
+    """Failures beyond which the ceiling is the cap for certain, so that no power overflows."""
+    if policy.multiplier == 1.0:
+        return inf
+    return 2.0 + log(policy.max_backoff / policy.initial_backoff) / log(policy.multiplier)

@@ -1,0 +1,295 @@
+"""What is unsent, in flight and confirmed, and what is sent again after a break (SPEC 7).
+
+Rules
+-----
+1. Messages are written in the order in which they were accepted; each connection starts with
+   what is unconfirmed, oldest first.
+2. The window (unsent and in flight together) is bounded in messages and in bytes. One message
+   always fits into an empty window.
+3. Confirmed means, by level: ``written`` handed to the kernel; ``received`` the pong of a ping that
+   was written after it on the same connection; ``acked`` named, or followed, by an acknowledgement.
+4. A message leaves only as confirmed or as undelivered, once.
+5. A message in flight longer than `retry.timeout` on one connection makes that connection stalled,
+   except for the time in which this side held reading back.
+6. A message may be written again `retry.retries` times; then it is undelivered.
+7. Blame falls on a message only when nothing else can have ended the connection: it was alone in
+   flight, after a ping that was answered. Blamed three times in a row, or once by close code 1009
+   (there being alone is enough), it is undelivered.
+8. So that blame can be told, a connection that follows a break with messages in flight starts
+   slowly: a ping first, then one message, and twice as many after each confirmation.
+   (With level ``written`` nothing stays in flight, and so there is neither blame nor slow start.)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from attrs import define
+
+from trio_wsout._core.ending import Cause
+from trio_wsout.config.sections import DeliveryLevel
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_wsout._core.batching import Document
+    from trio_wsout._core.ending import Ending
+    from trio_wsout.config.sections import Delivery, Retry
+
+__all__ = ["Accepted", "DeliveryWindow", "Fate", "Message"]
+
+_TOO_BIG = 1009
+_BLAMES = 3
+_BLAMING = frozenset({Cause.CLOSED, Cause.LOST, Cause.PROTOCOL})
+
+
+class Fate(Protocol):
+    """Who wants to know what became of one event."""
+
+    def confirmed(self, document: Document | None) -> None:
+        """The event reached the delivery level, in this document if documents are marked."""
+
+    def failed(self, reason: str) -> None:
+        """The event will not be delivered."""
+
+
+@define(eq=False)
+class Accepted:
+    """One event on its way."""
+
+    event: object
+    """As the application gave it."""
+    encoded: bytes
+    """As it stands in its message."""
+    fate: Fate | None = None
+    """Who waits for it."""
+    refusal: str | None = None
+    """Why it can't be delivered, known before it was ever written."""
+    seq: int = 0
+    """Sequence number, 1-based; given when the event leaves the intake."""
+
+
+@define(eq=False)
+class Message:
+    """One message of the window: what it carries, and what happened to it so far."""
+
+    payload: bytes
+    """The encoded message, not yet framed."""
+    events: Sequence[Accepted]
+    """The events in it, never empty."""
+    document: Document | None = None
+    """The document marker, if documents are marked."""
+    first_byte: float = 0.0
+    """When its latest writing began."""
+    sends: int = 0
+    """How often its writing began."""
+    blamed: int = 0
+    """How often in a row it alone can have ended the connection."""
+
+
+class DeliveryWindow:
+    """The bounded window of one link, through all of its connections."""
+
+    resent: int
+    """Messages whose writing began again, counted each time."""
+
+    def __init__(self, delivery: Delivery, retry: Retry) -> None:
+        """Make an empty window without a connection."""
+        self._level = delivery.level
+        self._most = delivery.max_unconfirmed
+        self._most_bytes = delivery.max_unconfirmed_bytes
+        self._timeout = retry.timeout
+        self._sends_allowed = None if retry.retries is None else retry.retries + 1
+        self._unsent: deque[Message] = deque()
+        self._in_flight: deque[Message] = deque()
+        self._bytes = 0
+        self._connected = False
+        self._held = False
+        self._held_until = float("-inf")
+        # Slow start (rule 8) and what a pong confirms (rule 3).
+        self._probing = False
+        self._limit = self._most
+        self._proved = False
+        self._since_ping = 0
+        self._before_ping: int | None = None
+        self.resent = 0
+
+    # -- what is in the window ------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """How many messages are unsent or in flight."""
+        return len(self._unsent) + len(self._in_flight)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all messages in the window."""
+        return self._bytes
+
+    @property
+    def in_flight(self) -> int:
+        """How many messages were written and are not confirmed on this connection."""
+        return len(self._in_flight)
+
+    def has_room(self, size: int) -> bool:
+        """Whether a message of `size` bytes may be accepted now."""
+        count = len(self._unsent) + len(self._in_flight)
+        return count == 0 or (count < self._most and self._bytes + size <= self._most_bytes)
+
+    def accept(self, message: Message) -> None:
+        """Put a message at the end of the window; the caller asked `has_room` first."""
+        self._unsent.append(message)
+        self._bytes += len(message.payload)
+
+    def drain(self) -> list[Message]:
+        """Empty the window for good: everything in it, in order."""
+        left = [*self._in_flight, *self._unsent]
+        self._in_flight.clear()
+        self._unsent.clear()
+        self._bytes = 0
+        return left
+
+    # -- one connection after the other -----------------------------------------------------------
+
+    def connected(self) -> None:
+        """A new connection is open."""
+        self._connected = True
+        self._proved = False
+        self._since_ping = 0
+        self._before_ping = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether `take` would give something now."""
+        return bool(
+            self._unsent and self._connected and not self._probing and len(self._in_flight) < self._limit
+        )
+
+    def take(self, now: float, most_bytes: int) -> list[Message]:
+        """Take the next messages to write in one go: at least one if `ready`, else about `most_bytes`."""
+        taken: list[Message] = []
+        if not self.ready:
+            return taken
+        room = self._limit - len(self._in_flight)
+        unsent = self._unsent
+        size = 0
+        while unsent and room > 0 and size < most_bytes:
+            message = unsent.popleft()
+            message.first_byte = now
+            message.sends += 1
+            if message.sends > 1:
+                self.resent += 1
+            size += len(message.payload)
+            room -= 1
+            taken.append(message)
+        self._in_flight.extend(taken)
+        self._since_ping += len(taken)
+        return taken
+
+    def written(self) -> list[Message]:
+        """Everything taken was handed to the kernel; gives what that confirms."""
+        if self._level is not DeliveryLevel.WRITTEN:
+            return []
+        return self._confirm(len(self._in_flight))
+
+    @property
+    def wants_ping(self) -> bool:
+        """Whether a ping written now would, when answered, tell something that is not known."""
+        return self._connected and (
+            self._probing or (self._level is DeliveryLevel.RECEIVED and self._since_ping > 0)
+        )
+
+    def ping_taken(self) -> None:
+        """A ping goes out behind everything taken so far, and takes the place of any before it."""
+        self._before_ping = len(self._in_flight)
+        self._since_ping = 0
+
+    def pong_received(self) -> list[Message]:
+        """The outstanding ping was answered; gives what that confirms."""
+        count, self._before_ping = self._before_ping, None
+        if count is None:
+            return []
+        self._proved = True
+        self._probing = False
+        if self._level is not DeliveryLevel.RECEIVED:
+            return []
+        return self._confirm(count)
+
+    def acked(self, seq: int) -> list[Message]:
+        """The peer's application has every event up to `seq`; gives what that confirms (level acked)."""
+        if self._level is not DeliveryLevel.ACKED:
+            return []
+        count = 0
+        for message in self._in_flight:
+            if message.events[-1].seq > seq:
+                break
+            count += 1
+        return self._confirm(count)
+
+    def events_in_flight(self) -> list[Accepted]:
+        """The events that an acknowledgement may name, oldest first."""
+        return [event for message in self._in_flight for event in message.events]
+
+    def disconnected(self, ending: Ending) -> list[tuple[Message, str]]:
+        """The connection ended; gives the messages that are undelivered by that, each with its reason."""
+        alone = len(self._in_flight) == 1
+        undelivered: list[tuple[Message, str]] = []
+        again: list[Message] = []
+        for message in self._in_flight:
+            reason = self._undelivered_by(ending, message, alone=alone)
+            if reason is None:
+                again.append(message)
+            else:
+                self._bytes -= len(message.payload)
+                undelivered.append((message, reason))
+        if self._in_flight and self._level is not DeliveryLevel.WRITTEN:
+            self._probing = True
+            self._limit = 1
+        self._in_flight.clear()
+        self._unsent.extendleft(reversed(again))
+        self._connected = False
+        self._proved = False
+        self._since_ping = 0
+        self._before_ping = None
+        return undelivered
+
+    def _undelivered_by(self, ending: Ending, message: Message, *, alone: bool) -> str | None:
+        if alone and ending.code == _TOO_BIG and ending.cause is Cause.CLOSED:
+            return "the peer closed with 1009: the message is too big for it"
+        if alone and self._proved and ending.cause in _BLAMING:
+            message.blamed += 1
+            if message.blamed >= _BLAMES:
+                return f"the message ended the connection {_BLAMES} times in a row ({ending.detail})"
+        if self._sends_allowed is not None and message.sends >= self._sends_allowed:
+            return f"sent {message.sends} times without a confirmation, retry.retries allows no more"
+        return None
+
+    # -- time ---------------------------------------------------------------------------------------
+
+    @property
+    def deadline(self) -> float | None:
+        """When the oldest message in flight makes the connection stalled; None: nothing to wait for."""
+        if self._held or not self._in_flight:
+            return None
+        return max(self._in_flight[0].first_byte, self._held_until) + self._timeout
+
+    def held(self) -> None:
+        """This side stopped reading: confirmations can't be seen."""
+        self._held = True
+
+    def released(self, now: float) -> None:
+        """This side reads again since `now`."""
+        self._held = False
+        self._held_until = now
+
+    # -- shared -------------------------------------------------------------------------------------
+
+    def _confirm(self, count: int) -> list[Message]:
+        in_flight = self._in_flight
+        confirmed = [in_flight.popleft() for _ in range(count)]
+        if confirmed:
+            self._bytes -= sum(len(message.payload) for message in confirmed)
+            self._limit = min(self._limit * 2, self._most)
+            if self._before_ping is not None:
+                self._before_ping = max(0, self._before_ping - count)
+        return confirmed

@@ -1,0 +1,64 @@
+"""Why an attempt failed or an open connection ended, as one value that the pure machines judge.
+
+Built by `_wire` from what the network did, read by `link` (retry, or give up), by `delivery`
+(which message is to blame) and by people, in errors and logs.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from attrs import frozen
+
+__all__ = ["Cause", "Ending"]
+
+
+class Cause(StrEnum):
+    """What kind of trouble ended an attempt or a connection."""
+
+    UNREACHABLE = "unreachable"
+    """Name look-up or TCP connect failed."""
+    PROXY = "proxy"
+    """The proxy refused or broke the tunnel."""
+    TLS = "tls"
+    """The TLS handshake failed for another reason than the peer's certificate."""
+    CERTIFICATE = "certificate"
+    """The peer's certificate was not accepted (unknown CA, wrong host, expired)."""
+    REQUEST = "request"
+    """The opening handshake could not be built (a bad expanded header, a missing secret)."""
+    REFUSED = "refused"
+    """The server answered the opening handshake with another status than 101."""
+    BAD_HANDSHAKE = "bad-handshake"
+    """The server's 101 is not valid: wrong Sec-WebSocket-Accept, a subprotocol not offered."""
+    TIMED_OUT = "timed-out"
+    """The attempt passed its one deadline (connect.timeout)."""
+    CLOSED = "closed"
+    """The peer sent a Close frame; `code` holds its code (1005 when it had none)."""
+    LOST = "lost"
+    """End of file, reset or another transport error, without a Close frame."""
+    PROTOCOL = "protocol"
+    """The peer broke RFC 6455 after the handshake."""
+    UNHEALTHY = "unhealthy"
+    """No frame came within the heartbeat's timeout after a ping."""
+    STALLED = "stalled"
+    """A message was not confirmed within retry.timeout."""
+    LOCAL = "local"
+    """This side closed the connection on purpose."""
+
+
+@frozen(kw_only=True)
+class Ending:
+    """The end of an attempt or of an open connection."""
+
+    cause: Cause
+    detail: str
+    """One line for people; never holds a secret or a header's value."""
+    status: int | None = None
+    """HTTP status, for `Cause.REFUSED`."""
+    code: int | None = None
+    """Close code (RFC 6455 section 7.4), for `Cause.CLOSED`."""
+    retry_after: float | None = None
+    """Seconds that the server asked to wait (429, 503), a lower bound for the next delay."""
+
+    def __str__(self) -> str:
+        return self.detail

@@ -1,0 +1,221 @@
+r"""A batch of events to one message, and a message back to an event (SPEC 4).
+
+Rules
+-----
+1. ``text``: a str as it is, anything else as compact JSON. ``json``: compact JSON always. ``binary``:
+   bytes as they are, a str as UTF-8, anything else as JSON. ``binary-base64``: a str is base64
+   and is decoded, bytes are as they are, nothing else is allowed.
+2. What JSON can't say exactly is refused, with its path in the event: NaN, infinities, integers
+   over 64 bits, bytes, sets, lone surrogates, keys that are no str.
+3. A batch has one event a line, ``\n`` between and none at the end; header and footer are lines
+   of their own around it. An event that itself holds a line break would become two: it is refused
+   in batches of ``text`` and ``json``, where lines are text. (JSON never holds one; only a str of
+   ``text`` can.) Binary events are joined as they are: what is in them is the application's matter.
+4. With `wrap-as-json` a batch is a JSON array, so each event is JSON whatever the payload: a str
+   becomes a JSON string, and bytes are refused.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import orjson
+
+from trio_wsout.config.sections import Payload
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_wsout.config.sections import Batch
+
+__all__ = ["Base64Error", "Encoder", "EventError", "MessageError", "decode"]
+
+_STRICT = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+_BYTES = (bytes, bytearray, memoryview)
+_DEEPEST = 200
+"""Levels that are searched for the culprit; orjson itself refuses beyond 254."""
+_SMALLEST = -(2**63)
+_LARGEST = 2**64 - 1
+
+
+class EventError(ValueError):
+    """An event that can't be encoded; the text names the path in it, never its values."""
+
+
+class Base64Error(ValueError):
+    """A str event that is not base64, under payload binary-base64."""
+
+
+class MessageError(ValueError):
+    """A received message that can't be decoded."""
+
+
+class Encoder:
+    """Encodes the events of one output."""
+
+    is_text: bool
+    """Whether messages are text, else binary."""
+
+    def __init__(self, payload: Payload, batch: Batch | None, *, stamp: str | None = None) -> None:
+        """Encode by `payload` and `batch`; refuse events that hold the key `stamp` already."""
+        self.is_text = payload in (Payload.TEXT, Payload.JSON)
+        self._wrap = batch is not None and batch.wrap_as_json
+        self._lines = batch is not None and not batch.wrap_as_json
+        self._payload = Payload.JSON if self._wrap else payload
+        self._stamp = stamp
+        self._stamp_key = b"" if stamp is None else orjson.dumps(stamp)
+
+    def event(self, event: object) -> bytes:
+        """One event as it will stand in its message.
+
+        Raises:
+            EventError: It can't be encoded; the text names the path.
+            Base64Error: Payload binary-base64, and the str is not base64.
+        """
+        if type(event) is dict and self._payload is not Payload.BINARY_BASE64:  # the common case, fast
+            return self._object(event)
+        if isinstance(event, str):
+            return self._text(event)
+        if isinstance(event, _BYTES):
+            if self._payload in (Payload.TEXT, Payload.JSON):
+                message = f"$: bytes can't be sent as {self._payload.value}; use payload: binary"
+                raise EventError(message)
+            return bytes(event)
+        if self._payload is Payload.BINARY_BASE64:
+            message = f"$: payload binary-base64 takes str (base64) or bytes, not {type(event).__name__}"
+            raise EventError(message)
+        return _json(event)
+
+    def _object(self, event: dict[object, object]) -> bytes:
+        if self._stamp is not None and self._stamp in event:
+            message = f"$.{self._stamp}: the event holds the key of delivery.stamp already"
+            raise EventError(message)
+        return _json(event)
+
+    def _text(self, event: str) -> bytes:
+        match self._payload:
+            case Payload.JSON:
+                return _json(event)
+            case Payload.BINARY_BASE64:
+                return _unbase64(event)
+            case _:
+                if self._lines and self.is_text and "\n" in event:
+                    message = (
+                        "$: a str with a line break would become two events of a batch; use wrap-as-json"
+                    )
+                    raise EventError(message)
+                try:
+                    return event.encode()
+                except UnicodeEncodeError:
+                    message = "$: a lone surrogate can't be encoded"
+                    raise EventError(message) from None
+
+    def stamped(self, encoded: bytes, stamp: bytes) -> bytes:
+        """An encoded object (a dict, none else) with the stamp as its last entry."""
+        comma = b"" if encoded == b"{}" else b","
+        return b"".join((encoded[:-1], comma, self._stamp_key, b':"', stamp, b'"}'))
+
+    def message(self, events: Sequence[bytes], header: bytes | None, footer: bytes | None) -> bytes:
+        """The message of a batch."""
+        body = b"[" + b",".join(events) + b"]" if self._wrap else b"\n".join(events)
+        return b"\n".join(part for part in (header, body, footer) if part is not None)
+
+    def overhead(self, header: bytes | None, footer: bytes | None) -> int:
+        """Bytes of `message` beside the events and one separator between two of them."""
+        lines = sum(len(line) + 1 for line in (header, footer) if line is not None)
+        return lines + (2 if self._wrap else 0)
+
+
+def decode(message: str | bytes, payload: Payload) -> object:
+    """A received message as an event: JSON decoded, binary as base64 text, or as it is.
+
+    Raises:
+        MessageError: Payload json, and the message is not JSON.
+    """
+    match payload:
+        case Payload.JSON:
+            try:
+                return orjson.loads(message)
+            except orjson.JSONDecodeError:
+                text = "it is not JSON, and payload is json"
+                raise MessageError(text) from None
+        case Payload.BINARY_BASE64 if isinstance(message, bytes):
+            return base64.b64encode(message).decode("ascii")
+        case _:
+            return message
+
+
+def _unbase64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        message = "the event is not base64, and payload is binary-base64"
+        raise Base64Error(message) from None
+
+
+def _json(event: object) -> bytes:
+    try:
+        encoded = orjson.dumps(event, option=_STRICT)
+    except (TypeError, orjson.JSONEncodeError) as error:
+        message = _culprit(event, "$", 0) or f"$: {error}"
+        raise EventError(message) from None
+    # orjson writes NaN and infinities as null: only where there is a null, one may be hidden.
+    if b"null" in encoded:
+        hidden = _culprit(event, "$", 0)
+        if hidden is not None:
+            raise EventError(hidden)
+    return encoded
+
+
+def _culprit(value: object, path: str, depth: int) -> str | None:
+    """Where and why JSON can't say a value; None: it can, as far as was looked."""
+    if depth > _DEEPEST:
+        return f"{path}: nested too deeply"
+    if isinstance(value, Mapping):
+        return _culprit_in_mapping(value, path, depth)
+    if isinstance(value, list | tuple):
+        found = (_culprit(each, f"{path}[{index}]", depth + 1) for index, each in enumerate(value))
+        return next((reason for reason in found if reason is not None), None)
+    reason = _scalar_reason(value)
+    return None if reason is None else f"{path}: {reason}"
+
+
+def _culprit_in_mapping(value: Mapping[object, object], path: str, depth: int) -> str | None:
+    if type(value) is not dict:
+        return f"{path}: {type(value).__name__} is not a plain dict"
+    for key, each in value.items():
+        if not isinstance(key, str):
+            return f"{path}: a key is {type(key).__name__}, not str"
+        if not _encodable(key):
+            return f"{path}: a key holds a lone surrogate"
+        found = _culprit(each, f"{path}.{key}", depth + 1)
+        if found is not None:
+            return found
+    return None
+
+
+def _scalar_reason(value: object) -> str | None:
+    """Why JSON can't say a value that holds no others; None: it can."""
+    match value:
+        case None | bool():
+            return None
+        case int():
+            return None if _SMALLEST <= value <= _LARGEST else "an integer of more than 64 bits"
+        case float():
+            return None if math.isfinite(value) else "NaN and infinity are not JSON"
+        case str():
+            return None if _encodable(value) else "a lone surrogate can't be encoded"
+        case _:
+            return f"{type(value).__name__} is not a JSON value"
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

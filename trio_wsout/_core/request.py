@@ -1,0 +1,198 @@
+"""The opening handshake of one attempt: URL, query, headers, credentials, cursor (SPEC 5 and 9).
+
+Rules
+-----
+1. Templates are expanded anew for every attempt; the application's callables come on top.
+2. Headers, the later winning over the earlier, names compared without case: credentials of
+   `auth.bearer-token` or `auth.basic`, `auth.headers`, `headers`, the application's token, the
+   application's headers, the cursor's header.
+3. Query parameters are appended to the URL's own: `auth.query`, `query`, the cursor's. A later
+   parameter takes the place of an earlier one of the same name; those of the URL itself stay.
+4. A value that would not be one header line (control characters, also CR, LF and NUL) fails the
+   attempt; space around a value is cut off; what is not ASCII goes as UTF-8.
+5. No error text holds a value.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
+
+from attrs import field, frozen
+
+from trio_wsout.config.rules import is_reserved_header, is_token
+from trio_wsout.config.templates import Template, TemplateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from trio_wsout.config.sections import Auth, Config
+
+    Resolve = Callable[[str, str | None], str | None]
+
+__all__ = ["Request", "RequestError", "build_request"]
+
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*", re.ASCII)
+_PATH_SAFE = "/%:@!$&'()*+,;=~-._"
+_QUERY_SAFE = _PATH_SAFE + "?"
+_PORTS = {"ws": 80, "wss": 443}
+
+
+class RequestError(ValueError):
+    """The handshake of an attempt can't be built; the text names the field, never a value."""
+
+
+@frozen(kw_only=True)
+class Request:
+    """One opening handshake, ready to send."""
+
+    secure: bool
+    """Whether TLS is used."""
+    host: str
+    """Host to connect to: ASCII, without brackets."""
+    port: int
+    """Port to connect to."""
+    authority: str
+    """The Host header: the port left out when it is the scheme's own."""
+    resource: str = field(repr=False)
+    """Path and query, percent-encoded; never empty."""
+    headers: tuple[tuple[str, bytes], ...] = field(repr=False)
+    """Further headers, no name twice."""
+    subprotocols: tuple[str, ...]
+    """Offered in this order."""
+
+
+def build_request(
+    config: Config,
+    *,
+    resolve: Resolve,
+    cursor: str | None,
+    headers: Mapping[str, str] | None = None,
+    token: str | None = None,
+) -> Request:
+    """Build the handshake of one attempt.
+
+    Args:
+        config: `url` must be set.
+        resolve: Gives the value of a ``${…}``.
+        cursor: The cursor to send; None: send none.
+        headers: Headers from the application for this attempt.
+        token: Bearer token from the application for this attempt.
+
+    Raises:
+        RequestError: A value can't be sent, or is missing.
+    """
+    parts = urlsplit(config.url or "")
+    host = (
+        (parts.hostname or "").encode("idna").decode("ascii")
+        if ":" not in (parts.hostname or "")
+        else parts.hostname or ""
+    )
+    port = parts.port or _PORTS[parts.scheme]
+    bracketed = f"[{host}]" if ":" in host else host
+    return Request(
+        secure=parts.scheme == "wss",
+        host=host,
+        port=port,
+        authority=bracketed if port == _PORTS[parts.scheme] else f"{bracketed}:{port}",
+        resource=_resource(parts.path, parts.query, _parameters(config, resolve, cursor)),
+        headers=_headers(config, resolve, cursor, headers or {}, token),
+        subprotocols=config.subprotocols,
+    )
+
+
+def _expand(text: str, path: str, resolve: Resolve) -> str:
+    try:
+        return Template.parse(text).expand(resolve)
+    except TemplateError as error:
+        message = f"{path}: {error}"
+        raise RequestError(message) from None
+
+
+def _parameters(config: Config, resolve: Resolve, cursor: str | None) -> dict[str, str]:
+    found = {
+        name: _expand(secret.reveal(), f"auth.query.{name}", resolve)
+        for name, secret in config.auth.query.items()
+    }
+    found |= {name: _expand(text, f"query.{name}", resolve) for name, text in config.query.items()}
+    if cursor is not None and config.cursor is not None and config.cursor.query_parameter is not None:
+        found[config.cursor.query_parameter] = cursor
+    return found
+
+
+def _resource(path: str, query: str, parameters: Mapping[str, str]) -> str:
+    pieces = [quote(query, safe=_QUERY_SAFE)] if query else []
+    try:
+        pieces += [f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in parameters.items()]
+    except UnicodeEncodeError:
+        message = "query: a value holds a lone surrogate"
+        raise RequestError(message) from None
+    target = quote(path, safe=_PATH_SAFE) or "/"
+    return f"{target}?{'&'.join(pieces)}" if pieces else target
+
+
+def _headers(
+    config: Config, resolve: Resolve, cursor: str | None, extra: Mapping[str, str], token: str | None
+) -> tuple[tuple[str, bytes], ...]:
+    found: dict[str, tuple[str, bytes]] = {}
+
+    def put(name: str, value: str, path: str) -> None:
+        if not is_token(name) or is_reserved_header(name):
+            message = f"{path}: the header's name is reserved or not a valid name"
+            raise RequestError(message)
+        found[name.lower()] = (name, _header_value(value, path))
+
+    credentials = _credentials(config.auth, resolve)
+    if credentials is not None:
+        put("Authorization", credentials, "auth")
+    for name, secret in config.auth.headers.items():
+        put(name, _expand(secret.reveal(), f"auth.headers.{name}", resolve), f"auth.headers.{name}")
+    for name, text in config.headers.items():
+        put(name, _expand(text, f"headers.{name}", resolve), f"headers.{name}")
+    if token is not None:
+        put("Authorization", _bearer(token, "the token callable"), "the token callable")
+    for name, value in extra.items():
+        put(name, value, "the headers callable")
+    if cursor is not None and config.cursor is not None and config.cursor.header_name is not None:
+        put(config.cursor.header_name, cursor, "cursor")
+    return tuple(found.values())
+
+
+def _credentials(auth: Auth, resolve: Resolve) -> str | None:
+    if auth.bearer_token is not None:
+        return _bearer(_expand(auth.bearer_token.reveal(), "auth.bearer-token", resolve), "auth.bearer-token")
+    if auth.basic is None:
+        return None
+    username = _expand(auth.basic.username, "auth.basic.username", resolve)
+    password = _expand(auth.basic.password.reveal(), "auth.basic.password", resolve)
+    if ":" in username:
+        message = "auth.basic.username: a user name holds no colon (RFC 7617)"
+        raise RequestError(message)
+    try:
+        pair = f"{username}:{password}".encode()
+    except UnicodeEncodeError:
+        message = "auth.basic: a lone surrogate can't be encoded"
+        raise RequestError(message) from None
+    return f"Basic {base64.b64encode(pair).decode('ascii')}"
+
+
+def _bearer(token: str, path: str) -> str:
+    if _BEARER.fullmatch(token) is None:
+        message = f"{path}: a bearer token holds letters, digits and -._~+/ only, = at its end (RFC 6750)"
+        raise RequestError(message)
+    return f"Bearer {token}"
+
+
+def _header_value(value: str, path: str) -> bytes:
+    stripped = value.strip(" \t")
+    if _CONTROL.search(stripped):
+        message = f"{path}: the value holds a control character (CR, LF, NUL or another)"
+        raise RequestError(message)
+    try:
+        return stripped.encode()
+    except UnicodeEncodeError:
+        message = f"{path}: the value holds a lone surrogate"
+        raise RequestError(message) from None

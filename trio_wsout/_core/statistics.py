@@ -1,0 +1,69 @@
+"""The figures of an output at one moment, as `Output.statistics` gives them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+if TYPE_CHECKING:
+    from trio_wsout._core.batching import Document
+
+__all__ = ["Statistics"]
+
+
+@frozen(kw_only=True)
+class Statistics:
+    """A snapshot; counters only grow. Events, unless a name says messages or bytes.
+
+    ``accepted == confirmed + undelivered + unconfirmed`` holds in every snapshot.
+    """
+
+    state: str
+    """Of the link: idle, dialling, open, backing-off, closed or gave-up."""
+    accepted: int
+    """Events that ``send`` and its kin took."""
+    confirmed: int
+    """Events that reached the delivery level."""
+    undelivered: int
+    """Events that were reported as undelivered."""
+    unconfirmed: int
+    """Events that were accepted and are neither."""
+    written: int
+    """Events handed to the kernel; one that was written twice counts twice."""
+    written_messages: int
+    """Messages handed to the kernel; one that was written twice counts twice."""
+    resent: int
+    """Messages whose writing began again."""
+    received: int
+    """Messages that peers sent, acknowledgements included."""
+    dropped: int
+    """Received messages that nobody asked for, or that could not be decoded or handed over."""
+    queued: int
+    """Events that wait in the intake and in the open batch."""
+    window: int
+    """Messages in the window, unsent and in flight."""
+    window_bytes: int
+    """Bytes of those messages."""
+    peers: int
+    """Open connections."""
+    reconnects: int
+    """Times that the link opened again after its first opening."""
+    sent_bytes: int
+    """Bytes handed to the kernel, TLS not counted, handshakes not counted."""
+    received_bytes: int
+    """Bytes that came, TLS not counted, handshakes counted."""
+    heartbeat_misses: int
+    """Pings that got no sign of life in time."""
+    unknown_acks: int
+    """Acknowledgements that name nothing in flight."""
+    without_cursor: int
+    """Confirmed events, last of their message, that hold no cursor value."""
+    cursor: str | None
+    """The cursor: value of the last confirmed event that has one, or what was stored."""
+    subprotocol: str | None
+    """What the server chose at the latest opening."""
+    last_document: Document | None
+    """Marker of the latest confirmed batch, where documents are marked."""
+    last_error: str | None
+    """The latest trouble, for people; None: there was none."""

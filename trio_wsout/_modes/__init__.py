@@ -1,0 +1,1 @@
+"""The nursery trees, one a mode; each module's docstring draws its tree."""

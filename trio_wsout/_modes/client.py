@@ -1,0 +1,262 @@
+"""Client mode: events go to one remote peer.
+
+::
+
+    client
+    ├─ sender      events → batches → window
+    ├─ supervisor  dial, watch, back off
+    │  └─ connection
+    │     ├─ writer     window → socket
+    │     ├─ reader     always drains; → received
+    │     └─ heartbeat  ping, pong, confirm
+    └─ persister   confirmed cursor → store
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_wsout._core.acknowledgement import AckReader
+from trio_wsout._core.cursor import CursorReader
+from trio_wsout._core.delivery import Accepted
+from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._core.link import Link, State
+from trio_wsout._core.payload import Encoder
+from trio_wsout._core.received import Received
+from trio_wsout._core.request import RequestError, build_request
+from trio_wsout._core.statistics import Statistics
+from trio_wsout._tasks.ledger import Flush, Ledger
+from trio_wsout._tasks.outbox import Outbox
+from trio_wsout._tasks.persister import Persister
+from trio_wsout._tasks.reader import Inbox
+from trio_wsout._tasks.sender import Intake, Sender
+from trio_wsout._tasks.supervisor import Supervisor
+from trio_wsout._wire.dial import AttemptFailed, Dialer
+from trio_wsout.config.sections import ConnectMode, DeliveryLevel
+from trio_wsout.stores.opening import open_cursor_store
+
+if TYPE_CHECKING:
+    from trio_wsout._core.request import Request
+    from trio_wsout._modes.hooks import Hooks
+    from trio_wsout.config.sections import Config
+    from trio_wsout.errors import Undelivered
+
+__all__ = ["ClientTree"]
+
+_INTAKE = 128
+"""Events that wait between ``send`` and the sender: enough that a task switch serves many."""
+_RECEIVED = 64
+"""Received messages that wait for the application."""
+
+
+class ClientTree:
+    """The tree of one client output, and what its tasks share."""
+
+    def __init__(self, config: Config, hooks: Hooks) -> None:
+        """Make the tree; `run` brings it to life."""
+        self._config = config
+        self._hooks = hooks
+        self._epoch = time.time_ns() // 1_000_000
+        self.encoder = Encoder(config.payload, config.batch, stamp=config.delivery.stamp)
+        self.ledger = Ledger(hooks.undelivered)
+        self.outbox = Outbox(config.delivery, config.retry, self.ledger)
+        self.intake, self._taking = trio.open_memory_channel[Intake](_INTAKE)
+        sending, self.received = trio.open_memory_channel[Received](_RECEIVED)
+        self.link = Link(config.reconnect, refreshable=bool(hooks.token or hooks.headers))
+        self.persister: Persister | None = None
+        self.receives = hooks.receive
+        self.overhead = self.encoder.overhead(None, None) + _stamp_room(config.delivery.stamp)
+        self.ended = trio.Event()
+        self.accepted = 0
+        self.left: list[Undelivered] = []
+        self.end_reason = "the output was closed before the event was confirmed"
+        self.sender = Sender(
+            config, self.encoder, self.outbox, self.ledger, epoch=self._epoch, resolve=self._resolve
+        )
+        cursor = CursorReader(config.cursor) if config.cursor is not None else None
+        acked = config.delivery.level is DeliveryLevel.ACKED
+        acks = AckReader(config.delivery.ack_pointer, self._epoch, cursor) if acked else None
+        self.inbox = Inbox(config.payload, sending if hooks.receive else None, acks, self.link.message_passed)
+        if not hooks.receive:
+            sending.close()
+        self._dialer = Dialer(config, text=self.encoder.is_text, open_stream=hooks.open_stream)
+        self.supervisor = Supervisor(
+            config,
+            self.link,
+            self._dialer,
+            self.outbox,
+            self.inbox,
+            make_request=self._make_request,
+            draw=hooks.draw,
+            on_state=hooks.on_state,
+        )
+
+    # -- life -------------------------------------------------------------------------------------------
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run the tree until it was closed by `finish`, broke, or is cancelled.
+
+        Raises:
+            CursorError: The stored cursor can't be read; nothing was sent.
+        """
+        await self._open_cursor()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._stop_when_broken, nursery.cancel_scope)
+                nursery.start_soon(self.sender.run, self._taking)
+                if self.persister is not None:
+                    nursery.start_soon(self.persister.run)
+                if self._config.connect.mode is ConnectMode.EAGER:
+                    self.link.wanted()
+                task_status.started()
+                await self.supervisor.run()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._abandon()
+            self.inbox.stop()
+            self.supervisor.wake()
+            self.ended.set()
+
+    async def _stop_when_broken(self, scope: trio.CancelScope) -> None:
+        await self.ledger.broke.wait()
+        scope.cancel()
+
+    async def finish(self) -> None:
+        """End gracefully: everything confirmed or reported, cursor saved, Close; then `run` returns.
+
+        Nobody may send any more. The caller bounds the time. When the output breaks on the way, it
+        returns at once.
+        """
+        self.inbox.stop()
+        await self.flush()
+        if self.persister is not None:
+            await self.persister.settle()
+        self.supervisor.close()
+
+    def _abandon(self) -> None:
+        """The tree has ended: everything that is not confirmed is undelivered, and is kept in `left`."""
+        broken = self.ledger.broken
+        reason = self.end_reason if broken is None else f"the output broke: {broken}"
+        window = self.outbox.window.drain()
+        left = [accepted for message in window for accepted in message.events]
+        left += self.sender.leftovers()
+        try:
+            while True:
+                item = self._taking.receive_nowait()
+                if isinstance(item, Accepted):
+                    self.ledger.taken += 1
+                    left.append(item)
+                elif isinstance(item, Flush):
+                    item.abandon()
+        except (trio.WouldBlock, trio.EndOfChannel):
+            self._taking.close()
+        self.left = self.ledger.abandon(left, reason)
+        if broken is not None:
+            broken.undelivered += tuple(self.left)
+
+    # -- for Output ---------------------------------------------------------------------------------------
+
+    async def flush(self) -> bool:
+        """Wait until every event accepted so far is confirmed or reported; False: the output ended first."""
+        flush = Flush()
+        try:
+            await self.intake.send(flush)
+        except trio.BrokenResourceError:
+            return False
+        await flush.done.wait()
+        return not flush.abandoned
+
+    async def wait_connected(self) -> None:
+        """Wait until the link is open, making it dial if it is lazy."""
+        self.outbox.wanted.ring()
+        await trio.lowlevel.checkpoint()
+        while self.link.state is not State.OPEN:
+            self.ledger.raise_if_broken()
+            if self.link.state is State.CLOSED:
+                raise trio.ClosedResourceError
+            await self.supervisor.wait_change()
+
+    def statistics(self) -> Statistics:
+        """The figures now."""
+        ledger, outbox, inbox, supervisor = self.ledger, self.outbox, self.inbox, self.supervisor
+        # Who waited in `send` counts it a moment after the sender may have taken the event.
+        accepted = max(self.accepted, ledger.taken)
+        return Statistics(
+            state=self.link.state.value,
+            accepted=accepted,
+            confirmed=ledger.confirmed,
+            undelivered=ledger.undelivered,
+            unconfirmed=accepted - ledger.confirmed - ledger.undelivered,
+            written=outbox.written_events,
+            written_messages=outbox.written_messages,
+            resent=outbox.window.resent,
+            received=inbox.received,
+            dropped=inbox.dropped,
+            queued=accepted - ledger.taken + self.sender.pending,
+            window=len(outbox.window),
+            window_bytes=outbox.window.size,
+            peers=0 if supervisor.connection is None else 1,
+            reconnects=self.link.reconnects,
+            sent_bytes=outbox.sent_bytes,
+            received_bytes=supervisor.received_bytes,
+            heartbeat_misses=supervisor.heartbeat_misses,
+            unknown_acks=inbox.unknown_acks,
+            without_cursor=0 if self.persister is None else self.persister.without_cursor,
+            cursor=None if self.persister is None else self.persister.value,
+            subprotocol=supervisor.subprotocol,
+            last_document=ledger.last_document,
+            last_error=supervisor.last_error,
+        )
+
+    # -- inside -------------------------------------------------------------------------------------------
+
+    async def _open_cursor(self) -> None:
+        cursor = self._config.cursor
+        if cursor is None:
+            return
+        store = await open_cursor_store(cursor, url=self._config.url)
+        self.persister = Persister(CursorReader(cursor), store, self.ledger)
+        self.ledger.on_confirmed = self.persister.confirmed
+        await self.persister.load(cursor.initial_value)
+
+    def _resolve(self, source: str, name: str | None) -> str | None:
+        """The value of a ``${…}`` in this attempt; None: there is none."""
+        match source:
+            case "cursor":
+                return None if self.persister is None else self.persister.value
+            case "attempt":
+                return str(self.link.attempt)
+            case "env":
+                return os.environ.get(name or "")
+            case _:
+                return None if self._hooks.secrets is None else self._hooks.secrets(name or "")
+
+    async def _make_request(self) -> Request:
+        """The opening handshake of this attempt, with fresh credentials from the application."""
+        cursor = self._config.cursor
+        resumes = cursor is not None and (cursor.resume_on_reconnect or not self.supervisor.opened.is_set())
+        try:
+            headers = await self._hooks.headers() if self._hooks.headers is not None else {}
+            token = await self._hooks.token() if self._hooks.token is not None else None
+        except Exception as error:
+            detail = f"the application's headers or token callable raised {type(error).__name__}"
+            raise AttemptFailed(Ending(cause=Cause.REQUEST, detail=detail)) from error
+        try:
+            return build_request(
+                self._config,
+                resolve=self._resolve,
+                cursor=self.persister.value if self.persister is not None and resumes else None,
+                headers=headers,
+                token=token,
+            )
+        except RequestError as error:
+            raise AttemptFailed(Ending(cause=Cause.REQUEST, detail=str(error))) from None
+
+
+def _stamp_room(stamp: str | None) -> int:
+    """Bytes that a stamp adds to an event at most: key, two numbers of 64 bits, quotes and a comma."""
+    return 0 if stamp is None else 6 * len(stamp) + 48

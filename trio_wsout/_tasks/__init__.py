@@ -1,0 +1,1 @@
+"""Thin trio loops, one a file: they wait, ask the pure core, and do what it says."""

@@ -1,0 +1,68 @@
+"""The heartbeat: takes pongs, which confirm; and when time is up pings, warns or cuts."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._core.heartbeat import Pulse
+from trio_wsout._tasks.waking import earliest
+
+if TYPE_CHECKING:
+    from trio_wsout._core.heartbeat import HeartbeatMonitor
+    from trio_wsout._tasks.outbox import Outbox
+    from trio_wsout._tasks.waking import Alarm
+    from trio_wsout._wire.connection import Connection
+
+__all__ = ["run_heartbeat", "take_pongs"]
+
+_log = logging.getLogger("trio_wsout")
+
+
+async def run_heartbeat(
+    connection: Connection, outbox: Outbox, monitor: HeartbeatMonitor, alarm: Alarm
+) -> None:
+    """Watch one connection until it is over, or until nobody can say that it lives."""
+    window = outbox.window
+    while True:
+        with alarm.until(earliest(monitor.deadline, window.deadline)):
+            try:
+                payload = await connection.pongs.receive()
+            except trio.EndOfChannel:
+                return
+            if monitor.pong_received(payload):
+                outbox.answered()
+            continue
+        now = trio.current_time()
+        stalled = window.deadline
+        if stalled is not None and now >= stalled:
+            connection.end(
+                Ending(cause=Cause.STALLED, detail="a message was not confirmed within retry.timeout")
+            )
+            return
+        match monitor.poll(now):
+            case Pulse.PING:
+                outbox.to_write.ring()
+            case Pulse.CUT:
+                connection.end(
+                    Ending(cause=Cause.UNHEALTHY, detail="no sign of life within heartbeat.timeout")
+                )
+                return
+            case Pulse.WARN:
+                _log.warning("no sign of life within heartbeat.timeout")
+            case None:
+                pass
+
+
+def take_pongs(connection: Connection, outbox: Outbox, monitor: HeartbeatMonitor) -> None:
+    """Take the pongs that came before the connection ended."""
+    while True:
+        try:
+            payload = connection.pongs.receive_nowait()
+        except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+            return
+        if monitor.pong_received(payload):
+            outbox.answered()

@@ -1,0 +1,169 @@
+"""The account of every accepted event: confirmed, or undelivered and reported; and who waits for that."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import trio
+from attrs import define, field
+
+from trio_wsout.errors import DeliveryError, OutputError, Undelivered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from trio_wsout._core.batching import Document
+    from trio_wsout._core.delivery import Accepted, Message
+
+__all__ = ["Flush", "Ledger"]
+
+
+@define(eq=False)
+class Flush:
+    """Mark in the intake: the open batch goes now, and `done` is set when all before it have their fate."""
+
+    done: trio.Event = field(factory=trio.Event)
+    """Set when every earlier event is confirmed or reported, or the output has ended."""
+    seq: int = 0
+    """Last event before the mark."""
+    missing: int = 0
+    """Events before the mark that have no fate yet."""
+    abandoned: bool = False
+    """Whether `done` was set by the output's end, and not because all have their fate."""
+
+    def abandon(self) -> None:
+        """The output has ended: nobody counts any more."""
+        self.abandoned = True
+        self.done.set()
+
+
+class Ledger:
+    """Counts events and tells their fate. `taken` events left the intake; their seq runs from 1."""
+
+    broken: OutputError | None
+    """Why the output is broken; None while it is not."""
+
+    def __init__(self, undelivered: trio.abc.SendChannel[Undelivered] | None) -> None:
+        """Report undelivered events to `undelivered`; without it, they break the output."""
+        self._channel = undelivered
+        self._waiters: list[Flush] = []
+        self._reporting: deque[tuple[Accepted, str]] = deque()
+        self.on_confirmed: Callable[[Sequence[Message]], object] | None = None
+        self.broken = None
+        self.broke = trio.Event()
+        self.taken = 0
+        self.confirmed = 0
+        self.undelivered = 0
+        self.last_document: Document | None = None
+
+    # -- fates ----------------------------------------------------------------------------------------
+
+    def confirm(self, messages: Sequence[Message]) -> None:
+        """These messages reached the delivery level."""
+        for message in messages:
+            events = message.events
+            self.confirmed += len(events)
+            if message.document is not None:
+                self.last_document = message.document
+            for accepted in events:
+                if accepted.fate is not None:
+                    accepted.fate.confirmed(message.document)
+        if self.on_confirmed is not None:
+            self.on_confirmed(messages)
+        if self._waiters:
+            self._settle(accepted for message in messages for accepted in message.events)
+
+    async def report(self, failed: Iterable[tuple[Accepted, str]]) -> None:
+        """These events are undelivered: give each to the channel, or break the output with them."""
+        self._reporting.extend(failed)
+        lost: list[Undelivered] = []
+        while self._reporting:
+            accepted, reason = self._reporting[0]
+            item = Undelivered(event=accepted.event, reason=reason)
+            if not await self._reported(item):
+                lost.append(item)
+            self._reporting.popleft()
+            self._fail(accepted, reason)
+        if lost:
+            self.break_with(DeliveryError(_count(lost, "not delivered"), undelivered=lost))
+
+    async def _reported(self, item: Undelivered) -> bool:
+        if self._channel is None:
+            return False
+        try:
+            await self._channel.send(item)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return False
+        return True
+
+    def abandon(self, left: Iterable[Accepted], reason: str) -> list[Undelivered]:
+        """Everything without a fate is undelivered, for `reason`; gives it, in order."""
+        items = [*self._reporting, *((accepted, reason) for accepted in left)]
+        self._reporting.clear()
+        for accepted, why in items:
+            self._fail(accepted, why)
+        for waiter in self._waiters:
+            waiter.abandon()
+        return [Undelivered(event=accepted.event, reason=why) for accepted, why in items]
+
+    def offer(self, items: Iterable[Undelivered]) -> list[Undelivered]:
+        """Give what the channel takes at once, for an end that can't wait; gives back the rest."""
+        rest = list(items)
+        if self._channel is not None and isinstance(self._channel, trio.MemorySendChannel):
+            try:
+                while rest:
+                    self._channel.send_nowait(rest[0])
+                    del rest[0]
+            except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+        return rest
+
+    def _fail(self, accepted: Accepted, reason: str) -> None:
+        self.undelivered += 1
+        if accepted.fate is not None:
+            accepted.fate.failed(reason)
+        self._settle((accepted,))
+
+    # -- who waits --------------------------------------------------------------------------------------
+
+    def watch(self, flush: Flush) -> None:
+        """The mark left the intake: set its `done` when every event taken so far has its fate."""
+        flush.seq = self.taken
+        flush.missing = self.taken - self.confirmed - self.undelivered
+        if flush.missing == 0:
+            flush.done.set()
+        else:
+            self._waiters.append(flush)
+
+    def _settle(self, events: Iterable[Accepted]) -> None:
+        if not self._waiters:
+            return
+        for accepted in events:
+            for waiter in self._waiters:
+                if accepted.seq <= waiter.seq:
+                    waiter.missing -= 1
+        for waiter in self._waiters:
+            if waiter.missing == 0:
+                waiter.done.set()
+        self._waiters = [waiter for waiter in self._waiters if waiter.missing]
+
+    # -- broken -------------------------------------------------------------------------------------------
+
+    def break_with(self, error: OutputError) -> None:
+        """The output is broken by `error`; the first one stays."""
+        if self.broken is not None:
+            self.broken.undelivered += error.undelivered
+            return
+        self.broken = error
+        self.broke.set()
+
+    def raise_if_broken(self) -> None:
+        """Raise trio.BrokenResourceError from what broke the output, if it is broken."""
+        if self.broken is not None:
+            message = f"the output is broken: {self.broken}"
+            raise trio.BrokenResourceError(message) from self.broken
+
+
+def _count(items: Sequence[object], what: str) -> str:
+    return f"{len(items)} event{'' if len(items) == 1 else 's'} {what}"

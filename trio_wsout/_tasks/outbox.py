@@ -1,0 +1,74 @@
+"""The delivery window of a link with the waiting around it: a bell for the writer, one for room."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trio_wsout._core.delivery import DeliveryWindow
+from trio_wsout._tasks.waking import Doorbell
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_wsout._core.delivery import Message
+    from trio_wsout._core.ending import Ending
+    from trio_wsout._tasks.ledger import Ledger
+    from trio_wsout.config.sections import Delivery, Retry
+
+__all__ = ["Outbox"]
+
+
+class Outbox:
+    """What the sender fills and the writer empties."""
+
+    def __init__(self, delivery: Delivery, retry: Retry, ledger: Ledger) -> None:
+        self.window = DeliveryWindow(delivery, retry)
+        self.ledger = ledger
+        self.to_write = Doorbell()
+        """Rings when there may be something to write."""
+        self.wanted = Doorbell()
+        """Rings when the first message waits: a lazy link dials then."""
+        self._room = Doorbell()
+        self.written_messages = 0
+        self.written_events = 0
+        self.sent_bytes = 0
+
+    def accept(self, message: Message) -> bool:
+        """Put a message into the window if there is room; gives whether there was."""
+        if not self.window.has_room(len(message.payload)):
+            return False
+        self.window.accept(message)
+        self.wanted.ring()
+        return True
+
+    async def put(self, message: Message) -> None:
+        """Put a message into the window; waits while it is full."""
+        while not self.accept(message):
+            self.to_write.ring()
+            await self._room.wait()
+
+    def wrote(self, messages: Sequence[Message], count: int) -> None:
+        """These messages and nothing less went to the kernel, with `count` bytes."""
+        self.written_messages += len(messages)
+        self.written_events += sum(len(message.events) for message in messages)
+        self.sent_bytes += count
+        self.confirm(self.window.written())
+
+    def confirm(self, messages: Sequence[Message]) -> None:
+        """These messages are confirmed."""
+        if messages:
+            self.ledger.confirm(messages)
+            self._room.ring()
+
+    def answered(self) -> None:
+        """The outstanding ping was answered: that may confirm, and leaves the way free for another."""
+        self.confirm(self.window.pong_received())
+        self.to_write.ring()
+
+    async def disconnected(self, ending: Ending) -> None:
+        """The connection ended: everything unconfirmed goes again, or is reported as undelivered."""
+        failed = self.window.disconnected(ending)
+        self._room.ring()
+        await self.ledger.report(
+            (accepted, reason) for message, reason in failed for accepted in message.events
+        )

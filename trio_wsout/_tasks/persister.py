@@ -1,0 +1,83 @@
+"""The persister: the confirmed cursor goes to its store, soon, but not for every message (SPEC 9)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_wsout._tasks.waking import Doorbell
+from trio_wsout.errors import CursorError
+from trio_wsout.stores.cursors import StoredCursor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_wsout._core.cursor import CursorReader
+    from trio_wsout._core.delivery import Message
+    from trio_wsout._tasks.ledger import Ledger
+    from trio_wsout.stores.cursors import CursorStore
+
+__all__ = ["Persister"]
+
+_COALESCE = 0.1
+"""Seconds that a confirmed cursor may wait, so that one write serves many confirmations."""
+
+
+class Persister:
+    """Holds the cursor of one output and keeps its store up to date."""
+
+    value: str | None
+    """The cursor now: of the last confirmed event that has one, or what was stored."""
+
+    def __init__(self, reader: CursorReader, store: CursorStore, ledger: Ledger) -> None:
+        """Read cursor values with `reader`; a store that fails breaks the output of `ledger`."""
+        self._reader = reader
+        self._store = store
+        self._ledger = ledger
+        self._epoch = 1
+        self._changed = Doorbell()
+        self._saved: str | None = None
+        self.value = None
+        self.without_cursor = 0
+
+    async def load(self, initial: str | None) -> None:
+        """Start from what is stored, or else from `initial`; opens a new epoch.
+
+        Raises:
+            CursorError: What is stored can't be read.
+        """
+        stored = await self._store.load()
+        self._epoch = 1 if stored is None else stored.epoch + 1
+        self.value = self._saved = initial if stored is None else stored.value
+
+    def confirmed(self, messages: Sequence[Message]) -> None:
+        """These messages are confirmed: the cursor becomes the value of the last event that has one."""
+        before = self.value
+        for message in messages:
+            value = self._reader.value_of(message.events[-1].event)
+            if value is None:
+                self.without_cursor += 1
+            else:
+                self.value = value
+        if self.value != before:
+            self._changed.ring()
+
+    async def run(self) -> None:
+        """Save until cancelled, at most every 100 ms."""
+        while True:
+            await self._changed.wait()
+            await trio.sleep(_COALESCE)
+            await self.settle()
+
+    async def settle(self) -> None:
+        """Save now what is not saved yet."""
+        value = self.value
+        if value is None or value == self._saved:
+            return
+        try:
+            await self._store.save(StoredCursor(value=value, epoch=self._epoch))
+        except CursorError as error:
+            self._ledger.break_with(error)
+            return
+        self._saved = value

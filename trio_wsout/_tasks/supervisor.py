@@ -1,0 +1,239 @@
+"""The supervisor: dials, watches one connection at a time, and backs off between them."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._core.heartbeat import HeartbeatMonitor
+from trio_wsout._core.link import State
+from trio_wsout._core.link_change import LinkChange
+from trio_wsout._core.received import Peer
+from trio_wsout._tasks.heartbeat import run_heartbeat, take_pongs
+from trio_wsout._tasks.reader import run_reader
+from trio_wsout._tasks.waking import Alarm
+from trio_wsout._tasks.writer import run_writer
+from trio_wsout._wire.dial import AttemptFailed
+from trio_wsout.errors import ConnectError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from trio_wsout._core.link import Link
+    from trio_wsout._core.request import Request
+    from trio_wsout._tasks.outbox import Outbox
+    from trio_wsout._tasks.reader import Inbox
+    from trio_wsout._wire.connection import Connection
+    from trio_wsout._wire.dial import Dialer
+    from trio_wsout.config.sections import Config
+
+__all__ = ["Supervisor"]
+
+_log = logging.getLogger("trio_wsout")
+
+_DRAIN = 1.0
+"""Seconds that what the peer sent before the end may take to reach a slow application."""
+
+
+class Supervisor:
+    """Keeps one link open until it is told to close it, or gives up."""
+
+    connection: Connection | None
+    """The open connection; None while there is none."""
+
+    def __init__(
+        self,
+        config: Config,
+        link: Link,
+        dialer: Dialer,
+        outbox: Outbox,
+        inbox: Inbox,
+        *,
+        make_request: Callable[[], Awaitable[Request]],
+        draw: Callable[[], float],
+        on_state: Callable[[LinkChange], object] | None,
+    ) -> None:
+        """Dial what `make_request` gives; `draw` is uniform in [0, 1); `on_state` hears of changes."""
+        self._config = config
+        self._link = link
+        self._dialer = dialer
+        self._outbox = outbox
+        self._inbox = inbox
+        self._make_request = make_request
+        self._draw = draw
+        self._on_state = on_state
+        self._closing = trio.Event()
+        self._announced: State | None = None
+        self._changed = trio.Event()
+        self._received_before = 0
+        self.opened = trio.Event()
+        self.connection = None
+        self.subprotocol: str | None = None
+        self.heartbeat_misses = 0
+        self.last_error: str | None = None
+
+    # -- from outside -----------------------------------------------------------------------------------
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes received on all connections of the link."""
+        connection = self.connection
+        return self._received_before + (0 if connection is None else connection.received_bytes)
+
+    async def wait_change(self) -> None:
+        """Wait for the next change of the link's state, or the end of the tree."""
+        await self._changed.wait()
+
+    def wake(self) -> None:
+        """Wake who is in `wait_change`."""
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def close(self) -> None:
+        """Have `run` close the connection politely, if one is open, and return."""
+        self._closing.set()
+
+    async def run(self) -> None:
+        """Serve the link until it is closed by `close` or has given up (which breaks the output)."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._stop_waiting, nursery.cancel_scope)
+            await self._serve()
+            nursery.cancel_scope.cancel()
+        self._link.close()
+        self._announce(None)
+
+    async def _stop_waiting(self, scope: trio.CancelScope) -> None:
+        """On `close`, an open connection closes itself; dialling and backing off just stop."""
+        await self._closing.wait()
+        if self._link.state is not State.OPEN:
+            scope.cancel()
+
+    # -- the loop -----------------------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        link = self._link
+        if link.state is State.IDLE:
+            await self._outbox.wanted.wait()
+            link.wanted()
+        while True:
+            self._announce(None)
+            ending = await self._attempt()
+            if self._closing.is_set():
+                return
+            self._judge(ending)
+            if link.state is State.GAVE_UP:
+                self._give_up(ending)
+                return
+            await trio.sleep_until(link.deadline if link.deadline is not None else trio.current_time())
+            link.poll(trio.current_time())
+
+    def _judge(self, ending: Ending) -> None:
+        now = trio.current_time()
+        self._link.ended(ending, now, self._draw())
+        self.last_error = ending.detail
+        deadline = self._link.deadline
+        delay = None if deadline is None else deadline - now
+        if delay is not None:
+            _log.info("link: %s; next attempt in %.3g s", ending.detail, delay)
+        self._announce(delay)
+
+    def _give_up(self, ending: Ending) -> None:
+        link = self._link
+        attempts = "one failed attempt" if link.failures == 1 else f"{link.failures} failures in a row"
+        message = f"the link gave up after {attempts}: {link.verdict}"
+        _log.error("link: %s", message)
+        self._outbox.ledger.break_with(ConnectError(message, attempts=link.failures, cause=ending.detail))
+
+    def _announce(self, delay: float | None) -> None:
+        link = self._link
+        if link.state is self._announced:
+            return
+        self._announced = link.state
+        self.wake()
+        if self._on_state is None:
+            return
+        try:
+            self._on_state(LinkChange(state=link.state, attempt=link.attempt, ending=link.last, delay=delay))
+        except Exception:  # noqa: BLE001 - the application's fault must not cost the link
+            _log.exception("on_state raised")
+
+    # -- one attempt, one connection ------------------------------------------------------------------------
+
+    async def _attempt(self) -> Ending:
+        connection: Connection | None = None
+        async with trio.open_nursery() as nursery:
+            try:
+                connection = await self._open(nursery)
+            except AttemptFailed as failed:
+                ending = failed.ending
+            else:
+                ending = await self._use(connection)
+            nursery.cancel_scope.cancel()
+        if connection is not None:
+            await self._outbox.disconnected(ending)
+        return ending
+
+    async def _use(self, connection: Connection) -> Ending:
+        """Run an open connection to its end and cut it, whatever happens; gives why it ended."""
+        self.connection = connection
+        try:
+            async with connection:
+                await self._live(connection)
+        finally:
+            self.connection = None
+            self._received_before += connection.received_bytes
+        return await connection.wait_ended()
+
+    async def _open(self, nursery: trio.Nursery) -> Connection:
+        """Everything from credentials to the handshake inside connect.timeout."""
+        timeout = self._config.connect.timeout
+        self._dialer.stage = "credentials from the application"
+        if self._config.tls.insecure_skip_verify:
+            _log.warning("tls.insecure-skip-verify is on: the server's certificate is not checked")
+        with trio.move_on_after(timeout):
+            return await self._dialer.dial(nursery, await self._make_request())
+        detail = f"no {self._dialer.stage} within connect.timeout ({timeout:g} s)"
+        raise AttemptFailed(Ending(cause=Cause.TIMED_OUT, detail=detail))
+
+    async def _live(self, connection: Connection) -> None:
+        """Run one open connection until it is over, or was closed on our side."""
+        now = trio.current_time()
+        monitor, alarm = HeartbeatMonitor(self._config.heartbeat), Alarm()
+        self._begin(connection, monitor, now)
+        try:
+            async with trio.open_nursery() as reading:
+                peer = Peer(address=self._dialer.address, subprotocol=connection.subprotocol)
+                reading.start_soon(run_reader, connection, self._inbox, self._outbox, monitor, peer)
+                async with trio.open_nursery() as writing:
+                    writing.start_soon(run_writer, connection, self._outbox, monitor, alarm)
+                    writing.start_soon(run_heartbeat, connection, self._outbox, monitor, alarm)
+                    writing.start_soon(self._cancel_when_closing, writing.cancel_scope)
+                    await connection.wait_ended()
+                    writing.cancel_scope.cancel()
+                if connection.ending is None:
+                    await connection.aclose()
+                else:
+                    await connection.farewell()
+                await connection.cut()
+                reading.cancel_scope.deadline = trio.current_time() + _DRAIN
+        finally:
+            take_pongs(connection, self._outbox, monitor)
+            self.heartbeat_misses += monitor.misses
+
+    def _begin(self, connection: Connection, monitor: HeartbeatMonitor, now: float) -> None:
+        monitor.opened(now)
+        connection.on_life(monitor.frame_received)
+        connection.on_control(self._outbox.to_write.ring)
+        self._outbox.window.connected()
+        self._link.opened(now)
+        self.subprotocol = connection.subprotocol
+        self.opened.set()
+        _log.info("link: open")
+        self._announce(None)
+
+    async def _cancel_when_closing(self, scope: trio.CancelScope) -> None:
+        await self._closing.wait()
+        scope.cancel()

@@ -1,0 +1,161 @@
+"""One WebSocket connection, opening handshake behind it: write frames, receive messages, close, cut."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import trio
+from trio_websocket import ConnectionClosed
+
+from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._wire.frames import BINARY, CLOSE, PING, TEXT, masked_frame, masked_frames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from trio_websocket import WebSocketConnection
+
+    from trio_wsout._wire.tap import Tap
+
+__all__ = ["Connection"]
+
+_FAREWELL = 1.0
+"""Seconds that the last control frames of a connection that is over may take."""
+_TOO_BIG = 1009
+_PROTOCOL_ERROR = 1002
+
+
+class Connection:
+    """An open connection. It ends once: `ended` is set and `ending` says why; leaving ``async with`` cuts it.
+
+    Only one task writes, only one receives. Nothing here raises anything of trio_websocket's.
+    """
+
+    def __init__(self, websocket: WebSocketConnection, tap: Tap, *, text: bool) -> None:
+        self._websocket = websocket
+        self._tap = tap
+        self._opcode = TEXT if text else BINARY
+        self._closing = False
+        self.subprotocol = websocket.subprotocol
+        """The subprotocol that the server chose; None: none."""
+        self.pongs = tap.pongs
+        """Payloads of pongs, in order, for the heartbeat task."""
+        tap.queue_control(queueing=True)
+
+    @property
+    def ending(self) -> Ending | None:
+        """Why the connection is over; None while it is open."""
+        return self._tap.ending
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes received so far, handshake included."""
+        return self._tap.received_bytes
+
+    @property
+    def has_control(self) -> bool:
+        """Whether control frames wait for the next `write`."""
+        return self._tap.has_control
+
+    def on_control(self, call: Callable[[], object]) -> None:
+        """Have `call` called whenever control frames start to wait for the writer."""
+        self._tap.on_control = call
+
+    def on_life(self, call: Callable[[float], object]) -> None:
+        """Have `call` called with the time, in seconds of trio's clock, whenever bytes come."""
+        self._tap.on_life = call
+
+    async def wait_ended(self) -> Ending:
+        """Wait until the connection is over; gives why."""
+        await self._tap.ended.wait()
+        assert self._tap.ending is not None  # noqa: S101 - `fail` sets it before it sets the event
+        return self._tap.ending
+
+    def end(self, ending: Ending) -> None:
+        """Declare the connection over, for a reason that this side found."""
+        self._tap.fail(ending)
+
+    # -- writing --------------------------------------------------------------------------------------
+
+    async def write(self, payloads: Sequence[bytes], ping: bytes | None = None) -> int:
+        """Write each payload as one message, and then a ping, in one go; gives the bytes written.
+
+        A write that is cancelled or fails makes the connection dead.
+
+        Raises:
+            trio.BrokenResourceError: The connection is over; `ending` says why.
+        """
+        frames = masked_frames(payloads, self._opcode)
+        if ping is not None:
+            frames.append(masked_frame(ping, PING))
+        blob = b"".join(frames)
+        await self._tap.write(blob)
+        return len(blob)
+
+    # -- receiving ------------------------------------------------------------------------------------
+
+    async def receive(self) -> str | bytes:
+        """Wait for the next message.
+
+        Raises:
+            trio.EndOfChannel: The connection is over; `ending` says why.
+        """
+        try:
+            return await self._websocket.get_message()
+        except ConnectionClosed as closed:
+            code = closed.reason.code if closed.reason is not None else None
+        if not self._closing:
+            self._tap.fail(self._why_closed(code))
+        raise trio.EndOfChannel
+
+    def _why_closed(self, code: int | None) -> Ending:
+        """Tell a Close of the peer's from a fault that wsproto or trio_websocket found in what it sent."""
+        closed = self._tap.closed_by_peer()
+        if closed is not None:
+            return closed
+        if code == _TOO_BIG:
+            return Ending(
+                cause=Cause.PROTOCOL, detail="the peer sent more than max-message-size in a message"
+            )
+        return Ending(cause=Cause.PROTOCOL, detail=f"the peer broke the WebSocket protocol ({code})")
+
+    # -- the end --------------------------------------------------------------------------------------
+
+    async def aclose(self, code: int = 1000) -> bool:
+        """Say Close and wait for the peer's answer; gives whether it came.
+
+        The caller bounds the time by a cancel scope. No other task may be writing.
+        """
+        if self._tap.torn or self.ending is not None:
+            return False
+        self._closing = True
+        self._tap.queue_control(queueing=False)
+        with trio.CancelScope() as closing:
+            self._tap.on_end(closing.cancel)
+            await self._websocket.aclose(code)
+        self._tap.on_end(None)
+        return self._tap.peer_close is not None
+
+    async def farewell(self) -> None:
+        """Let the last control frames out (the answer to a Close) when the connection is over, briefly."""
+        ending = self.ending
+        if self._tap.torn or ending is None or ending.cause not in (Cause.CLOSED, Cause.PROTOCOL):
+            return
+        with trio.move_on_after(_FAREWELL):
+            await self._tap.last_words(self._last_close(ending))
+
+    def _last_close(self, ending: Ending) -> bytes:
+        """A Close for a peer that broke the protocol, for which wsproto may not have queued one."""
+        if ending.cause is Cause.CLOSED or self.has_control:
+            return b""
+        return masked_frame(_PROTOCOL_ERROR.to_bytes(2, "big"), CLOSE)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.cut()  # noqa: ASYNC102 - by force, which never waits
+
+    async def cut(self) -> None:
+        """Close the transport at once, whatever is under way. Never fails or waits, also when cancelled."""
+        await trio.aclose_forcefully(self._tap.abort())

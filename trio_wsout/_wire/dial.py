@@ -1,0 +1,208 @@
+"""From a request to an open connection: TCP or proxy, TLS, opening handshake (SPEC 5; RFC 6455 section 4.1).
+
+trio_websocket is entered through `wrap_client_stream` only, on a stream that was opened here, in
+a nursery of the caller's; whatever it raises there ends its own connection and nothing else.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import TYPE_CHECKING, cast
+
+import trio
+from trio_websocket import wrap_client_stream
+
+from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._wire.connection import Connection
+from trio_wsout._wire.proxy import ProxyTrouble, open_tunnel, proxy_for
+from trio_wsout._wire.tap import RECEIVE_BYTES, Tap, transport_trouble
+from trio_wsout._wire.tls import client_context
+from trio_wsout.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from trio_wsout._core.request import Request
+    from trio_wsout.config.sections import Config
+
+__all__ = ["AttemptFailed", "Dialer"]
+
+_HAPPY_EYEBALLS_DELAY = 0.25
+
+
+class AttemptFailed(Exception):  # noqa: N818 - caught by the supervisor, never leaves the package
+    """An attempt did not open; `ending` says why, ``__cause__`` is the foreign exception if any."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending.detail)
+        self.ending = ending
+
+
+class Dialer:
+    """Opens the connections of one link."""
+
+    address: str
+    """``host:port`` of the latest attempt."""
+
+    stage: str
+    """What the attempt under way waits for, in words, for the error when time is up."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        text: bool,
+        open_stream: Callable[[str, int], Awaitable[trio.abc.Stream]] | None,
+    ) -> None:
+        self._config = config
+        self._text = text
+        self._open_stream = open_stream
+        self.stage = ""
+        self.address = ""
+
+    async def dial(self, nursery: trio.Nursery, request: Request) -> Connection:
+        """Open a connection, whose protocol then runs in `nursery`; the caller bounds the time.
+
+        Raises:
+            AttemptFailed: It did not open; the transport is closed.
+        """
+        self.address = request.authority
+        stream = await self._open_transport(request)
+        try:
+            if request.secure:
+                stream = await self._start_tls(stream, request)
+            self._set_user_timeout(stream)
+            return await self._shake_hands(nursery, stream, request)
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+
+    async def _open_transport(self, request: Request) -> trio.abc.Stream:
+        host, port = request.host, request.port
+        try:
+            if self._open_stream is not None:
+                self.stage = f"a stream to {host}:{port}"
+                return await self._open_stream(host, port)
+            chosen = self._config.connect.proxy
+            proxy = proxy_for(request, None if chosen is None else chosen.reveal())
+            if proxy is not None:
+                self.stage = f"the proxy's tunnel to {host}:{port}"
+                return await open_tunnel(proxy, host, port)
+            self.stage = f"a TCP connection to {host}:{port}"
+            return await trio.open_tcp_stream(host, port, happy_eyeballs_delay=_HAPPY_EYEBALLS_DELAY)
+        except ProxyTrouble as trouble:
+            raise AttemptFailed(Ending(cause=Cause.PROXY, detail=str(trouble))) from None
+        except (OSError, trio.BrokenResourceError) as error:
+            detail = f"can't connect to {host}:{port}: {_connect_trouble(error)}"
+            raise AttemptFailed(Ending(cause=Cause.UNREACHABLE, detail=detail)) from None
+
+    async def _start_tls(self, stream: trio.abc.Stream, request: Request) -> trio.SSLStream[trio.abc.Stream]:
+        self.stage = f"the TLS handshake with {request.host}"
+        try:
+            context = await trio.to_thread.run_sync(client_context, self._config.tls)
+        except ConfigError as error:
+            raise AttemptFailed(Ending(cause=Cause.TLS, detail=str(error.problems[0]))) from None
+        secured = trio.SSLStream(
+            stream, context, server_hostname=request.host, server_side=False, https_compatible=True
+        )
+        try:
+            await secured.do_handshake()
+        except trio.BrokenResourceError as error:
+            raise AttemptFailed(_tls_trouble(request.host, error)) from None
+        return secured
+
+    def _set_user_timeout(self, stream: trio.abc.Stream) -> None:
+        """Have the kernel give up on unanswered bytes when the heartbeat would (RFC 5482)."""
+        heartbeat = self._config.heartbeat
+        transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+        option = getattr(socket, "TCP_USER_TIMEOUT", None)
+        if heartbeat is None or option is None or not isinstance(transport, trio.SocketStream):
+            return
+        seconds = heartbeat.ping_interval + heartbeat.timeout
+        transport.setsockopt(socket.IPPROTO_TCP, option, min(int(seconds * 1000), 2**31 - 1))
+
+    async def _shake_hands(
+        self, nursery: trio.Nursery, stream: trio.abc.Stream, request: Request
+    ) -> Connection:
+        self.stage = "the server's answer to the opening handshake"
+        tap = Tap(stream, subprotocols=request.subprotocols)
+        guard = _Guard(nursery, tap)
+        with trio.CancelScope() as shaking:
+            tap.on_end(shaking.cancel)
+            websocket = await wrap_client_stream(
+                cast("trio.Nursery", guard),
+                cast("trio.SocketStream", tap),
+                request.authority,
+                request.resource,
+                subprotocols=request.subprotocols,
+                extra_headers=[(name.encode("ascii"), value) for name, value in request.headers],
+                max_message_size=self._config.max_message_size,
+                receive_buffer_size=RECEIVE_BYTES,
+            )
+            tap.on_end(None)
+            guard.opened = True
+            return Connection(websocket, tap, text=self._text)
+        assert tap.ending is not None  # noqa: S101 - only `fail` cancels the scope
+        raise AttemptFailed(tap.ending)
+
+
+class _Guard:
+    """Stands in for the nursery that trio_websocket starts its reader in.
+
+    An exception of trio_websocket, wsproto or h11 there (FACTS: there are many) becomes the
+    ending of that one connection.
+    """
+
+    def __init__(self, nursery: trio.Nursery, tap: Tap) -> None:
+        self._nursery = nursery
+        self._tap = tap
+        self.opened = False
+
+    def start_soon(self, reader: Callable[[], Awaitable[None]]) -> None:
+        self._nursery.start_soon(self._guarded, reader, name="trio_websocket reader")
+
+    async def _guarded(self, reader: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await reader()
+        except Exception as error:  # noqa: BLE001 - whatever hostile bytes bring about
+            kind = type(error).__name__
+            if self.opened:
+                ending = Ending(
+                    cause=Cause.PROTOCOL, detail=f"the peer broke the WebSocket protocol ({kind})"
+                )
+            else:
+                ending = Ending(cause=Cause.BAD_HANDSHAKE, detail=f"the server's 101 is not valid ({kind})")
+            self._tap.fail(self._tap.closed_by_peer() or ending)
+        else:
+            # trio_websocket has stopped reading, so nobody would see the end of the transport.
+            if not self.opened:
+                self._tap.fail(Ending(cause=Cause.BAD_HANDSHAKE, detail="the server's 101 is not valid"))
+
+
+def _connect_trouble(error: BaseException) -> str:
+    """What a failed look-up or connect says, of the first address where there were many."""
+    inner: BaseException = error
+    while inner.__cause__ is not None:
+        inner = inner.__cause__
+    if isinstance(inner, BaseExceptionGroup):
+        reasons = [_connect_trouble(each) for each in inner.exceptions]
+        return "; ".join(dict.fromkeys(reasons))
+    if isinstance(inner, socket.gaierror):
+        return f"the name can't be resolved ({inner.strerror or inner})"
+    if isinstance(inner, OSError):
+        return inner.strerror or str(inner)
+    return type(inner).__name__
+
+
+def _tls_trouble(host: str, error: BaseException) -> Ending:
+    """Tell a refused certificate, which is final, from every other TLS failure."""
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, ssl.SSLError):
+        inner = inner.__cause__ or inner.__context__
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        return Ending(
+            cause=Cause.CERTIFICATE,
+            detail=f"the certificate of {host} is not accepted: {inner.verify_message}",
+        )
+    return Ending(cause=Cause.TLS, detail=f"the TLS handshake with {host} failed: {transport_trouble(error)}")

@@ -1,0 +1,243 @@
+"""The stream that trio_websocket is given instead of the socket's, so that this library owns both sides.
+
+What comes in passes through `receive_some`: the answer's head is judged first, and every frame
+after it is watched for pongs and Closes. What trio_websocket wants to send (pongs, the answer to
+a Close) is queued while the connection is open, because only the writer writes then: so a reader
+never waits for a writer, and no control frame lands inside another frame.
+"""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._wire.frames import CLOSE, PONG, FrameScanner
+from trio_wsout._wire.response import head_is_complete, judge_head
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["RECEIVE_BYTES", "Tap", "transport_trouble"]
+
+RECEIVE_BYTES = 64 * 1024
+"""Most bytes read by one call."""
+_MOST_CONTROL = 64 * 1024
+"""Bytes of queued control frames; a peer that pings on without reading is cut beyond that."""
+_PONGS_KEPT = 16
+_NO_STATUS = 1005
+"""Stands for a Close frame without a code (RFC 6455 section 7.4.1)."""
+
+
+def transport_trouble(error: BaseException) -> str:
+    """One line about what broke a stream, from the most telling exception of the chain."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, ssl.SSLError):
+            return f"TLS: {inner.reason or 'broken'}"
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror
+        inner = inner.__cause__ or inner.__context__
+    return "the connection broke"
+
+
+class Tap(trio.abc.Stream):
+    """One connection's bytes, between its stream and trio_websocket."""
+
+    ending: Ending | None
+    """Why the connection is over; None while it is not."""
+
+    peer_close: bytes | None
+    """Payload of the Close frame that the peer sent; None while it sent none."""
+
+    received_bytes: int
+    """Bytes that came, TLS taken off."""
+
+    def __init__(self, stream: trio.abc.Stream, *, subprotocols: Sequence[str]) -> None:
+        self._stream = stream
+        self._subprotocols = subprotocols
+        self._head: bytearray | None = bytearray()
+        self._scanner = FrameScanner()
+        self._control = bytearray()
+        self._queueing = False
+        self._torn = False
+        self._on_end: Callable[[], object] | None = None
+        self.on_control: Callable[[], object] | None = None
+        self.on_life: Callable[[float], object] | None = None
+        self._pong_sender, self.pongs = trio.open_memory_channel[bytes](_PONGS_KEPT)
+        self.ended = trio.Event()
+        self.ending = None
+        self.peer_close = None
+        self.received_bytes = 0
+
+    # -- the end ------------------------------------------------------------------------------------
+
+    def fail(self, ending: Ending) -> None:
+        """Record why the connection is over; the first reason stays. Wakes who waits for the end."""
+        if self.ending is None:
+            self.ending = ending
+            self.ended.set()
+        if self._on_end is not None:
+            self._on_end()
+
+    def on_end(self, call: Callable[[], object] | None) -> None:
+        """Have `call` called when the connection is over; at once if it is already."""
+        self._on_end = call
+        if call is not None and self.ending is not None:
+            call()
+
+    def closed_by_peer(self) -> Ending | None:
+        """The ending that the peer's Close frame means; None when none came."""
+        payload = self.peer_close
+        if payload is None:
+            return None
+        code = int.from_bytes(payload[:2], "big") if len(payload) > 1 else _NO_STATUS
+        reason = payload[2:].decode("utf-8", "replace")
+        said = f" ({reason!r})" if reason else ""
+        return Ending(cause=Cause.CLOSED, code=code, detail=f"the peer closed with {code}{said}")
+
+    # -- what trio_websocket calls ------------------------------------------------------------------
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Read the next bytes; end of file once the connection is over."""
+        del max_bytes
+        if self.ending is not None:
+            await trio.lowlevel.checkpoint()
+            return b""
+        chunk = await self._read()
+        if self._head is not None:
+            return await self._receive_head(chunk)
+        self._watch(chunk)
+        return chunk
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Queue control frames while the connection is open; write at once before and after that."""
+        if not self._queueing:
+            await self.write(data)
+            return
+        await trio.lowlevel.checkpoint()
+        if len(self._control) + len(data) > _MOST_CONTROL:
+            self.fail(Ending(cause=Cause.PROTOCOL, detail="the peer sends pings and does not read"))
+            return
+        self._control += data
+        if self.on_control is not None:
+            self.on_control()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Part of the stream interface; trio_websocket does not call it."""
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        """Close the stream, unless the connection is open: then its owner closes it."""
+        if self._queueing:
+            self.fail(Ending(cause=Cause.PROTOCOL, detail="the peer broke the WebSocket protocol"))
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._stream.aclose()
+
+    # -- what the connection calls ------------------------------------------------------------------
+
+    def queue_control(self, *, queueing: bool) -> None:
+        """Say whether control frames wait for the writer (the connection is open) or go out at once."""
+        self._queueing = queueing
+
+    @property
+    def has_control(self) -> bool:
+        """Whether control frames wait for the writer."""
+        return bool(self._control)
+
+    @property
+    def torn(self) -> bool:
+        """Whether a write stopped inside a frame: nothing may be written any more."""
+        return self._torn
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Write the queued control frames and then `data`, whole, or make the connection dead.
+
+        Raises:
+            trio.BrokenResourceError: The connection is over; `ending` says why.
+        """
+        if self._torn or self.ending is not None:
+            await trio.lowlevel.checkpoint()
+            raise trio.BrokenResourceError
+        if self._control:
+            data = b"".join((self._control, data))
+            self._control = bytearray()
+        self._torn = True
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._lost(f"writing failed: {transport_trouble(error)}")
+            raise trio.BrokenResourceError from None
+        self._torn = False
+
+    async def last_words(self, data: bytes) -> None:
+        """Write what control frames still wait, and `data`, on a connection that is over. Never raises."""
+        data = bytes(self._control) + data
+        self._control = bytearray()
+        if data and not self._torn:
+            self._torn = True
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._stream.send_all(data)
+
+    def abort(self) -> trio.abc.Stream:
+        """Give up the stream for closing by force; nothing is read or written from here on."""
+        self.fail(Ending(cause=Cause.LOCAL, detail="closed by this side"))
+        self._torn = True
+        self._pong_sender.close()
+        return self._stream
+
+    # -- inside ---------------------------------------------------------------------------------------
+
+    async def _read(self) -> bytes:
+        try:
+            chunk = bytes(await self._stream.receive_some(RECEIVE_BYTES))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._lost(f"reading failed: {transport_trouble(error)}")
+            return b""
+        self.received_bytes += len(chunk)
+        if chunk and self.on_life is not None:
+            self.on_life(trio.current_time())
+        if not chunk:
+            self._lost("the peer closed the connection without a Close frame")
+        return chunk
+
+    def _lost(self, detail: str) -> None:
+        """The transport is gone; a Close that came before is the better reason."""
+        self.fail(self.closed_by_peer() or Ending(cause=Cause.LOST, detail=detail))
+
+    async def _receive_head(self, chunk: bytes) -> bytes:
+        """Hold the answer back until its head is there and is a 101; then hand it on whole."""
+        head = self._head
+        while head is not None and chunk:
+            head += chunk
+            refusal = judge_head(head, self._subprotocols)
+            if refusal is not None:
+                self.fail(refusal)
+                return b""
+            if head_is_complete(head):
+                self._head = None
+                self._watch(_after_head(head))
+                return bytes(head)
+            chunk = await self._read()
+        return b""
+
+    def _watch(self, chunk: bytes | bytearray) -> None:
+        for opcode, payload in self._scanner.feed(chunk):
+            if opcode == CLOSE:
+                self.peer_close = payload if self.peer_close is None else self.peer_close
+            elif opcode == PONG:
+                try:
+                    self._pong_sender.send_nowait(payload)
+                except (trio.WouldBlock, trio.BrokenResourceError):
+                    # More unasked pongs than anybody sends: the one that is waited for comes again
+                    # with the next ping, and until then nothing counts as confirmed.
+                    continue
+
+
+def _after_head(head: bytearray) -> bytes:
+    ends = [head.find(end) + len(end) for end in (b"\r\n\r\n", b"\n\n", b"\n\r\n") if end in head]
+    return bytes(head[min(ends) :])

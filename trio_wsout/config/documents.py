@@ -1,0 +1,203 @@
+"""Configuration files: text to plain mappings, and where each key stands (SPEC 1)."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trio_wsout.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Document", "Place", "read_document"]
+
+Place = tuple[int, int]
+"""1-based line and column."""
+KeyPath = tuple["str | int", ...]
+
+
+class Document:
+    """A parsed file: its mapping, and the place of every key."""
+
+    def __init__(self, mapping: Mapping[str, object], places: Mapping[KeyPath, Place]) -> None:
+        self.mapping = mapping
+        self._places = places
+
+    def place(self, path: KeyPath) -> Place | None:
+        """Where a key stands, or the nearest key above it; None: unknown."""
+        while path:
+            if path in self._places:
+                return self._places[path]
+            path = path[:-1]
+        return None
+
+
+def read_document(path: Path) -> Document:
+    """Read a YAML, TOML or JSON file, told apart by its ending.
+
+    Raises:
+        ConfigError: It can't be read, parsed, or is no mapping; the text has line and column.
+    """
+    readers = {".yaml": _read_yaml, ".yml": _read_yaml, ".toml": _read_toml, ".json": _read_json}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise _refused(path, f"the file's ending must be one of {', '.join(readers)}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise _refused(path, f"can't be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise _refused(path, "is not UTF-8 text") from None
+    document = reader(path, text)
+    if not isinstance(document.mapping, dict):
+        raise _refused(path, "must hold a mapping of fields at its top level")
+    return document
+
+
+def _refused(path: Path, reason: str, place: Place | None = None) -> ConfigError:
+    line, column = place if place is not None else (None, None)
+    return ConfigError([Problem(path="", reason=reason, line=line, column=column)], source=str(path))
+
+
+# -- YAML -------------------------------------------------------------------------------------------
+
+
+def _read_yaml(path: Path, text: str) -> Document:
+    try:
+        from ruamel.yaml import YAML  # noqa: PLC0415 - an optional dependency
+        from ruamel.yaml.error import MarkedYAMLError, YAMLError  # noqa: PLC0415
+    except ImportError:
+        raise _refused(path, "YAML files need ruamel.yaml: pip install 'trio-wsout[yaml]'") from None
+    try:
+        loaded = YAML(typ="rt", pure=True).load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = None if mark is None else (mark.line + 1, mark.column + 1)
+        raise _refused(path, f"is not valid YAML: {_first_line(error.problem)}", place) from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise _refused(path, f"is not valid YAML: {type(error).__name__}") from None
+    places: dict[KeyPath, Place] = {}
+    return Document(_plain(loaded, (), places, 0), places)
+
+
+def _first_line(problem: str | None) -> str:
+    return (problem or "it can't be parsed").strip().splitlines()[0]
+
+
+def _plain(value: Any, path: KeyPath, places: dict[KeyPath, Place], depth: int) -> Any:  # noqa: ANN401 - YAML holds anything
+    """Plain dicts, lists and scalars of what the round-trip loader gives; notes the keys' places."""
+    if depth > 50:  # noqa: PLR2004 - aliases can make endless trees; no configuration is that deep
+        return None
+    if isinstance(value, dict):
+        marks = getattr(value, "lc", None)
+        for key in value:
+            if marks is not None and marks.data and key in marks.data:
+                line, column = marks.key(key)
+                places[(*path, str(key))] = (line + 1, column + 1)
+        return {str(key): _plain(each, (*path, str(key)), places, depth + 1) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each, (*path, index), places, depth + 1) for index, each in enumerate(value)]
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return _plain_bool(value)
+
+
+def _plain_bool(value: Any) -> Any:  # noqa: ANN401
+    """Booleans with an anchor come as a class of their own; everything else stays for the kinds to refuse."""
+    return bool(value) if type(value).__name__ == "ScalarBoolean" else value
+
+
+# -- TOML -------------------------------------------------------------------------------------------
+
+_TOML_TABLE = re.compile(r"\s*\[([^\[\]]+)\]")
+_TOML_KEY = re.compile(r"(\s*)([\w.\"' -]+?)\s*=")
+_TOML_AT = re.compile(r"\(at line (\d+), column (\d+)\)")
+
+
+def _read_toml(path: Path, text: str) -> Document:
+    try:
+        mapping = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        at = _TOML_AT.search(str(error))
+        place = (int(at[1]), int(at[2])) if at else None
+        raise _refused(path, f"is not valid TOML: {_TOML_AT.sub('', str(error)).strip()}", place) from None
+    return Document(mapping, _toml_places(text))
+
+
+def _toml_places(text: str) -> dict[KeyPath, Place]:
+    """Where keys stand, as far as lines tell; tomllib does not say."""
+    places: dict[KeyPath, Place] = {}
+    table: KeyPath = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        if found := _TOML_TABLE.match(line):
+            table = _toml_path(found[1])
+            places.setdefault(table, (number, 1))
+        elif found := _TOML_KEY.match(line):
+            places.setdefault((*table, *_toml_path(found[2])), (number, len(found[1]) + 1))
+    return places
+
+
+def _toml_path(text: str) -> KeyPath:
+    return tuple(part.strip().strip("\"'") for part in text.split("."))
+
+
+# -- JSON -------------------------------------------------------------------------------------------
+
+
+def _read_json(path: Path, text: str) -> Document:
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for key, value in pairs:
+            if key in found:
+                raise _refused(path, f"the key {key!r} is there twice in one object", places.get((key,)))
+            found[key] = value
+        return found
+
+    places = _json_places(text)
+    try:
+        mapping = json.loads(text, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise _refused(path, f"is not valid JSON: {error.msg}", (error.lineno, error.colno)) from None
+    except RecursionError:
+        raise _refused(path, "is nested too deeply") from None
+    return Document(mapping, places)
+
+
+_JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
+
+
+def _json_places(text: str) -> dict[KeyPath, Place]:
+    """Where keys stand, by a walk over the tokens; on text that is no JSON it stops somewhere."""
+    places: dict[KeyPath, Place] = {}
+    stack: list[str | int] = []
+    inside: list[str] = []
+    expects_key = False
+    for token in _JSON_TOKEN.finditer(text):
+        piece = token[0]
+        if piece in "{[":
+            inside.append(piece)
+            stack.append("" if piece == "{" else 0)
+            expects_key = piece == "{"
+        elif piece in "}]":
+            if not inside:
+                break
+            inside.pop()
+            stack.pop()
+            expects_key = False
+        elif piece == "," and inside:
+            expects_key = inside[-1] == "{"
+            if inside[-1] == "[" and isinstance(stack[-1], int):
+                stack[-1] += 1
+        elif piece.startswith('"') and expects_key:
+            stack[-1] = piece[1:-1]
+            line_start = text.rfind("\n", 0, token.start()) + 1
+            places.setdefault(
+                tuple(stack), (text.count("\n", 0, token.start()) + 1, token.start() - line_start + 1)
+            )
+            expects_key = False
+    return places

@@ -1,0 +1,60 @@
+"""From a `Config` back to a document: kebab-case keys, durations and sizes in their shortest form (SPEC 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, get_args, get_origin
+
+from attrs import fields, has
+
+from trio_wsout.config.loading import kind_of
+from trio_wsout.config.secret import MASK, SENSITIVE_HEADERS, Secret
+
+if TYPE_CHECKING:
+    from trio_wsout.config.sections import Config
+
+__all__ = ["dump_config"]
+
+
+def dump_config(config: Config, *, masked: bool = False) -> dict[str, Any]:
+    """The document of a configuration: every field, sections and values that are None left out.
+
+    Args:
+        config: What to dump.
+        masked: Put ``***`` in the place of every secret. Without it, loading the result gives an
+            equal Config.
+    """
+    dumped = _section(config, masked=masked)
+    if masked:
+        headers: dict[str, object] = dumped["headers"]
+        dumped["headers"] = {
+            name: MASK if name.lower() in SENSITIVE_HEADERS else value for name, value in headers.items()
+        }
+    return dumped
+
+
+def _section(section: Any, *, masked: bool) -> dict[str, Any]:  # noqa: ANN401 - any section
+    dumped: dict[str, Any] = {}
+    for each in fields(type(section)):
+        value = getattr(section, each.name)
+        if value is not None:
+            dumped[each.name.replace("_", "-")] = _value(value, each.type, masked=masked)
+    return dumped
+
+
+def _value(value: Any, annotation: Any, *, masked: bool) -> Any:  # noqa: ANN401 - any field's value
+    if isinstance(value, Secret) and masked:
+        return MASK
+    if has(type(value)) and not isinstance(value, Secret):
+        return _section(value, masked=masked)
+    kind = kind_of(annotation)
+    if kind is not None:
+        return kind.write(value)
+    if get_origin(annotation) is Mapping:
+        inner = get_args(annotation)[1]
+        return {key: _value(each, inner, masked=masked) for key, each in value.items()}
+    if get_origin(annotation) is tuple:
+        inner = get_args(annotation)[0]
+        return [_value(each, inner, masked=masked) for each in value]
+    # Optional: what is there is of the first of the two.
+    return _value(value, get_args(annotation)[0], masked=masked)

@@ -1,0 +1,205 @@
+"""The kinds of values that fields hold: how each is read, written back and described to an editor.
+
+A field's annotation names its kind: ``timeout: Annotated[float, duration(above=0)]``. `loading`
+reads with `Kind.parse`, `dumping` writes with `Kind.write`, `json_schema` prints `Kind.schema`:
+so one place says what is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from attrs import field, frozen
+
+from trio_wsout.config import quantities
+from trio_wsout.config.secret import Secret
+from trio_wsout.config.templates import Template
+
+__all__ = [
+    "BIND",
+    "CODES",
+    "DOTTED",
+    "FLAG",
+    "HEADER",
+    "POINTER",
+    "PROXY",
+    "SECRET_TEMPLATE",
+    "SECRET_TEXT",
+    "TEMPLATE",
+    "TEXT",
+    "URL",
+    "Kind",
+    "choice",
+    "count",
+    "duration",
+    "number",
+    "size",
+]
+
+Parse = Callable[[Any], Any]
+
+
+@frozen(kw_only=True, eq=False)
+class Kind:
+    """One kind of value."""
+
+    parse: Parse
+    """From what a document holds to the value; raises ValueError with what is allowed."""
+    schema: Mapping[str, object]
+    """JSON Schema of what `parse` accepts."""
+    write: Callable[[Any], object] = field(default=lambda value: value)
+    """From the value to what a document holds."""
+    secret: bool = False
+    """Whether the value is never shown, not even in an error."""
+    templated: bool = False
+    """Whether the text is a template of ``${…}``."""
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        message = "expected a text"
+        raise ValueError(message)
+    return value
+
+
+def _template(value: object) -> str:
+    text = _text(value)
+    Template.parse(text)
+    return text
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        message = "expected true or false"
+        raise ValueError(message)
+    return value
+
+
+_TEMPLATE_SCHEMA = {"type": "string", "format": "trio-wsout-template"}
+
+TEXT = Kind(parse=_text, schema={"type": "string"})
+TEMPLATE = Kind(parse=_template, schema=_TEMPLATE_SCHEMA, templated=True)
+HEADER = Kind(parse=_template, schema=_TEMPLATE_SCHEMA, templated=True, secret=True)
+"""A header's value: shown where it is configured and not sensitive, but never in an error."""
+SECRET_TEMPLATE = Kind(
+    parse=lambda value: Secret(_template(value)),
+    schema=_TEMPLATE_SCHEMA,
+    write=lambda value: value.reveal(),
+    secret=True,
+    templated=True,
+)
+FLAG = Kind(parse=_flag, schema={"type": "boolean"})
+
+
+def _checked(parse: Callable[[str], object], name: str, *, keep: bool = True) -> Kind:
+    """A text that a parser accepts; the field holds the text itself, or what the parser gives."""
+
+    def read(value: object) -> object:
+        text = _text(value)
+        parsed = parse(text)
+        return text if keep else parsed
+
+    return Kind(parse=read, schema={"type": "string", "format": f"trio-wsout-{name}"})
+
+
+def choice(enum: type) -> Kind:
+    """One of an enumeration's values."""
+    allowed = [member.value for member in enum]  # type: ignore[attr-defined]  # an Enum class is iterable
+
+    def read(value: object) -> object:
+        if not isinstance(value, str) or value not in allowed:
+            message = f"expected one of {', '.join(allowed)}"
+            raise ValueError(message)
+        return enum(value)
+
+    return Kind(parse=read, schema={"enum": allowed}, write=lambda value: value.value)
+
+
+def count(at_least: int, at_most: int | None = None) -> Kind:
+    """A whole number within bounds."""
+    bounds = f"{at_least} or more" if at_most is None else f"{at_least} to {at_most}"
+    message = f"expected a whole number, {bounds}"
+
+    def read(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(message)
+        if value < at_least or (at_most is not None and value > at_most):
+            raise ValueError(message)
+        return int(value)
+
+    schema: dict[str, object] = {"type": "integer", "minimum": at_least, "format": "trio-wsout-integer"}
+    return Kind(parse=read, schema=schema if at_most is None else {**schema, "maximum": at_most})
+
+
+def number(at_least: float, at_most: float | None = None) -> Kind:
+    """A finite number within bounds, fractions allowed."""
+    bounds = f"{at_least:g} or more" if at_most is None else f"{at_least:g} to {at_most:g}"
+    message = f"expected a number, {bounds}"
+
+    def read(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(message)
+        try:
+            found = float(value)
+        except OverflowError:
+            found = math.inf
+        if not math.isfinite(found) or found < at_least or (at_most is not None and found > at_most):
+            raise ValueError(message)
+        return found
+
+    schema: dict[str, object] = {"type": "number", "minimum": at_least, "format": "trio-wsout-number"}
+    return Kind(parse=read, schema=schema if at_most is None else {**schema, "maximum": at_most})
+
+
+def duration(*, positive: bool = True) -> Kind:
+    """Seconds, written as a text such as 1m30s or as a number."""
+
+    def read(value: object) -> float:
+        seconds = quantities.parse_duration(value)
+        if positive and seconds == 0:
+            message = "must be longer than 0"
+            raise ValueError(message)
+        return seconds
+
+    name = "trio-wsout-positive-duration" if positive else "trio-wsout-duration"
+    schema = {"type": ["string", "number"], "format": name}
+    return Kind(parse=read, schema=schema, write=quantities.format_duration)
+
+
+def size(at_least: int = 1) -> Kind:
+    """Bytes, written as a number or as a text such as 64KiB."""
+
+    def read(value: object) -> int:
+        found = quantities.parse_size(value)
+        if found < at_least:
+            message = f"must be {at_least} byte or more"
+            raise ValueError(message)
+        return found
+
+    schema = {"type": ["string", "integer"], "format": "trio-wsout-size"}
+    return Kind(parse=read, schema=schema, write=quantities.format_size)
+
+
+SECRET_TEXT = Kind(
+    parse=lambda value: Secret(_text(value)),
+    schema={"type": "string"},
+    write=lambda value: value.reveal(),
+    secret=True,
+)
+PROXY = Kind(
+    parse=lambda value: Secret(quantities.parse_proxy(_text(value))),
+    schema={"type": "string", "format": "trio-wsout-proxy"},
+    write=lambda value: value.reveal(),
+    secret=True,
+)
+URL = _checked(quantities.parse_url, "url", keep=False)
+BIND = _checked(quantities.parse_bind, "bind")
+POINTER = _checked(quantities.parse_pointer, "pointer")
+DOTTED = _checked(quantities.parse_dotted, "dotted-path")
+CODES = Kind(
+    parse=quantities.parse_codes,
+    schema={"type": ["string", "integer"], "format": "trio-wsout-close-codes"},
+    write=quantities.format_codes,
+)

@@ -1,0 +1,264 @@
+"""Text to value and back: durations, sizes, addresses, URLs, close codes, paths into events.
+
+All pure; each parser raises ValueError with a reason that a person can act on.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from decimal import Decimal
+from urllib.parse import urlsplit, urlunsplit
+
+from attrs import frozen
+
+__all__ = [
+    "BindAddress",
+    "UnixAddress",
+    "format_codes",
+    "format_duration",
+    "format_size",
+    "parse_bind",
+    "parse_codes",
+    "parse_dotted",
+    "parse_duration",
+    "parse_pointer",
+    "parse_proxy",
+    "parse_size",
+    "parse_url",
+]
+
+_UNITS = {
+    "w": Decimal(604800),
+    "d": Decimal(86400),
+    "h": Decimal(3600),
+    "m": Decimal(60),
+    "s": Decimal(1),
+    "ms": Decimal("0.001"),
+    "us": Decimal("0.000001"),
+}
+_LONGEST = 10 * 365.25 * 86400
+"""Ten years: nobody means more, and timers stay far from overflow."""
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|[smhdw])", re.ASCII)
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:us|ms|[smhdw]))+|\d+(?:\.\d+)?", re.ASCII)
+_DURATION_ALLOWED = "a duration such as 250ms, 2s, 1m30s, 2h or a number of seconds"
+
+_SIZE_UNITS = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+}
+_SIZE = re.compile(r"(\d{1,18})\s?(B|KB|MB|GB|KiB|MiB|GiB)?", re.ASCII)
+_LARGEST = 2**53
+
+_CONTROL = re.compile(r"[\x00-\x20\x7f]")
+_SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
+_MOST_PORT = 65535
+_CODES = re.compile(r"(\d{4})(?:-(\d{4}))?", re.ASCII)
+_FIRST_CODE, _LAST_CODE = 1000, 4999
+
+
+def parse_duration(value: object) -> float:
+    """Seconds of a duration: a text such as ``1m30s``, or a number of seconds (SPEC 1)."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        message = f"expected {_DURATION_ALLOWED}"
+        raise ValueError(message)
+    seconds = _text_seconds(value) if isinstance(value, str) else float(min(value, 2 * _LONGEST))
+    if math.isnan(seconds) or not 0 <= seconds <= _LONGEST:
+        message = "a duration must be between 0 and 10 years"
+        raise ValueError(message)
+    return seconds
+
+
+def _text_seconds(text: str) -> float:
+    if not _DURATION.fullmatch(text) or len(text) > 100:  # noqa: PLR2004 - beyond any sense
+        message = f"expected {_DURATION_ALLOWED}"
+        raise ValueError(message)
+    parts = _DURATION_PART.findall(text)
+    total = (
+        sum((Decimal(number) * _UNITS[unit] for number, unit in parts), Decimal(0))
+        if parts
+        else Decimal(text)
+    )
+    return float(total)
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest text that `parse_duration` reads back as exactly these seconds."""
+    exact = Decimal(repr(seconds))
+    # Of texts of the same length the first wins: seconds before anything else.
+    units = ("s", "ms", "m", "h", "d", "w", "us")
+    candidates = [f"{_plain(exact / _UNITS[unit])}{unit}" for unit in units]
+    candidates += _mixed(exact)
+    good = [each for each in candidates if _reads_back(each, seconds)]
+    return min(good, key=len) if good else f"{exact:f}s"
+
+
+def _mixed(exact: Decimal) -> list[str]:
+    """The same time in several units, largest first: 1h30m."""
+    rest = exact
+    text = ""
+    for unit, scale in _UNITS.items():
+        count = int(rest // scale)
+        if count:
+            text += f"{count}{unit}"
+            rest -= count * scale
+    return [text] if text and not rest else []
+
+
+def _plain(number: Decimal) -> str:
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _reads_back(text: str, seconds: float) -> bool:
+    return bool(_DURATION.fullmatch(text)) and _text_seconds(text) == seconds
+
+
+def parse_size(value: object) -> int:
+    """Bytes of a size: a whole number, or a text such as ``64KiB`` or ``1MB``."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        size = value
+    elif isinstance(value, str) and (match := _SIZE.fullmatch(value)):
+        size = int(match[1]) * _SIZE_UNITS[match[2] or ""]
+    else:
+        message = "expected a number of bytes, or a size such as 64KiB or 8MiB"
+        raise ValueError(message)
+    if not 0 <= size <= _LARGEST:
+        message = f"a size must be between 0 and {_LARGEST} bytes"
+        raise ValueError(message)
+    return size
+
+
+def format_size(size: int) -> str | int:
+    """The shortest form of a size in binary units that `parse_size` reads back."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if size and size % _SIZE_UNITS[unit] == 0:
+            return f"{size // _SIZE_UNITS[unit]}{unit}"
+    return size
+
+
+@frozen
+class BindAddress:
+    """A TCP address to listen on."""
+
+    host: str | None
+    """Name or address without brackets; None: all addresses."""
+    port: int
+    """0 to 65535; 0: any free port."""
+
+
+@frozen
+class UnixAddress:
+    """A Unix socket to listen on."""
+
+    path: str
+    """Path of the socket."""
+
+
+def parse_bind(text: str) -> BindAddress | UnixAddress:
+    """The address in ``host:port``, ``[v6]:port``, ``:port`` or ``unix:PATH`` (SPEC 10)."""
+    allowed = "expected host:port, [v6]:port, :port or unix:PATH"
+    if text.startswith("unix:") and len(text) > len("unix:") and "\0" not in text:
+        return UnixAddress(text[len("unix:") :])
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:\[\]/@]*)):(\d{1,5})", text, re.ASCII)
+    if match is None or int(match[3]) > _MOST_PORT:
+        raise ValueError(allowed)
+    return BindAddress(match[1] or match[2] or None, int(match[3]))
+
+
+def parse_url(text: str) -> str:
+    """A remote endpoint as ``ws://`` or ``wss://`` (SPEC 1)."""
+    if _CONTROL.search(text):
+        message = "a URL holds no spaces, line breaks or control characters"
+        raise ValueError(message)
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        message = "expected a URL such as wss://host:port/path; the port must be 1 to 65535"
+        raise ValueError(message) from None
+    if parts.scheme.lower() not in _SCHEMES:
+        message = "expected a URL that starts with ws://, wss://, http:// or https://"
+        raise ValueError(message)
+    if "@" in parts.netloc:
+        message = "user and password don't belong into the URL; put them into auth.basic"
+        raise ValueError(message)
+    if "#" in text:
+        message = "a WebSocket URL has no fragment (#…)"
+        raise ValueError(message)
+    _check_host(parts.hostname)
+    if port == 0 or parts.netloc.endswith(":"):
+        message = "the port must be 1 to 65535"
+        raise ValueError(message)
+    return urlunsplit(parts._replace(scheme=_SCHEMES[parts.scheme.lower()]))
+
+
+def _check_host(host: str | None) -> None:
+    if not host:
+        message = "the URL has no host"
+        raise ValueError(message)
+    if ":" in host:
+        return
+    try:
+        host.encode("idna").decode("ascii")
+        re.sub(r"\.$", "", host).encode("idna")
+    except UnicodeError:
+        message = "the URL's host is not a valid name"
+        raise ValueError(message) from None
+
+
+def parse_proxy(text: str) -> str:
+    """A proxy's URL (http or socks5, user info allowed), or ``none`` for no proxy (SPEC 5)."""
+    if text == "none":
+        return text
+    allowed = "expected http://host:port, socks5://host:port, or none"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ValueError(allowed) from None
+    if parts.scheme not in {"http", "socks5"} or not parts.hostname or not port or _CONTROL.search(text):
+        raise ValueError(allowed)
+    return text
+
+
+def parse_codes(value: object) -> tuple[int, int]:
+    """A range of close codes: 4001, "4001" or "4500-4999" (RFC 6455 section 7.4)."""
+    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    match = _CODES.fullmatch(text)
+    first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not _FIRST_CODE <= first <= last <= _LAST_CODE:
+        message = "expected a close code from 1000 to 4999, or a range such as 4500-4999"
+        raise ValueError(message)
+    return first, last
+
+
+def format_codes(codes: tuple[int, int]) -> str | int:
+    """A range of close codes as it is written."""
+    return codes[0] if codes[0] == codes[1] else f"{codes[0]}-{codes[1]}"
+
+
+def parse_pointer(text: str) -> tuple[str, ...]:
+    """The tokens of a JSON pointer (RFC 6901); the empty text is the whole document."""
+    if text and not text.startswith("/"):
+        message = "a JSON pointer starts with / (RFC 6901), for example /data/id"
+        raise ValueError(message)
+    if re.search(r"~(?![01])", text):
+        message = "in a JSON pointer ~ is written ~0, and / in a name ~1 (RFC 6901)"
+        raise ValueError(message)
+    return tuple(token.replace("~1", "/").replace("~0", "~") for token in text.split("/")[1:])
+
+
+def parse_dotted(text: str) -> tuple[str, ...]:
+    """The names of a dotted path such as ``data.id``."""
+    names = tuple(text.split("."))
+    if not all(names):
+        message = "expected names joined by dots, for example data.id"
+        raise ValueError(message)
+    return names

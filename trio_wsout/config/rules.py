@@ -1,0 +1,188 @@
+"""What must hold between fields: for loaded documents and for a Config made in Python (SPEC 2, 5, 6, 9).
+
+Each rule is a generator of problems; `check` runs them all.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from attrs import fields
+
+from trio_wsout.config.sections import Config, Mode
+from trio_wsout.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+
+__all__ = ["UNUSABLE", "check", "is_reserved_header", "is_token"]
+
+_LINK_ONLY = ("url", "connect", "reconnect", "auth", "tls", "headers", "query", "spool")
+_LISTENER_ONLY = ("server", "history")
+
+UNUSABLE: Mapping[Mode, tuple[str, ...]] = {
+    Mode.CLIENT: _LISTENER_ONLY,
+    Mode.SERVER_OUTPUT: _LINK_ONLY,
+    Mode.SERVER_INPUT: (*_LINK_ONLY, "history", "retry", "delivery", "cursor"),
+    Mode.RELAY: ("spool",),
+}
+"""Top-level fields (attribute names) that a mode can't use."""
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
+_RESERVED = frozenset({"host", "connection", "upgrade", "content-length", "transfer-encoding"})
+_MOST_PING = 125
+_LONGEST_STATE_ID = 200
+
+
+def is_token(text: str) -> bool:
+    """Whether a text may be a header's name or a subprotocol (RFC 9110 section 5.6.2)."""
+    return _TOKEN.fullmatch(text) is not None
+
+
+def is_reserved_header(name: str) -> bool:
+    """Whether a header belongs to the handshake itself and can't be set."""
+    return name.lower() in _RESERVED or name.lower().startswith("sec-websocket-")
+
+
+def check(config: Config, present: Collection[str] | None = None) -> list[Problem]:
+    """Every rule that the configuration breaks.
+
+    Args:
+        config: A configuration whose single fields are valid.
+        present: Top-level attribute names that the user wrote; None: those that differ from their
+            default.
+    """
+    written = _written(config) if present is None else present
+    return [
+        *_modes(config, written),
+        *_link(config),
+        *_auth(config),
+        *_tls(config),
+        *_headers(config),
+        *_rest(config),
+    ]
+
+
+def _written(config: Config) -> list[str]:
+    return [
+        each.name for each in fields(Config) if getattr(config, each.name) != getattr(_DEFAULTS, each.name)
+    ]
+
+
+_DEFAULTS = Config()
+
+
+def _key(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _modes(config: Config, written: Iterable[str]) -> Iterator[Problem]:
+    mode = config.mode
+    for name in written:
+        if name in UNUSABLE[mode]:
+            usable = [other.value for other in Mode if name not in UNUSABLE[other]]
+            yield Problem(
+                path=_key(name),
+                reason=f"can't be used in mode {mode.value}; it belongs to {', '.join(usable)}",
+            )
+    if mode is Mode.CLIENT and config.url is None:
+        yield Problem(path="url", reason="is required in mode client, for example wss://example.com/events")
+    if mode is not Mode.CLIENT and config.server is None:
+        yield Problem(
+            path="server", reason=f"is required in mode {mode.value}, at least with bind: host:port"
+        )
+
+
+def _link(config: Config) -> Iterator[Problem]:
+    reconnect = config.reconnect
+    if reconnect.max_backoff < reconnect.initial_backoff:
+        yield Problem(path="reconnect.max-backoff", reason="is smaller than reconnect.initial-backoff")
+    seen: set[str] = set()
+    for index, name in enumerate(config.subprotocols):
+        if not is_token(name):
+            yield Problem(
+                path=f"subprotocols[{index}]", reason="is not a valid subprotocol name (RFC 6455 section 4.1)"
+            )
+        if name in seen:
+            yield Problem(path=f"subprotocols[{index}]", reason="is there twice")
+        seen.add(name)
+
+
+def _auth(config: Config) -> Iterator[Problem]:
+    auth = config.auth
+    if auth.bearer_token is not None and auth.basic is not None:
+        yield Problem(path="auth", reason="bearer-token and basic can't be used together; keep one")
+    if auth.basic is not None and ":" in auth.basic.username:
+        yield Problem(path="auth.basic.username", reason="holds a colon, which a user name can't (RFC 7617)")
+
+
+def _tls(config: Config) -> Iterator[Problem]:
+    tls = config.tls
+    if tls.client_certificate is not None and tls.client_key is None:
+        yield Problem(path="tls.client-certificate", reason="needs tls.client-key as well")
+    if tls.client_key is not None and tls.client_certificate is None:
+        yield Problem(path="tls.client-key", reason="needs tls.client-certificate as well")
+    if tls.insecure_skip_verify and tls.ca_certificate is not None:
+        yield Problem(
+            path="tls.insecure-skip-verify", reason="makes tls.ca-certificate useless; keep one of the two"
+        )
+
+
+def _headers(config: Config) -> Iterator[Problem]:
+    for table, names in (("headers", config.headers), ("auth.headers", config.auth.headers)):
+        seen: set[str] = set()
+        for name in names:
+            yield from _header_name(f"{table}.{name}", name)
+            if name.lower() in seen:
+                yield Problem(
+                    path=f"{table}.{name}", reason="is there twice (names are compared without case)"
+                )
+            seen.add(name.lower())
+    cursor = config.cursor
+    if cursor is not None and cursor.header_name is not None:
+        yield from _header_name("cursor.header-name", cursor.header_name)
+
+
+def _header_name(path: str, name: str) -> Iterator[Problem]:
+    if not is_token(name):
+        yield Problem(path=path, reason="is not a valid header name (RFC 9110 section 5.1)")
+    elif name.lower() == "sec-websocket-protocol":
+        yield Problem(path=path, reason="can't be set; subprotocols has its own field")
+    elif is_reserved_header(name):
+        yield Problem(path=path, reason="belongs to the handshake itself and can't be set")
+
+
+def _rest(config: Config) -> Iterator[Problem]:
+    if config.heartbeat is not None and len(config.heartbeat.payload.encode("utf-8", "replace")) > _MOST_PING:
+        yield Problem(
+            path="heartbeat.payload", reason=f"has more than {_MOST_PING} bytes, the most of a ping"
+        )
+    history = config.history
+    if history is not None and history.store != "memory:" and not history.store.startswith("sqlite:"):
+        yield Problem(
+            path="history.store",
+            reason="expected memory: or sqlite:PATH (redis is not available in this version)",
+        )
+    yield from _cursor(config)
+
+
+def _cursor(config: Config) -> Iterator[Problem]:
+    cursor = config.cursor
+    if cursor is None:
+        return
+    if cursor.header_name is None and cursor.query_parameter is None:
+        yield Problem(path="cursor", reason="needs header-name or query-parameter, to send the cursor")
+    if cursor.value_field is not None and cursor.value_pointer is not None:
+        yield Problem(path="cursor.value-pointer", reason="can't be used together with value-field; keep one")
+    if cursor.persist_to is not None and cursor.persist_to.startswith(("redis:", "rediss:")):
+        yield Problem(
+            path="cursor.persist-to",
+            reason="redis is not available in this version; use a path or sqlite:PATH",
+        )
+    state_id = cursor.state_id
+    if state_id is not None and (not 0 < len(state_id) <= _LONGEST_STATE_ID or not state_id.isprintable()):
+        yield Problem(
+            path="cursor.state-id",
+            reason=f"must have 1 to {_LONGEST_STATE_ID} characters, none of them a control character",
+        )

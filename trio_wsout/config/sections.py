@@ -1,0 +1,386 @@
+"""The configuration, one frozen class a section; attribute ``ping_interval`` is the key ``ping-interval``.
+
+These classes hold values, their kinds and defaults: `loading` makes them from documents,
+`rules` says what must hold between fields. Durations are float seconds, sizes are bytes.
+Classes compare by value. What a field does is told by SPEC under the section number given here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated
+
+from attrs import Factory, field, frozen, has, resolve_types
+
+from trio_wsout.config.kinds import (
+    BIND,
+    CODES,
+    DOTTED,
+    FLAG,
+    HEADER,
+    POINTER,
+    PROXY,
+    SECRET_TEMPLATE,
+    SECRET_TEXT,
+    TEMPLATE,
+    TEXT,
+    URL,
+    choice,
+    count,
+    duration,
+    number,
+    size,
+)
+from trio_wsout.config.secret import Secret, mask_headers
+
+__all__ = [
+    "Auth",
+    "Basic",
+    "Batch",
+    "BatchMode",
+    "Config",
+    "Connect",
+    "ConnectMode",
+    "Cursor",
+    "Delivery",
+    "DeliveryLevel",
+    "Heartbeat",
+    "HeartbeatAction",
+    "History",
+    "Mode",
+    "Payload",
+    "Reconnect",
+    "Retry",
+    "Server",
+    "ServerTls",
+    "SlowPeer",
+    "Spool",
+    "Tls",
+]
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class Mode(StrEnum):
+    """Operating mode of the output (SPEC 2)."""
+
+    CLIENT = "client"
+    SERVER_OUTPUT = "server-output"
+    SERVER_INPUT = "server-input"
+    RELAY = "relay"
+
+
+class Payload(StrEnum):
+    """Encoding of messages (SPEC 4)."""
+
+    TEXT = "text"
+    JSON = "json"
+    BINARY = "binary"
+    BINARY_BASE64 = "binary-base64"
+
+
+class BatchMode(StrEnum):
+    """What closes a batch (SPEC 4)."""
+
+    FIXED = "fixed"
+    DOCUMENT = "document"
+
+
+class ConnectMode(StrEnum):
+    """When the first attempt is made (SPEC 5)."""
+
+    LAZY = "lazy"
+    EAGER = "eager"
+
+
+class HeartbeatAction(StrEnum):
+    """What a missed heartbeat does (SPEC 8)."""
+
+    RECONNECT = "reconnect"
+    LOG_ONLY = "log-only"
+
+
+class DeliveryLevel(StrEnum):
+    """What counts as delivered (SPEC 7)."""
+
+    WRITTEN = "written"
+    RECEIVED = "received"
+    ACKED = "acked"
+
+
+class SlowPeer(StrEnum):
+    """What happens to a peer whose send buffer is full (SPEC 10)."""
+
+    WAIT = "wait"
+    DISCONNECT = "disconnect"
+    DROP_OLDEST = "drop-oldest"
+
+
+@frozen(kw_only=True)
+class Retry:
+    """Retry policy for messages that were written and not confirmed (SPEC 7)."""
+
+    timeout: Annotated[float, duration()] = 30.0
+    """Seconds from a message's first byte to its confirmation on one connection; > 0."""
+    retries: Annotated[int, count(0)] | None = None
+    """How many times a message may be sent again; None: as long as the link lives; ≥ 0."""
+
+
+@frozen(kw_only=True)
+class Batch:
+    """Joins events into one message (SPEC 4)."""
+
+    mode: Annotated[BatchMode, choice(BatchMode)]
+    """``fixed`` closes at `fixed_size` events, ``document`` at ``end_document()``."""
+    fixed_size: Annotated[int, count(1)] | None = None
+    """Most events in a batch, ≥ 1; None: 100 in fixed mode, no bound in document mode."""
+    timeout: Annotated[float, duration()] = 0.1
+    """Seconds after which a batch is sent all the same; > 0. Since the first event in fixed
+    mode, since the last event in document mode."""
+    header: Annotated[str, TEMPLATE] | None = None
+    """A line put before each batch; templated."""
+    footer: Annotated[str, TEMPLATE] | None = None
+    """A line put after each batch; templated."""
+    use_document_marker: Annotated[bool, FLAG] = False
+    """Add ``{"document": {"id", "first", "last", "count"}}`` to receipts and statistics."""
+    wrap_as_json: Annotated[bool, FLAG] = False
+    """A JSON array instead of one event a line."""
+
+
+@frozen(kw_only=True)
+class Connect:
+    """How outgoing connections are made (SPEC 5)."""
+
+    mode: Annotated[ConnectMode, choice(ConnectMode)] = ConnectMode.LAZY
+    """``lazy``: dial when the first event waits; ``eager``: dial in ``open_output``."""
+    eager_timeout: Annotated[float, duration()] = 30.0
+    """Seconds that an eager start-up may take, retries included; > 0."""
+    timeout: Annotated[float, duration()] = 10.0
+    """Seconds for one attempt: DNS, TCP, proxy, TLS and handshake together; > 0."""
+    proxy: Annotated[Secret, PROXY] | None = None
+    """``http://``, ``socks5://`` URL, or ``none``; None: what the environment says."""
+
+
+@frozen(kw_only=True)
+class Basic:
+    """Basic authentication (SPEC 5)."""
+
+    username: Annotated[str, TEMPLATE]
+    """User name; templated; no colon."""
+    password: Annotated[Secret, SECRET_TEMPLATE]
+    """Password; templated."""
+
+
+@frozen(kw_only=True)
+class Auth:
+    """Credentials put into the opening handshake (SPEC 5)."""
+
+    headers: Mapping[str, Annotated[Secret, SECRET_TEMPLATE]] = Factory(dict)
+    """Headers to add; values templated."""
+    query: Mapping[str, Annotated[Secret, SECRET_TEMPLATE]] = Factory(dict)
+    """Query parameters to add; values templated."""
+    bearer_token: Annotated[Secret, SECRET_TEMPLATE] | None = None
+    """Sent as ``Authorization: Bearer …``; templated; not together with `basic`."""
+    basic: Basic | None = None
+    """Sent as ``Authorization: Basic …``; not together with `bearer_token`."""
+
+
+@frozen(kw_only=True)
+class Tls:
+    """TLS of outgoing connections (SPEC 5). Each file is a path, or PEM text itself."""
+
+    ca_certificate: Annotated[str, TEXT] | None = None
+    """The only CA to trust, instead of the system's roots."""
+    client_certificate: Annotated[str, TEXT] | None = None
+    """Certificate chain for mutual TLS; needs `client_key`."""
+    client_key: Annotated[Secret, SECRET_TEXT] | None = None
+    """Private key for mutual TLS; needs `client_certificate`."""
+    insecure_skip_verify: Annotated[bool, FLAG] = False
+    """Accept any certificate; a WARNING at every connection; not with `ca_certificate`."""
+
+
+@frozen(kw_only=True)
+class Heartbeat:
+    """Finds dead peers (SPEC 8)."""
+
+    ping_interval: Annotated[float, duration()] = 20.0
+    """Seconds of silence in both directions before a ping; > 0."""
+    timeout: Annotated[float, duration()] = 10.0
+    """Seconds from a ping's writing within which any frame must come; > 0."""
+    action: Annotated[HeartbeatAction, choice(HeartbeatAction)] = HeartbeatAction.RECONNECT
+    """``reconnect`` cuts the connection; ``log-only`` warns and counts."""
+    payload: Annotated[str, TEXT] = ""
+    """Carried by every ping; at most 125 bytes of UTF-8."""
+
+
+@frozen(kw_only=True)
+class Reconnect:
+    """Backoff between attempts (SPEC 6)."""
+
+    initial_backoff: Annotated[float, duration()] = 0.5
+    """Seconds: the ceiling after the first failure; > 0."""
+    max_backoff: Annotated[float, duration()] = 30.0
+    """Seconds: no delay is longer; ≥ `initial_backoff`."""
+    multiplier: Annotated[float, number(1)] = 2.0
+    """Growth of the ceiling a failure; ≥ 1."""
+    jitter: Annotated[float, number(0, 1)] = 0.5
+    """Share of the ceiling that is random: 0 exact, 1 full jitter."""
+    max_attempts: Annotated[int, count(1)] | None = None
+    """Failures in a row before giving up, ≥ 1; None: never."""
+    reset_after: Annotated[float, duration(positive=False)] = 60.0
+    """Seconds that a connection must have been open for the count to return to 0; ≥ 0."""
+    give_up_on: tuple[Annotated[tuple[int, int], CODES], ...] = ((3500, 3999), (4500, 4999))
+    """Close codes that are final, as (first, last) ranges; written ``4500-4999`` or ``4001``."""
+
+
+@frozen(kw_only=True)
+class Delivery:
+    """What successful delivery means (SPEC 7)."""
+
+    level: Annotated[DeliveryLevel, choice(DeliveryLevel)] = DeliveryLevel.RECEIVED
+    """``written``, ``received`` or ``acked``."""
+    ack_pointer: Annotated[str, POINTER] = "/ack"
+    """RFC 6901 pointer to the cursor or sequence number in a peer's acknowledgement."""
+    max_unconfirmed: Annotated[int, count(1)] = 1024
+    """Most messages in the window; ≥ 1."""
+    max_unconfirmed_bytes: Annotated[int, size()] = 8 * MIB
+    """Most bytes of messages in the window; ≥ 1. One message always fits."""
+    stamp: Annotated[str, TEXT] | None = None
+    """Key under which each object event carries ``epoch-seq``; None: not stamped."""
+
+
+@frozen(kw_only=True)
+class Cursor:
+    """Resume tokens (SPEC 9). One of `header_name` and `query_parameter` is needed."""
+
+    header_name: Annotated[str, TEXT] | None = None
+    """Header that carries the cursor in the opening handshake."""
+    query_parameter: Annotated[str, TEXT] | None = None
+    """Query parameter that carries the cursor in the opening handshake."""
+    persist_to: Annotated[str, TEXT] | None = None
+    """``memory:``, ``sqlite:PATH``, a directory or a file; None: see `state_id`."""
+    initial_value: Annotated[str, TEXT] | None = None
+    """Cursor for the first connection, where nothing is stored."""
+    state_id: Annotated[str, TEXT] | None = None
+    """Key of the stored cursor; given without `persist_to`, the platform's state directory."""
+    resume_on_reconnect: Annotated[bool, FLAG] = True
+    """Whether attempts after the first connection carry the cursor too."""
+    value_field: Annotated[str, DOTTED] | None = None
+    """Dotted path in the event; not together with `value_pointer`."""
+    value_pointer: Annotated[str, POINTER] | None = None
+    """RFC 6901 pointer into the event; not together with `value_field`."""
+
+
+@frozen(kw_only=True)
+class Spool:
+    """Accepted events on disk until they are confirmed (SPEC 7); client mode."""
+
+    path: Annotated[str, TEXT]
+    """Directory of the log."""
+    max_bytes: Annotated[int, size()] = 1024 * MIB
+    """Most bytes on disk; ``send`` waits beyond it."""
+
+
+@frozen(kw_only=True)
+class ServerTls:
+    """TLS of the listener (SPEC 10)."""
+
+    cert: Annotated[str, TEXT]
+    """Path of the certificate chain."""
+    key: Annotated[str, TEXT]
+    """Path of the private key."""
+
+
+@frozen(kw_only=True)
+class Server:
+    """The embedded listener (SPEC 10)."""
+
+    bind: Annotated[str, BIND]
+    """``host:port``, ``[v6]:port``, ``:port`` (all addresses) or ``unix:PATH``."""
+    path: Annotated[str, TEXT] | None = None
+    """The one path that is served; None: any."""
+    tls: ServerTls | None = None
+    """TLS material; None: plain."""
+    max_connections: Annotated[int, count(1)] | None = None
+    """Most peers at a time, ≥ 1; None: no bound."""
+    idle_timeout: Annotated[float, duration()] | None = None
+    """Seconds without a message in either direction before Close 1001; None: never."""
+    allowed_origins: tuple[Annotated[str, TEXT], ...] | None = None
+    """Origins that are admitted; None: any; ``*`` allows all."""
+    send_buffer_capacity: Annotated[int, count(1)] = 256
+    """Messages that wait for one peer; ≥ 1."""
+    slow_peer: Annotated[SlowPeer, choice(SlowPeer)] = SlowPeer.WAIT
+    """What happens when that buffer is full."""
+    slow_peer_timeout: Annotated[float, duration()] = 5.0
+    """Seconds that ``slow-peer: wait`` waits; > 0."""
+    handshake_timeout: Annotated[float, duration()] = 10.0
+    """Seconds for TLS and handshake together; > 0."""
+    viewer: Annotated[bool, FLAG] = False
+    """Serve a live page at ``GET /``."""
+
+
+@frozen(kw_only=True)
+class History:
+    """The retained log of events (SPEC 11)."""
+
+    store: Annotated[str, TEXT] = "memory:"
+    """``memory:`` or ``sqlite:PATH``."""
+    max_events: Annotated[int, count(1)] | None = None
+    """Most events kept; None: no bound."""
+    max_age: Annotated[float, duration()] | None = None
+    """Seconds that an event is kept; None: no bound."""
+    max_bytes: Annotated[int, size()] | None = None
+    """Most bytes kept; None: no bound."""
+
+
+@frozen(kw_only=True)
+class Config:
+    """A whole output. Sections that mean something by being there are None when absent."""
+
+    mode: Annotated[Mode, choice(Mode)] = Mode.CLIENT
+    """Operating mode."""
+    url: Annotated[str, URL] | None = None
+    """Remote endpoint as ``ws://`` or ``wss://``; required in client mode."""
+    headers: Mapping[str, Annotated[str, HEADER]] = field(factory=dict, repr=mask_headers)
+    """Headers for the opening handshake; values templated."""
+    query: Mapping[str, Annotated[str, TEMPLATE]] = Factory(dict)
+    """Query parameters appended to `url`; values templated."""
+    subprotocols: tuple[Annotated[str, TEXT], ...] = ()
+    """Offered in this order."""
+    payload: Annotated[Payload, choice(Payload)] = Payload.TEXT
+    """How events become messages."""
+    auth: Auth = Auth()
+    """Credentials."""
+    tls: Tls = Tls()
+    """TLS towards `url`."""
+    connect: Connect = Connect()
+    """When and how to dial."""
+    reconnect: Reconnect = Reconnect()
+    """Backoff between attempts."""
+    retry: Retry = Retry()
+    """Sending again."""
+    batch: Batch | None = None
+    """Absent: one event, one message."""
+    delivery: Delivery = Delivery()
+    """What successful delivery means."""
+    heartbeat: Heartbeat | None = None
+    """Absent: no periodic pings."""
+    cursor: Cursor | None = None
+    """Absent: no resume tokens."""
+    spool: Spool | None = None
+    """Absent: what is unconfirmed is kept in memory only."""
+    server: Server | None = None
+    """The listener; required in the server modes."""
+    history: History | None = None
+    """Absent: nothing is retained."""
+    max_message_size: Annotated[int, size()] = MIB
+    """Most bytes of one message, sent or received; ≥ 1."""
+    shutdown_timeout: Annotated[float, duration(positive=False)] = 10.0
+    """Seconds that a graceful end may take; ≥ 0."""
+
+
+for _section in [each for each in list(globals().values()) if isinstance(each, type) and has(each)]:
+    # The annotations are texts until here; who walks the fields wants the types and kinds.
+    resolve_types(_section)

@@ -1,0 +1,117 @@
+"""Every exception that leaves this library, and the records that they carry (SPEC section 12)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from attrs import field, frozen
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "ConfigError",
+    "ConnectError",
+    "CursorError",
+    "DeliveryError",
+    "HistoryError",
+    "OutputError",
+    "Problem",
+    "Undelivered",
+]
+
+_LISTED = 5
+"""How many problems or reasons a message spells out before it only counts the rest."""
+
+
+@frozen(kw_only=True)
+class Problem:
+    """One thing that is wrong in a configuration, told so that a person can mend it."""
+
+    path: str
+    """The user's own key path (``batch.fixed-size``); empty for the document as a whole."""
+
+    reason: str
+    """What was found and what is allowed. Never holds a secret."""
+
+    line: int | None = None
+    """1-based line in the file, where the format tells it."""
+
+    column: int | None = None
+    """1-based column in the file, where the format tells it."""
+
+    def __str__(self) -> str:
+        place = "" if self.line is None else f"line {self.line}, column {self.column or 1}: "
+        return f"{place}{self.path}: {self.reason}" if self.path else f"{place}{self.reason}"
+
+
+@frozen(kw_only=True)
+class Undelivered:
+    """One accepted event that did not reach its delivery level, and why."""
+
+    event: Any = field(repr=False)
+    """The event as it was given to ``send``."""
+
+    reason: str
+    """Why it was not delivered, in one sentence."""
+
+
+class OutputError(Exception):
+    """The root of everything that this library raises on its own account."""
+
+    undelivered: tuple[Undelivered, ...]
+    """The accepted events that were still unconfirmed, in order; often empty."""
+
+    def __init__(self, message: str, *, undelivered: Sequence[Undelivered] = ()) -> None:
+        super().__init__(message)
+        self.undelivered = tuple(undelivered)
+
+
+class ConfigError(OutputError, ValueError):
+    """The configuration can't be used; all of its problems at once."""
+
+    problems: tuple[Problem, ...]
+    """Every problem found, in the order of the document."""
+
+    def __init__(self, problems: Sequence[Problem], *, source: str | None = None) -> None:
+        self.problems = tuple(problems)
+        self.source = source
+        where = f"{source}: " if source else ""
+        count = len(self.problems)
+        heading = f"{where}{count} problem{'' if count == 1 else 's'} in the configuration"
+        super().__init__("\n".join([heading, *(f"  {problem}" for problem in self.problems)]))
+
+
+class ConnectError(OutputError):
+    """The link could not be opened, or gave up."""
+
+    attempts: int
+    """How many attempts in a row had failed."""
+
+    cause: str
+    """Why the last of them failed, in words."""
+
+    def __init__(
+        self, message: str, *, attempts: int, cause: str = "", undelivered: Sequence[Undelivered] = ()
+    ) -> None:
+        super().__init__(message, undelivered=undelivered)
+        self.attempts = attempts
+        self.cause = cause
+
+
+class DeliveryError(OutputError):
+    """Accepted events did not reach the configured delivery level; ``undelivered`` holds them."""
+
+    def __init__(self, message: str, *, undelivered: Sequence[Undelivered]) -> None:
+        reasons = list(dict.fromkeys(item.reason for item in undelivered))
+        more = f"; and {len(reasons) - _LISTED} other reasons" if len(reasons) > _LISTED else ""
+        detail = f": {'; '.join(reasons[:_LISTED])}{more}" if reasons else ""
+        super().__init__(f"{message}{detail}", undelivered=undelivered)
+
+
+class CursorError(OutputError):
+    """The stored cursor can't be read or written; the message names the place and the mend."""
+
+
+class HistoryError(OutputError):
+    """The history store can't be read or written; the message names the place and the mend."""

@@ -1,0 +1,340 @@
+"""`open_output` and `Output`: the way in; picks the tree of the mode and holds no policy of its own."""
+
+from __future__ import annotations
+
+import logging
+import random
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from trio_wsout._core.delivery import Accepted
+from trio_wsout._core.payload import Base64Error, EventError
+from trio_wsout._modes.client import ClientTree
+from trio_wsout._modes.hooks import Hooks
+from trio_wsout._tasks.ledger import Flush
+from trio_wsout._tasks.receipt import Receipt
+from trio_wsout._tasks.sender import DocumentEnd
+from trio_wsout._wire.tls import client_context
+from trio_wsout.config.loading import load_config
+from trio_wsout.config.rules import check
+from trio_wsout.config.sections import BatchMode, Config, ConnectMode, Mode
+from trio_wsout.errors import ConfigError, ConnectError, DeliveryError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+
+    from trio_wsout._core.link_change import LinkChange
+    from trio_wsout._core.received import Received
+    from trio_wsout._core.statistics import Statistics
+    from trio_wsout.errors import Undelivered
+
+__all__ = ["Output", "open_output"]
+
+_log = logging.getLogger("trio_wsout")
+
+_YIELD_EVERY = 64
+"""Sends between two of which other tasks surely run, although nothing had to wait."""
+
+
+class Output(trio.abc.SendChannel[Any]):
+    """Takes events for delivery; made by `open_output`. Any number of tasks may send."""
+
+    def __init__(self, tree: ClientTree, config: Config) -> None:
+        self._tree = tree
+        self._config = config
+        self._closed = False
+        self._since_yield = 0
+
+    # -- sending ----------------------------------------------------------------------------------------
+
+    async def send(self, event: object) -> None:
+        """Accept an event; waits while the buffer is full.
+
+        It is a cancellation point always; other tasks run at least once in 64 sends.
+
+        Raises:
+            ValueError: The event can't be encoded or is too large; the message names the path in it.
+            trio.ClosedResourceError: The output was closed.
+            trio.BrokenResourceError: The output broke; its cause says why.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await self._accept(self._encode(event, None))
+
+    def send_nowait(self, event: object) -> None:
+        """Accept an event if there is room; raises as `send` does.
+
+        Raises:
+            trio.WouldBlock: The buffer is full; the event was not accepted.
+        """
+        self._put_nowait(self._encode(event, None))
+
+    async def submit(self, event: object) -> Receipt:
+        """Accept an event as `send` does; gives a receipt, to wait for its fate."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        receipt = Receipt(event)
+        await self._accept(self._encode(event, receipt))
+        return receipt
+
+    async def end_document(self) -> None:
+        """End the document (batch.mode: document); its batch goes now.
+
+        Raises:
+            ValueError: The output has no document batches.
+        """
+        batch = self._config.batch
+        if batch is None or batch.mode is not BatchMode.DOCUMENT:
+            message = "end_document() needs batch.mode: document"
+            raise ValueError(message)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await self._accept(DocumentEnd())
+
+    async def flush(self) -> None:
+        """Wait until everything accepted so far is confirmed, or was reported as undelivered.
+
+        The open batch goes at once.
+
+        Raises:
+            trio.BrokenResourceError: The output broke; its cause says why.
+            trio.ClosedResourceError: The output was closed.
+        """
+        self._check_open()
+        settled = await self._tree.flush()
+        self._tree.ledger.raise_if_broken()
+        if not settled:
+            self._raise_ended()
+
+    # -- the link ---------------------------------------------------------------------------------------
+
+    async def wait_connected(self) -> None:
+        """Wait until the link is open; a lazy link dials for it.
+
+        Raises:
+            trio.BrokenResourceError: The link gave up; the cause is the ConnectError.
+            trio.ClosedResourceError: The output was closed.
+        """
+        self._check_open()
+        await self._tree.wait_connected()
+
+    @property
+    def received(self) -> trio.MemoryReceiveChannel[Received]:
+        """What peers sent, when ``open_output(…, receive=True)`` asked for it; it ends with the output.
+
+        Raises:
+            RuntimeError: Nobody asked.
+        """
+        if not self._tree.receives:
+            message = "received messages are dropped: ask for them with open_output(…, receive=True)"
+            raise RuntimeError(message)
+        return self._tree.received
+
+    def statistics(self) -> Statistics:
+        """A frozen snapshot of the figures; cheap, and allowed at any time."""
+        return self._tree.statistics()
+
+    async def aclose(self) -> None:
+        """Accept nothing more. The events accepted so far are still delivered, as the block is left."""
+        self._closed = True
+        await trio.lowlevel.checkpoint()
+
+    # -- inside -----------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        self._tree.ledger.raise_if_broken()
+        if self._closed:
+            message = "the output was closed"
+            raise trio.ClosedResourceError(message)
+
+    def _encode(self, event: object, receipt: Receipt | None) -> Accepted:
+        try:
+            encoded = self._tree.encoder.event(event)
+        except Base64Error as error:
+            return Accepted(event=event, encoded=b"", fate=receipt, refusal=str(error))
+        most = self._config.max_message_size - self._tree.overhead
+        if len(encoded) > most:
+            message = f"the event has {len(encoded)} bytes, {most} fit into max-message-size"
+            raise EventError(message)
+        return Accepted(event=event, encoded=encoded, fate=receipt)
+
+    async def _accept(self, item: Accepted | DocumentEnd | Flush) -> None:  # noqa: ASYNC910 - see _YIELD_EVERY
+        try:
+            self._put_nowait(item)
+        except trio.WouldBlock:
+            await self._put(item)
+            return
+        self._since_yield += 1
+        if self._since_yield >= _YIELD_EVERY:
+            self._since_yield = 0
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def _put_nowait(self, item: Accepted | DocumentEnd | Flush) -> None:
+        if self._closed or self._tree.ledger.broken is not None:
+            self._check_open()
+        try:
+            self._tree.intake.send_nowait(item)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._raise_ended()
+        self._tree.accepted += isinstance(item, Accepted)
+
+    async def _put(self, item: Accepted | DocumentEnd | Flush) -> None:  # noqa: ASYNC910 - send is one
+        try:
+            await self._tree.intake.send(item)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._raise_ended()
+        self._tree.accepted += isinstance(item, Accepted)
+
+    def _raise_ended(self) -> None:
+        self._tree.ledger.raise_if_broken()
+        message = "the output was closed"
+        raise trio.ClosedResourceError(message) from None
+
+
+@asynccontextmanager
+async def open_output(
+    config: Config | Mapping[str, object],
+    *,
+    headers: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
+    token: Callable[[], Awaitable[str]] | None = None,
+    secrets: Callable[[str], str | None] | None = None,
+    undelivered: trio.abc.SendChannel[Undelivered] | None = None,
+    on_state: Callable[[LinkChange], object] | None = None,
+    receive: bool = False,
+    open_stream: Callable[[str, int], Awaitable[trio.abc.Stream]] | None = None,
+    draw: Callable[[], float] = random.random,
+) -> AsyncGenerator[Output, None]:
+    """Open an output; its tasks live inside the ``async with`` block and nowhere else (SPEC 3).
+
+    Leaving the block delivers what was accepted and closes, within ``shutdown-timeout``. Leaving
+    it by cancellation closes at once.
+
+    Args:
+        config: A Config, or a mapping as a configuration file holds it.
+        headers: Called at every attempt; gives headers that win over the configured ones.
+        token: Called at every attempt; gives the bearer token.
+        secrets: Gives the value of ``${secret|name}``; None: there is none.
+        undelivered: Takes events that will not be delivered. Without it they break the output.
+        on_state: Called, and not awaited, at every change of the link's state.
+        receive: Whether the application will take messages from ``output.received``.
+        open_stream: Opens a byte stream to host and port, in place of TCP and proxies.
+        draw: Uniform in [0, 1), for the jitter of the backoff.
+
+    Raises:
+        ConfigError: The configuration can't be used.
+        ConnectError: An eager link did not open within ``connect.eager-timeout``, or the link gave
+            up; raised as the block is left, if it did not end the block by itself.
+        CursorError: The stored cursor can't be read.
+        DeliveryError: Events were not confirmed; ``undelivered`` holds them.
+    """
+    config = _usable(config)
+    hooks = Hooks(
+        headers=headers,
+        token=token,
+        secrets=secrets,
+        undelivered=undelivered,
+        on_state=on_state,
+        receive=receive,
+        open_stream=open_stream,
+        draw=draw,
+    )
+    tree = ClientTree(config, hooks)
+    output = Output(tree, config)
+    trouble: BaseException | None = None
+    cancelled = True
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                await nursery.start(tree.run)
+                await _connect_eagerly(tree, config)
+                yield output
+                await output.aclose()
+                await _finish(tree, config)
+            except trio.Cancelled:
+                tree.end_reason = "the output was cancelled before the event was confirmed"
+                raise
+            except BaseException as error:  # noqa: BLE001 - raised again below, outside of the nursery
+                trouble = error
+                await _finish_after(error, output, tree, config)
+            nursery.cancel_scope.cancel()
+        cancelled = False
+    finally:
+        _account(tree, trouble, cancelled=cancelled)
+    if trouble is not None:
+        raise trouble
+    _raise_left(tree)
+
+
+def _usable(config: Config | Mapping[str, object]) -> Config:
+    """The configuration, checked; ConfigError says everything that is wrong with it."""
+    if not isinstance(config, Config):
+        config = load_config(config)
+    problems = check(config)
+    if config.mode is not Mode.CLIENT:
+        reason = f"{config.mode.value} is not available in this version; available: client"
+        problems.append(Problem(path="mode", reason=reason))
+    if config.spool is not None:
+        problems.append(Problem(path="spool", reason="is not available in this version; leave it out"))
+    if problems:
+        raise ConfigError(problems)
+    if config.url is not None and config.url.startswith("wss:"):
+        client_context(config.tls)
+    return config
+
+
+async def _connect_eagerly(tree: ClientTree, config: Config) -> None:
+    connect = config.connect
+    if connect.mode is not ConnectMode.EAGER:
+        await trio.lowlevel.checkpoint()
+        return
+    try:
+        with trio.move_on_after(connect.eager_timeout):
+            await tree.wait_connected()
+            return
+    except trio.BrokenResourceError:
+        if tree.ledger.broken is not None:
+            raise tree.ledger.broken from None
+        raise
+    cause = tree.supervisor.last_error or "the first attempt was still under way"
+    message = f"no connection within connect.eager-timeout ({connect.eager_timeout:g} s): {cause}"
+    raise ConnectError(message, attempts=tree.link.failures, cause=cause)
+
+
+async def _finish(tree: ClientTree, config: Config) -> None:
+    """End gracefully within shutdown-timeout; what is unconfirmed then is left to be raised."""
+    with trio.move_on_after(config.shutdown_timeout):
+        await tree.finish()
+        await tree.ended.wait()
+    trouble = tree.supervisor.last_error
+    tree.end_reason = (
+        f"not confirmed within shutdown-timeout ({config.shutdown_timeout:g} s); "
+        f"the link is {tree.link.state.value}{f', last trouble: {trouble}' if trouble else ''}"
+    )
+
+
+async def _finish_after(error: BaseException, output: Output, tree: ClientTree, config: Config) -> None:
+    """The block raised: an ordinary exception costs no accepted event, an interrupt ends at once."""
+    await output.aclose()
+    if isinstance(error, Exception) and tree.ledger.broken is None:
+        await _finish(tree, config)
+
+
+def _account(tree: ClientTree, trouble: BaseException | None, *, cancelled: bool) -> None:
+    """Report what is left where raising it would hide another exception."""
+    if not tree.left or (trouble is None and not cancelled):
+        return
+    count = len(tree.left)
+    rest = tree.ledger.offer(tree.left) if cancelled else tree.left
+    said = f"{count} accepted event{'' if count == 1 else 's'} not confirmed: {tree.left[0].reason}"
+    if rest:
+        _log.error("%s", said)
+    if trouble is not None:
+        trouble.add_note(f"trio_wsout: {said}")
+
+
+def _raise_left(tree: ClientTree) -> None:
+    if tree.ledger.broken is not None:
+        raise tree.ledger.broken
+    if tree.left:
+        count = len(tree.left)
+        message = f"{count} accepted event{'' if count == 1 else 's'} not confirmed"
+        raise DeliveryError(message, undelivered=tree.left)

@@ -1,0 +1,1 @@
+"""What outlives a process: cursors, each store behind a small public protocol."""

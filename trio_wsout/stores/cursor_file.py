@@ -1,0 +1,140 @@
+"""A cursor in a file of its own, replaced atomically (SPEC 9)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import stat
+from typing import TYPE_CHECKING
+
+import orjson
+import trio
+
+from trio_wsout.errors import CursorError
+from trio_wsout.stores.cursors import StoredCursor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["FileCursorStore", "checksum", "file_in_directory"]
+
+_FORMAT = 1
+_LARGEST = 1 << 20
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
+_SHOWN = 80
+
+
+def file_in_directory(directory: Path, state_id: str) -> Path:
+    """The file of a state id: readable where it can be, of another name for every other id, in the directory."""
+    digest = hashlib.sha256(state_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return directory / f"{_UNSAFE.sub('_', state_id)[:_SHOWN]}.{digest}.cursor"
+
+
+def checksum(state_id: str, cursor: StoredCursor) -> str:
+    """What must come out when a stored cursor is whole."""
+    text = f"{_FORMAT}\0{state_id}\0{cursor.epoch}\0{cursor.value}"
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class FileCursorStore:
+    """Keeps a cursor in one file, mode 0600: written aside, synced, renamed, directory synced."""
+
+    def __init__(self, path: Path, state_id: str) -> None:
+        """Use the file at `path`, which must be made for `state_id`."""
+        self._path = path
+        self._state_id = state_id
+
+    async def load(self) -> StoredCursor | None:
+        """Read and verify the file; raises CursorError for anything but a whole file of ours."""
+        return await trio.to_thread.run_sync(self._load)
+
+    async def save(self, cursor: StoredCursor) -> None:
+        """Replace the file; what was there stays whole if that fails (CursorError)."""
+        await trio.to_thread.run_sync(self._save, cursor)
+
+    # -- in a thread ----------------------------------------------------------------------------------
+
+    def _error(self, what: str) -> CursorError:
+        return CursorError(f"cursor file {self._path}: {what}")
+
+    def _load(self) -> StoredCursor | None:
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._error(f"can't be opened: {error.strerror} (symbolic links are refused)") from error
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise self._error("is not a plain file; name another place in cursor.persist-to")
+            if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise self._error(
+                    "belongs to somebody else or can be written by others; chown and chmod 600 it"
+                )
+            content = file.read(_LARGEST + 1)
+        return self._parse(content)
+
+    def _parse(self, content: bytes) -> StoredCursor:
+        advice = "restore it, or remove it to start anew"
+        try:
+            document = orjson.loads(content)
+        except orjson.JSONDecodeError:
+            raise self._error(f"is damaged; {advice}") from None
+        match document:
+            case {
+                "format": int(),
+                "state-id": str(state_id),
+                "epoch": int(epoch),
+                "value": str(value),
+                "checksum": found,
+            }:
+                cursor = StoredCursor(value=value, epoch=epoch)
+            case _:
+                raise self._error(f"is damaged or no cursor file; {advice}")
+        if found != checksum(state_id, cursor):
+            raise self._error(f"is damaged (its checksum does not fit); {advice}")
+        if state_id != self._state_id:
+            raise self._error("holds the cursor of another state id; name another file")
+        return cursor
+
+    def _save(self, cursor: StoredCursor) -> None:
+        kept = self._load()
+        if kept is not None and kept.epoch > cursor.epoch:
+            raise self._error("another process has taken it over; only one may use a state id at a time")
+        content = orjson.dumps(
+            {
+                "format": _FORMAT,
+                "state-id": self._state_id,
+                "epoch": cursor.epoch,
+                "value": cursor.value,
+                "checksum": checksum(self._state_id, cursor),
+            }
+        )
+        try:
+            self._replace(content)
+        except OSError as error:
+            raise self._error(f"can't be written: {error.strerror}; the old value is intact") from error
+
+    def _replace(self, content: bytes) -> None:
+        aside = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(aside, flags, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.rename(self._path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                aside.unlink()
+            raise
+        directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

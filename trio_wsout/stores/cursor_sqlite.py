@@ -1,0 +1,91 @@
+"""Cursors in an SQLite database, one row a state id (SPEC 9)."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_wsout.errors import CursorError
+from trio_wsout.stores.cursor_file import checksum
+from trio_wsout.stores.cursors import StoredCursor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["SqliteCursorStore"]
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS cursors (
+    state_id TEXT PRIMARY KEY, epoch INTEGER NOT NULL, value TEXT NOT NULL, checksum TEXT NOT NULL
+) WITHOUT ROWID
+"""
+_SAVE = """
+INSERT INTO cursors (state_id, epoch, value, checksum) VALUES (?, ?, ?, ?)
+ON CONFLICT (state_id) DO UPDATE SET epoch = excluded.epoch, value = excluded.value,
+    checksum = excluded.checksum WHERE cursors.epoch <= excluded.epoch
+"""
+_LOAD = "SELECT epoch, value, checksum FROM cursors WHERE state_id = ?"
+_BUSY = 5.0
+"""Seconds to wait for another process that writes."""
+
+
+class SqliteCursorStore:
+    """Keeps a cursor in a row; WAL, synchronous=FULL, a connection for each access, in a thread."""
+
+    def __init__(self, path: Path, state_id: str) -> None:
+        """Use the database at `path`, which is made if it is missing."""
+        self._path = path
+        self._state_id = state_id
+
+    async def load(self) -> StoredCursor | None:
+        """Read and verify the row; raises CursorError if the database or the row is damaged."""
+        return await trio.to_thread.run_sync(self._load)
+
+    async def save(self, cursor: StoredCursor) -> None:
+        """Write the row; raises CursorError if that fails or a higher epoch has taken over."""
+        await trio.to_thread.run_sync(self._save, cursor)
+
+    # -- in a thread ----------------------------------------------------------------------------------
+
+    def _error(self, what: str) -> CursorError:
+        return CursorError(f"cursor database {self._path}: {what}")
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=_BUSY, isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(_TABLE)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _load(self) -> StoredCursor | None:
+        try:
+            with closing(self._connect()) as connection:
+                row = connection.execute(_LOAD, (self._state_id,)).fetchone()
+        except sqlite3.Error as error:
+            raise self._error(f"can't be read: {error}; restore it, or remove it to start anew") from error
+        if row is None:
+            return None
+        epoch, value, found = row
+        cursor = StoredCursor(value=value, epoch=epoch)
+        if found != checksum(self._state_id, cursor):
+            raise self._error("the cursor's row is damaged; restore the file, or remove it to start anew")
+        return cursor
+
+    def _save(self, cursor: StoredCursor) -> None:
+        row = (self._state_id, cursor.epoch, cursor.value, checksum(self._state_id, cursor))
+        try:
+            with closing(self._connect()) as connection:
+                written = connection.execute(_SAVE, row).rowcount
+        except sqlite3.Error as error:
+            raise self._error(f"can't be written: {error}; the old value is intact") from error
+        if written == 0:
+            raise self._error(
+                "another process has taken the cursor over; only one may use a state id at a time"
+            )

@@ -1,0 +1,71 @@
+"""Which store a configuration means (SPEC 9)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_wsout._core.cursor import default_state_id
+from trio_wsout.errors import CursorError
+from trio_wsout.stores.cursor_file import FileCursorStore, file_in_directory
+from trio_wsout.stores.cursor_sqlite import SqliteCursorStore
+from trio_wsout.stores.cursors import MemoryCursorStore
+
+if TYPE_CHECKING:
+    from trio_wsout.config.sections import Cursor
+    from trio_wsout.stores.cursors import CursorStore
+
+__all__ = ["open_cursor_store", "state_directory"]
+
+
+async def open_cursor_store(cursor: Cursor, *, url: str | None) -> CursorStore:
+    """Open the store that `persist-to` and `state-id` name.
+
+    ``memory:``, ``sqlite:PATH``, a directory (which exists, or ends with a slash: a file named after
+    the state id in it), or a file. Without `persist-to`: memory, or the platform's state directory
+    where `state-id` is given.
+
+    Raises:
+        CursorError: The place can't be used.
+    """
+    state_id = cursor.state_id if cursor.state_id is not None else default_state_id(url or "")
+    place = cursor.persist_to
+    if place == "memory:" or (place is None and cursor.state_id is None):
+        await trio.lowlevel.checkpoint()
+        return MemoryCursorStore()
+    if place is None:
+        directory = state_directory()
+        await trio.to_thread.run_sync(_make_directory, directory)
+        return FileCursorStore(file_in_directory(directory, state_id), state_id)
+    if place.startswith("sqlite:"):
+        await trio.lowlevel.checkpoint()
+        return SqliteCursorStore(Path(place.removeprefix("sqlite:")), state_id)
+    path = Path(place)
+    if place.endswith(("/", os.sep)):
+        await trio.to_thread.run_sync(_make_directory, path)
+    if await trio.Path(path).is_dir():
+        path = file_in_directory(path, state_id)
+    return FileCursorStore(path, state_id)
+
+
+def state_directory() -> Path:
+    """The platform's directory for state that survives: read from the environment at each call."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "trio-wsout"
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"cursor directory {path}: {error.strerror}; create it, or set cursor.persist-to"
+        raise CursorError(message) from error
