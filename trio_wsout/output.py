@@ -13,7 +13,6 @@ from trio_wsout._core.delivery import Accepted
 from trio_wsout._core.payload import Base64Error, EventError
 from trio_wsout._modes.client import ClientTree
 from trio_wsout._modes.hooks import Hooks
-from trio_wsout._tasks.ledger import Flush
 from trio_wsout._tasks.receipt import Receipt
 from trio_wsout._tasks.sender import DocumentEnd
 from trio_wsout._wire.tls import client_context
@@ -34,8 +33,8 @@ __all__ = ["Output", "open_output"]
 
 _log = logging.getLogger("trio_wsout")
 
-_YIELD_EVERY = 64
-"""Sends between two of which other tasks surely run, although nothing had to wait."""
+_YIELD_EVERY = 256
+"""Sends between two of which other tasks surely run, although nothing had to wait: about a millisecond."""
 
 
 class Output(trio.abc.SendChannel[Any]):
@@ -52,7 +51,7 @@ class Output(trio.abc.SendChannel[Any]):
     async def send(self, event: object) -> None:
         """Accept an event; waits while the buffer is full.
 
-        It is a cancellation point always; other tasks run at least once in 64 sends.
+        It is a cancellation point always; other tasks run at least once in 256 sends.
 
         Raises:
             ValueError: The event can't be encoded or is too large; the message names the path in it.
@@ -60,7 +59,9 @@ class Output(trio.abc.SendChannel[Any]):
             trio.BrokenResourceError: The output broke; its cause says why.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        await self._accept(self._encode(event, None))
+        item = self._encode(event, None)
+        if not self._try_put(item):
+            await self._put(item)
 
     def send_nowait(self, event: object) -> None:
         """Accept an event if there is room; raises as `send` does.
@@ -68,13 +69,18 @@ class Output(trio.abc.SendChannel[Any]):
         Raises:
             trio.WouldBlock: The buffer is full; the event was not accepted.
         """
-        self._put_nowait(self._encode(event, None))
+        item = self._encode(event, None)
+        if self._closed or self._tree.ledger.broken is not None:
+            self._check_open()
+        self._offer(item)
 
     async def submit(self, event: object) -> Receipt:
         """Accept an event as `send` does; gives a receipt, to wait for its fate."""
         await trio.lowlevel.checkpoint_if_cancelled()
         receipt = Receipt(event)
-        await self._accept(self._encode(event, receipt))
+        item = self._encode(event, receipt)
+        if not self._try_put(item):
+            await self._put(item)
         return receipt
 
     async def end_document(self) -> None:
@@ -88,7 +94,8 @@ class Output(trio.abc.SendChannel[Any]):
             message = "end_document() needs batch.mode: document"
             raise ValueError(message)
         await trio.lowlevel.checkpoint_if_cancelled()
-        await self._accept(DocumentEnd())
+        self._check_open()
+        await self._put(DocumentEnd())
 
     async def flush(self) -> None:
         """Wait until everything accepted so far is confirmed, or was reported as undelivered.
@@ -150,34 +157,36 @@ class Output(trio.abc.SendChannel[Any]):
         try:
             encoded = self._tree.encoder.event(event)
         except Base64Error as error:
-            return Accepted(event=event, encoded=b"", fate=receipt, refusal=str(error))
+            return Accepted(b"", event, receipt, str(error))
         most = self._config.max_message_size - self._tree.overhead
         if len(encoded) > most:
             message = f"the event has {len(encoded)} bytes, {most} fit into max-message-size"
             raise EventError(message)
-        return Accepted(event=event, encoded=encoded, fate=receipt)
+        return Accepted(encoded, event, receipt)
 
-    async def _accept(self, item: Accepted | DocumentEnd | Flush) -> None:  # noqa: ASYNC910 - see _YIELD_EVERY
-        try:
-            self._put_nowait(item)
-        except trio.WouldBlock:
-            await self._put(item)
-            return
+    def _try_put(self, item: Accepted) -> bool:
+        """Accept an event if that needs no waiting, and it is not time to let other tasks run."""
+        if self._closed or self._tree.ledger.broken is not None:
+            self._check_open()
         self._since_yield += 1
         if self._since_yield >= _YIELD_EVERY:
             self._since_yield = 0
-            await trio.lowlevel.cancel_shielded_checkpoint()
-
-    def _put_nowait(self, item: Accepted | DocumentEnd | Flush) -> None:
-        if self._closed or self._tree.ledger.broken is not None:
-            self._check_open()
+            return False
         try:
-            self._tree.intake.send_nowait(item)
+            self._offer(item)
+        except trio.WouldBlock:
+            return False
+        return True
+
+    def _offer(self, item: Accepted) -> None:
+        tree = self._tree
+        try:
+            tree.intake.send_nowait(item)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._raise_ended()
-        self._tree.accepted += isinstance(item, Accepted)
+        tree.accepted += 1
 
-    async def _put(self, item: Accepted | DocumentEnd | Flush) -> None:  # noqa: ASYNC910 - send is one
+    async def _put(self, item: Accepted | DocumentEnd) -> None:
         try:
             await self._tree.intake.send(item)
         except (trio.BrokenResourceError, trio.ClosedResourceError):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from trio_wsout._core.delivery import Accepted, DeliveryWindow, Message
+from trio_wsout._core.delivery import Accepted, BatchMessage, DeliveryWindow, Message
 from trio_wsout._core.ending import Cause, Ending
 from trio_wsout.config.sections import Delivery, DeliveryLevel, Retry
 
@@ -17,7 +17,7 @@ TOO_BIG = Ending(cause=Cause.CLOSED, code=1009, detail="too big")
 
 
 def message(seq: int, size: int = 10) -> Message:
-    return Message(payload=b"x" * size, events=(Accepted(event=seq, encoded=b"", seq=seq),))
+    return Accepted(b"x" * size, event=seq, seq=seq)
 
 
 def seqs(messages: Any) -> list[int]:
@@ -50,18 +50,19 @@ def prove(made: DeliveryWindow) -> None:
 
 def test_an_empty_window_takes_one_message_of_any_size() -> None:
     made = window(most=1, most_bytes=1)
-    assert made.has_room(10**9)
-    made.accept(message(1))
-    assert not made.has_room(0)
+    assert made.accept(message(1, size=1000))
+    assert not made.accept(message(2, size=0))
 
 
 def test_the_window_is_bounded_in_messages_and_bytes() -> None:
-    made = window(most=4, most_bytes=25)
-    made.accept(message(1))
-    made.accept(message(2))
+    made = window(most=3, most_bytes=25)
+    assert made.accept(message(1))
+    assert made.accept(message(2))
     assert made.size == 20
-    assert made.has_room(5)
-    assert not made.has_room(6)
+    assert not made.accept(message(3, size=6))
+    assert made.accept(message(3, size=5))
+    assert not made.accept(message(4, size=0))
+    assert len(made) == 3
 
 
 def test_nothing_is_ready_without_a_connection() -> None:
@@ -121,8 +122,7 @@ def test_acked_needs_an_acknowledgement_and_a_pong_is_none() -> None:
 
 def test_an_ack_of_the_middle_of_a_batch_does_not_confirm_the_batch() -> None:
     made = window(DeliveryLevel.ACKED)
-    events = [Accepted(event=seq, encoded=b"", seq=seq) for seq in (1, 2, 3)]
-    made.accept(Message(payload=b"x", events=events))
+    made.accept(BatchMessage(b"x", [Accepted(b"", event=seq, seq=seq) for seq in (1, 2, 3)]))
     made.connected()
     made.take(0.0, 100)
     assert made.acked(2) == []
@@ -273,8 +273,8 @@ def test_without_faults_everything_is_confirmed_once_in_order(level: DeliveryLev
     confirmed: list[int] = []
     waiting = [message(seq, size) for seq, size in enumerate(sizes, 1)]
     while waiting or len(made):
-        while waiting and made.has_room(len(waiting[0].payload)):
-            made.accept(waiting.pop(0))
+        while waiting and made.accept(waiting[0]):
+            del waiting[0]
         taken = made.take(0.0, 64)
         confirmed += seqs(made.written())
         made.ping_taken()
@@ -317,10 +317,10 @@ class WindowMachine(RuleBasedStateMachine):
     def accept(self, size: int) -> None:
         used = sum(self.sizes[seq] for seq in self.pending)
         room = not self.pending or (len(self.pending) < self.most and used + size <= 60)
-        assert self.window.has_room(size) == room
+        seq = self.next_seq
+        assert self.window.accept(message(seq, size)) == room
         if room:
-            seq, self.next_seq = self.next_seq, self.next_seq + 1
-            self.window.accept(message(seq, size))
+            self.next_seq += 1
             self.sizes[seq] = size
             self.sends[seq] = self.blames[seq] = 0
             self.pending.append(seq)

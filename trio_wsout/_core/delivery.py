@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-from attrs import define
+from attrs import define, field
 
 from trio_wsout._core.ending import Cause
 from trio_wsout.config.sections import DeliveryLevel
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from trio_wsout._core.ending import Ending
     from trio_wsout.config.sections import Delivery, Retry
 
-__all__ = ["Accepted", "DeliveryWindow", "Fate", "Message"]
+__all__ = ["Accepted", "BatchMessage", "DeliveryWindow", "Fate", "Message"]
 
 _TOO_BIG = 1009
 _BLAMES = 3
@@ -55,13 +55,32 @@ class Fate(Protocol):
 
 
 @define(eq=False)
-class Accepted:
-    """One event on its way."""
+class Message:
+    """One message of the window: what it carries, and what happened to it so far."""
+
+    payload: bytes
+    """The encoded message, not yet framed."""
+    document: Document | None = field(default=None, init=False)
+    """The document marker, if documents are marked."""
+    first_byte: float = field(default=0.0, init=False)
+    """When its latest writing began."""
+    sends: int = field(default=0, init=False)
+    """How often its writing began."""
+    blamed: int = field(default=0, init=False)
+    """How often in a row it alone can have ended the connection."""
+
+    @property
+    def events(self) -> Sequence[Accepted]:
+        """The events in it, never empty."""
+        raise NotImplementedError
+
+
+@define(eq=False)
+class Accepted(Message):
+    """One event on its way. Where events go one by one it is its own message, which saves making another."""
 
     event: object
     """As the application gave it."""
-    encoded: bytes
-    """As it stands in its message."""
     fate: Fate | None = None
     """Who waits for it."""
     refusal: str | None = None
@@ -69,23 +88,23 @@ class Accepted:
     seq: int = 0
     """Sequence number, 1-based; given when the event leaves the intake."""
 
+    @property
+    def events(self) -> Sequence[Accepted]:
+        """Itself."""
+        return (self,)
+
 
 @define(eq=False)
-class Message:
-    """One message of the window: what it carries, and what happened to it so far."""
+class BatchMessage(Message):
+    """A message of several events."""
 
-    payload: bytes
-    """The encoded message, not yet framed."""
-    events: Sequence[Accepted]
-    """The events in it, never empty."""
-    document: Document | None = None
-    """The document marker, if documents are marked."""
-    first_byte: float = 0.0
-    """When its latest writing began."""
-    sends: int = 0
-    """How often its writing began."""
-    blamed: int = 0
-    """How often in a row it alone can have ended the connection."""
+    _events: Sequence[Accepted]
+    """The events, in order."""
+
+    @property
+    def events(self) -> Sequence[Accepted]:
+        """The events in it, never empty."""
+        return self._events
 
 
 class DeliveryWindow:
@@ -131,15 +150,15 @@ class DeliveryWindow:
         """How many messages were written and are not confirmed on this connection."""
         return len(self._in_flight)
 
-    def has_room(self, size: int) -> bool:
-        """Whether a message of `size` bytes may be accepted now."""
+    def accept(self, message: Message) -> bool:
+        """Put a message at the end of the window if it has room; gives whether it had."""
         count = len(self._unsent) + len(self._in_flight)
-        return count == 0 or (count < self._most and self._bytes + size <= self._most_bytes)
-
-    def accept(self, message: Message) -> None:
-        """Put a message at the end of the window; the caller asked `has_room` first."""
+        size = self._bytes + len(message.payload)
+        if count and (count >= self._most or size > self._most_bytes):
+            return False
         self._unsent.append(message)
-        self._bytes += len(message.payload)
+        self._bytes = size
+        return True
 
     def drain(self) -> list[Message]:
         """Empty the window for good: everything in it, in order."""

@@ -66,6 +66,7 @@ class Encoder:
         self._wrap = batch is not None and batch.wrap_as_json
         self._lines = batch is not None and not batch.wrap_as_json
         self._payload = Payload.JSON if self._wrap else payload
+        self._objects = self._payload is not Payload.BINARY_BASE64
         self._stamp = stamp
         self._stamp_key = b"" if stamp is None else orjson.dumps(stamp)
 
@@ -76,8 +77,11 @@ class Encoder:
             EventError: It can't be encoded; the text names the path.
             Base64Error: Payload binary-base64, and the str is not base64.
         """
-        if type(event) is dict and self._payload is not Payload.BINARY_BASE64:  # the common case, fast
-            return self._object(event)
+        if type(event) is dict and self._objects:  # the common case, and so written out
+            if self._stamp is not None and self._stamp in event:
+                message = f"$.{self._stamp}: the event holds the key of delivery.stamp already"
+                raise EventError(message)
+            return _json(event)
         if isinstance(event, str):
             return self._text(event)
         if isinstance(event, _BYTES):
@@ -87,12 +91,6 @@ class Encoder:
             return bytes(event)
         if self._payload is Payload.BINARY_BASE64:
             message = f"$: payload binary-base64 takes str (base64) or bytes, not {type(event).__name__}"
-            raise EventError(message)
-        return _json(event)
-
-    def _object(self, event: dict[object, object]) -> bytes:
-        if self._stamp is not None and self._stamp in event:
-            message = f"$.{self._stamp}: the event holds the key of delivery.stamp already"
             raise EventError(message)
         return _json(event)
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientTree"]
 
-_INTAKE = 128
+_INTAKE = 256
 """Events that wait between ``send`` and the sender: enough that a task switch serves many."""
 _RECEIVED = 64
 """Received messages that wait for the application."""

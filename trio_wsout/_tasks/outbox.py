@@ -33,18 +33,16 @@ class Outbox:
         self.written_events = 0
         self.sent_bytes = 0
 
-    def accept(self, message: Message) -> bool:
-        """Put a message into the window if there is room; gives whether there was."""
-        if not self.window.has_room(len(message.payload)):
-            return False
-        self.window.accept(message)
-        self.wanted.ring()
-        return True
+    def ring(self) -> None:
+        """Messages were put into the window: wake who writes them, or who must dial first."""
+        self.to_write.ring()
+        if len(self.window):
+            self.wanted.ring()
 
     async def put(self, message: Message) -> None:
         """Put a message into the window; waits while it is full."""
-        while not self.accept(message):
-            self.to_write.ring()
+        while not self.window.accept(message):
+            self.ring()
             await self._room.wait()
 
     def wrote(self, messages: Sequence[Message], count: int) -> None:

@@ -10,7 +10,7 @@ from attrs import define
 
 from trio_wsout._core.acknowledgement import stamp_of
 from trio_wsout._core.batching import Batcher
-from trio_wsout._core.delivery import Accepted, Message
+from trio_wsout._core.delivery import Accepted, BatchMessage, Message
 from trio_wsout._tasks.ledger import Flush
 from trio_wsout._tasks.waking import Alarm
 from trio_wsout.config.sections import BatchMode
@@ -88,28 +88,52 @@ class Sender:
                     item = await intake.receive()
                 except trio.EndOfChannel:
                     break
-            await self._take_waiting(item, intake)
-            self._outbox.to_write.ring()
-        await self._close_batch()
-        self._outbox.to_write.ring()
-
-    async def _take_waiting(self, item: Intake | None, intake: trio.MemoryReceiveChannel[Intake]) -> None:
-        """Take one item (None: only time passed) and all that waits behind it, without a task switch each."""
-        if item is None:
-            if self._batcher is not None:
+            if item is not None:
+                await self._take_waiting(item, intake)
+            elif self._batcher is not None:
                 await self._put(self._message(self._batcher.poll(trio.current_time())))
-            return
+            self._outbox.ring()
+        await self._close_batch()
+        self._outbox.ring()
+
+    async def _take_waiting(self, item: Intake, intake: trio.MemoryReceiveChannel[Intake]) -> None:
+        """Take one item and all that waits behind it: a task switch serves many, and a plain event costs none."""
+        plain, offer = self._plain, self._outbox.window.accept
         try:
             while True:
-                await self._take(item)
+                message = plain(item)
+                if message is None:
+                    await self._take(item)
+                elif not offer(message):
+                    await self._put(message)
                 item = intake.receive_nowait()
         except (trio.WouldBlock, trio.EndOfChannel):
             return
 
+    def _plain(self, item: Intake) -> Message | None:
+        """The message of an event that goes alone; None: the item needs more than that."""
+        if self._batcher is not None or not isinstance(item, Accepted) or item.refusal is not None:
+            return None
+        self._count(item)
+        return item
+
+    def _count(self, accepted: Accepted) -> None:
+        """The event leaves the intake: it gets its number, and its stamp if it has one."""
+        ledger = self._ledger
+        ledger.taken += 1
+        accepted.seq = ledger.taken
+        if self._stamped and type(accepted.event) is dict:
+            stamp = stamp_of(self._epoch, accepted.seq).encode()
+            accepted.payload = self._encoder.stamped(accepted.payload, stamp)
+
     async def _take(self, item: Intake) -> None:
         match item:
             case Accepted():
-                await self._take_event(item)
+                self._count(item)
+                if item.refusal is not None:
+                    await self._refuse((item,), item.refusal)
+                elif self._batcher is not None:
+                    await self._batch(item, self._batcher)
             case Flush():
                 await self._close_batch()
                 self._ledger.watch(item)
@@ -121,20 +145,6 @@ class Sender:
         if self._batcher is not None:
             await self._put(self._message(self._batcher.flush()))
 
-    async def _take_event(self, accepted: Accepted) -> None:
-        self._ledger.taken += 1
-        accepted.seq = self._ledger.taken
-        if accepted.refusal is not None:
-            await self._refuse((accepted,), accepted.refusal)
-            return
-        if self._stamped and type(accepted.event) is dict:
-            stamp = stamp_of(self._epoch, accepted.seq).encode()
-            accepted.encoded = self._encoder.stamped(accepted.encoded, stamp)
-        if self._batcher is None:
-            await self._put(Message(payload=accepted.encoded, events=(accepted,)))
-        else:
-            await self._batch(accepted, self._batcher)
-
     async def _batch(self, accepted: Accepted, batcher: Batcher[Accepted]) -> None:
         """Put one event into the open batch; header and footer are expanded as a batch opens."""
         if batcher.pending == 0:
@@ -144,7 +154,7 @@ class Sender:
                 await self._refuse((accepted,), f"batch.header or batch.footer: {error}")
                 return
         overhead = self._encoder.overhead(*self._lines)
-        size = len(accepted.encoded)
+        size = len(accepted.payload)
         if size + overhead > self._most_bytes:
             await self._refuse((accepted,), "with batch.header and batch.footer it exceeds max-message-size")
             return
@@ -156,16 +166,17 @@ class Sender:
     def _message(self, closed: ClosedBatch[Accepted] | None) -> Message | None:
         if closed is None:
             return None
-        payload = self._encoder.message([accepted.encoded for accepted in closed.items], *self._lines)
-        return Message(payload=payload, events=closed.items, document=closed.document)
+        payload = self._encoder.message([accepted.payload for accepted in closed.items], *self._lines)
+        message = BatchMessage(payload, closed.items)
+        message.document = closed.document
+        return message
 
     async def _put(self, *messages: Message | None) -> None:
         """Put messages into the window, waiting for room; cancelled, `leftovers` has what is not in it."""
         waiting = self._waiting
         waiting.extend(message for message in messages if message is not None)
         while waiting:
-            if not self._outbox.accept(waiting[0]):
-                await self._outbox.put(waiting[0])
+            await self._outbox.put(waiting[0])
             waiting.popleft()
 
     async def _refuse(self, events: Iterable[Accepted], reason: str) -> None:
