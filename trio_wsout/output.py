@@ -186,7 +186,7 @@ class Output(trio.abc.SendChannel[Any]):
             self._raise_ended()
         tree.accepted += 1
 
-    async def _put(self, item: Accepted | DocumentEnd) -> None:
+    async def _put(self, item: Accepted | DocumentEnd) -> None:  # noqa: ASYNC910 - send is a checkpoint
         try:
             await self._tree.intake.send(item)
         except (trio.BrokenResourceError, trio.ClosedResourceError):

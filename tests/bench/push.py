@@ -26,6 +26,7 @@ import subprocess
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 EVENT = {"symbol": "ABC", "price": 101.25, "size": 300, "venue": "XNAS", "pad": "x" * 184}
 TEXT = json.dumps(EVENT, separators=(",", ":"))
@@ -173,7 +174,7 @@ def one(name: str, url: str, count: int) -> None:
 
 
 def round_of(name: str, count: int) -> dict[str, float]:
-    script = os.path.abspath(__file__)
+    script = str(Path(__file__).resolve())
     with subprocess.Popen([sys.executable, script, "--sink"], stdout=subprocess.PIPE, text=True) as receiver:
         assert receiver.stdout is not None
         port = int(receiver.stdout.readline())

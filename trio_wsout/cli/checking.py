@@ -1,0 +1,79 @@
+"""Loading a configuration for a command, and printing it or its problems."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from trio_wsout.config import dump_config, load_config
+from trio_wsout.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from trio_wsout.config import Config
+
+__all__ = ["load", "print_config", "print_problems"]
+
+
+def load(path: Path | None, sets: Sequence[str], contexts: Sequence[str]) -> Config:
+    """The configuration of a file with fields set over it; without a file, of these fields alone.
+
+    Raises:
+        ConfigError: Everything that is wrong with it, or with the command's own options.
+    """
+    wrong: list[Problem] = []
+    overrides = {name: _value(text) for name, text in _pairs("--set", sets, wrong)}
+    context = dict(_pairs("--context", contexts, wrong))
+    if path is None and not sets:
+        wrong.append(Problem(path="", reason="name a configuration file, or give fields with --set"))
+    if wrong:
+        raise ConfigError(wrong)
+    return load_config({} if path is None else path, context=context, overrides=overrides)
+
+
+def _pairs(option: str, texts: Sequence[str], wrong: list[Problem]) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if equals and name:
+            found.append((name, value))
+        else:
+            wrong.append(Problem(path=option, reason="expected name=value"))
+    return found
+
+
+def _value(text: str) -> Any:  # noqa: ANN401 - JSON
+    """A JSON value where it parses as one, else the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def print_config(config: Config) -> None:
+    """Print the effective configuration, defaults filled in and secrets masked."""
+    document = dump_config(config, masked=True)
+    try:
+        from ruamel.yaml import YAML  # noqa: PLC0415 - an optional dependency
+    except ImportError:
+        print(json.dumps(document, indent=2))
+        return
+    text = io.StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.dump(document, text)
+    print(text.getvalue(), end="")
+
+
+def print_problems(error: ConfigError) -> None:
+    """Print every problem on a line of its own: file, line, column, key path, reason."""
+    for problem in error.problems:
+        place = f"{error.source}:" if error.source else ""
+        if problem.line is not None:
+            place += f"{problem.line}:{problem.column}:"
+        path = f"{problem.path}: " if problem.path else ""
+        print(f"{place}{' ' if place else ''}{path}{problem.reason}", file=sys.stderr)

@@ -1,0 +1,14 @@
+"""Exit codes (SPEC 13)."""
+
+__all__ = ["CONFIGURATION", "INTERRUPTED", "NO_CONNECTION", "OK", "SOME_UNDELIVERED"]
+
+OK = 0
+"""Everything was confirmed."""
+CONFIGURATION = 2
+"""The configuration or the command is wrong."""
+NO_CONNECTION = 3
+"""The link could not be opened, or gave up."""
+SOME_UNDELIVERED = 4
+"""Some events are undelivered, or some lines were skipped."""
+INTERRUPTED = 130
+"""Ctrl-C or a termination signal ended the run."""
