@@ -257,6 +257,10 @@ def test_the_oldest_message_in_flight_sets_the_deadline() -> None:
     assert made.deadline == 50.0
 
 
+def test_an_ending_reads_as_its_detail() -> None:
+    assert str(LOST) == "reset"
+
+
 def test_drain_gives_everything_in_order() -> None:
     made = window(filled=3)
     made.connected()

@@ -140,6 +140,14 @@ def test_holding_back_without_a_ping_out_starts_the_interval_anew() -> None:
     assert monitor.deadline == 120.0
 
 
+def test_a_ping_that_was_answered_while_it_was_written_needs_no_timeout() -> None:
+    monitor = opened()
+    payload = monitor.next_ping()
+    assert monitor.pong_received(payload)
+    monitor.ping_written(5.0)
+    assert monitor.deadline == 25.0
+
+
 class MonitorMachine(RuleBasedStateMachine):
     """The monitor against a log of what happened, read anew each time."""
 

@@ -22,6 +22,7 @@ Rules
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
@@ -55,7 +56,7 @@ class Fate(Protocol):
 
 
 @define(eq=False)
-class Message:
+class Message(ABC):
     """One message of the window: what it carries, and what happened to it so far."""
 
     payload: bytes
@@ -70,9 +71,9 @@ class Message:
     """How often in a row it alone can have ended the connection."""
 
     @property
+    @abstractmethod
     def events(self) -> Sequence[Accepted]:
         """The events in it, never empty."""
-        raise NotImplementedError
 
 
 @define(eq=False)

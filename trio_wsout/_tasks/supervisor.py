@@ -144,7 +144,7 @@ class Supervisor:
         link = self._link
         attempts = "one failed attempt" if link.failures == 1 else f"{link.failures} failures in a row"
         message = f"the link gave up after {attempts}: {link.verdict}"
-        _log.error("link: %s", message)
+        _log.info("link: %s", message)
         self._outbox.ledger.break_with(ConnectError(message, attempts=link.failures, cause=ending.detail))
 
     def _announce(self, delay: float | None) -> None:

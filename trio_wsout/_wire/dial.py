@@ -6,6 +6,7 @@ a nursery of the caller's; whatever it raises there ends its own connection and 
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from typing import TYPE_CHECKING, cast
@@ -190,9 +191,9 @@ def _connect_trouble(error: BaseException) -> str:
         return "; ".join(dict.fromkeys(reasons))
     if isinstance(inner, socket.gaierror):
         return f"the name can't be resolved ({inner.strerror or inner})"
-    if isinstance(inner, OSError):
-        return inner.strerror or str(inner)
-    return type(inner).__name__
+    if isinstance(inner, OSError) and inner.errno is not None:
+        return os.strerror(inner.errno)
+    return str(inner) or type(inner).__name__
 
 
 def _tls_trouble(host: str, error: BaseException) -> Ending:

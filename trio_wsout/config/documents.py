@@ -81,35 +81,31 @@ def _read_yaml(path: Path, text: str) -> Document:
     except (YAMLError, ValueError, RecursionError) as error:
         raise _refused(path, f"is not valid YAML: {type(error).__name__}") from None
     places: dict[KeyPath, Place] = {}
-    return Document(_plain(loaded, (), places, 0), places)
+    return Document(_plain(loaded, (), places), places)
 
 
 def _first_line(problem: str | None) -> str:
     return (problem or "it can't be parsed").strip().splitlines()[0]
 
 
-def _plain(value: Any, path: KeyPath, places: dict[KeyPath, Place], depth: int) -> Any:  # noqa: ANN401 - YAML holds anything
+def _plain(value: Any, path: KeyPath, places: dict[KeyPath, Place]) -> Any:  # noqa: ANN401 - YAML holds anything
     """Plain dicts, lists and scalars of what the round-trip loader gives; notes the keys' places."""
-    if depth > 50:  # noqa: PLR2004 - aliases can make endless trees; no configuration is that deep
-        return None
     if isinstance(value, dict):
         marks = getattr(value, "lc", None)
         for key in value:
             if marks is not None and marks.data and key in marks.data:
                 line, column = marks.key(key)
                 places[(*path, str(key))] = (line + 1, column + 1)
-        return {str(key): _plain(each, (*path, str(key)), places, depth + 1) for key, each in value.items()}
+        return {str(key): _plain(each, (*path, str(key)), places) for key, each in value.items()}
     if isinstance(value, list):
-        return [_plain(each, (*path, index), places, depth + 1) for index, each in enumerate(value)]
+        return [_plain(each, (*path, index), places) for index, each in enumerate(value)]
+    if type(value).__name__ == "ScalarBoolean":
+        # A boolean with an anchor is an int to Python.
+        return bool(value)
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
             return kind(value)
-    return _plain_bool(value)
-
-
-def _plain_bool(value: Any) -> Any:  # noqa: ANN401
-    """Booleans with an anchor come as a class of their own; everything else stays for the kinds to refuse."""
-    return bool(value) if type(value).__name__ == "ScalarBoolean" else value
+    return value
 
 
 # -- TOML -------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 from attrs import fields, has
 
 from trio_wsout.config.loading import kind_of
+from trio_wsout.config.rules import UNUSABLE
 from trio_wsout.config.secret import MASK, SENSITIVE_HEADERS, Secret
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ __all__ = ["dump_config"]
 
 
 def dump_config(config: Config, *, masked: bool = False) -> dict[str, Any]:
-    """The document of a configuration: every field, sections and values that are None left out.
+    """The document of a configuration: every field that its mode uses and that is not None.
 
     Args:
         config: What to dump.
@@ -25,7 +26,9 @@ def dump_config(config: Config, *, masked: bool = False) -> dict[str, Any]:
             equal Config.
     """
     dumped = _section(config, masked=masked)
-    if masked:
+    for name in UNUSABLE[config.mode]:
+        dumped.pop(name.replace("_", "-"), None)
+    if masked and "headers" in dumped:
         headers: dict[str, object] = dumped["headers"]
         dumped["headers"] = {
             name: MASK if name.lower() in SENSITIVE_HEADERS else value for name, value in headers.items()

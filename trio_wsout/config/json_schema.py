@@ -3,23 +3,25 @@
 It accepts what `load_config` accepts of the section's own form, with two exceptions that JSON
 Schema has no words for: relations between two values (rules.py names each), and ``{{name}}``
 where a text is not a text to begin with. What lies inside a text (durations, URLs, templates, …) is
-told by ``format``; `FORMATS` checks those formats, for validators that take such checks.
+told by ``format``; `formats` has their checks, for validators that take such checks.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_args, get_origin
 
 from attrs import NOTHING, fields, has
 
+from trio_wsout.config import sections
+from trio_wsout.config.kinds import Kind
 from trio_wsout.config.loading import kind_of
 from trio_wsout.config.rules import UNUSABLE
 from trio_wsout.config.sections import Config, Delivery, DeliveryLevel, Mode
 
-__all__ = ["json_schema"]
+__all__ = ["formats", "json_schema"]
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -33,6 +35,36 @@ def json_schema() -> dict[str, Any]:
         **schema,
         "allOf": [*schema.get("allOf", []), *_modes()],
     }
+
+
+def formats() -> dict[str, Callable[[object], bool]]:
+    """The checks of the named formats: each takes an instance and gives whether `load_config` takes it.
+
+    Where an optional field is null or of another JSON type, ``type`` has said so already.
+    """
+    found: dict[str, Callable[[object], bool]] = {}
+    for section in (getattr(sections, name) for name in sections.__all__):
+        for each in fields(section) if has(section) else ():
+            for kind in _kinds(each.type):
+                found[str(kind.schema.get("format", ""))] = _accepts(kind)
+    found.pop("", None)
+    return found
+
+
+def _kinds(annotation: Any) -> list[Kind]:  # noqa: ANN401 - any field's type
+    kind = kind_of(annotation)
+    return [kind] if kind is not None else [each for inner in get_args(annotation) for each in _kinds(inner)]
+
+
+def _accepts(kind: Kind) -> Callable[[object], bool]:
+    def accepts(instance: object) -> bool:
+        try:
+            kind.parse(instance)
+        except ValueError:
+            return False
+        return True
+
+    return accepts
 
 
 def _section_schema(section: type) -> dict[str, Any]:

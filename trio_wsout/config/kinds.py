@@ -8,6 +8,7 @@ so one place says what is allowed.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -123,13 +124,16 @@ def count(at_least: int, at_most: int | None = None) -> Kind:
     message = f"expected a whole number, {bounds}"
 
     def read(value: object) -> int:
-        if not isinstance(value, int) or isinstance(value, bool):
+        # 5.0 is an integer in JSON Schema, and in YAML and JSON a matter of spelling.
+        if isinstance(value, bool) or not (
+            isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        ):
             raise ValueError(message)
         if value < at_least or (at_most is not None and value > at_most):
             raise ValueError(message)
         return int(value)
 
-    schema: dict[str, object] = {"type": "integer", "minimum": at_least, "format": "trio-wsout-integer"}
+    schema: dict[str, object] = {"type": "integer", "minimum": at_least}
     return Kind(parse=read, schema=schema if at_most is None else {**schema, "maximum": at_most})
 
 
@@ -149,8 +153,8 @@ def number(at_least: float, at_most: float | None = None) -> Kind:
             raise ValueError(message)
         return found
 
-    schema: dict[str, object] = {"type": "number", "minimum": at_least, "format": "trio-wsout-number"}
-    return Kind(parse=read, schema=schema if at_most is None else {**schema, "maximum": at_most})
+    schema: dict[str, object] = {"type": "number", "minimum": at_least}
+    return Kind(parse=read, schema={**schema, "maximum": sys.float_info.max if at_most is None else at_most})
 
 
 def duration(*, positive: bool = True) -> Kind:

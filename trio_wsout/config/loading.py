@@ -80,7 +80,7 @@ def load_config(
         wrong += [
             _placed(document, prefix, path, reason) for path, reason in _problems(error, Config, mapping)
         ]
-        raise ConfigError(wrong, source=name) from None
+        raise ConfigError(_in_order(wrong), source=name) from None
     except _Wrong as error:
         raise ConfigError([Problem(path="", reason=str(error))], source=name) from None
     present = [key.replace("-", "_") for key in mapping]
@@ -89,8 +89,13 @@ def load_config(
         for each in check(config, present)
     ]
     if wrong:
-        raise ConfigError(wrong, source=name)
+        raise ConfigError(_in_order(wrong), source=name)
     return config
+
+
+def _in_order(problems: list[Problem]) -> list[Problem]:
+    """By the lines of the file, where they are known."""
+    return sorted(problems, key=lambda each: (each.line or 0, each.column or 0))
 
 
 def kind_of(annotation: object) -> Kind | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from decimal import Decimal
+from itertools import combinations
 from urllib.parse import urlsplit, urlunsplit
 
 from attrs import frozen
@@ -41,6 +42,8 @@ _LONGEST = 10 * 365.25 * 86400
 """Ten years: nobody means more, and timers stay far from overflow."""
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|[smhdw])", re.ASCII)
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:us|ms|[smhdw]))+|\d+(?:\.\d+)?", re.ASCII)
+_LONGEST_TEXT = 400
+"""Characters: what the smallest float needs, and no more."""
 _DURATION_ALLOWED = "a duration such as 250ms, 2s, 1m30s, 2h or a number of seconds"
 
 _SIZE_UNITS = {
@@ -76,7 +79,7 @@ def parse_duration(value: object) -> float:
 
 
 def _text_seconds(text: str) -> float:
-    if not _DURATION.fullmatch(text) or len(text) > 100:  # noqa: PLR2004 - beyond any sense
+    if not _DURATION.fullmatch(text) or len(text) > _LONGEST_TEXT:
         message = f"expected {_DURATION_ALLOWED}"
         raise ValueError(message)
     parts = _DURATION_PART.findall(text)
@@ -100,15 +103,17 @@ def format_duration(seconds: float) -> str:
 
 
 def _mixed(exact: Decimal) -> list[str]:
-    """The same time in several units, largest first: 1h30m."""
-    rest = exact
-    text = ""
-    for unit, scale in _UNITS.items():
-        count = int(rest // scale)
-        if count:
-            text += f"{count}{unit}"
-            rest -= count * scale
-    return [text] if text and not rest else []
+    """The same time in several units, largest first, for every choice of units: 1w1d1m, 8d1m, 1d61s, …"""
+    found: list[str] = []
+    for many in range(2, len(_UNITS) + 1):
+        for chosen in combinations(_UNITS.items(), many):
+            rest, text = exact, ""
+            for unit, scale in chosen:
+                count = int(rest // scale)
+                text += f"{count}{unit}" if count else ""
+                rest -= count * scale
+            found += [text] if text and not rest else []
+    return found
 
 
 def _plain(number: Decimal) -> str:

@@ -67,10 +67,11 @@ class FileCursorStore:
             return None
         except OSError as error:
             raise self._error(f"can't be opened: {error.strerror} (symbolic links are refused)") from error
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            raise self._error("is not a plain file; name another place in cursor.persist-to")
         with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise self._error("is not a plain file; name another place in cursor.persist-to")
             if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 raise self._error(
                     "belongs to somebody else or can be written by others; chown and chmod 600 it"

@@ -1,0 +1,39 @@
+"""How the documentation is built: `nox -s docs`, a warning is an error. Nothing is fetched."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+project = "trio_wsout"
+author = "trio_wsout developers"
+project_copyright = "2026, trio_wsout developers"
+version = release = version_of("trio-wsout")
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinxcontrib_trio",
+    "sphinx_copybutton",
+    "from_code",
+]
+exclude_patterns = ["_build", "_ext"]
+default_role = "code"
+
+myst_heading_anchors = 3
+myst_fence_as_directive = ["mermaid"]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_default_options = {"members": True}
+napoleon_use_ivar = True
+napoleon_preprocess_types = False
+# Long signatures get a line for each parameter.
+maximum_signature_line_length = 80
+
+html_theme = "furo"
+html_title = f"trio_wsout {release}"

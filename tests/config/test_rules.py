@@ -1,0 +1,100 @@
+"""What must hold between fields, for documents and for configurations made in Python."""
+
+from __future__ import annotations
+
+import pytest
+from attrs import evolve
+from trio_wsout.config import (
+    Auth,
+    Basic,
+    Config,
+    Connect,
+    Cursor,
+    Heartbeat,
+    History,
+    Mode,
+    Reconnect,
+    Secret,
+    Server,
+    Spool,
+    Tls,
+    dump_config,
+    load_config,
+)
+from trio_wsout.config.rules import UNUSABLE, check
+
+CLIENT = Config(url="ws://h/")
+SERVER = Config(mode=Mode.SERVER_OUTPUT, server=Server(bind=":0"))
+
+
+def paths(config: Config) -> list[str]:
+    return [problem.path for problem in check(config)]
+
+
+@pytest.mark.parametrize(
+    "config", [CLIENT, SERVER, Config(mode=Mode.RELAY, server=Server(bind=":0"), url="ws://h/")]
+)
+def test_nothing_is_wrong_and_it_goes_round(config: Config) -> None:
+    assert paths(config) == []
+    assert load_config(dump_config(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("config", "path"),
+    [
+        (Config(), "url"),
+        (evolve(SERVER, server=None), "server"),
+        (evolve(CLIENT, server=Server(bind=":0")), "server"),
+        (evolve(CLIENT, history=History()), "history"),
+        (evolve(SERVER, url="ws://h/"), "url"),
+        (evolve(SERVER, connect=Connect(timeout=1.0)), "connect"),
+        (evolve(SERVER, spool=Spool(path="x")), "spool"),
+        (evolve(CLIENT, reconnect=Reconnect(max_backoff=0.1)), "reconnect.max-backoff"),
+        (evolve(CLIENT, subprotocols=("a", "b c")), "subprotocols[1]"),
+        (evolve(CLIENT, subprotocols=("a", "a")), "subprotocols[1]"),
+        (
+            evolve(
+                CLIENT, auth=Auth(bearer_token=Secret("x"), basic=Basic(username="u", password=Secret("p")))
+            ),
+            "auth",
+        ),
+        (evolve(CLIENT, auth=Auth(basic=Basic(username="u:v", password=Secret("p")))), "auth.basic.username"),
+        (evolve(CLIENT, tls=Tls(client_certificate="c")), "tls.client-certificate"),
+        (evolve(CLIENT, tls=Tls(client_key=Secret("k"))), "tls.client-key"),
+        (evolve(CLIENT, tls=Tls(insecure_skip_verify=True, ca_certificate="c")), "tls.insecure-skip-verify"),
+        (evolve(CLIENT, headers={"Host": "x"}), "headers.Host"),
+        (evolve(CLIENT, headers={"sec-websocket-key": "x"}), "headers.sec-websocket-key"),
+        (evolve(CLIENT, headers={"Sec-WebSocket-Protocol": "x"}), "headers.Sec-WebSocket-Protocol"),
+        (evolve(CLIENT, headers={"a b": "x"}), "headers.a b"),
+        (evolve(CLIENT, headers={"A": "x", "a": "y"}), "headers.a"),
+        (evolve(CLIENT, auth=Auth(headers={"Upgrade": Secret("x")})), "auth.headers.Upgrade"),
+        (evolve(CLIENT, heartbeat=Heartbeat(payload="é" * 63)), "heartbeat.payload"),
+        (evolve(SERVER, history=History(store="redis://h/s")), "history.store"),
+        (evolve(CLIENT, cursor=Cursor()), "cursor"),
+        (evolve(CLIENT, cursor=Cursor(header_name="Host")), "cursor.header-name"),
+        (
+            evolve(CLIENT, cursor=Cursor(header_name="L", value_field="a", value_pointer="/a")),
+            "cursor.value-pointer",
+        ),
+        (evolve(CLIENT, cursor=Cursor(header_name="L", persist_to="redis://h")), "cursor.persist-to"),
+        (evolve(CLIENT, cursor=Cursor(header_name="L", state_id="")), "cursor.state-id"),
+        (evolve(CLIENT, cursor=Cursor(header_name="L", state_id="a\nb")), "cursor.state-id"),
+        (evolve(CLIENT, cursor=Cursor(header_name="L", state_id="x" * 201)), "cursor.state-id"),
+    ],
+)
+def test_each_rule_is_told_under_its_path(config: Config, path: str) -> None:
+    assert paths(config) == [path]
+
+
+def test_a_field_of_another_mode_says_whose_it_is() -> None:
+    (problem,) = check(evolve(CLIENT, server=Server(bind=":0")))
+    assert "server-output, server-input, relay" in problem.reason
+
+
+def test_a_written_default_is_written_all_the_same() -> None:
+    assert [each.path for each in check(SERVER, present=["mode", "server", "connect"])] == ["connect"]
+    assert UNUSABLE[Mode.RELAY] == ("spool",)
+
+
+def test_a_ping_payload_of_125_bytes_fits() -> None:
+    assert paths(evolve(CLIENT, heartbeat=Heartbeat(payload="x" * 125))) == []

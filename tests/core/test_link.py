@@ -1,0 +1,281 @@
+"""The link: its table, its rules, and a machine against a naive model."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._core.link import TRANSITIONS, Event, Link, State, diagram
+from trio_wsout.config.sections import Reconnect
+
+LOST = Ending(cause=Cause.LOST, detail="reset")
+EXACT = Reconnect(jitter=0.0)
+
+
+def refused(status: int, retry_after: float | None = None) -> Ending:
+    return Ending(cause=Cause.REFUSED, status=status, retry_after=retry_after, detail=f"answered {status}")
+
+
+def closed(code: int) -> Ending:
+    return Ending(cause=Cause.CLOSED, code=code, detail=f"closed with {code}")
+
+
+def dialling(policy: Reconnect = EXACT, *, refreshable: bool = False) -> Link:
+    link = Link(policy, refreshable=refreshable)
+    link.wanted()
+    return link
+
+
+def again(link: Link) -> None:
+    """Let the delay pass."""
+    assert link.deadline is not None
+    assert link.poll(link.deadline)
+
+
+def drive(state: State) -> Link:
+    link = Link(EXACT)
+    if state is State.IDLE:
+        return link
+    if state is State.CLOSED:
+        link.close()
+        return link
+    link.wanted()
+    if state is State.OPEN:
+        link.opened(0.0)
+    elif state is State.BACKING_OFF:
+        link.ended(LOST, 0.0, 0.0)
+    elif state is State.GAVE_UP:
+        link.ended(refused(403), 0.0, 0.0)
+    assert link.state is state
+    return link
+
+
+@pytest.mark.parametrize("state", State)
+def test_what_is_not_in_the_table_is_a_fault_of_the_caller(state: State) -> None:
+    if (state, Event.OPENED) not in TRANSITIONS:
+        with pytest.raises(RuntimeError, match="can't take"):
+            drive(state).opened(0.0)
+    if (state, Event.FAILED) not in TRANSITIONS:
+        with pytest.raises(RuntimeError, match="can't take"):
+            drive(state).ended(LOST, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("state", State)
+def test_closing_is_always_possible_and_keeps_an_end(state: State) -> None:
+    link = drive(state)
+    link.close()
+    assert link.state is (State.GAVE_UP if state is State.GAVE_UP else State.CLOSED)
+    assert link.deadline is None
+
+
+def test_the_diagram_shows_every_transition() -> None:
+    text = diagram()
+    for (old, event), new in TRANSITIONS.items():
+        assert f"{old.value.replace('-', '_')} --> {new.value.replace('-', '_')}: {event.value}" in text
+    assert text.startswith("stateDiagram-v2\n    [*] --> idle")
+    assert "gave_up --> [*]" in text
+
+
+def test_only_an_idle_link_starts_to_dial() -> None:
+    link = drive(State.OPEN)
+    link.wanted()
+    assert link.state is State.OPEN
+
+
+def test_a_delay_is_over_at_its_deadline_and_not_before() -> None:
+    link = dialling()
+    link.ended(LOST, 10.0, 0.0)
+    assert link.deadline == 10.5
+    assert not link.poll(10.499)
+    assert link.poll(10.5)
+    assert link.state is State.DIALLING
+    assert link.attempt == 2
+    assert not link.poll(99.0)
+
+
+@pytest.mark.parametrize(("lasted", "failures"), [(60.0, 1), (59.999, 3), (1e6, 1)])
+def test_a_connection_that_lasted_resets_the_count(lasted: float, failures: int) -> None:
+    link = dialling()
+    for _ in range(2):
+        link.ended(LOST, 0.0, 0.0)
+        again(link)
+    link.opened(100.0)
+    assert link.failures == 2, "opening alone resets nothing"
+    link.ended(LOST, 100.0 + lasted, 0.0)
+    assert link.failures == failures
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_max_attempts_gives_up_at_exactly_that_many(most: int) -> None:
+    link = dialling(Reconnect(jitter=0.0, max_attempts=most))
+    for number in range(1, most + 1):
+        assert link.state is State.DIALLING
+        link.ended(LOST, 0.0, 0.0)
+        assert link.failures == number
+        if number < most:
+            again(link)
+    assert link.state is State.GAVE_UP
+    assert "max-attempts" in (link.verdict or "")
+
+
+def test_the_server_may_ask_for_a_longer_delay_but_not_for_a_shorter_one() -> None:
+    link = dialling()
+    link.ended(refused(503, retry_after=100.0), 0.0, 0.0)
+    assert link.deadline == 100.0
+    link = dialling()
+    link.ended(refused(429, retry_after=0.1), 0.0, 0.0)
+    assert link.deadline == 0.5
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 410, 426])
+def test_final_statuses(status: int) -> None:
+    link = dialling()
+    link.ended(refused(status), 0.0, 0.0)
+    assert link.state is State.GAVE_UP
+    assert str(status) in (link.verdict or "")
+
+
+@pytest.mark.parametrize("status", [301, 402, 408, 429, 500, 502, 503])
+def test_other_statuses_are_retried(status: int) -> None:
+    link = dialling()
+    link.ended(refused(status), 0.0, 0.0)
+    assert link.state is State.BACKING_OFF
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_final_causes(cause: Cause) -> None:
+    link = dialling()
+    link.ended(Ending(cause=cause, detail=""), 0.0, 0.0)
+    assert (link.state is State.GAVE_UP) == (cause in (Cause.BAD_HANDSHAKE, Cause.CERTIFICATE))
+
+
+@pytest.mark.parametrize(
+    ("code", "final"),
+    [
+        (1000, False),
+        (1001, False),
+        (3499, False),
+        (3500, True),
+        (3999, True),
+        (4000, False),
+        (4500, True),
+        (4999, True),
+    ],
+)
+def test_close_codes_that_are_final(code: int, final: bool) -> None:
+    link = drive(State.OPEN)
+    link.ended(closed(code), 1.0, 0.0)
+    assert (link.state is State.GAVE_UP) == final
+
+
+def test_the_third_policy_violation_in_a_row_is_final_unless_a_message_passed() -> None:
+    link = dialling()
+    for message_between in (False, False, True, False, False):
+        link.opened(0.0)
+        if message_between:
+            link.message_passed()
+        link.ended(closed(1008), 0.0, 0.0)
+        if link.state is State.GAVE_UP:
+            break
+        again(link)
+    assert link.state is State.GAVE_UP
+    assert link.failures == 5
+
+
+def test_another_close_code_ends_the_row_of_policy_violations() -> None:
+    link = dialling()
+    for code in (1008, 1008, 1001, 1008, 1008):
+        link.opened(0.0)
+        link.ended(closed(code), 0.0, 0.0)
+        again(link)
+    assert link.state is State.DIALLING
+
+
+def test_one_401_is_retried_where_credentials_can_be_renewed() -> None:
+    link = dialling(refreshable=True)
+    link.ended(refused(401), 0.0, 0.0)
+    assert link.refresh
+    again(link)
+    link.ended(refused(401), 0.0, 0.0)
+    assert link.state is State.GAVE_UP
+
+
+def test_an_opening_gives_the_right_to_renew_back() -> None:
+    link = dialling(refreshable=True)
+    for _ in range(3):
+        link.ended(refused(401), 0.0, 0.0)
+        again(link)
+        link.opened(0.0)
+        assert not link.refresh
+        link.ended(LOST, 0.0, 0.0)
+        again(link)
+    assert link.reconnects == 2
+
+
+class LinkMachine(RuleBasedStateMachine):
+    """The link against a history of what happened."""
+
+    @initialize(most=st.none() | st.integers(1, 4), refreshable=st.booleans())
+    def begin(self, most: int | None, refreshable: bool) -> None:
+        self.policy = Reconnect(jitter=0.5, max_attempts=most, reset_after=5.0)
+        self.link = Link(self.policy, refreshable=refreshable)
+        self.most = most
+        self.now = 0.0
+        self.row = 0
+        self.openings = 0
+        self.opened_at = 0.0
+        self.due: float | None = None
+        self.state = State.IDLE
+
+    @rule(seconds=st.sampled_from([0.0, 0.4, 1.0, 5.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        dials = self.state is State.BACKING_OFF and self.due is not None and self.now >= self.due
+        assert self.link.poll(self.now) == dials
+        if dials:
+            self.state, self.due = State.DIALLING, None
+
+    @rule()
+    def wanted(self) -> None:
+        self.link.wanted()
+        self.state = State.DIALLING if self.state is State.IDLE else self.state
+
+    @precondition(lambda self: self.state is State.DIALLING)
+    @rule()
+    def opens(self) -> None:
+        self.link.opened(self.now)
+        self.state, self.opened_at = State.OPEN, self.now
+        self.openings += 1
+
+    @precondition(lambda self: self.state in (State.DIALLING, State.OPEN))
+    @rule(draw=st.floats(0, 1, exclude_max=True), asked=st.none() | st.floats(0, 20))
+    def fails(self, draw: float, asked: float | None) -> None:
+        if self.state is State.OPEN and self.now - self.opened_at >= 5.0:
+            self.row = 0
+        self.row += 1
+        self.link.ended(refused(503, asked), self.now, draw)
+        if self.most is not None and self.row >= self.most:
+            self.state = State.GAVE_UP
+        else:
+            self.state = State.BACKING_OFF
+            backoff = min(30.0, 0.5 * 2 ** (self.row - 1)) * (1 - 0.5 * draw)
+            self.due = self.now + max(backoff, asked or 0.0)
+
+    @precondition(lambda self: self.state not in (State.CLOSED, State.GAVE_UP))
+    @rule()
+    def close(self) -> None:
+        self.link.close()
+        self.state, self.due = State.CLOSED, None
+
+    @invariant()
+    def agrees(self) -> None:
+        if hasattr(self, "link"):
+            assert self.link.state is self.state
+            assert self.link.failures == self.row
+            assert self.link.attempt == self.row + 1
+            assert self.link.deadline == self.due
+            assert self.link.reconnects == max(0, self.openings - 1)
+
+
+TestLinkMachine = LinkMachine.TestCase

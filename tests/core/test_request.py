@@ -1,0 +1,254 @@
+"""The opening handshake: whatever is put into it, it is one request with exactly that in it."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
+
+import h11
+import pytest
+import wsproto
+import wsproto.events
+from hypothesis import given
+from hypothesis import strategies as st
+from trio_wsout._core.request import Request, RequestError, build_request
+from trio_wsout.config import Auth, Basic, Config, Cursor, Secret
+from trio_wsout.config.rules import is_token
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NASTY = st.one_of(
+    st.text(max_size=30),
+    st.sampled_from(
+        [
+            "a\r\nX-Evil: 1",
+            "a\nb",
+            "\0",
+            "x\r",
+            "é",
+            "\ud800",
+            " lead",
+            "tab\tin",
+            "\x7f",
+            "a&b=c#d?e/%41",
+            "\u2028",
+        ]
+    ),
+)
+
+
+def on_the_wire(request: Request) -> tuple[str, list[tuple[str, bytes]]]:
+    """What a server reads: target and headers, after wsproto has written them."""
+    websocket = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
+    blob = websocket.send(
+        wsproto.events.Request(
+            host=request.authority,
+            target=request.resource,
+            extra_headers=[(name.encode(), value) for name, value in request.headers],
+            subprotocols=list(request.subprotocols),
+        )
+    )
+    server = h11.Connection(h11.SERVER)
+    server.receive_data(blob)
+    event = server.next_event()
+    assert isinstance(event, h11.Request)
+    assert isinstance(server.next_event(), h11.EndOfMessage)
+    assert server.trailing_data == (b"", False)
+    headers = [(name.decode(), value) for name, value in event.headers]
+    own = {
+        "host",
+        "upgrade",
+        "connection",
+        "sec-websocket-key",
+        "sec-websocket-version",
+        "sec-websocket-protocol",
+    }
+    return event.target.decode(), [each for each in headers if each[0] not in own]
+
+
+def build(at: str | None = None, *, values: Mapping[str, str] | None = None, **fields: Any) -> Request:
+    """The request of a configuration; `values` are those of ${env|…}."""
+    extra = {key: fields.pop(key) for key in ("extra", "token") if key in fields}
+    config = Config(**{"url": "ws://peer.test/a", **fields})
+    return build_request(
+        config,
+        resolve=lambda _, name: (values or {}).get(name or ""),
+        cursor=at,
+        headers=extra.get("extra"),
+        token=extra.get("token"),
+    )
+
+
+@given(NASTY)
+def test_a_header_is_one_line_with_its_value_or_refused_without_it(value: str) -> None:
+    value = f"canary{value}"
+    try:
+        request = build(headers={"X-V": "${env|V}"}, values={"V": value})
+    except RequestError as error:
+        assert "canary" not in str(error)
+        assert "headers.X-V" in str(error)
+    else:
+        _, headers = on_the_wire(request)
+        assert headers == [("x-v", value.strip(" \t").encode())]
+
+
+@given(NASTY, NASTY)
+def test_a_parameter_is_one_parameter_with_its_value(name: str, value: str) -> None:
+    try:
+        request = build(url="ws://peer.test/a?own=1", query={name: "${env|V}"}, values={"V": value})
+    except RequestError as error:
+        assert "surrogate" in str(error)
+        return
+    target, headers = on_the_wire(request)
+    assert parse_qsl(urlsplit(target).query, keep_blank_values=True) == [("own", "1"), (name, value)]
+    assert headers == []
+
+
+@given(NASTY)
+def test_a_cursor_goes_as_it_is_in_both_places(value: str) -> None:
+    cursor = Cursor(header_name="Last-Event-ID", query_parameter="since")
+    try:
+        request = build(value, cursor=cursor)
+    except RequestError:
+        return
+    target, headers = on_the_wire(request)
+    assert parse_qsl(urlsplit(target).query, keep_blank_values=True) == [("since", value)]
+    assert headers == [("last-event-id", value.strip(" \t").encode())]
+
+
+@given(NASTY, NASTY)
+def test_basic_credentials_are_encoded_whole(username: str, password: str) -> None:
+    basic = Basic(username="${env|U}", password=Secret("${env|P}"))
+    try:
+        request = build(auth=Auth(basic=basic), values={"U": username, "P": password})
+    except RequestError as error:
+        assert ":" in username or "surrogate" in str(error)
+        return
+    ((name, value),) = on_the_wire(request)[1]
+    scheme, _, pair = value.decode().partition(" ")
+    assert (name, scheme) == ("authorization", "Basic")
+    assert base64.b64decode(pair).decode() == f"{username}:{password}"
+
+
+@given(NASTY)
+def test_a_bearer_token_is_a_token_or_refused(token: str) -> None:
+    token = f"canary{token}"
+    for fields in ({"auth": Auth(bearer_token=Secret("${env|T}"))}, {"token": token}):
+        try:
+            request = build(values={"T": token}, **fields)
+        except RequestError as error:
+            assert "bearer" in str(error)
+            assert "canary" not in str(error)
+        else:
+            assert on_the_wire(request)[1] == [("authorization", f"Bearer {token}".encode())]
+
+
+@given(st.text(max_size=20))
+def test_the_applications_headers_are_judged_like_all_others(name: str) -> None:
+    reserved = name.lower() in {"host", "connection", "upgrade"} or name.lower().startswith("sec-websocket-")
+    if is_token(name) and not reserved:
+        assert build(extra={name: "v"}).headers == ((name, b"v"),)
+    else:
+        with pytest.raises(RequestError):
+            build(extra={name: "v"})
+
+
+@pytest.mark.parametrize(
+    "name", ["Host", "upgrade", "CONNECTION", "Sec-WebSocket-Key", "Content-Length", "a b", ""]
+)
+def test_reserved_and_invalid_names_are_refused(name: str) -> None:
+    with pytest.raises(RequestError, match="name"):
+        build(extra={name: "v"})
+
+
+def test_the_later_wins() -> None:
+    request = build(
+        "7",
+        auth=Auth(
+            bearer_token=Secret("a"),
+            headers={"AUTHORIZATION": Secret("b"), "X": Secret("1"), "L": Secret("0")},
+        ),
+        headers={"authorization": "c", "x": "2", "Y": "3"},
+        token="d",
+        extra={"y": "4"},
+        cursor=Cursor(header_name="l"),
+    )
+    assert dict(request.headers) == {"Authorization": b"Bearer d", "x": b"2", "y": b"4", "l": b"7"}
+    without = build(auth=Auth(bearer_token=Secret("a"), headers={"Authorization": Secret("b")}))
+    assert without.headers == (("Authorization", b"b"),)
+
+
+def test_a_later_parameter_takes_the_place_of_an_earlier_one() -> None:
+    request = build(
+        "9",
+        auth=Auth(query={"a": Secret("1"), "c": Secret("0")}),
+        query={"a": "2"},
+        cursor=Cursor(query_parameter="c"),
+    )
+    assert request.resource == "/a?a=2&c=9"
+
+
+def test_no_cursor_sends_none() -> None:
+    request = build(cursor=Cursor(header_name="L", query_parameter="c"))
+    assert (request.resource, request.headers) == ("/a", ())
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "authority", "resource", "secure"),
+    [
+        ("ws://h", "h", 80, "h", "/", False),
+        ("wss://h:443/x", "h", 443, "h", "/x", True),
+        ("wss://h:80", "h", 80, "h:80", "/", True),
+        ("ws://[::1]:8080/a?b", "::1", 8080, "[::1]:8080", "/a?b", False),
+        (
+            "ws://bücher.example/straße?q=ü 1",
+            "xn--bcher-kva.example",
+            80,
+            "xn--bcher-kva.example",
+            "/stra%C3%9Fe?q=%C3%BC%201",
+            False,
+        ),
+        ("ws://h/a%20b?c=%41&d", "h", 80, "h", "/a%20b?c=%41&d", False),
+    ],
+)
+def test_urls_become_requests(
+    url: str, host: str, port: int, authority: str, resource: str, secure: bool
+) -> None:
+    request = build(url=url)
+    found = (request.host, request.port, request.authority, request.resource, request.secure)
+    assert found == (host, port, authority, resource, secure)
+    assert on_the_wire(request)[0] == resource
+
+
+def test_subprotocols_are_offered_in_order() -> None:
+    assert build(subprotocols=("b", "a")).subprotocols == ("b", "a")
+
+
+def test_a_missing_value_is_named() -> None:
+    with pytest.raises(RequestError, match=r"auth.headers.X: \$\{secret\|k\}"):
+        build(auth=Auth(headers={"X": Secret("${secret|k}")}))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"headers": {"X": "${env|V}"}},
+        {"query": {"q": "${env|V}"}},
+        {"auth": Auth(basic=Basic(username="u", password=Secret("${env|V}")))},
+    ],
+)
+def test_a_lone_surrogate_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match="surrogate"):
+        build(values={"V": "\ud800"}, **fields)
+
+
+def test_a_user_name_from_a_template_holds_no_colon() -> None:
+    with pytest.raises(RequestError, match="RFC 7617"):
+        build(auth=Auth(basic=Basic(username="${env|V}", password=Secret("p"))), values={"V": "a:b"})
+
+
+def test_nothing_secret_is_shown() -> None:
+    request = build(auth=Auth(query={"q": Secret("canary")}, headers={"X": Secret("canary")}))
+    assert "canary" not in repr(request)

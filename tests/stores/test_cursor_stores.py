@@ -1,0 +1,253 @@
+"""Cursor stores: what was saved is loaded, or an error says what is wrong; never another value."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio_wsout.config import Cursor
+from trio_wsout.errors import CursorError
+from trio_wsout.stores.cursor_file import FileCursorStore, file_in_directory
+from trio_wsout.stores.cursor_sqlite import SqliteCursorStore
+from trio_wsout.stores.cursors import CursorStore, MemoryCursorStore, StoredCursor
+from trio_wsout.stores.opening import open_cursor_store, state_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Make = Callable[[Path], CursorStore]
+
+SEVEN = StoredCursor(value="seven ✓", epoch=3)
+STORES: dict[str, Make] = {
+    "file": lambda folder: FileCursorStore(folder / "c.cursor", "id"),
+    "sqlite": lambda folder: SqliteCursorStore(folder / "c.db", "id"),
+    "memory": lambda folder: MemoryCursorStore(),
+}
+
+
+@pytest.mark.parametrize("make", STORES.values(), ids=STORES)
+async def test_what_was_saved_is_loaded(make: Make, tmp_path: Path) -> None:
+    store = make(tmp_path)
+    assert await store.load() is None
+    for cursor in (SEVEN, StoredCursor(value="", epoch=3), StoredCursor(value="8", epoch=4)):
+        await store.save(cursor)
+        assert await store.load() == cursor
+
+
+@pytest.mark.parametrize("kind", ["file", "sqlite"])
+async def test_an_older_epoch_does_not_win(kind: str, tmp_path: Path) -> None:
+    store = STORES[kind](tmp_path)
+    await store.save(SEVEN)
+    with pytest.raises(CursorError, match="taken"):
+        await store.save(StoredCursor(value="old", epoch=2))
+    assert await store.load() == SEVEN
+
+
+async def test_a_file_is_private_and_replaced_whole(tmp_path: Path) -> None:
+    store = STORES["file"](tmp_path)
+    await store.save(SEVEN)
+    before = (tmp_path / "c.cursor").stat()
+    await store.save(StoredCursor(value="8", epoch=3))
+    after = (tmp_path / "c.cursor").stat()
+    assert after.st_mode & 0o777 == 0o600
+    assert after.st_ino != before.st_ino
+    assert [each.name for each in tmp_path.iterdir()] == ["c.cursor"]
+
+
+async def test_another_state_id_is_refused(tmp_path: Path) -> None:
+    await STORES["file"](tmp_path).save(SEVEN)
+    with pytest.raises(CursorError, match="another state id"):
+        await FileCursorStore(tmp_path / "c.cursor", "other").load()
+    await STORES["sqlite"](tmp_path).save(SEVEN)
+    assert await SqliteCursorStore(tmp_path / "c.db", "other").load() is None
+
+
+async def test_no_damage_gives_another_value(tmp_path: Path) -> None:
+    path = tmp_path / "c.cursor"
+    await STORES["file"](tmp_path).save(SEVEN)
+    whole = path.read_bytes()
+    damaged = [whole[:length] for length in range(len(whole))]
+    damaged += [
+        whole[:at] + bytes((whole[at] ^ 1 << bit,)) + whole[at + 1 :]
+        for at in range(len(whole))
+        for bit in range(8)
+    ]
+    store = FileCursorStore(path, "id")
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            found = store._load()
+        except CursorError as error:
+            assert str(path) in str(error)
+        else:
+            assert found == SEVEN
+
+
+def place_symlink(path: Path) -> None:
+    path.symlink_to(path.with_name("target"))
+
+
+def place_directory(path: Path) -> None:
+    path.mkdir()
+
+
+def place_group_writable(path: Path) -> None:
+    path.write_bytes(b"{}")
+    path.chmod(0o620)
+
+
+def place_strangers(path: Path) -> None:
+    path.write_bytes(b"{}")
+    path.chmod(0o600)
+    os.chown(path, 12345, 12345)
+
+
+def place_list(path: Path) -> None:
+    path.write_bytes(b"[1]")
+    path.chmod(0o600)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        (place_symlink, "symbolic links"),
+        (os.mkfifo, "not a plain file"),
+        (place_directory, "not a plain file|directory"),
+        (place_group_writable, "chmod 600"),
+        (place_strangers, "chown"),
+        (place_list, "no cursor file"),
+    ],
+)
+async def test_what_is_no_file_of_ours_is_refused(
+    place: Callable[[Path], None], words: str, tmp_path: Path
+) -> None:
+    if place is place_strangers and os.geteuid() != 0:
+        pytest.skip("only root can give a file to somebody else")
+    place(tmp_path / "c.cursor")
+    store = STORES["file"](tmp_path)
+    with pytest.raises(CursorError, match=words):
+        await store.load()
+    with pytest.raises(CursorError, match=words):
+        await store.save(SEVEN)
+
+
+async def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
+    store = STORES["file"](tmp_path / "none")
+    assert await store.load() is None
+    with pytest.raises(CursorError, match="No such file.*intact"):
+        await store.save(SEVEN)
+    with pytest.raises(CursorError, match="can't be read"):
+        await STORES["sqlite"](tmp_path / "none").load()
+    with pytest.raises(CursorError, match="can't be written"):
+        await STORES["sqlite"](tmp_path / "none").save(SEVEN)
+
+
+def test_a_full_disk_leaves_the_old_value(tmp_path: Path) -> None:
+    script = f"""
+        import resource, signal, trio
+        from pathlib import Path
+        from trio_wsout.errors import CursorError
+        from trio_wsout.stores.cursor_file import FileCursorStore
+        from trio_wsout.stores.cursors import StoredCursor
+        store = FileCursorStore(Path({str(tmp_path / "c.cursor")!r}), "id")
+        trio.run(store.save, StoredCursor(value="old", epoch=1))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+        try:
+            trio.run(store.save, StoredCursor(value="new", epoch=1))
+        except CursorError as error:
+            print(error)
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        print(trio.run(store.load).value)
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True
+    )
+    assert "too large" in run.stdout
+    assert "intact" in run.stdout
+    assert run.stdout.splitlines()[-1] == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["c.cursor"]
+
+
+@given(st.lists(st.text(min_size=1, max_size=300), unique=True, min_size=2, max_size=20))
+def test_state_ids_never_leave_the_directory_and_never_meet(state_ids: list[str]) -> None:
+    folder = Path("/state/cursors")
+    files = [file_in_directory(folder, each) for each in state_ids]
+    assert len(set(files)) == len(state_ids)
+    for file in files:
+        assert file.parent == folder
+        assert len(file.name) <= 200
+        assert "/" not in file.name
+        assert not file.name.startswith("..")
+
+
+@pytest.mark.parametrize(
+    "state_id", ["../../etc/passwd", "/etc/passwd", "..", ".", "a/b", "\0", "x" * 300, "\ud800"]
+)
+def test_hostile_state_ids(state_id: str) -> None:
+    assert file_in_directory(Path("/s"), state_id).parent == Path("/s")
+
+
+async def test_sqlite_damage_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "c.db"
+    store = SqliteCursorStore(path, "id")
+    await store.save(SEVEN)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE cursors SET value = 'eight'")
+    connection.close()
+    with pytest.raises(CursorError, match="damaged"):
+        await store.load()
+    path.write_bytes(b"no database, " * 100)
+    with pytest.raises(CursorError, match="can't be read"):
+        await store.load()
+
+
+async def test_the_configuration_chooses_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(sys, "platform", "linux")
+    (tmp_path / "there").mkdir()
+
+    async def place(**fields: str) -> str:
+        store = await open_cursor_store(Cursor(header_name="L", **fields), url="ws://h/")  # type: ignore[arg-type]
+        if isinstance(store, MemoryCursorStore):
+            return "memory"
+        await store.save(SEVEN)
+        (found,) = (each for each in tmp_path.rglob("*") if each.suffix in {".cursor", ".db", ".file"})
+        await trio.Path(found).unlink()
+        return str(found.relative_to(tmp_path))
+
+    assert await place() == "memory"
+    assert await place(persist_to="memory:", state_id="x") == "memory"
+    assert (await place(state_id="x")).startswith("state/trio-wsout/x.")
+    assert (await place(persist_to=str(tmp_path / "there"), state_id="x")).startswith("there/x.")
+    assert (await place(persist_to=f"{tmp_path}/made/")).startswith("made/")
+    assert await place(persist_to=str(tmp_path / "one.file")) == "one.file"
+    assert await place(persist_to=f"sqlite:{tmp_path}/c.db") == "c.db"
+    (tmp_path / "plain").write_text("")
+    with pytest.raises(CursorError, match="persist-to"):
+        await place(persist_to=f"{tmp_path}/plain/below/")
+
+
+def test_each_platform_has_its_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/u")
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.delenv("LOCALAPPDATA", raising=False)
+    found = {}
+    for platform in ("linux", "darwin", "win32"):
+        monkeypatch.setattr(sys, "platform", platform)
+        found[platform] = str(state_directory())
+    assert found == {
+        "linux": "/home/u/.local/state/trio-wsout",
+        "darwin": "/home/u/Library/Application Support/trio-wsout",
+        "win32": "/home/u/AppData/Local/trio-wsout",
+    }
