@@ -300,7 +300,7 @@ def test_problems_of_files_have_their_line(name: str, tmp_path: Path) -> None:
     [
         (
             "job.yaml",
-            "# yes\nurl: &u ws://h/\nbatch: {mode: fixed, wrap-as-json: &t true}\nheartbeat: &h {}\nconnect:\n  <<: *h\n",
+            "# yes\nurl: &u ws://h/\nbatch: {mode: fixed, wrap-as-json: &t true}\nheartbeat: &h {timeout: 5s}\nconnect:\n  <<: *h\n",
         ),
         ("job.yml", "url: 'ws://h/'\nbatch:\n  mode: fixed\n  wrap-as-json: true\nheartbeat: {}\n"),
         ("job.toml", 'url = "ws://h/"\nheartbeat = {}\n[batch]\nmode = "fixed"\nwrap-as-json = true\n'),

@@ -73,8 +73,14 @@ def test_durations_are_read(text: object, seconds: float) -> None:
         True,
         None,
         [],
-    ]
-    + [float("nan"), float("inf"), -0.1, "11y", "4000w", 10**400, "9" * 500 + "s"],
+        float("nan"),
+        float("inf"),
+        -0.1,
+        "11y",
+        "4000w",
+        10**400,
+        "9" * 500 + "s",
+    ],
 )
 def test_nonsense_is_no_duration(text: object) -> None:
     with pytest.raises(ValueError, match="duration"):

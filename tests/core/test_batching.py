@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -193,7 +195,7 @@ class BatcherMachine(RuleBasedStateMachine):
     @invariant()
     def documents_are_marked_in_runs(self) -> None:
         markers = [batch.document for batch in getattr(self, "out", []) if batch.document]
-        for earlier, later in zip(markers, markers[1:], strict=False):
+        for earlier, later in itertools.pairwise(markers):
             if later.id == earlier.id:
                 assert not later.first
                 assert not earlier.last

@@ -69,8 +69,9 @@ def test_pointers_find_what_the_rfc_says(pointer: str, value: object) -> None:
         (True, None),
         (None, None),
         ([], None),
-    ]
-    + [(float("nan"), None), (float("inf"), None)],
+        (float("nan"), None),
+        (float("inf"), None),
+    ],
 )
 def test_texts_and_numbers_are_cursors(value: object, text: str | None) -> None:
     assert value_text(value) == text

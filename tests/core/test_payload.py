@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import datetime
+import datetime as dt
 import enum
 import json
 import types
@@ -91,7 +91,7 @@ for _ in range(1000):
         ("\ud800", "$: a lone surrogate"),
         ({"a": ["\udfff"]}, "$.a[0]: a lone surrogate"),
         ({"\ud800": 1}, "$: a key holds a lone surrogate"),
-        ({"a": datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)}, "$.a: datetime"),
+        ({"a": dt.datetime(2026, 1, 1, tzinfo=dt.UTC)}, "$.a: datetime"),
         ({"a": object()}, "$.a: object"),
         ({"a": Colour.RED}, "$.a: Colour"),
         (ENDLESS, "nested too deeply"),

@@ -498,6 +498,38 @@ async def test_an_application_that_does_not_read_never_makes_a_live_peer_look_de
         await output.flush()
 
 
+async def test_the_end_does_not_wait_for_an_application_that_does_not_read(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(config(), open_stream=peer.open_stream, receive=True) as output:
+            await output.wait_connected()
+            for number in range(200):
+                await peer.send(str(number))
+            await trio.sleep(1)
+            await output.send("x")
+            start = trio.current_time()
+        assert trio.current_time() == start
+        assert peer.messages == ["x"]
+        statistics = output.statistics()
+        assert (statistics.received, statistics.confirmed) == (200, 1)
+        left = [item.event async for item in output.received]
+        assert len(left) + statistics.dropped == 200
+
+
+async def test_an_application_that_closes_its_end_of_received_costs_nothing(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(config(), open_stream=peer.open_stream, receive=True) as output:
+            await output.wait_connected()
+            for number in range(100):
+                await peer.send(str(number))
+            await trio.sleep(1)
+            output.received.close()
+            await peer.send("more")
+            await output.send("x")
+            await output.flush()
+            assert output.statistics().dropped > 0
+        assert peer.messages == ["x"]
+
+
 async def test_messages_before_a_close_still_reach_the_application(autojump_clock: object) -> None:
     async with open_peer() as peer:
         async with trio_wsout.open_output(config(), open_stream=peer.open_stream, receive=True) as output:

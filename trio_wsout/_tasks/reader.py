@@ -60,7 +60,8 @@ class Inbox:
                 if self.channel is not None:
                     await self.channel.send(item)
                     delivered = True
-        except trio.BrokenResourceError:
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            # The application closed its end, or `stop` closed ours while we waited.
             pass
         finally:
             self.dropped += 0 if delivered else 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -83,11 +84,11 @@ async def run_job(job: Job) -> int:
         if not isinstance(cause, OutputError):
             raise
         return _failed(job, cause, outcome)
-    if outcome.interrupted:
-        return INTERRUPTED
     if outcome.undelivered:
         where = f"in {job.undelivered}" if job.undelivered else "lost; --undelivered FILE keeps them"
         say(f"{outcome.undelivered} events undelivered, {where}")
+    if outcome.interrupted:
+        return INTERRUPTED
     return SOME_UNDELIVERED if outcome.undelivered or outcome.skipped else OK
 
 
@@ -144,6 +145,12 @@ async def _deliver(job: Job, descriptor: int, outcome: _Outcome) -> None:
         finally:
             reports.close()
         watching.cancel_scope.cancel()
+    # Cancelled, the output gave back here what it could; nobody else is there to take it.
+    with suppress(trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+        while True:
+            item = taken.receive_nowait()
+            outcome.undelivered += 1
+            _keep(job.undelivered, [item])
     if job.stats and outcome.statistics is not None:
         say(orjson.dumps(attrs.asdict(outcome.statistics())).decode())
     if trouble is not None:
@@ -188,13 +195,12 @@ async def _send_lines(output: Output, descriptor: int, outcome: _Outcome, *, doc
 
 
 async def _print_received(output: Output, with_peer: bool) -> None:  # noqa: FBT001 - a nursery passes by position
-    """Print what peers send, a line each; when nobody reads standard output any more, stop printing."""
-    try:
-        async for item in output.received:
-            line = _line(item, with_peer=with_peer)
-            await trio.to_thread.run_sync(_write, line)
-    except (trio.ClosedResourceError, BrokenPipeError):
-        _silence()
+    """Print what peers send, a line each; when nobody reads standard output any more, go on without a word."""
+    async for item in output.received:
+        try:
+            await trio.to_thread.run_sync(_write, _line(item, with_peer=with_peer))
+        except BrokenPipeError:
+            _silence()
 
 
 def _line(item: Received, *, with_peer: bool) -> bytes:
@@ -215,7 +221,7 @@ def _silence() -> None:
 async def _keep_undelivered(
     job: Job, taken: trio.MemoryReceiveChannel[Undelivered], outcome: _Outcome
 ) -> None:
-    async for item in taken:
+    async for item in taken.clone():
         outcome.undelivered += 1
         await trio.to_thread.run_sync(_keep, job.undelivered, [item])
 

@@ -103,7 +103,7 @@ def format_duration(seconds: float) -> str:
 
 
 def _mixed(exact: Decimal) -> list[str]:
-    """The same time in several units, largest first, for every choice of units: 1w1d1m, 8d1m, 1d61s, …"""
+    """The same time in several units, largest first, for every choice of units: 1w1d1m, 8d1m, 1d61s."""
     found: list[str] = []
     for many in range(2, len(_UNITS) + 1):
         for chosen in combinations(_UNITS.items(), many):

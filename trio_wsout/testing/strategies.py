@@ -62,7 +62,7 @@ def _cursors() -> st.SearchStrategy[dict[str, Any]]:
     sent = st.sampled_from([{"header-name": "Last-Event-ID"}, {"query-parameter": "since"}])
     value = st.sampled_from([{}, {"value-field": "data.id"}, {"value-pointer": "/data/0/id"}])
     rest = _maybe(
-        persist_to=st.sampled_from(["memory:", "sqlite:/tmp/x", "/tmp/y"]),
+        persist_to=st.sampled_from(["memory:", "sqlite:cursors.db", "state/"]),
         initial_value=_TEXTS,
         state_id=_NAMES,
         resume_on_reconnect=_FLAGS,
