@@ -30,8 +30,7 @@ myst_fence_as_directive = ["mermaid"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True}
-napoleon_use_ivar = True
-napoleon_preprocess_types = False
+autodoc_preserve_defaults = True
 # Long signatures get a line for each parameter.
 maximum_signature_line_length = 80
 

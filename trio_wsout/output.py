@@ -249,12 +249,13 @@ async def open_output(
     tree = ClientTree(config, hooks)
     output = Output(tree, config)
     trouble: BaseException | None = None
-    cancelled = True
+    begun, cancelled = False, True
     try:
         async with trio.open_nursery() as nursery:
             try:
                 await nursery.start(tree.run)
                 await _connect_eagerly(tree, config)
+                begun = True
                 yield output
                 await output.aclose()
                 await _finish(tree, config)
@@ -263,7 +264,8 @@ async def open_output(
                 raise
             except BaseException as error:  # noqa: BLE001 - raised again below, outside of the nursery
                 trouble = error
-                await _finish_after(error, output, tree, config)
+                if begun:
+                    await _finish_after(error, output, tree, config)
             nursery.cancel_scope.cancel()
         cancelled = False
     finally:

@@ -199,9 +199,25 @@ def _fill_in(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = _MARK.sub(made, source[0])
 
 
-def _cut_sections(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:  # noqa: PLR0917 - Sphinx calls it so
-    del app, what, name, obj, options
+_set_aside: dict[str, list[str]] = {}
+
+
+def _before_napoleon(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """Cut section numbers; keep the lines of attributes, where napoleon takes ``None: …`` for a type."""
+    del app, obj, options
     lines[:] = [_SPEC.sub("", line) for line in lines]
+    if what == "attribute":
+        _set_aside[name] = lines[:]
+        lines.clear()
+
+
+def _after_napoleon(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    del app, what, obj, options
+    lines.extend(_set_aside.pop(name, []))
 
 
 # -- state diagrams -----------------------------------------------------------------------------------
@@ -292,5 +308,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.add_directive("mermaid", StateDiagram)
     app.connect("source-read", _fill_in)
-    app.connect("autodoc-process-docstring", _cut_sections)
+    app.connect("autodoc-process-docstring", _before_napoleon, priority=400)
+    app.connect("autodoc-process-docstring", _after_napoleon, priority=600)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

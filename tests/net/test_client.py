@@ -366,6 +366,16 @@ async def test_the_systems_roots_do_not_know_our_ca(ca: trustme.CA) -> None:
     assert "certificate" in error.cause
 
 
+async def test_a_server_that_refuses_before_it_is_asked_and_hangs_up() -> None:
+    async def hang_up(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+
+    for _ in range(20):
+        async with listening(hang_up) as port:
+            error = await fails_to_open(eager(f"ws://127.0.0.1:{port}/"))
+        assert "403" in error.cause or "reset" in error.cause
+
+
 # -- proxies ------------------------------------------------------------------------------------------
 
 

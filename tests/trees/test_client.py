@@ -14,6 +14,7 @@ from trio_wsout.testing import Accept, Refuse, Silent, Unreachable, open_peer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
 
 def half() -> float:
@@ -415,6 +416,228 @@ async def test_undelivered_events_go_to_the_channel_and_the_link_lives(autojump_
             assert "1009" in item.reason
             await output.send("small")
         assert peer.messages == ["big", "small"]
+
+
+async def test_a_message_that_ends_every_connection_is_undelivered_and_the_rest_is_not(
+    autojump_clock: object,
+) -> None:
+    """The peer dies of one message, whichever others are in flight with it: that one is found."""
+    sender, receiver = trio.open_memory_channel[trio_wsout.Undelivered](10)
+    async with open_peer() as peer:
+        peer.plan(then=Accept(cut_on="poison"))
+        async with trio_wsout.open_output(
+            config(), open_stream=peer.open_stream, undelivered=sender
+        ) as output:
+            for number in range(20):
+                await output.send("poison" if number == 13 else str(number))
+            await output.flush()
+        item = receiver.receive_nowait()
+        assert item.event == "poison"
+        assert "3 times in a row" in item.reason
+        with pytest.raises(trio.WouldBlock):
+            receiver.receive_nowait()
+        others = [message for message in peer.messages if message != "poison"]
+        assert list(dict.fromkeys(others)) == [str(number) for number in range(20) if number != 13]
+        assert output.statistics().confirmed == 19
+
+
+async def test_the_retry_budget_makes_a_message_undelivered(autojump_clock: object) -> None:
+    sender, receiver = trio.open_memory_channel[trio_wsout.Undelivered](10)
+    async with open_peer() as peer:
+        peer.plan(Accept(pong_after=None), Accept(pong_after=None))
+        async with trio_wsout.open_output(
+            config(retry={"retries": 0, "timeout": "2s"}), open_stream=peer.open_stream, undelivered=sender
+        ) as output:
+            await output.send("a")
+            item = await receiver.receive()
+            assert item.event == "a"
+            assert "sent 1 times" in item.reason
+            assert trio.current_time() == 2.0
+
+
+async def test_an_undelivered_channel_that_is_closed_breaks_the_output(autojump_clock: object) -> None:
+    sender, receiver = trio.open_memory_channel[trio_wsout.Undelivered](10)
+    receiver.close()
+    async with open_peer() as peer:
+        with pytest.raises(trio_wsout.DeliveryError):
+            async with trio_wsout.open_output(
+                config(payload="binary-base64"), open_stream=peer.open_stream, undelivered=sender
+            ) as output:
+                await output.send("%")
+
+
+async def test_an_undelivered_channel_that_nobody_reads_makes_send_wait_and_the_end_is_bounded(
+    autojump_clock: object,
+) -> None:
+    sender, receiver = trio.open_memory_channel[trio_wsout.Undelivered](0)
+    async with open_peer() as peer:
+        with pytest.raises(trio_wsout.DeliveryError) as caught:
+            async with trio_wsout.open_output(
+                config(payload="binary-base64"), open_stream=peer.open_stream, undelivered=sender
+            ) as output:
+                await output.send("%1")
+                await output.send("%2")
+        assert [each.event for each in caught.value.undelivered] == ["%1", "%2"]
+        assert trio.current_time() == 10.0
+    receiver.close()
+
+
+async def test_a_peer_that_floods_with_pings_and_does_not_read_is_cut(autojump_clock: object) -> None:
+    async with open_peer(buffered=False) as peer:
+        peer.plan(Accept(read=False))
+        async with trio_wsout.open_output(
+            config(reconnect={"jitter": 0}), open_stream=peer.open_stream
+        ) as output:
+            await output.wait_connected()
+            flood = b"".join(b"\x89\x7d" + bytes(125) for _ in range(2000))
+            with pytest.raises(trio.BrokenResourceError):
+                await peer.send_raw(flood)
+            await trio.sleep(0.1)
+            assert "does not read" in (output.statistics().last_error or "")
+
+
+async def test_pings_of_the_peer_are_answered(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
+            await output.wait_connected()
+            await peer.send_raw(b"\x89\x02hi")
+            await trio.sleep(1)
+            assert peer.connections[0].pongs == [b"hi"]
+
+
+async def test_a_message_that_is_too_large_ends_the_connection_only(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(
+            config(**{"max-message-size": 1000}), open_stream=peer.open_stream, receive=True
+        ) as output:
+            await output.wait_connected()
+            await peer.send("x" * 1001)
+            await trio.sleep(5)
+            assert "max-message-size" in (output.statistics().last_error or "")
+            assert len(peer.connections) == 2
+            await output.send("y")
+        assert peer.messages == ["y"]
+
+
+async def test_a_stored_cursor_is_used_and_kept(tmp_path: Path) -> None:
+    place = config(
+        payload="json",
+        cursor={
+            "header-name": "C",
+            "value-field": "id",
+            "persist-to": str(tmp_path / "c"),
+            "initial-value": "0",
+        },
+    )
+    async with open_peer() as peer:
+        for number in (1, 2):
+            async with trio_wsout.open_output(place, open_stream=peer.open_stream) as output:
+                await output.send({"id": number})
+        assert [each.headers["c"] for each in peer.connections] == ["0", "1"]
+    assert [each.name for each in tmp_path.iterdir()] == ["c"]
+
+
+async def test_a_damaged_cursor_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "c").write_text("damaged")
+    (tmp_path / "c").chmod(0o600)
+    place = config(cursor={"header-name": "C", "persist-to": str(tmp_path / "c")})
+    async with open_peer() as peer:
+        start = trio.current_time()
+        with pytest.raises(trio_wsout.CursorError, match="damaged"):
+            async with trio_wsout.open_output(place, open_stream=peer.open_stream):
+                pytest.fail("the block must not begin")
+        assert trio.current_time() - start < 5, "there is nothing to wait for"
+        assert peer.connections == []
+    assert (tmp_path / "c").read_text() == "damaged"
+
+
+async def test_a_cursor_that_cannot_be_saved_breaks_the_output(tmp_path: Path) -> None:
+    place = config(
+        payload="json",
+        cursor={"header-name": "C", "value-field": "id", "persist-to": str(tmp_path / "there" / "c")},
+    )
+    async with open_peer() as peer:
+        with pytest.raises(trio_wsout.CursorError, match="No such file"):
+            async with trio_wsout.open_output(place, open_stream=peer.open_stream) as output:
+                await output.send({"id": 1})
+                await output.flush()
+                while True:
+                    await trio.sleep(0.01)
+                    try:
+                        await output.send({"id": 2})
+                    except trio.BrokenResourceError:
+                        break
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"mode": "relay", "server": {"bind": ":0"}}, "mode"),
+        ({"url": "ws://h/", "spool": {"path": "x"}}, "spool"),
+    ],
+)
+async def test_what_is_not_built_yet_is_a_config_error(fields: dict[str, Any], path: str) -> None:
+    with pytest.raises(trio_wsout.ConfigError) as caught:
+        async with trio_wsout.open_output(fields):
+            pytest.fail("the block must not begin")
+    assert [problem.path for problem in caught.value.problems] == [path]
+    assert "not available in this version" in caught.value.problems[0].reason
+
+
+async def test_a_config_made_in_python_is_checked() -> None:
+    with pytest.raises(trio_wsout.ConfigError, match="url"):
+        async with trio_wsout.open_output(Config()):
+            pytest.fail("the block must not begin")
+
+
+async def test_secrets_and_environment_in_templates(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIO_WSOUT_TEST", "from env")
+    templated = config(
+        headers={"A": "${attempt}", "E": "${env|TRIO_WSOUT_TEST}", "S": "${secret|k||none}"},
+        batch={"mode": "fixed", "fixed-size": 1, "header": "try ${attempt}"},
+    )
+    async with open_peer() as peer:
+        peer.plan(Unreachable())
+        async with trio_wsout.open_output(
+            templated, open_stream=peer.open_stream, secrets={"k": "s3"}.get
+        ) as output:
+            await output.send("x")
+        headers = peer.connections[1].headers
+        assert (headers["a"], headers["e"], headers["s"]) == ("2", "from env", "s3")
+        assert peer.messages == ["try 1\nx"]
+
+
+async def test_a_header_that_cannot_be_expanded_makes_its_events_undelivered(autojump_clock: object) -> None:
+    sender, receiver = trio.open_memory_channel[trio_wsout.Undelivered](10)
+    batched = config(
+        **{"max-message-size": 50},
+        batch={"mode": "fixed", "fixed-size": 1, "footer": "${secret|k}"},
+    )
+    values = iter([None, "y" * 60, "ok"])
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(
+            batched, open_stream=peer.open_stream, secrets=lambda _: next(values), undelivered=sender
+        ) as output:
+            for _ in range(3):
+                await output.send("x")
+        assert "secret|k" in receiver.receive_nowait().reason
+        assert "max-message-size" in receiver.receive_nowait().reason
+        assert peer.messages == ["x\nok"]
+
+
+async def test_a_request_that_cannot_be_built_is_retried_without_its_value(autojump_clock: object) -> None:
+    values = iter(["bad\r\ncanary", "good"])
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(
+            config(headers={"X": "${secret|k}"}), open_stream=peer.open_stream, secrets=lambda _: next(values)
+        ) as output:
+            await output.send("x")
+            await output.flush()
+            assert "control character" in (output.statistics().last_error or "")
+            assert "canary" not in (output.statistics().last_error or "")
+        assert peer.connections[0].headers["x"] == "good"
 
 
 async def test_without_a_channel_an_undelivered_event_breaks_the_output(autojump_clock: object) -> None:

@@ -31,7 +31,7 @@ from wsproto.utilities import RemoteProtocolError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-__all__ = ["Accept", "MemoryPeer", "PeerConnection", "Refuse", "Silent", "Unreachable", "open_peer"]
+__all__ = ["Accept", "MemoryPeer", "PeerConnection", "Refuse", "Silent", "Step", "Unreachable", "open_peer"]
 
 
 @frozen(kw_only=True)
@@ -48,6 +48,8 @@ class Accept:
     """Seconds before a ping is answered; None: never."""
     cut_after: int | None = None
     """Cut the connection, without a Close, once this many messages have come."""
+    cut_on: str | bytes | None = None
+    """Cut the connection, without a Close, when this message comes."""
     close_after: tuple[int, int] | None = None
     """Messages after which to send Close, and its code."""
     answer_close: bool = True
@@ -91,6 +93,8 @@ class PeerConnection:
     """Messages that came, in order."""
     pings: list[bytes] = field(factory=list)
     """Payloads of the pings that came, in order."""
+    pongs: list[bytes] = field(factory=list)
+    """Payloads of the pongs that came, in order."""
     close_code: int | None = None
     """Code of the Close that came; None: none came."""
     ended_at: float | None = None
@@ -239,6 +243,8 @@ class _Live:
             case Ping():
                 self._seen.pings.append(bytes(event.payload))
                 self._answer_ping(event)
+            case Pong():
+                self._seen.pongs.append(bytes(event.payload))
             case CloseConnection():
                 self._seen.close_code = event.code
                 if isinstance(self._step, Accept) and not self._step.answer_close:
@@ -275,7 +281,8 @@ class _Live:
         step = self._step
         count = len(self._seen.messages)
         if isinstance(step, Accept):
-            if step.cut_after is not None and count >= step.cut_after:
+            due = step.cut_after is not None and count >= step.cut_after
+            if due or self._seen.messages[-1] == step.cut_on:
                 await trio.aclose_forcefully(self.stream)
             elif step.close_after is not None and count == step.close_after[0]:
                 await self.send(CloseConnection(code=step.close_after[1]))

@@ -28,6 +28,8 @@ RECEIVE_BYTES = 64 * 1024
 _MOST_CONTROL = 64 * 1024
 """Bytes of queued control frames; a peer that pings on without reading is cut beyond that."""
 _PONGS_KEPT = 16
+_HEARING = 0.1
+"""Seconds that a server's reason for hanging up in the handshake is waited for."""
 _NO_STATUS = 1005
 """Stands for a Close frame without a code (RFC 6455 section 7.4.1)."""
 
@@ -170,6 +172,7 @@ class Tap(trio.abc.Stream):
         try:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            await self._hear_why()
             self._lost(f"writing failed: {transport_trouble(error)}")
             raise trio.BrokenResourceError from None
         self._torn = False
@@ -208,6 +211,12 @@ class Tap(trio.abc.Stream):
     def _lost(self, detail: str) -> None:
         """The transport is gone; a Close that came before is the better reason."""
         self.fail(self.closed_by_peer() or Ending(cause=Cause.LOST, detail=detail))
+
+    async def _hear_why(self) -> None:
+        """A server that hangs up while it is asked may have said why: a TLS alert, a refusal."""
+        if self._head is not None:
+            with trio.move_on_after(_HEARING):
+                await self._receive_head(await self._read())
 
     async def _receive_head(self, chunk: bytes) -> bytes:
         """Hold the answer back until its head is there and is a 101; then hand it on whole."""

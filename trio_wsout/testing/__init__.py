@@ -9,8 +9,9 @@ from trio_wsout._wire.memory_peer import (
     PeerConnection,
     Refuse,
     Silent,
+    Step,
     Unreachable,
     open_peer,
 )
 
-__all__ = ["Accept", "MemoryPeer", "PeerConnection", "Refuse", "Silent", "Unreachable", "open_peer"]
+__all__ = ["Accept", "MemoryPeer", "PeerConnection", "Refuse", "Silent", "Step", "Unreachable", "open_peer"]
