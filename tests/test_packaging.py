@@ -123,6 +123,16 @@ def test_each_of_the_readmes_commands_is_one_line_and_comes_first() -> None:
     assert tests.endswith("nox")
 
 
+def test_the_first_command_ends_with_events_that_arrived() -> None:
+    demo, _ = readme_commands()
+    step = demo.split(" && ")[-1].split(" ")[1:]
+    done = subprocess.run(
+        [sys.executable, "-m", "trio_wsout", *step], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Every event arrived, in order." in done.stdout
+
+
 def test_ci_runs_the_readmes_test_command(tmp_path: Path) -> None:
     """.ci/run in a directory with a space, with stand-ins for what the command calls."""
     checkout = tmp_path / "a path"

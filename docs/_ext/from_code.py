@@ -67,7 +67,7 @@ def configuration() -> str:
         for each in fields(section):
             key = each.name.replace("_", "-")
             meaning = _prose(documented[each.name]).replace("|", "\\|")
-            lines.append(f"| `{key}` | {_value(each.type)} | {_default(section, each)} | {meaning} |")
+            lines.append(f"| `{key}` | {_value(each.type)} | {_default(each)} | {meaning} |")
     return "\n".join(lines)
 
 
@@ -125,7 +125,7 @@ def _bounds(schema: Mapping[str, Any]) -> str:
     return f" ≥ {schema['minimum']}" if top == sys.float_info.max else f", {schema['minimum']} to {top}"
 
 
-def _default(section: type, each: Any) -> str:
+def _default(each: Any) -> str:
     default = each.default
     if default is NOTHING:
         return "**required**"

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SERVER = """
-import asyncio, sys
+import asyncio, json, sys
 from websockets.asyncio.server import serve
 async def take(websocket):
     async for message in websocket:
         print(message, file=out, flush=True)
+        if '"seq"' in message:
+            await websocket.send(json.dumps({"ack": json.loads(message)["seq"]}))
 async def main():
-    async with serve(take, "127.0.0.1", int(sys.argv[1]), compression=None, max_queue=None):
+    async with serve(take, "127.0.0.1", int(sys.argv[1]), compression=None):
         print("ready", flush=True)
         await asyncio.Future()
 out = open(sys.argv[2], "a")
@@ -33,7 +35,7 @@ asyncio.run(main())
 
 
 class Receiver:
-    """A `websockets` server in a process of its own, which writes what it read to a file."""
+    """A `websockets` server in a process of its own: writes what it reads to a file, acknowledges stamped events."""
 
     def __init__(self, folder: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:

@@ -116,27 +116,26 @@ async def test_a_trio_websocket_server_gets_everything_in_order(level: str) -> N
 
 
 async def test_killed_and_restarted_twice_everything_arrives(receiver: Receiver) -> None:
-    """Duplicates only within the window, order kept, nothing confirmed that is not in the file."""
+    """With level acked: kill -9 costs nothing; order is kept, duplicates stay within the window."""
     total, window = 20_000, 1024
-    config = {"url": receiver.url, "reconnect": {"initial-backoff": "20ms", "max-backoff": "50ms"}}
+    config = {
+        "url": receiver.url,
+        "reconnect": {"initial-backoff": "20ms", "max-backoff": "50ms"},
+        "delivery": {"level": "acked", "stamp": "seq", "max-unconfirmed": window},
+    }
     async with trio_wsout.open_output(config) as output:
         for number in range(total):
             await output.send({"n": number})
             if number in (5000, 12_000):
-                await output.flush()
-                for more in range(100):
-                    await output.send({"n": number, "again": more})
-                confirmed = output.statistics().confirmed
                 await trio.to_thread.run_sync(receiver.stop)
-                assert len(receiver.messages) >= confirmed
+                assert len(receiver.messages) >= output.statistics().confirmed
                 await trio.to_thread.run_sync(receiver.start)
-    numbers = [event["n"] for event in receiver.events if "again" not in event]
-    assert sorted(set(numbers)) == list(range(total))  # type: ignore[type-var]
-    assert list(dict.fromkeys(numbers)) == list(range(total)), "first arrivals are in order"
+    numbers = [event["n"] for event in receiver.events]
+    assert list(dict.fromkeys(numbers)) == list(range(total)), "first arrivals: all of them, in order"
     statistics = output.statistics()
-    assert statistics.confirmed == total + 200
+    assert statistics.confirmed == total
     assert statistics.reconnects == 2
-    assert len(receiver.messages) - (total + 200) <= 2 * window
+    assert len(numbers) - total <= 2 * window
     assert statistics.resent <= 2 * window
 
 
@@ -325,9 +324,16 @@ async def test_a_missing_client_certificate_tells_openssls_reason(ca: trustme.CA
     ca.configure_trust(context)
 
     def serve_once(listener: socket.socket) -> None:
+        """Refuse as servers do: send the alert, then read until the client has gone."""
         accepted, _ = listener.accept()
-        with accepted, suppress(ssl.SSLError):
-            context.wrap_socket(accepted, server_side=True)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing, server_side=True)
+        with accepted:
+            while chunk := accepted.recv(65536):
+                incoming.write(chunk)
+                with suppress(ssl.SSLError):
+                    tls.do_handshake()
+                accepted.sendall(outgoing.read())
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"wss://127.0.0.1:{listener.getsockname()[1]}/"
