@@ -100,7 +100,7 @@ def wheel(session: nox.Session) -> None:
         session.run("python", "tests/smoke_wheel.py")
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def pythons(session: nox.Session) -> None:
     """Queue the tests for every supported Python of this machine, this one last; say which are not there."""
     for python in PYTHONS:

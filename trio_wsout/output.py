@@ -48,8 +48,8 @@ class Output(trio.abc.SendChannel[Any]):
 
     # -- sending ----------------------------------------------------------------------------------------
 
-    async def send(self, event: object) -> None:
-        """Accept an event; waits while the buffer is full.
+    async def send(self, value: object) -> None:
+        """Accept an event, any JSON value; waits while the buffer is full.
 
         It is a cancellation point always; other tasks run at least once in 256 sends.
 
@@ -59,7 +59,7 @@ class Output(trio.abc.SendChannel[Any]):
             trio.BrokenResourceError: The output broke; its cause says why.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        item = self._encode(event, None)
+        item = self._encode(value, None)
         if not self._try_put(item):
             await self._put(item)
 

@@ -1,5 +1,8 @@
 """The cursor value of an event, and the key under which a cursor is kept (SPEC 9; RFC 6901)."""
 
+# An event holds anything; what is inside of it has no type until it is looked at.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import hashlib

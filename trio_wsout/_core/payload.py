@@ -15,6 +15,9 @@ Rules
    becomes a JSON string, and bytes are refused.
 """
 
+# An event holds anything; what is inside of it has no type until it is looked at.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import base64

@@ -240,7 +240,7 @@ class ClientTree:
         cursor = self._config.cursor
         resumes = cursor is not None and (cursor.resume_on_reconnect or not self.supervisor.opened.is_set())
         try:
-            headers = await self._hooks.headers() if self._hooks.headers is not None else {}
+            headers = await self._hooks.headers() if self._hooks.headers is not None else None
             token = await self._hooks.token() if self._hooks.token is not None else None
         except Exception as error:
             detail = f"the application's headers or token callable raised {type(error).__name__}"

@@ -116,7 +116,9 @@ class Dialer:
     def _set_user_timeout(self, stream: trio.abc.Stream) -> None:
         """Have the kernel give up on unanswered bytes when the heartbeat would (RFC 5482)."""
         heartbeat = self._config.heartbeat
-        transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+        transport: object = stream
+        if isinstance(stream, trio.SSLStream):
+            transport = cast("trio.SSLStream[trio.abc.Stream]", stream).transport_stream
         option = getattr(socket, "TCP_USER_TIMEOUT", None)
         if heartbeat is None or option is None or not isinstance(transport, trio.SocketStream):
             return

@@ -172,10 +172,13 @@ class Tap(trio.abc.Stream):
         try:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            await self._hear_why()
-            self._lost(f"writing failed: {transport_trouble(error)}")
-            raise trio.BrokenResourceError from None
-        self._torn = False
+            trouble = transport_trouble(error)
+        else:
+            self._torn = False
+            return
+        await self._hear_why()
+        self._lost(f"writing failed: {trouble}")
+        raise trio.BrokenResourceError
 
     async def last_words(self, data: bytes) -> None:
         """Write what control frames still wait, and `data`, on a connection that is over. Never raises."""

@@ -65,7 +65,7 @@ def print_config(config: Config) -> None:
     text = io.StringIO()
     yaml = YAML()
     yaml.default_flow_style = False
-    yaml.dump(document, text)
+    yaml.dump(document, text)  # pyright: ignore[reportUnknownMemberType] - ruamel.yaml has few types
     print(text.getvalue(), end="")
 
 

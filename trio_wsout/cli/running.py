@@ -145,12 +145,7 @@ async def _deliver(job: Job, descriptor: int, outcome: _Outcome) -> None:
         finally:
             reports.close()
         watching.cancel_scope.cancel()
-    # Cancelled, the output gave back here what it could; nobody else is there to take it.
-    with suppress(trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
-        while True:
-            item = taken.receive_nowait()
-            outcome.undelivered += 1
-            _keep(job.undelivered, [item])
+    _keep_rest(job, taken, outcome)
     if job.stats and outcome.statistics is not None:
         say(orjson.dumps(attrs.asdict(outcome.statistics())).decode())
     if trouble is not None:
@@ -224,6 +219,14 @@ async def _keep_undelivered(
     async for item in taken.clone():
         outcome.undelivered += 1
         await trio.to_thread.run_sync(_keep, job.undelivered, [item])
+
+
+def _keep_rest(job: Job, taken: trio.MemoryReceiveChannel[Undelivered], outcome: _Outcome) -> None:
+    """Cancelled, the output gave back through the channel what it could; nobody else takes it."""
+    with suppress(trio.WouldBlock, trio.EndOfChannel):
+        while True:
+            _keep(job.undelivered, [taken.receive_nowait()])
+            outcome.undelivered += 1
 
 
 def _say_change(change: LinkChange) -> None:

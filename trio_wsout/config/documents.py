@@ -1,5 +1,8 @@
 """Configuration files: text to plain mappings, and where each key stands (SPEC 1)."""
 
+# What is walked here holds anything, and ruamel.yaml and cattrs tell pyright little about it.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import json

@@ -1,5 +1,8 @@
 """From a `Config` back to a document: kebab-case keys, durations and sizes in their shortest form (SPEC 1)."""
 
+# What is walked here holds anything, and ruamel.yaml and cattrs tell pyright little about it.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -46,13 +49,11 @@ def _section(section: Any, *, masked: bool) -> dict[str, Any]:  # noqa: ANN401 -
 
 
 def _value(value: Any, annotation: Any, *, masked: bool) -> Any:  # noqa: ANN401 - any field's value
-    if isinstance(value, Secret) and masked:
-        return MASK
-    if has(type(value)) and not isinstance(value, Secret):
-        return _section(value, masked=masked)
     kind = kind_of(annotation)
     if kind is not None:
-        return kind.write(value)
+        return MASK if masked and isinstance(value, Secret) else kind.write(value)
+    if isinstance(annotation, type) and has(annotation):
+        return _section(value, masked=masked)
     if get_origin(annotation) is Mapping:
         inner = get_args(annotation)[1]
         return {key: _value(each, inner, masked=masked) for key, each in value.items()}

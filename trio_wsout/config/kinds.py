@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from typing import Any
 
 from attrs import field, frozen
@@ -105,9 +106,9 @@ def _checked(parse: Callable[[str], object], name: str, *, keep: bool = True) ->
     return Kind(parse=read, schema={"type": "string", "format": f"trio-wsout-{name}"})
 
 
-def choice(enum: type) -> Kind:
+def choice(enum: type[StrEnum]) -> Kind:
     """One of an enumeration's values."""
-    allowed = [member.value for member in enum]  # type: ignore[attr-defined]  # an Enum class is iterable
+    allowed = [member.value for member in enum]
 
     def read(value: object) -> object:
         if not isinstance(value, str) or value not in allowed:

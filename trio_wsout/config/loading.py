@@ -4,6 +4,9 @@ cattrs walks the classes; each field is read by its kind. What goes wrong comes 
 one tree of exceptions, and `_problems` turns it into a list with the user's own key paths.
 """
 
+# What is walked here holds anything, and ruamel.yaml and cattrs tell pyright little about it.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import difflib
@@ -208,7 +211,7 @@ def _each(pairs: Any, inner: Any, converter: Converter) -> Iterator[tuple[Any, A
         try:
             done.append((key, converter.structure(value, inner)))
         except Exception as error:  # noqa: BLE001 - collected for one report
-            error.add_note(IterableValidationNote(str(key), key, inner))
+            error.add_note(IterableValidationNote(str(key), key, inner))  # pyright: ignore[reportCallIssue] - its __new__ takes three
             failed.append(error)
     if failed:
         raise IterableValidationError("", failed, object)
@@ -217,7 +220,7 @@ def _each(pairs: Any, inner: Any, converter: Converter) -> Iterator[tuple[Any, A
 
 def _section_hook(section: type, converter: Converter) -> Callable[[Any, Any], Any]:
     renames: Any = {name: override(rename=key) for key, name in keys_of(section).items()}
-    generated: Callable[[Any, Any], Any] = make_dict_structure_fn(
+    generated: Any = make_dict_structure_fn(
         section,
         converter,
         _cattrs_forbid_extra_keys=True,

@@ -177,9 +177,9 @@ class Basic:
 class Auth:
     """Credentials put into the opening handshake (SPEC 5)."""
 
-    headers: Mapping[str, Annotated[Secret, SECRET_TEMPLATE]] = Factory(dict)
+    headers: Mapping[str, Annotated[Secret, SECRET_TEMPLATE]] = Factory(dict[str, Secret])
     """Headers to add; values templated."""
-    query: Mapping[str, Annotated[Secret, SECRET_TEMPLATE]] = Factory(dict)
+    query: Mapping[str, Annotated[Secret, SECRET_TEMPLATE]] = Factory(dict[str, Secret])
     """Query parameters to add; values templated."""
     bearer_token: Annotated[Secret, SECRET_TEMPLATE] | None = None
     """Sent as ``Authorization: Bearer …``; templated; not together with `basic`."""
@@ -343,9 +343,9 @@ class Config:
     """Operating mode."""
     url: Annotated[str, URL] | None = None
     """Remote endpoint as ``ws://`` or ``wss://``; required in client mode."""
-    headers: Mapping[str, Annotated[str, HEADER]] = field(factory=dict, repr=mask_headers)
+    headers: Mapping[str, Annotated[str, HEADER]] = field(factory=dict[str, str], repr=mask_headers)
     """Headers for the opening handshake; values templated."""
-    query: Mapping[str, Annotated[str, TEMPLATE]] = Factory(dict)
+    query: Mapping[str, Annotated[str, TEMPLATE]] = Factory(dict[str, str])
     """Query parameters appended to `url`; values templated."""
     subprotocols: tuple[Annotated[str, TEXT], ...] = ()
     """Offered in this order."""
