@@ -211,7 +211,9 @@ def _each(pairs: Any, inner: Any, converter: Converter) -> Iterator[tuple[Any, A
         try:
             done.append((key, converter.structure(value, inner)))
         except Exception as error:  # noqa: BLE001 - collected for one report
-            error.add_note(IterableValidationNote(str(key), key, inner))  # pyright: ignore[reportCallIssue] - its __new__ takes three
+            # Its __new__ takes three, which pyright does not see.
+            note = IterableValidationNote(str(key), key, inner)  # pyright: ignore[reportCallIssue]
+            error.add_note(note)
             failed.append(error)
     if failed:
         raise IterableValidationError("", failed, object)
