@@ -116,12 +116,16 @@ def test_an_empty_line_ends_a_document(peer: Peer) -> None:
 )
 def test_what_the_peer_sends_is_printed(peer: Peer, option: tuple[str, ...], line: str) -> None:
     peer.greeting = ["hi"]
-    run = command(
-        "run", "--set", f"url={peer.url}", "--set", "connect.mode=eager", "--quiet", *option, text="1\n"
-    )
-    assert run.returncode == 0
     expected = line % peer.url[5:-1] if "%" in line else line
-    assert json.loads(run.stdout) == json.loads(expected)
+    with subprocess.Popen(
+        [*COMMAND, "run", "--set", f"url={peer.url}", "--set", "connect.mode=eager", "--quiet", *option],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENV,
+    ) as run:  # fmt: skip
+        assert run.stdin
+        assert run.stdout
+        assert json.loads(run.stdout.readline()) == json.loads(expected)
+        run.stdin.close()
+        assert run.wait(30) == 0
 
 
 def test_a_reader_of_standard_output_that_goes_away_costs_nothing(peer: Peer) -> None:
