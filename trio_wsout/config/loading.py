@@ -13,7 +13,7 @@ import difflib
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from attrs import fields, has
 from cattrs import (
@@ -211,11 +211,11 @@ def _each(pairs: Any, inner: Any, converter: Converter) -> Iterator[tuple[Any, A
         try:
             done.append((key, converter.structure(value, inner)))
         except Exception as error:  # noqa: BLE001 - collected for one report
-            # Its __new__ takes three arguments, which pyright does not see.
-            error.add_note(cast("Any", IterableValidationNote)(str(key), key, inner))
+            error.add_note(IterableValidationNote(str(key), key, inner))
             failed.append(error)
     if failed:
-        raise IterableValidationError("", failed, object)
+        # cattrs' class takes three arguments; pyright sees ExceptionGroup's two.
+        raise IterableValidationError("", failed, object)  # pyright: ignore[reportCallIssue]
     yield from done
 
 
