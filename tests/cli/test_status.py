@@ -12,8 +12,27 @@ from trio_wsout._core.statistics import Statistics
 from trio_wsout.cli.status import status_line
 
 ZERO = dict.fromkeys(
-    "accepted confirmed undelivered unconfirmed written written_messages resent received dropped queued window "
-    "window_bytes peers reconnects sent_bytes received_bytes heartbeat_misses unknown_acks without_cursor".split(),
+    [
+        "accepted",
+        "confirmed",
+        "undelivered",
+        "unconfirmed",
+        "written",
+        "written_messages",
+        "resent",
+        "received",
+        "dropped",
+        "queued",
+        "window",
+        "window_bytes",
+        "peers",
+        "reconnects",
+        "sent_bytes",
+        "received_bytes",
+        "heartbeat_misses",
+        "unknown_acks",
+        "without_cursor",
+    ],
     0,
 )
 NONE = dict.fromkeys(["cursor", "subprotocol", "last_document", "last_error"])

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-
 import trio_wsout
 from trio_wsout.testing import Accept, Refuse, Silent, Unreachable, open_peer
 
@@ -66,7 +65,11 @@ async def test_no_secret_is_seen_through_failures(
                 seen.append(repr(output.statistics()))
                 await peer.send_raw(b"\xff\xff")
                 await trio.sleep(100)
-        seen += ["".join(traceback.format_exception(caught.value)), repr(caught.value), repr(vars(caught.value))]
+        seen += [
+            "".join(traceback.format_exception(caught.value)),
+            repr(caught.value),
+            repr(vars(caught.value)),
+        ]
         assert peer.connections[-1].headers["x-api-key"] == CANARY, "it was sent"
         assert CANARY in peer.connections[-1].path
     captured = capsys.readouterr()

@@ -627,6 +627,44 @@ async def test_a_header_that_cannot_be_expanded_makes_its_events_undelivered(aut
         assert peer.messages == ["x\nok"]
 
 
+async def test_callables_that_raise_or_give_nonsense_cost_an_attempt_each(autojump_clock: object) -> None:
+    def secret(name: str) -> str:
+        raise LookupError(name)
+
+    async def token() -> str:
+        return tokens.pop(0)
+
+    async def open_stream(host: str, port: int) -> trio.abc.Stream:
+        if not opened:
+            opened.append(1)
+            raise ZeroDivisionError
+        return await peer.open_stream(host, port)
+
+    errors: list[str | None] = []
+    tokens: list[Any] = [7, "t", "t"]
+    opened: list[int] = []
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(
+            config(),
+            open_stream=open_stream,
+            token=token,
+            on_state=lambda change: errors.append(change.ending.detail if change.ending else None),
+        ) as output:
+            await output.send("x")
+        assert peer.messages == ["x"]
+    assert "no text" in str(errors)
+    assert "open_stream callable raised ZeroDivisionError" in str(errors)
+    async with open_peer() as peer:
+        opened.append(1)
+        with pytest.raises(trio_wsout.ConnectError, match="secrets callable raised LookupError"):
+            async with trio_wsout.open_output(
+                config(headers={"X": "${secret|k}"}, reconnect={"max-attempts": 1}),
+                open_stream=peer.open_stream,
+                secrets=secret,
+            ) as output:
+                await output.send("x")
+
+
 async def test_a_request_that_cannot_be_built_is_retried_without_its_value(autojump_clock: object) -> None:
     values = iter(["bad\r\ncanary", "good"])
     async with open_peer() as peer:

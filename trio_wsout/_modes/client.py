@@ -37,6 +37,7 @@ from trio_wsout._tasks.sender import Intake, Sender
 from trio_wsout._tasks.supervisor import Supervisor
 from trio_wsout._wire.dial import AttemptFailed, Dialer
 from trio_wsout.config.sections import ConnectMode, DeliveryLevel
+from trio_wsout.config.templates import TemplateError
 from trio_wsout.stores.opening import open_cursor_store
 
 if TYPE_CHECKING:
@@ -233,7 +234,17 @@ class ClientTree:
             case "env":
                 return os.environ.get(name or "")
             case _:
-                return None if self._hooks.secrets is None else self._hooks.secrets(name or "")
+                return self._secret(name or "")
+
+    def _secret(self, name: str) -> str | None:
+        """The application's secret of that name; its exceptions cost an attempt or a batch, not the output."""
+        if self._hooks.secrets is None:
+            return None
+        try:
+            return self._hooks.secrets(name)
+        except Exception as error:
+            message = f"the secrets callable raised {type(error).__name__}"
+            raise TemplateError(message) from error
 
     async def _make_request(self) -> Request:
         """The opening handshake of this attempt, with fresh credentials from the application."""
@@ -255,6 +266,9 @@ class ClientTree:
             )
         except RequestError as error:
             raise AttemptFailed(Ending(cause=Cause.REQUEST, detail=str(error))) from None
+        except (TypeError, AttributeError) as error:
+            detail = "the application's headers, token or secrets callable gave something that is no text"
+            raise AttemptFailed(Ending(cause=Cause.REQUEST, detail=detail)) from error
 
 
 def _stamp_room(stamp: str | None) -> int:

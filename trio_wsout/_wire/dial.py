@@ -84,7 +84,7 @@ class Dialer:
         try:
             if self._open_stream is not None:
                 self.stage = f"a stream to {host}:{port}"
-                return await self._open_stream(host, port)
+                return await self._open_custom(self._open_stream, host, port)
             chosen = self._config.connect.proxy
             proxy = proxy_for(request, None if chosen is None else chosen.reveal())
             if proxy is not None:
@@ -97,6 +97,17 @@ class Dialer:
         except (OSError, trio.BrokenResourceError) as error:
             detail = f"can't connect to {host}:{port}: {_connect_trouble(error)}"
             raise AttemptFailed(Ending(cause=Cause.UNREACHABLE, detail=detail)) from None
+
+    async def _open_custom(
+        self, open_stream: Callable[[str, int], Awaitable[trio.abc.Stream]], host: str, port: int
+    ) -> trio.abc.Stream:
+        try:
+            return await open_stream(host, port)
+        except (OSError, trio.BrokenResourceError):
+            raise
+        except Exception as error:
+            detail = f"the open_stream callable raised {type(error).__name__}"
+            raise AttemptFailed(Ending(cause=Cause.UNREACHABLE, detail=detail)) from error
 
     async def _start_tls(self, stream: trio.abc.Stream, request: Request) -> trio.SSLStream[trio.abc.Stream]:
         self.stage = f"the TLS handshake with {request.host}"
