@@ -25,6 +25,7 @@ from trio_wsout._core.cursor import CursorReader
 from trio_wsout._core.delivery import Accepted
 from trio_wsout._core.ending import Cause, Ending
 from trio_wsout._core.link import Link, State
+from trio_wsout._core.packing import Packer
 from trio_wsout._core.payload import Encoder
 from trio_wsout._core.received import Received
 from trio_wsout._core.request import RequestError, build_request
@@ -75,9 +76,8 @@ class ClientTree:
         self.accepted = 0
         self.left: list[Undelivered] = []
         self.end_reason = "the output was closed before the event was confirmed"
-        self.sender = Sender(
-            config, self.encoder, self.outbox, self.ledger, epoch=self._epoch, resolve=self._resolve
-        )
+        packer = Packer(config, self.encoder, epoch=self._epoch, resolve=self._resolve)
+        self.sender = Sender(packer, self.outbox, self.ledger)
         cursor = CursorReader(config.cursor) if config.cursor is not None else None
         acked = config.delivery.level is DeliveryLevel.ACKED
         acks = AckReader(config.delivery.ack_pointer, self._epoch, cursor) if acked else None

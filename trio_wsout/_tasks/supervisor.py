@@ -12,10 +12,7 @@ from trio_wsout._core.heartbeat import HeartbeatMonitor
 from trio_wsout._core.link import State
 from trio_wsout._core.link_change import LinkChange
 from trio_wsout._core.received import Peer
-from trio_wsout._tasks.heartbeat import run_heartbeat, take_pongs
-from trio_wsout._tasks.reader import run_reader
-from trio_wsout._tasks.waking import Alarm
-from trio_wsout._tasks.writer import run_writer
+from trio_wsout._tasks.link_connection import run_connection
 from trio_wsout._wire.dial import AttemptFailed
 from trio_wsout.errors import ConnectError
 
@@ -33,9 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["Supervisor"]
 
 _log = logging.getLogger("trio_wsout")
-
-_DRAIN = 1.0
-"""Seconds that what the peer sent before the end may take to reach a slow application."""
 
 
 class Supervisor:
@@ -177,15 +171,30 @@ class Supervisor:
         return ending
 
     async def _use(self, connection: Connection) -> Ending:
-        """Run an open connection to its end and cut it, whatever happens; gives why it ended."""
-        self.connection = connection
+        """Run an open connection to its end; gives why it ended."""
+        monitor = HeartbeatMonitor(self._config.heartbeat)
+        self._begin(connection, monitor)
+        peer = Peer(address=self._dialer.address, subprotocol=connection.subprotocol)
         try:
-            async with connection:
-                await self._live(connection)
+            await run_connection(
+                connection, monitor, self._outbox, self._inbox, peer=peer, closing=self._closing
+            )
         finally:
             self.connection = None
             self._received_before += connection.received_bytes
+            self.heartbeat_misses += monitor.misses
         return await connection.wait_ended()
+
+    def _begin(self, connection: Connection, monitor: HeartbeatMonitor) -> None:
+        now = trio.current_time()
+        monitor.opened(now)
+        self.connection = connection
+        self._outbox.window.connected()
+        self._link.opened(now)
+        self.subprotocol = connection.subprotocol
+        self.opened.set()
+        _log.info("link: open")
+        self._announce(None)
 
     async def _open(self, nursery: trio.Nursery) -> Connection:
         """Everything from credentials to the handshake inside connect.timeout."""
@@ -197,43 +206,3 @@ class Supervisor:
             return await self._dialer.dial(nursery, await self._make_request())
         detail = f"no {self._dialer.stage} within connect.timeout ({timeout:g} s)"
         raise AttemptFailed(Ending(cause=Cause.TIMED_OUT, detail=detail))
-
-    async def _live(self, connection: Connection) -> None:
-        """Run one open connection until it is over, or was closed on our side."""
-        now = trio.current_time()
-        monitor, alarm = HeartbeatMonitor(self._config.heartbeat), Alarm()
-        self._begin(connection, monitor, now)
-        try:
-            async with trio.open_nursery() as reading:
-                peer = Peer(address=self._dialer.address, subprotocol=connection.subprotocol)
-                reading.start_soon(run_reader, connection, self._inbox, self._outbox, monitor, peer)
-                async with trio.open_nursery() as writing:
-                    writing.start_soon(run_writer, connection, self._outbox, monitor, alarm)
-                    writing.start_soon(run_heartbeat, connection, self._outbox, monitor, alarm)
-                    writing.start_soon(self._cancel_when_closing, writing.cancel_scope)
-                    await connection.wait_ended()
-                    writing.cancel_scope.cancel()
-                if connection.ending is None:
-                    await connection.aclose()
-                else:
-                    await connection.farewell()
-                await connection.cut()
-                reading.cancel_scope.deadline = trio.current_time() + _DRAIN
-        finally:
-            take_pongs(connection, self._outbox, monitor)
-            self.heartbeat_misses += monitor.misses
-
-    def _begin(self, connection: Connection, monitor: HeartbeatMonitor, now: float) -> None:
-        monitor.opened(now)
-        connection.on_life(monitor.frame_received)
-        connection.on_control(self._outbox.to_write.ring)
-        self._outbox.window.connected()
-        self._link.opened(now)
-        self.subprotocol = connection.subprotocol
-        self.opened.set()
-        _log.info("link: open")
-        self._announce(None)
-
-    async def _cancel_when_closing(self, scope: trio.CancelScope) -> None:
-        await self._closing.wait()
-        scope.cancel()

@@ -11,10 +11,8 @@ import stat
 from typing import TYPE_CHECKING
 
 import orjson
-import trio
 
-from trio_wsout.errors import CursorError
-from trio_wsout.stores.cursors import StoredCursor
+from trio_wsout.stores.cursors import BlockingCursorStore, StoredCursor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,26 +37,14 @@ def checksum(state_id: str, cursor: StoredCursor) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-class FileCursorStore:
+class FileCursorStore(BlockingCursorStore):
     """Keeps a cursor in one file, mode 0600: written aside, synced, renamed, directory synced."""
 
     def __init__(self, path: Path, state_id: str) -> None:
         """Use the file at `path`, which must be made for `state_id`."""
         self._path = path
         self._state_id = state_id
-
-    async def load(self) -> StoredCursor | None:
-        """Read and verify the file; raises CursorError for anything but a whole file of ours."""
-        return await trio.to_thread.run_sync(self._load)
-
-    async def save(self, cursor: StoredCursor) -> None:
-        """Replace the file; what was there stays whole if that fails (CursorError)."""
-        await trio.to_thread.run_sync(self._save, cursor)
-
-    # -- in a thread ----------------------------------------------------------------------------------
-
-    def _error(self, what: str) -> CursorError:
-        return CursorError(f"cursor file {self._path}: {what}")
+        self._place = f"cursor file {path}"
 
     def _load(self) -> StoredCursor | None:
         try:

@@ -6,11 +6,8 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-import trio
-
-from trio_wsout.errors import CursorError
 from trio_wsout.stores.cursor_file import checksum
-from trio_wsout.stores.cursors import StoredCursor
+from trio_wsout.stores.cursors import BlockingCursorStore, StoredCursor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,26 +29,14 @@ _BUSY = 5.0
 """Seconds to wait for another process that writes."""
 
 
-class SqliteCursorStore:
+class SqliteCursorStore(BlockingCursorStore):
     """Keeps a cursor in a row; WAL, synchronous=FULL, a connection for each access, in a thread."""
 
     def __init__(self, path: Path, state_id: str) -> None:
         """Use the database at `path`, which is made if it is missing."""
         self._path = path
         self._state_id = state_id
-
-    async def load(self) -> StoredCursor | None:
-        """Read and verify the row; raises CursorError if the database or the row is damaged."""
-        return await trio.to_thread.run_sync(self._load)
-
-    async def save(self, cursor: StoredCursor) -> None:
-        """Write the row; raises CursorError if that fails or a higher epoch has taken over."""
-        await trio.to_thread.run_sync(self._save, cursor)
-
-    # -- in a thread ----------------------------------------------------------------------------------
-
-    def _error(self, what: str) -> CursorError:
-        return CursorError(f"cursor database {self._path}: {what}")
+        self._place = f"cursor database {path}"
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=_BUSY, isolation_level=None)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import trio
 from attrs import frozen
 
-__all__ = ["CursorStore", "MemoryCursorStore", "StoredCursor"]
+from trio_wsout.errors import CursorError
+
+__all__ = ["BlockingCursorStore", "CursorStore", "MemoryCursorStore", "StoredCursor"]
 
 
 @frozen(kw_only=True)
@@ -36,6 +39,32 @@ class CursorStore(Protocol):
         Raises:
             CursorError: It can't be written, or an output of a higher epoch has taken over.
         """
+
+
+class BlockingCursorStore(ABC):
+    """A store whose work blocks, and so is done in a thread; a save is never torn by a cancellation."""
+
+    _place: str
+    """What the store is and where, for errors."""
+
+    async def load(self) -> StoredCursor | None:
+        """Read and verify; raises CursorError for anything but a whole cursor of ours."""
+        return await trio.to_thread.run_sync(self._load)
+
+    async def save(self, cursor: StoredCursor) -> None:
+        """Replace; what was there stays whole if that fails (CursorError)."""
+        await trio.to_thread.run_sync(self._save, cursor)
+
+    def _error(self, what: str) -> CursorError:
+        return CursorError(f"{self._place}: {what}")
+
+    @abstractmethod
+    def _load(self) -> StoredCursor | None:
+        """`load`, in a thread."""
+
+    @abstractmethod
+    def _save(self, cursor: StoredCursor) -> None:
+        """`save`, in a thread."""
 
 
 class MemoryCursorStore:

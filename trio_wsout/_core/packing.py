@@ -1,0 +1,129 @@
+"""Accepted events to messages: numbered, stamped, batched, with header and footer (SPEC 4 and 7).
+
+Rules
+-----
+1. Events get their sequence numbers, and their stamps, in the order in which they come here.
+2. Without a batch section each event is a message; then `alone` is true and `number` is all there is.
+3. Header and footer are expanded as a batch opens. If that fails, or if with them the event exceeds
+   max-message-size, the event that would have opened the batch is refused.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trio_wsout._core.acknowledgement import stamp_of
+from trio_wsout._core.batching import Batcher
+from trio_wsout._core.delivery import Accepted, BatchMessage, Message
+from trio_wsout.config.sections import BatchMode
+from trio_wsout.config.templates import Template, TemplateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from trio_wsout._core.batching import ClosedBatch
+    from trio_wsout._core.payload import Encoder
+    from trio_wsout.config.sections import Config
+
+__all__ = ["Packer", "PackingError"]
+
+
+class PackingError(ValueError):
+    """An event can't be put into a message; the text says why."""
+
+
+class Packer:
+    """Packs the events of one output. Times are absolute seconds of the caller's clock."""
+
+    taken: int
+    """Events numbered so far."""
+
+    alone: bool
+    """Whether each event is a message of its own."""
+
+    def __init__(
+        self,
+        config: Config,
+        encoder: Encoder,
+        *,
+        epoch: int,
+        resolve: Callable[[str, str | None], str | None],
+    ) -> None:
+        """Stamp with `epoch`, expand header and footer with `resolve`."""
+        self._encoder = encoder
+        self._epoch = epoch
+        self._resolve = resolve
+        self._stamped = config.delivery.stamp is not None
+        self._most_bytes = config.max_message_size
+        batch = config.batch
+        self._batcher = Batcher[Accepted](batch, max_bytes=self._most_bytes) if batch else None
+        self._documents = batch is not None and batch.mode is BatchMode.DOCUMENT
+        self._header = Template.parse(batch.header) if batch and batch.header is not None else None
+        self._footer = Template.parse(batch.footer) if batch and batch.footer is not None else None
+        self._lines: tuple[bytes | None, bytes | None] = (None, None)
+        self.alone = self._batcher is None
+        self.taken = 0
+
+    @property
+    def pending(self) -> int:
+        """Events in the open batch."""
+        return self._batcher.pending if self._batcher else 0
+
+    @property
+    def deadline(self) -> float | None:
+        """When `poll` closes the open batch; None: nothing is open."""
+        return self._batcher.deadline if self._batcher else None
+
+    def number(self, accepted: Accepted) -> None:
+        """Give the event its number, and its stamp if objects are stamped."""
+        self.taken += 1
+        accepted.seq = self.taken
+        if self._stamped and type(accepted.event) is dict:
+            stamp = stamp_of(self._epoch, accepted.seq).encode()
+            accepted.payload = self._encoder.stamped(accepted.payload, stamp)
+
+    def add(self, accepted: Accepted, now: float) -> Sequence[Message]:
+        """Put a numbered event into the open batch; gives the messages that this closes.
+
+        Raises:
+            PackingError: It fits into no message.
+        """
+        batcher = self._batcher
+        if batcher is None:
+            return (accepted,)
+        if batcher.pending == 0:
+            try:
+                self._lines = (self._expand(self._header), self._expand(self._footer))
+            except TemplateError as error:
+                message = f"batch.header or batch.footer: {error}"
+                raise PackingError(message) from None
+        overhead = self._encoder.overhead(*self._lines)
+        size = len(accepted.payload)
+        if size + overhead > self._most_bytes:
+            message = "with batch.header and batch.footer it exceeds max-message-size"
+            raise PackingError(message)
+        return [self._message(closed) for closed in batcher.add(accepted, size, now, overhead)]
+
+    def poll(self, now: float) -> Sequence[Message]:
+        """What has waited long enough by `now`."""
+        return self._messages(self._batcher.poll(now) if self._batcher else None)
+
+    def flush(self) -> Sequence[Message]:
+        """What is in the open batch, now."""
+        return self._messages(self._batcher.flush() if self._batcher else None)
+
+    def end_document(self) -> Sequence[Message]:
+        """What is left of the document; nothing where there are no documents."""
+        return self._messages(self._batcher.end_document() if self._batcher and self._documents else None)
+
+    def _expand(self, template: Template | None) -> bytes | None:
+        return None if template is None else template.expand(self._resolve).encode()
+
+    def _messages(self, closed: ClosedBatch[Accepted] | None) -> Sequence[Message]:
+        return () if closed is None else (self._message(closed),)
+
+    def _message(self, closed: ClosedBatch[Accepted]) -> Message:
+        payload = self._encoder.message([accepted.payload for accepted in closed.items], *self._lines)
+        message = BatchMessage(payload, closed.items)
+        message.document = closed.document
+        return message

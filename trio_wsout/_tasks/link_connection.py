@@ -1,0 +1,64 @@
+"""One open connection of a link, from its opening to its end: writer, heartbeat and reader around it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_wsout._tasks.heartbeat import run_heartbeat, take_pongs
+from trio_wsout._tasks.reader import run_reader
+from trio_wsout._tasks.waking import Alarm
+from trio_wsout._tasks.writer import run_writer
+
+if TYPE_CHECKING:
+    from trio_wsout._core.heartbeat import HeartbeatMonitor
+    from trio_wsout._core.received import Peer
+    from trio_wsout._tasks.outbox import Outbox
+    from trio_wsout._tasks.reader import Inbox
+    from trio_wsout._wire.connection import Connection
+
+__all__ = ["run_connection"]
+
+_DRAIN = 1.0
+"""Seconds that what the peer sent before the end may take to reach a slow application."""
+
+
+async def run_connection(
+    connection: Connection,
+    monitor: HeartbeatMonitor,
+    outbox: Outbox,
+    inbox: Inbox,
+    *,
+    peer: Peer,
+    closing: trio.Event,
+) -> None:
+    """Run a connection until it is over, or until `closing` is set: then say Close and hear the answer.
+
+    When it returns, or is cancelled, the connection is cut and its last pongs have confirmed what they can.
+    """
+    alarm = Alarm()
+    connection.on_life(monitor.frame_received)
+    connection.on_control(outbox.to_write.ring)
+    try:
+        async with connection, trio.open_nursery() as reading:
+            reading.start_soon(run_reader, connection, inbox, outbox, monitor, peer)
+            async with trio.open_nursery() as writing:
+                writing.start_soon(run_writer, connection, outbox, monitor, alarm)
+                writing.start_soon(run_heartbeat, connection, outbox, monitor, alarm)
+                writing.start_soon(_cancel_when, closing, writing.cancel_scope)
+                await connection.wait_ended()
+                writing.cancel_scope.cancel()
+            if connection.ending is None:
+                await connection.aclose()
+            else:
+                await connection.farewell()
+            await connection.cut()
+            reading.cancel_scope.deadline = trio.current_time() + _DRAIN
+    finally:
+        take_pongs(connection, outbox, monitor)
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
