@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -934,6 +935,31 @@ async def test_events_that_cannot_be_sent_are_refused_by_send(autojump_clock: ob
                 await output.end_document()
             await output.send("x" * 100)
         assert [len(message) for message in peer.messages] == [100]
+
+
+async def test_many_tasks_send_and_some_are_cancelled(autojump_clock: object) -> None:
+    """What was accepted arrives, each task's events in its order, and the sequence numbers have no gap."""
+    stamped = config(delivery={"stamp": "seq", "max-unconfirmed": 20}, payload="json")
+    accepted: dict[int, list[int]] = {task: [] for task in range(30)}
+
+    async def send(output: trio_wsout.Output, task: int) -> None:
+        with trio.move_on_after(0.01 * task):
+            for number in range(100):
+                await output.send({"task": task, "number": number})
+                accepted[task].append(number)
+
+    async with open_peer() as peer:
+        peer.plan(Accept(after=0.05, pong_after=0.01), then=Accept(pong_after=0.01))
+        async with trio_wsout.open_output(stamped, open_stream=peer.open_stream) as output:
+            async with trio.open_nursery() as nursery:
+                for task in accepted:
+                    nursery.start_soon(send, output, task)
+            assert output.statistics().accepted == sum(map(len, accepted.values()))
+    events = [json.loads(message) for message in peer.messages]
+    assert any(0 < len(numbers) < 100 for numbers in accepted.values()), "some were cut short"
+    for task, numbers in accepted.items():
+        assert [event["number"] for event in events if event["task"] == task] == numbers
+    assert [int(event["seq"].split("-")[1]) for event in events] == list(range(1, len(events) + 1))
 
 
 async def test_a_closed_output_takes_nothing_more(autojump_clock: object) -> None:

@@ -61,6 +61,8 @@ class Message(ABC):
 
     payload: bytes
     """The encoded message, not yet framed."""
+    count: int = field(default=1, init=False)
+    """Events in it."""
     document: Document | None = field(default=None, init=False)
     """The document marker, if documents are marked."""
     first_byte: float = field(default=0.0, init=False)

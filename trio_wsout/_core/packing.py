@@ -125,5 +125,6 @@ class Packer:
     def _message(self, closed: ClosedBatch[Accepted]) -> Message:
         payload = self._encoder.message([accepted.payload for accepted in closed.items], *self._lines)
         message = BatchMessage(payload, closed.items)
+        message.count = len(closed.items)
         message.document = closed.document
         return message

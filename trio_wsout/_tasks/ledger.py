@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import trio
 from attrs import define, field
 
+from trio_wsout._core.delivery import Accepted
 from trio_wsout.errors import DeliveryError, OutputError, Undelivered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from trio_wsout._core.batching import Document
-    from trio_wsout._core.delivery import Accepted, Message
+    from trio_wsout._core.delivery import Message
 
 __all__ = ["Flush", "Ledger"]
 
@@ -61,12 +62,14 @@ class Ledger:
 
     def confirm(self, messages: Sequence[Message]) -> None:
         """These messages reached the delivery level."""
+        self.confirmed += sum([message.count for message in messages])
         for message in messages:
-            events = message.events
-            self.confirmed += len(events)
-            if message.document is not None:
-                self.last_document = message.document
-            for accepted in events:
+            if isinstance(message, Accepted):  # an event that went alone: the common case, and so short
+                if message.fate is not None:
+                    message.fate.confirmed(None)
+                continue
+            self.last_document = message.document or self.last_document
+            for accepted in message.events:
                 if accepted.fate is not None:
                     accepted.fate.confirmed(message.document)
         if self.on_confirmed is not None:

@@ -48,7 +48,7 @@ class Outbox:
     def wrote(self, messages: Sequence[Message], count: int) -> None:
         """These messages and nothing less went to the kernel, with `count` bytes."""
         self.written_messages += len(messages)
-        self.written_events += sum(len(message.events) for message in messages)
+        self.written_events += sum([message.count for message in messages])
         self.sent_bytes += count
         self.confirm(self.window.written())
 
