@@ -59,6 +59,9 @@ def test_nothing_is_wrong_and_it_goes_round(config: Config) -> None:
             "auth",
         ),
         (evolve(CLIENT, auth=Auth(basic=Basic(username="u:v", password=Secret("p")))), "auth.basic.username"),
+        (evolve(CLIENT, auth=Auth(bearer_token=Secret("a b"))), "auth.bearer-token"),
+        (evolve(CLIENT, auth=Auth(headers={"X": Secret("a\r\nb")})), "auth.headers.X"),
+        (evolve(CLIENT, headers={"X": "a\0"}), "headers.X"),
         (evolve(CLIENT, tls=Tls(client_certificate="c")), "tls.client-certificate"),
         (evolve(CLIENT, tls=Tls(client_key=Secret("k"))), "tls.client-key"),
         (evolve(CLIENT, tls=Tls(insecure_skip_verify=True, ca_certificate="c")), "tls.insecure-skip-verify"),
@@ -84,6 +87,13 @@ def test_nothing_is_wrong_and_it_goes_round(config: Config) -> None:
 )
 def test_each_rule_is_told_under_its_path(config: Config, path: str) -> None:
     assert paths(config) == [path]
+
+
+def test_what_a_template_will_give_is_judged_when_it_is_known() -> None:
+    auth = Auth(bearer_token=Secret("${env|A||a b}"), headers={"X": Secret("${cursor}\tb ")})
+    assert paths(evolve(CLIENT, auth=auth)) == []
+    basic = Auth(basic=Basic(username="${env|A||u:v}", password=Secret("p")))
+    assert paths(evolve(CLIENT, auth=basic)) == []
 
 
 def test_a_field_of_another_mode_says_whose_it_is() -> None:

@@ -16,13 +16,12 @@ Rules
 from __future__ import annotations
 
 import base64
-import re
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from attrs import field, frozen
 
-from trio_wsout.config.rules import is_reserved_header, is_token
+from trio_wsout.config.rules import BEARER_ALLOWED, is_bearer, is_header_value, is_reserved_header, is_token
 from trio_wsout.config.templates import Template, TemplateError
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Request", "RequestError", "build_request"]
 
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*", re.ASCII)
 _PATH_SAFE = "/%:@!$&'()*+,;=~-._"
 _QUERY_SAFE = _PATH_SAFE + "?"
 _PORTS = {"ws": 80, "wss": 443}
@@ -180,15 +177,15 @@ def _credentials(auth: Auth, resolve: Resolve) -> str | None:
 
 
 def _bearer(token: str, path: str) -> str:
-    if _BEARER.fullmatch(token) is None:
-        message = f"{path}: a bearer token holds letters, digits and -._~+/ only, = at its end (RFC 6750)"
+    if not is_bearer(token):
+        message = f"{path}: a bearer token must be {BEARER_ALLOWED}"
         raise RequestError(message)
     return f"Bearer {token}"
 
 
 def _header_value(value: str, path: str) -> bytes:
     stripped = value.strip(" \t")
-    if _CONTROL.search(stripped):
+    if not is_header_value(stripped):
         message = f"{path}: the value holds a control character (CR, LF, NUL or another)"
         raise RequestError(message)
     try:

@@ -22,7 +22,7 @@ import trio
 
 from trio_wsout._core.acknowledgement import AckReader
 from trio_wsout._core.cursor import CursorReader
-from trio_wsout._core.delivery import Accepted
+from trio_wsout._core.delivery import Accepted, Message
 from trio_wsout._core.ending import Cause, Ending
 from trio_wsout._core.link import Link, State
 from trio_wsout._core.packing import Packer
@@ -42,6 +42,8 @@ from trio_wsout.config.templates import TemplateError
 from trio_wsout.stores.opening import open_cursor_store
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trio_wsout._core.request import Request
     from trio_wsout._modes.hooks import Hooks
     from trio_wsout.config.sections import Config
@@ -72,6 +74,7 @@ class ClientTree:
         self.persister: Persister | None = None
         self.receives = hooks.receive
         self.overhead = self.encoder.overhead(None, None) + _stamp_room(config.delivery.stamp)
+        self.ledger.on_confirmed = self._confirmed
         self.ended = trio.Event()
         self.accepted = 0
         self.left: list[Undelivered] = []
@@ -213,6 +216,11 @@ class ClientTree:
             last_error=supervisor.last_error,
         )
 
+    def _confirmed(self, messages: Sequence[Message]) -> None:
+        self.link.message_passed()
+        if self.persister is not None:
+            self.persister.confirmed(messages)
+
     # -- inside -------------------------------------------------------------------------------------------
 
     async def _open_cursor(self) -> None:
@@ -221,7 +229,6 @@ class ClientTree:
             return
         store = await open_cursor_store(cursor, url=self._config.url)
         self.persister = Persister(CursorReader(cursor), store, self.ledger)
-        self.ledger.on_confirmed = self.persister.confirmed
         await self.persister.load(cursor.initial_value)
 
     def _resolve(self, source: str, name: str | None) -> str | None:

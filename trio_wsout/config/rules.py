@@ -11,12 +11,21 @@ from typing import TYPE_CHECKING
 from attrs import fields
 
 from trio_wsout.config.sections import Config, Mode
+from trio_wsout.config.templates import Template
 from trio_wsout.errors import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-__all__ = ["UNUSABLE", "check", "is_reserved_header", "is_token"]
+__all__ = [
+    "BEARER_ALLOWED",
+    "UNUSABLE",
+    "check",
+    "is_bearer",
+    "is_header_value",
+    "is_reserved_header",
+    "is_token",
+]
 
 _LINK_ONLY = ("url", "connect", "reconnect", "auth", "tls", "headers", "query", "spool")
 _LISTENER_ONLY = ("server", "history")
@@ -31,6 +40,8 @@ UNUSABLE: Mapping[Mode, tuple[str, ...]] = {
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 _RESERVED = frozenset({"host", "connection", "upgrade", "content-length", "transfer-encoding"})
+_BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _MOST_PING = 125
 _LONGEST_STATE_ID = 200
 
@@ -38,6 +49,20 @@ _LONGEST_STATE_ID = 200
 def is_token(text: str) -> bool:
     """Whether a text may be a header's name or a subprotocol (RFC 9110 section 5.6.2)."""
     return _TOKEN.fullmatch(text) is not None
+
+
+BEARER_ALLOWED = "letters, digits and -._~+/ only, with = at its end (RFC 6750)"
+"""What `is_bearer` wants, in words."""
+
+
+def is_bearer(text: str) -> bool:
+    """Whether a text may be a bearer token (RFC 6750 section 2.1)."""
+    return _BEARER.fullmatch(text) is not None
+
+
+def is_header_value(text: str) -> bool:
+    """Whether a text is one header line's value: no control characters but tabs inside (RFC 9110 section 5.5)."""
+    return _CONTROL.search(text.strip(" \t")) is None
 
 
 def is_reserved_header(name: str) -> bool:
@@ -113,8 +138,11 @@ def _auth(config: Config) -> Iterator[Problem]:
     auth = config.auth
     if auth.bearer_token is not None and auth.basic is not None:
         yield Problem(path="auth", reason="bearer-token and basic can't be used together; keep one")
-    if auth.basic is not None and ":" in auth.basic.username:
+    if auth.basic is not None and ":" in (_static(auth.basic.username) or ""):
         yield Problem(path="auth.basic.username", reason="holds a colon, which a user name can't (RFC 7617)")
+    token = None if auth.bearer_token is None else _static(auth.bearer_token.reveal())
+    if token is not None and not is_bearer(token):
+        yield Problem(path="auth.bearer-token", reason=f"must be {BEARER_ALLOWED}")
 
 
 def _tls(config: Config) -> Iterator[Problem]:
@@ -129,11 +157,22 @@ def _tls(config: Config) -> Iterator[Problem]:
         )
 
 
+def _static(text: str) -> str | None:
+    """The text of a template that is the same at every expansion; None: it is not."""
+    template = Template.parse(text)
+    return template.expand(lambda *_: None) if template.is_static else None
+
+
 def _headers(config: Config) -> Iterator[Problem]:
-    for table, names in (("headers", config.headers), ("auth.headers", config.auth.headers)):
+    secret = {name: value.reveal() for name, value in config.auth.headers.items()}
+    for table, headers in (("headers", config.headers), ("auth.headers", secret)):
         seen: set[str] = set()
-        for name in names:
+        for name, text in headers.items():
             yield from _header_name(f"{table}.{name}", name)
+            if not is_header_value(_static(text) or ""):
+                yield Problem(
+                    path=f"{table}.{name}", reason="holds a control character (CR, LF, NUL or another)"
+                )
             if name.lower() in seen:
                 yield Problem(
                     path=f"{table}.{name}", reason="is there twice (names are compared without case)"

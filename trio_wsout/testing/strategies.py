@@ -53,7 +53,7 @@ def _backoffs() -> st.SearchStrategy[dict[str, Any]]:
 def _auths() -> st.SearchStrategy[dict[str, Any]]:
     table = st.dictionaries(_NAMES, _TEMPLATES, max_size=3)
     return st.one_of(
-        _maybe(headers=table, query=table, bearer_token=_TEMPLATES),
+        _maybe(headers=table, query=table, bearer_token=st.one_of(_NAMES, st.just("${env|TOKEN}"))),
         _maybe(basic=st.fixed_dictionaries({"username": _NAMES, "password": _TEMPLATES})),
     )
 
