@@ -3,69 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from websockets.sync.server import serve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-ENV = {**os.environ, "NO_COLOR": "", "COLUMNS": "200"}
-COMMAND = [sys.executable, "-m", "trio_wsout"]
 
-
-class Peer:
-    """A WebSocket server in a thread that keeps what it reads, and says what it is told to."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-        self.greeting: list[str] = []
-        self.mute = threading.Event()
-        self._server = serve(self._take, "127.0.0.1", 0, compression=None)
-        self.url = f"ws://127.0.0.1:{self._server.socket.getsockname()[1]}/"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-
-    def _take(self, websocket: Any) -> None:
-        for text in self.greeting:
-            websocket.send(text)
-        for message in websocket:
-            self.messages.append(message)
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-
-
-@pytest.fixture
-def peer() -> Iterator[Peer]:
-    made = Peer()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def nowhere() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return f"ws://127.0.0.1:{probe.getsockname()[1]}/"
-
-
-def command(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments], input=text, capture_output=True, text=True, timeout=60, env=ENV, check=False
-    )
-
-
-def test_events_of_standard_input_are_delivered(peer: Peer) -> None:
+def test_events_of_standard_input_are_delivered(peer, command) -> None:
     lines = "".join(json.dumps({"n": number}) + "\n" for number in range(2000))
     run = command("run", "--set", f"url={peer.url}", "--stats", text=lines)
     assert run.returncode == 0, run.stderr
@@ -77,7 +26,7 @@ def test_events_of_standard_input_are_delivered(peer: Peer) -> None:
     assert "link open" in run.stderr
 
 
-def test_a_file_of_each_kind_and_context_and_quiet(peer: Peer, tmp_path: Path) -> None:
+def test_a_file_of_each_kind_and_context_and_quiet(peer, command, tmp_path: Path) -> None:
     events = tmp_path / "events.ndjson"
     events.write_text('{"a": 1}\n[2]\n"three"')
     (tmp_path / "a.yaml").write_text("output:\n  web-socket:\n    url: '{{where}}'\n")
@@ -91,14 +40,14 @@ def test_a_file_of_each_kind_and_context_and_quiet(peer: Peer, tmp_path: Path) -
     assert peer.messages == ['{"a":1}', "[2]", "three"] * 3
 
 
-def test_lines_that_cannot_be_sent_are_told_with_their_number(peer: Peer) -> None:
+def test_lines_that_cannot_be_sent_are_told_with_their_number(peer, command) -> None:
     run = command("run", "--set", f"url={peer.url}", "--quiet", text='{"a":1}\n\n{nope\n{"a":NaN}\n"b"\n')
     assert run.returncode == 4
     assert peer.messages == ['{"a":1}', "b"]
     assert [line.split(":")[0] for line in run.stderr.splitlines()] == ["line 3", "line 4"]
 
 
-def test_an_empty_line_ends_a_document(peer: Peer) -> None:
+def test_an_empty_line_ends_a_document(peer, command) -> None:
     run = command(
         "run",
         "--set",
@@ -114,39 +63,29 @@ def test_an_empty_line_ends_a_document(peer: Peer) -> None:
 @pytest.mark.parametrize(
     ("option", "line"), [((), '"hi"'), (("--with-peer",), '{"peer": "%s", "event": "hi"}')]
 )
-def test_what_the_peer_sends_is_printed(peer: Peer, option: tuple[str, ...], line: str) -> None:
+def test_what_the_peer_sends_is_printed(peer, start, option: tuple[str, ...], line: str) -> None:
     peer.greeting = ["hi"]
     expected = line % peer.url[5:-1] if "%" in line else line
-    with subprocess.Popen(
-        [*COMMAND, "run", "--set", f"url={peer.url}", "--set", "connect.mode=eager", "--quiet", *option],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENV,
-    ) as run:  # fmt: skip
-        assert run.stdin
-        assert run.stdout
-        assert json.loads(run.stdout.readline()) == json.loads(expected)
-        run.stdin.close()
-        assert run.wait(30) == 0
+    run = start(peer.url, "--set", "connect.mode=eager", "--quiet", *option)
+    assert json.loads(run.stdout.readline()) == json.loads(expected)
+    run.stdin.close()
+    assert run.end() == (0, "")
 
 
-def test_a_reader_of_standard_output_that_goes_away_costs_nothing(peer: Peer) -> None:
+def test_a_reader_of_standard_output_that_goes_away_costs_nothing(peer, start) -> None:
     peer.greeting = ["hi"] * 100
-    with subprocess.Popen(
-        [*COMMAND, "run", "--set", f"url={peer.url}", "--set", "connect.mode=eager", "--quiet"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV,
-    ) as run:  # fmt: skip
-        assert run.stdin
-        assert run.stdout
-        assert run.stderr
-        run.stdout.close()
-        time.sleep(1)
-        run.stdin.write("1\n")
-        run.stdin.close()
-        assert "Traceback" not in run.stderr.read()
-        assert run.wait(30) == 0
+    run = start(peer.url, "--set", "connect.mode=eager")
+    run.stdout.close()
+    run.wait_for("link open")
+    run.send("1")
+    run.stdin.close()
+    code, said = run.end()
+    assert code == 0
+    assert "Traceback" not in said
     assert peer.messages == ["1"]
 
 
-def test_giving_up_is_3_and_keeps_the_events(nowhere: str, tmp_path: Path) -> None:
+def test_giving_up_is_3_and_keeps_the_events(nowhere: str, command, tmp_path: Path) -> None:
     lost = tmp_path / "lost.ndjson"
     options = ["--set", f"url={nowhere}", "--set", "reconnect.max-attempts=2", "--undelivered", str(lost)]
     run = command("run", *options, "--set", "reconnect.initial-backoff=10ms", text='{"a":1}\n{"a":2}\n')
@@ -157,7 +96,7 @@ def test_giving_up_is_3_and_keeps_the_events(nowhere: str, tmp_path: Path) -> No
     assert "Traceback" not in run.stderr
 
 
-def test_undelivered_events_are_4(peer: Peer, tmp_path: Path) -> None:
+def test_undelivered_events_are_4(peer, command, tmp_path: Path) -> None:
     lost = tmp_path / "lost.ndjson"
     options = ["--set", f"url={peer.url}", "--set", "payload=binary-base64", "--quiet"]
     run = command("run", *options, "--undelivered", str(lost), text='"AAEC"\n"%%%"\n')
@@ -182,20 +121,20 @@ def test_undelivered_events_are_4(peer: Peer, tmp_path: Path) -> None:
         ("check", "--set", "url=7"),
     ],
 )
-def test_what_is_wrong_with_the_job_is_2_and_told(arguments: tuple[str, ...]) -> None:
+def test_what_is_wrong_with_the_job_is_2_and_told(command, arguments: tuple[str, ...]) -> None:
     run = command(*arguments)
     assert run.returncode == 2
     assert run.stderr
     assert "Traceback" not in run.stderr
 
 
-def test_usage_errors_are_told() -> None:
+def test_usage_errors_are_told(command) -> None:
     run = command("run", "--nope")
     assert run.returncode != 0
     assert "--nope" in run.stdout + run.stderr
 
 
-def test_check_prints_the_effective_configuration_masked(tmp_path: Path) -> None:
+def test_check_prints_the_effective_configuration_masked(command, tmp_path: Path) -> None:
     job = tmp_path / "job.yaml"
     job.write_text("url: http://h/\nauth:\n  bearer-token: canary\n")
     run = command("check", str(job), "--set", "retry.retries=3")
@@ -206,7 +145,7 @@ def test_check_prints_the_effective_configuration_masked(tmp_path: Path) -> None
     assert "initial-backoff: 0.5s" in run.stdout
 
 
-def test_check_tells_five_mistakes_in_five_lines(tmp_path: Path) -> None:
+def test_check_tells_five_mistakes_in_five_lines(command, tmp_path: Path) -> None:
     job = tmp_path / "job.yaml"
     job.write_text(
         "url: http://u:canary@h\nretyr: {}\nreconnect:\n  jitter: 3\n  max-backoff: 0s\nbatch:\n  mode: fxied\n"
@@ -230,68 +169,47 @@ def test_check_tells_five_mistakes_in_five_lines(tmp_path: Path) -> None:
     assert "canary" not in run.stderr
 
 
-def test_schema_is_a_schema() -> None:
+def test_schema_is_a_schema(command) -> None:
     run = command("schema")
     assert run.returncode == 0
     assert json.loads(run.stdout)["properties"]["url"]
 
 
-def test_demo_loses_nothing() -> None:
+def test_demo_loses_nothing(command) -> None:
     run = command("demo", "--events", "500")
     assert run.returncode == 0, run.stdout + run.stderr
     assert "Every event arrived, in order." in run.stdout
     assert "cuts the connection" in run.stdout
 
 
-def test_help_and_version() -> None:
+def test_help_and_version(command) -> None:
     assert "--undelivered" in command("run", "--help").stdout
     assert command("--version").stdout.strip()[0].isdigit()
 
 
-def running(peer_url: str, *options: str) -> subprocess.Popen[str]:
-    made = subprocess.Popen(
-        [*COMMAND, "run", "--set", f"url={peer_url}", "--set", "reconnect.max-backoff=500ms", *options],
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENV,
-    )
-    assert made.stdin is not None
-    made.stdin.write('{"a":1}\n')
-    made.stdin.flush()
-    return made
-
-
-def wait_for(made: subprocess.Popen[str], words: str) -> None:
-    assert made.stderr is not None
-    for line in made.stderr:
-        if words in line:
-            return
-    pytest.fail(f"{words!r} never came")
-
-
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_one_signal_ends_gracefully(peer: Peer, how: signal.Signals) -> None:
-    with running(peer.url) as made:
-        wait_for(made, "link open")
-        made.send_signal(how)
-        assert made.wait(20) == 130
-        assert made.stderr is not None
-        assert "Traceback" not in made.stderr.read()
+def test_one_signal_ends_gracefully(peer, start, how: signal.Signals) -> None:
+    run = start(peer.url)
+    run.send('{"a":1}')
+    run.wait_for("link open")
+    run.interrupt(how)
+    code, said = run.end()
+    assert code == 130
+    assert "Traceback" not in said
     assert peer.messages == ['{"a":1}']
 
 
-def test_the_second_signal_ends_at_once(nowhere: str) -> None:
-    with running(nowhere, "--set", "shutdown-timeout=1h") as made:
-        wait_for(made, "link backing-off")
-        made.send_signal(signal.SIGINT)
-        wait_for(made, "interrupted")
-        made.send_signal(signal.SIGINT)
-        assert made.wait(10) == 130
-        assert made.stderr is not None
-        rest = made.stderr.read()
-        assert "1 events undelivered, lost" in rest
-        assert "Traceback" not in rest
+def test_the_second_signal_ends_at_once(nowhere: str, start) -> None:
+    run = start(nowhere, "--set", "shutdown-timeout=1h")
+    run.send('{"a":1}')
+    run.wait_for("link backing-off")
+    run.interrupt()
+    run.wait_for("interrupted")
+    run.interrupt()
+    code, said = run.end(10)
+    assert code == 130
+    assert "1 events undelivered, lost" in said
+    assert "Traceback" not in said
 
 
 def test_without_cyclopts_it_says_what_to_install() -> None:

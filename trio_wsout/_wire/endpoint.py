@@ -25,11 +25,12 @@ class DemoEndpoint:
         self.messages = []
         self.connections = 0
         self._streams: set[trio.SocketStream] = set()
-        self._arrived = trio.Event()
+        self._came = trio.Event()
 
-    async def wait_first(self) -> None:
-        """Wait until a message has come."""
-        await self._arrived.wait()
+    async def wait_for(self, count: int) -> None:
+        """Wait until so many messages have come."""
+        while len(self.messages) < count:
+            await self._came.wait()
 
     async def cut(self) -> None:
         """Cut every connection without a word, as a crash would."""
@@ -46,7 +47,8 @@ class DemoEndpoint:
                 websocket = await request.accept()
                 while True:
                     self.messages.append(str(await websocket.get_message()))
-                    self._arrived.set()
+                    self._came.set()
+                    self._came = trio.Event()
         except* (ConnectionClosed, HandshakeError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         finally:

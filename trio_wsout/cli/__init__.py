@@ -13,6 +13,9 @@ def main() -> None:
     if find_spec("cyclopts") is None:
         print("the command needs cyclopts: pip install 'trio-wsout[cli]'", file=sys.stderr)
         raise SystemExit(2)
-    from trio_wsout.cli.commands import run_app  # noqa: PLC0415 - only where the extra is there
+    try:
+        from trio_wsout.cli.commands import run_app  # noqa: PLC0415 - only where the extra is there
 
-    run_app()
+        run_app()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
+from trio_wsout.cli.printing import say, show
 from trio_wsout.config import dump_config, load_config
 from trio_wsout.errors import ConfigError, Problem
 
@@ -54,19 +54,18 @@ def _value(text: str) -> Any:  # noqa: ANN401 - JSON
         return text
 
 
-def print_config(config: Config) -> None:
-    """Print the effective configuration, defaults filled in and secrets masked."""
+def print_config(config: Config) -> bool:
+    """Print the effective configuration, defaults filled in and secrets masked. Whether it went well."""
     document = dump_config(config, masked=True)
     try:
         from ruamel.yaml import YAML  # noqa: PLC0415 - an optional dependency
     except ImportError:
-        print(json.dumps(document, indent=2))
-        return
+        return show(json.dumps(document, indent=2))
     text = io.StringIO()
     yaml = YAML()
     yaml.default_flow_style = False
     yaml.dump(document, text)  # pyright: ignore[reportUnknownMemberType] - ruamel.yaml has few types
-    print(text.getvalue(), end="")
+    return show(text.getvalue().removesuffix("\n"))
 
 
 def print_problems(error: ConfigError) -> None:
@@ -76,4 +75,4 @@ def print_problems(error: ConfigError) -> None:
         if problem.line is not None:
             place += f"{problem.line}:{problem.column}:"
         path = f"{problem.path}: " if problem.path else ""
-        print(f"{place}{' ' if place else ''}{path}{problem.reason}", file=sys.stderr)
+        say(f"{place}{' ' if place else ''}{path}{problem.reason}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 
 import trio
 
 __all__ = ["Lines"]
 
-_PIECE = 256 * 1024
+_PIECE = 64 * 1024
 
 
 class Lines:
@@ -20,18 +21,40 @@ class Lines:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._rest = b""
+        self._begun: list[bytes] = []
+        self._first = True
         self._ended = False
 
+    @property
+    def begun(self) -> bytes:
+        """The beginning of a line whose end was not read yet."""
+        return b"".join(self._begun)
+
     async def read(self) -> list[bytes]:
-        """The next lines, many at a time, without their ends; an empty list at the end of the file."""
+        """The next lines, many at a time, without their ends; an empty list at the end of the file.
+
+        Raises:
+            OSError: Reading failed.
+        """
         while not self._ended:
             piece = await trio.to_thread.run_sync(os.read, self._descriptor, _PIECE, abandon_on_cancel=True)
             self._ended = not piece
-            lines = (self._rest + piece).split(b"\n")
-            self._rest = b"" if self._ended else lines.pop()
-            lines = lines if lines != [b""] else []
-            if lines:
+            if lines := self._split(piece):
                 return lines
         await trio.lowlevel.checkpoint()
         return []
+
+    def _split(self, piece: bytes) -> list[bytes]:
+        self._begun.append(piece)
+        if piece and b"\n" not in piece:
+            return []
+        lines = self.begun.split(b"\n")
+        rest = b"" if self._ended else lines.pop()
+        self._begun = [rest] if rest else []
+        if self._ended and lines == [b""]:
+            return []
+        if self._first and lines:
+            # Some programs begin a text with a byte order mark; it is no part of the first line.
+            self._first = False
+            lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
+        return lines

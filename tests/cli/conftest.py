@@ -1,0 +1,136 @@
+"""Real peers and real processes for the tests of the command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from websockets.sync.server import serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+COMMAND = [sys.executable, "-m", "trio_wsout"]
+
+
+class Peer:
+    """A WebSocket server in a thread that keeps what it reads, and says what it is told to."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.greeting: list[str] = []
+        self._server = serve(self._take, "127.0.0.1", 0, compression=None)
+        self.url = f"ws://127.0.0.1:{self._server.socket.getsockname()[1]}/"
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def _take(self, websocket: Any) -> None:
+        for text in self.greeting:
+            websocket.send(text)
+        for message in websocket:
+            self.messages.append(message)
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+
+
+class Running:
+    """The command `run` on its way, with pipes to it."""
+
+    def __init__(self, arguments: tuple[str, ...], env: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [*COMMAND, "run", *arguments],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,
+        )  # fmt: skip
+        assert self.process.stdin
+        assert self.process.stdout
+        assert self.process.stderr
+        self.stdin, self.stdout, self.stderr = self.process.stdin, self.process.stdout, self.process.stderr
+
+    def send(self, *lines: str) -> None:
+        self.stdin.write("".join(f"{line}\n" for line in lines))
+        self.stdin.flush()
+
+    def wait_for(self, words: str) -> None:
+        for line in self.stderr:
+            if words in line:
+                return
+        pytest.fail(f"{words!r} never came")
+
+    def interrupt(self, how: signal.Signals = signal.SIGINT) -> None:
+        self.process.send_signal(how)
+
+    def end(self, timeout: float = 20) -> tuple[int, str]:
+        """Its exit code, and what else it said."""
+        return self.process.wait(timeout), self.stderr.read()
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    made = Peer()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def nowhere() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return f"ws://127.0.0.1:{probe.getsockname()[1]}/"
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """A host that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"ws://127.0.0.1:{listener.getsockname()[1]}/"
+
+
+@pytest.fixture
+def env() -> dict[str, str]:
+    """An environment in which the command is found whether it is installed or not."""
+    # Under --import-mode=importlib the package comes from where it lies or is installed; the same goes here.
+    import trio_wsout
+
+    root = str(Path(trio_wsout.__file__).parents[1])
+    kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    return {**kept, "NO_COLOR": "", "COLUMNS": "200", "PYTHONPATH": path}
+
+
+@pytest.fixture
+def command(env: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def run(*arguments: str, text: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            **{"input": text, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+            text=True, timeout=60, env=env, check=False,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture
+def start(env: dict[str, str]) -> Iterator[Callable[..., Running]]:
+    made: list[Running] = []
+
+    def run(url: str, *options: str) -> Running:
+        arguments = ("--set", f"url={url}", "--set", "reconnect.max-backoff=500ms", *options)
+        made.append(Running(arguments, env))
+        return made[-1]
+
+    yield run
+    for each in made:
+        each.process.kill()
+        each.process.wait()
+        for pipe in (each.stdin, each.stdout, each.stderr):
+            with suppress(OSError):
+                pipe.close()

@@ -1,0 +1,174 @@
+"""Nothing that the command took from its input vanishes, and no trouble shows as a traceback."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LINES = 3000
+
+
+def kept(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_an_interrupted_run_keeps_every_line_that_it_read(silent: str, start, tmp_path, signals: int) -> None:
+    lost = tmp_path / "lost.ndjson"
+    run = start(silent, "--set", "shutdown-timeout=1s", "--undelivered", str(lost))
+    run.send(*(json.dumps({"n": number}) for number in range(LINES)))
+    run.wait_for("link dialling")
+    run.interrupt()
+    run.wait_for("interrupted")
+    if signals == 2:
+        run.interrupt()
+    code, said = run.end()
+    assert code == 130
+    assert "Traceback" not in said
+    items = kept(lost)
+    # The signal may come before all of the pipe was read; what was read is there, in order, without a gap.
+    assert [item["event"]["n"] for item in items] == list(range(len(items)))
+    assert len(items) > 64
+    assert f"written to {lost}" in said
+
+
+def test_an_output_that_gave_up_ends_the_run_although_the_input_is_silent(nowhere: str, start) -> None:
+    run = start(nowhere, "--set", "reconnect.max-attempts=2", "--set", "reconnect.initial-backoff=10ms")
+    run.send("1")
+    code, said = run.end(10)
+    assert code == 3
+    assert "ConnectError" in said
+
+
+def test_never_connected_by_the_end_of_the_input_is_3(nowhere: str, command) -> None:
+    run = command("run", "--set", f"url={nowhere}", "--set", "shutdown-timeout=300ms", "--stats", text="1\n")
+    assert run.returncode == 3
+    assert json.loads(run.stderr.splitlines()[-1])["undelivered"] == 1
+
+
+def test_one_interrupt_ends_an_eager_opening(silent: str, start) -> None:
+    run = start(silent, "--set", "connect.mode=eager", "--set", "connect.timeout=1h")
+    run.wait_for("link dialling")
+    run.interrupt()
+    code, said = run.end(5)
+    assert code == 130
+    assert "Traceback" not in said
+
+
+def test_one_terminate_while_input_is_silent(peer, start) -> None:
+    run = start(peer.url, "--set", "connect.mode=eager")
+    run.wait_for("link open")
+    run.interrupt(signal.SIGTERM)
+    assert run.end(10)[0] == 130
+
+
+def test_many_undelivered_events_are_all_kept(peer, command, tmp_path) -> None:
+    lost = tmp_path / "lost.ndjson"
+    options = ["--set", f"url={peer.url}", "--set", "payload=binary-base64", "--undelivered", str(lost)]
+    run = command("run", *options, text='"%%%"\n' * LINES)
+    assert run.returncode == 4
+    assert len(kept(lost)) == LINES
+    assert f"{LINES} events undelivered, in {lost}" in run.stderr
+
+
+def test_undelivered_events_are_appended(nowhere: str, command, tmp_path) -> None:
+    lost = tmp_path / "lost.ndjson"
+    for number in range(2):
+        options = ["--set", f"url={nowhere}", "--set", "reconnect.max-attempts=1", "--undelivered", str(lost)]
+        assert command("run", *options, text=f"{number}\n").returncode == 3
+    assert [item["event"] for item in kept(lost)] == [0, 1]
+
+
+def test_a_place_for_undelivered_events_that_cannot_be_written_is_known_first(peer, command) -> None:
+    run = command("run", "--set", f"url={peer.url}", "--undelivered", "/none/lost", text="1\n")
+    assert (run.returncode, run.stderr) == (2, "/none/lost: No such file or directory\n")
+    assert peer.messages == []
+
+
+def test_a_flood_of_received_messages_is_printed_whole(peer, start) -> None:
+    peer.greeting = [json.dumps({"n": number}) for number in range(LINES)]
+    run = start(peer.url, "--set", "connect.mode=eager", "--set", "payload=json", "--quiet")
+    printed = [json.loads(run.stdout.readline()) for _ in range(LINES)]
+    assert [each["n"] if isinstance(each, dict) else json.loads(each)["n"] for each in printed] == [
+        *range(LINES)
+    ]
+    run.stdin.close()
+    assert run.end() == (0, "")
+
+
+def test_a_reader_of_standard_error_that_goes_away_costs_nothing(peer, start) -> None:
+    run = start(peer.url, "--stats")
+    run.stderr.close()
+    run.send("1", "nope", "2")
+    run.stdin.close()
+    assert run.process.wait(20) == 4
+    assert peer.messages == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(("check", "--set", "url=ws://h/"), 0), (("schema",), 0), (("demo", "--events", "100"), 0)],
+)
+def test_a_reader_of_results_that_goes_away_is_no_trouble(env, arguments, code) -> None:
+    from_shell = (
+        f"import subprocess,sys; p=subprocess.Popen([sys.executable,'-m','trio_wsout',*{arguments!r}],"
+    )
+    script = f"{from_shell}stdout=subprocess.PIPE); p.stdout.close(); sys.exit(p.wait(30))"
+    run = subprocess.run(
+        [sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (run.returncode, run.stderr) == (code, "")
+
+
+def test_a_closed_standard_input_is_told(peer, env) -> None:
+    line = f"'{sys.executable}' -m trio_wsout run --set url={peer.url} <&-"
+    run = subprocess.run(
+        ["bash", "-c", line], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (run.returncode, run.stderr) == (2, "standard input is closed; name a file with --input\n")
+
+
+def test_an_input_that_cannot_be_read_is_2(peer, command, tmp_path) -> None:
+    run = command("run", "--set", f"url={peer.url}", "--input", str(tmp_path), "--quiet")
+    assert (run.returncode, run.stderr) == (2, f"{tmp_path}: Is a directory; read up to line 0\n")
+
+
+def test_long_lines_a_byte_order_mark_and_no_last_line_end(peer, command) -> None:
+    long = json.dumps("x" * 300_000)
+    run = command("run", "--set", f"url={peer.url}", text=f'\ufeff{{"a":1}}\r\n{long}\r\n3')
+    assert (run.returncode, peer.messages) == (0, ['{"a":1}', "x" * 300_000, "3"])
+
+
+def test_a_damaged_cursor_is_2(peer, command, tmp_path) -> None:
+    (tmp_path / "place").write_text("junk")
+    options = ["cursor.value-field=id", "cursor.header-name=X-C", f"cursor.persist-to={tmp_path / 'place'}"]
+    run = command("run", *[f"--set={each}" for each in (f"url={peer.url}", *options)], text="1\n")
+    assert run.returncode == 2
+    assert "CursorError" in run.stderr
+
+
+def test_an_interrupted_demo_is_130(env) -> None:
+    run = subprocess.Popen(
+        [sys.executable, "-m", "trio_wsout", "demo", "--events", "1000000"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,
+    )  # fmt: skip
+    assert run.stdout
+    assert "listens" in run.stdout.readline()
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=20)
+    assert run.returncode == 130
+    assert "Traceback" not in said
+
+
+def test_no_escape_sequences_in_a_pipe(peer, command) -> None:
+    for arguments in [("demo", "--events", "50"), ("--help",), ("run", "--set", f"url={peer.url}"), ("run",)]:
+        run = command(*arguments, text="1\nnope\n")
+        assert "\x1b" not in run.stdout + run.stderr

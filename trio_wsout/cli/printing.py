@@ -1,0 +1,100 @@
+"""Writing to standard output and standard error, also when nobody reads them any more."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trio_wsout._core.received import Received
+    from trio_wsout.output import Output
+
+__all__ = ["print_received", "say", "show", "silence", "waiting"]
+
+_OUT, _ERR = 1, 2
+"""File descriptors."""
+
+
+def say(text: str) -> None:
+    """One line for people, on standard error; when that is gone, nobody is told and nothing stops."""
+    # A closed standard error is None here, and print would take standard output for it.
+    if sys.stderr is None:
+        return
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        silence(_ERR)
+
+
+def show(text: str) -> bool:
+    """Print a result on standard output; a reader that has seen enough is no fault. Whether it went well."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        silence(_OUT)
+    except OSError as error:
+        silence(_OUT)
+        say(f"standard output: {error.strerror}")
+        return False
+    return True
+
+
+def silence(descriptor: int = _OUT) -> None:
+    """Let Python's own flush at the end find a place that takes everything."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def waiting(channel: trio.MemoryReceiveChannel[Any]) -> Iterator[Any]:
+    """What lies in a channel now."""
+    try:
+        while True:
+            yield channel.receive_nowait()
+    except (trio.WouldBlock, trio.EndOfChannel):
+        return
+
+
+async def print_received(output: Output, *, with_peer: bool) -> None:
+    """Print what peers send, a line each, until the output ends; all that is there in one write."""
+    write = _write_nowhere if sys.stdout is None else _write_terminal if sys.stdout.isatty() else _write
+    async for item in output.received:
+        items = [item, *waiting(output.received)]
+        lines = b"".join(_line(each, with_peer=with_peer) for each in items)
+        try:
+            # Left behind when cancelled: a reader that has stopped must not keep us from ending.
+            await trio.to_thread.run_sync(write, lines, abandon_on_cancel=True)
+        except BrokenPipeError:
+            write = _write_nowhere
+            silence(_OUT)
+        except OSError as error:
+            write = _write_nowhere
+            silence(_OUT)
+            say(f"standard output: {error.strerror}; what peers send is no longer printed")
+
+
+def _line(item: Received, *, with_peer: bool) -> bytes:
+    event: Any = item.event.hex() if isinstance(item.event, bytes) else item.event
+    return orjson.dumps({"peer": item.peer.address, "event": event} if with_peer else event) + b"\n"
+
+
+def _write(lines: bytes) -> None:
+    # Not through sys.stdout: a thread left behind would hold its lock as Python ends.
+    left = memoryview(lines)
+    while left:
+        left = left[os.write(_OUT, left) :]
+
+
+def _write_terminal(lines: bytes) -> None:
+    # Through sys.stdout, so that a status line at the bottom gives way.
+    print(lines.decode(), end="", flush=True)
+
+
+def _write_nowhere(lines: bytes) -> None:
+    del lines
