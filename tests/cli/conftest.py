@@ -25,18 +25,43 @@ class Peer:
     """A WebSocket server in a thread that keeps what it reads, and says what it is told to."""
 
     def __init__(self) -> None:
-        self.messages: list[str] = []
+        self._messages: list[str] = []
+        self._changed = threading.Condition()
+        self._open = 0
         self.greeting: list[str] = []
         self._server = serve(self._take, "127.0.0.1", 0, compression=None)
         self.url = f"ws://127.0.0.1:{self._server.socket.getsockname()[1]}/"
         self._thread = threading.Thread(target=self._server.serve_forever)
         self._thread.start()
 
+    @property
+    def messages(self) -> list[str]:
+        """What came, once every connection is over and all of it was read."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._open == 0, 20)
+        return self._messages
+
+    def wait_for(self, count: int) -> None:
+        """Wait until so many messages have come, on connections that may still be open."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self._messages) >= count, 20)
+
     def _take(self, websocket: Any) -> None:
-        for text in self.greeting:
-            websocket.send(text)
-        for message in websocket:
-            self.messages.append(message)
+        self._count(1)
+        try:
+            for text in self.greeting:
+                websocket.send(text)
+            for message in websocket:
+                with self._changed:
+                    self._messages.append(message)
+                    self._changed.notify_all()
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        with self._changed:
+            self._open += change
+            self._changed.notify_all()
 
     def stop(self) -> None:
         self._server.shutdown()

@@ -78,6 +78,7 @@ def test_a_reader_of_standard_output_that_goes_away_costs_nothing(peer, start) -
     run.stdout.close()
     run.wait_for("link open")
     run.send("1")
+    peer.wait_for(1)
     run.stdin.close()
     code, said = run.end()
     assert code == 0
