@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trio_wsout._core.payload import Base64Error, Encoder, EventError, MessageError, decode
+from trio_wsout._core.payload import Base64Error, Encoder, EventError, MessageError, decode, parse_json
 from trio_wsout.config.sections import Batch, BatchMode, Payload
 
 LINES = Batch(mode=BatchMode.FIXED)
@@ -125,6 +125,18 @@ def test_bytes_need_a_binary_payload(payload: Payload) -> None:
 def test_base64_takes_texts_and_bytes_only(event: object) -> None:
     with pytest.raises(EventError, match="binary-base64"):
         Encoder(Payload.BINARY_BASE64, None).event(event)
+
+
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**40, 2**64 - 1, 10**18])
+def test_no_whole_number_is_read_as_another(number: int) -> None:
+    text = f'{{"a": [{number}, 1.5, "{number}"]}}'
+    assert decode(text, Payload.JSON) == {"a": [number, 1.5, str(number)]}
+    assert parse_json(text.encode()) == {"a": [number, 1.5, str(number)]}
+
+
+def test_a_number_of_thousands_of_digits_is_refused() -> None:
+    with pytest.raises(MessageError):
+        decode("9" * 5000, Payload.JSON)
 
 
 def test_text_or_binary_frames() -> None:

@@ -22,7 +22,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import math
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -35,10 +37,12 @@ if TYPE_CHECKING:
 
     from trio_wsout.config.sections import Batch
 
-__all__ = ["Base64Error", "Encoder", "EventError", "MessageError", "decode"]
+__all__ = ["Base64Error", "Encoder", "EventError", "MessageError", "decode", "parse_json"]
 
 _STRICT = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 _BYTES = (bytes, bytearray, memoryview)
+_MANY_DIGITS = re.compile(rb"[0-9]{19}")
+_MANY_DIGITS_OF_STR = re.compile(r"[0-9]{19}", re.ASCII)
 _DEEPEST = 200
 """Levels that are searched for the culprit; orjson itself refuses beyond 254."""
 _SMALLEST = -(2**63)
@@ -131,6 +135,19 @@ class Encoder:
         return lines + (2 if self._wrap else 0)
 
 
+def parse_json(text: str | bytes) -> object:
+    """A JSON text as a value, whole numbers exact at any size.
+
+    Raises:
+        ValueError: It is not JSON (as `orjson.JSONDecodeError`, which tells where), or holds a number
+            of thousands of digits.
+    """
+    value: object = orjson.loads(text)
+    # orjson makes floats of integers over 64 bits: only where there are that many digits can one be.
+    many = _MANY_DIGITS.search(text) if isinstance(text, bytes) else _MANY_DIGITS_OF_STR.search(text)
+    return value if many is None else json.loads(text)
+
+
 def decode(message: str | bytes, payload: Payload) -> object:
     """A received message as an event: JSON decoded, binary as base64 text, or as it is.
 
@@ -140,8 +157,8 @@ def decode(message: str | bytes, payload: Payload) -> object:
     match payload:
         case Payload.JSON:
             try:
-                return orjson.loads(message)
-            except orjson.JSONDecodeError:
+                return parse_json(message)
+            except ValueError:
                 text = "it is not JSON, and payload is json"
                 raise MessageError(text) from None
         case Payload.BINARY_BASE64 if isinstance(message, bytes):

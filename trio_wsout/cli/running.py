@@ -13,6 +13,7 @@ import trio
 from attrs import define, frozen
 
 from trio_wsout._core.link import State
+from trio_wsout._core.payload import parse_json
 from trio_wsout.cli.codes import CONFIGURATION, INTERRUPTED, NO_CONNECTION, OK, SOME_UNDELIVERED
 from trio_wsout.cli.keeping import Keeper, as_undelivered
 from trio_wsout.cli.lines import Lines
@@ -222,7 +223,7 @@ async def _send_lines(run: _Run, output: Output, source: Lines) -> None:
 async def _send_line(run: _Run, output: Output, line: bytes, *, documents: bool) -> None:
     try:
         if line.strip():
-            await output.send(orjson.loads(line))
+            await output.send(parse_json(line))
         elif documents:
             # An empty line ends a document, as it does in many stream formats.
             await output.end_document()
