@@ -197,10 +197,17 @@ def test_our_own_cuts_blame_nobody(cause: Cause) -> None:
 
 def test_without_an_answered_ping_nobody_is_blamed() -> None:
     made = window(filled=1)
+    made.connected()
+    assert seqs(made.take(0.0, 5)) == [1]
+    assert made.disconnected(LOST) == [], "it may have been the server's own fault"
     for _ in range(5):
         made.connected()
-        made.take(0.0, 5)
+        assert made.take(0.0, 5) == [], "first the ping"
         assert made.disconnected(LOST) == []
+    for expected in (0, 0, 1):
+        prove(made)
+        assert seqs(made.take(0.0, 5)) == [1]
+        assert len(made.disconnected(LOST)) == expected, "three times after an answered ping, and not before"
 
 
 def test_1009_blames_at_once_the_message_that_is_alone() -> None:

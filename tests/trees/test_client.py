@@ -982,6 +982,20 @@ async def test_a_peer_that_breaks_the_protocol_is_told_and_left(autojump_clock: 
             assert len(peer.connections) == 2
 
 
+async def test_policy_violations_with_a_confirmed_message_between_are_not_final(
+    autojump_clock: object,
+) -> None:
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
+            for number in range(5):
+                await output.send(str(number))
+                await output.flush()
+                await peer.close(1008)
+                await trio.sleep(0.1)
+        assert peer.messages == ["0", "1", "2", "3", "4"]
+        assert len(peer.connections) == 5
+
+
 async def test_three_policy_violations_in_a_row_are_final(autojump_clock: object) -> None:
     async with open_peer() as peer:
         with pytest.raises(trio_wsout.ConnectError, match="1008"):

@@ -160,7 +160,11 @@ def _tls(config: Config) -> Iterator[Problem]:
 def _static(text: str) -> str | None:
     """The text of a template that is the same at every expansion; None: it is not."""
     template = Template.parse(text)
-    return template.expand(lambda *_: None) if template.is_static else None
+    return template.expand(_no_value) if template.is_static else None
+
+
+def _no_value(source: str, name: str | None) -> None:
+    """A static text asks for none."""
 
 
 def _headers(config: Config) -> Iterator[Problem]:
