@@ -8,7 +8,7 @@ import trio
 from trio_websocket import ConnectionClosed
 
 from trio_wsout._core.ending import Cause, Ending
-from trio_wsout._wire.frames import BINARY, CLOSE, PING, TEXT, masked_frame, masked_frames
+from trio_wsout._wire.frames import BINARY, CLOSE, PING, TEXT, masked_frame, masked_frames, plain_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,15 +31,17 @@ class Connection:
     Only one task writes, only one receives. Nothing here raises anything of trio_websocket's.
     """
 
-    def __init__(self, websocket: WebSocketConnection, tap: Tap, *, text: bool) -> None:
+    def __init__(self, websocket: WebSocketConnection, tap: Tap, *, text: bool, masking: bool) -> None:
+        """Own an open connection; `masking` says that this is the client's side (RFC 6455 section 5.1)."""
         self._websocket = websocket
         self._tap = tap
+        self._frame = masked_frame if masking else plain_frame
         self._opcode = TEXT if text else BINARY
         self._closing = False
         self.subprotocol = websocket.subprotocol
         """The subprotocol that the server chose; None: none."""
         self.pongs = tap.pongs
-        """Payloads of pongs, in order, for the heartbeat task."""
+        """Payloads of pongs, in order, where `on_pong` does not take them."""
         tap.queue_control(queueing=True)
 
     @property
@@ -65,6 +67,10 @@ class Connection:
         """Have `call` called with the time, in seconds of trio's clock, whenever bytes come."""
         self._tap.on_life = call
 
+    def on_pong(self, call: Callable[[bytes], object]) -> None:
+        """Have `call` called with the payload of each pong, as it is read."""
+        self._tap.on_pong = call
+
     async def wait_ended(self) -> Ending:
         """Wait until the connection is over; gives why."""
         await self._tap.ended.wait()
@@ -78,7 +84,7 @@ class Connection:
     # -- writing --------------------------------------------------------------------------------------
 
     async def write(self, payloads: Sequence[bytes], ping: bytes | None = None) -> int:
-        """Write each payload as one message, and then a ping, in one go; gives the bytes written.
+        """Write each payload as one masked message, and then a ping, in one go; gives the bytes written.
 
         A write that is cancelled or fails makes the connection dead.
 
@@ -91,6 +97,13 @@ class Connection:
         blob = b"".join(frames)
         await self._tap.write(blob)
         return len(blob)
+
+    async def write_frames(self, frames: bytes, ping: bytes | None = None) -> int:
+        """Write frames that are ready, and then a ping, in one go; gives the bytes written, raises as `write`."""
+        if ping is not None:
+            frames += self._frame(ping, PING)
+        await self._tap.write(frames)
+        return len(frames)
 
     # -- receiving ------------------------------------------------------------------------------------
 
@@ -148,7 +161,7 @@ class Connection:
         """A Close for a peer that broke the protocol, for which wsproto may not have queued one."""
         if ending.cause is Cause.CLOSED or self.has_control:
             return b""
-        return masked_frame(_PROTOCOL_ERROR.to_bytes(2, "big"), CLOSE)
+        return self._frame(_PROTOCOL_ERROR.to_bytes(2, "big"), CLOSE)
 
     async def __aenter__(self) -> Self:
         return self

@@ -15,9 +15,11 @@ import trio
 from trio_websocket import wrap_client_stream
 
 from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._wire.answer import AnswerTap
 from trio_wsout._wire.connection import Connection
+from trio_wsout._wire.guard import Guard
 from trio_wsout._wire.proxy import ProxyTrouble, open_tunnel, proxy_for
-from trio_wsout._wire.tap import RECEIVE_BYTES, Tap, transport_trouble
+from trio_wsout._wire.tap import RECEIVE_BYTES, transport_trouble
 from trio_wsout._wire.tls import client_context
 from trio_wsout.errors import ConfigError
 
@@ -140,8 +142,8 @@ class Dialer:
         self, nursery: trio.Nursery, stream: trio.abc.Stream, request: Request
     ) -> Connection:
         self.stage = "the server's answer to the opening handshake"
-        tap = Tap(stream, subprotocols=request.subprotocols)
-        guard = _Guard(nursery, tap)
+        tap = AnswerTap(stream, subprotocols=request.subprotocols)
+        guard = Guard(nursery, tap, "the server's 101 is not valid")
         with trio.CancelScope() as shaking:
             tap.on_end(shaking.cancel)
             websocket = await wrap_client_stream(
@@ -156,42 +158,9 @@ class Dialer:
             )
             tap.on_end(None)
             guard.opened = True
-            return Connection(websocket, tap, text=self._text)
+            return Connection(websocket, tap, text=self._text, masking=True)
         assert tap.ending is not None  # noqa: S101 - only `fail` cancels the scope
         raise AttemptFailed(tap.ending)
-
-
-class _Guard:
-    """Stands in for the nursery that trio_websocket starts its reader in.
-
-    An exception of trio_websocket, wsproto or h11 there (FACTS: there are many) becomes the
-    ending of that one connection.
-    """
-
-    def __init__(self, nursery: trio.Nursery, tap: Tap) -> None:
-        self._nursery = nursery
-        self._tap = tap
-        self.opened = False
-
-    def start_soon(self, reader: Callable[[], Awaitable[None]]) -> None:
-        self._nursery.start_soon(self._guarded, reader, name="trio_websocket reader")
-
-    async def _guarded(self, reader: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await reader()
-        except Exception as error:  # noqa: BLE001 - whatever hostile bytes bring about
-            kind = type(error).__name__
-            if self.opened:
-                ending = Ending(
-                    cause=Cause.PROTOCOL, detail=f"the peer broke the WebSocket protocol ({kind})"
-                )
-            else:
-                ending = Ending(cause=Cause.BAD_HANDSHAKE, detail=f"the server's 101 is not valid ({kind})")
-            self._tap.fail(self._tap.closed_by_peer() or ending)
-        else:
-            # trio_websocket has stopped reading, so nobody would see the end of the transport.
-            if not self.opened:
-                self._tap.fail(Ending(cause=Cause.BAD_HANDSHAKE, detail="the server's 101 is not valid"))
 
 
 def _connect_trouble(error: BaseException) -> str:

@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["BINARY", "CLOSE", "PING", "PONG", "TEXT", "FrameScanner", "masked_frame", "masked_frames"]
+__all__ = [
+    "BINARY",
+    "CLOSE",
+    "PING",
+    "PONG",
+    "TEXT",
+    "FrameScanner",
+    "masked_frame",
+    "masked_frames",
+    "plain_frame",
+]
 
 TEXT = 0x1
 BINARY = 0x2
@@ -53,7 +63,7 @@ def masked_frames(payloads: Sequence[bytes], opcode: int) -> list[bytes]:
             masked = (from_bytes(payload, "little") ^ from_bytes(pad, "little")).to_bytes(length, "little")
         else:
             masked = _mask(payload, key)
-        frames += (_masked_header(opcode, length), key, masked)
+        frames += (_header(opcode, length, _MASKED), key, masked)
     return frames
 
 
@@ -62,13 +72,18 @@ def masked_frame(payload: bytes, opcode: int) -> bytes:
     return b"".join(masked_frames((payload,), opcode))
 
 
+def plain_frame(payload: bytes, opcode: int) -> bytes:
+    """Frame a payload as one unfragmented frame from a server: unmasked, so the same for every peer."""
+    return _header(opcode, len(payload), 0) + payload
+
+
 @lru_cache(maxsize=4096)
-def _masked_header(opcode: int, length: int) -> bytes:
+def _header(opcode: int, length: int, masked: int) -> bytes:
     if length < _LENGTH_2:
-        return bytes((_FIN | opcode, _MASKED | length))
+        return bytes((_FIN | opcode, masked | length))
     if length <= _MOST_2:
-        return bytes((_FIN | opcode, _MASKED | _LENGTH_2)) + length.to_bytes(2, "big")
-    return bytes((_FIN | opcode, _MASKED | _LENGTH_8)) + length.to_bytes(8, "big")
+        return bytes((_FIN | opcode, masked | _LENGTH_2)) + length.to_bytes(2, "big")
+    return bytes((_FIN | opcode, masked | _LENGTH_8)) + length.to_bytes(8, "big")
 
 
 def _mask(payload: bytes, key: bytes) -> bytes:

@@ -1,9 +1,9 @@
 """The stream that trio_websocket is given instead of the socket's, so that this library owns both sides.
 
-What comes in passes through `receive_some`: the answer's head is judged first, and every frame
-after it is watched for pongs and Closes. What trio_websocket wants to send (pongs, the answer to
-a Close) is queued while the connection is open, because only the writer writes then: so a reader
-never waits for a writer, and no control frame lands inside another frame.
+What comes in passes through `receive_some`, where every frame is watched for pongs and Closes.
+What trio_websocket wants to send (pongs, the answer to a Close) is queued while the connection is
+open, because only the writer writes then: so a reader never waits for a writer, and no control
+frame lands inside another frame.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ import trio
 
 from trio_wsout._core.ending import Cause, Ending
 from trio_wsout._wire.frames import CLOSE, PONG, FrameScanner
-from trio_wsout._wire.response import head_is_complete, judge_head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 __all__ = ["RECEIVE_BYTES", "Tap", "transport_trouble"]
 
@@ -28,8 +27,6 @@ RECEIVE_BYTES = 64 * 1024
 _MOST_CONTROL = 64 * 1024
 """Bytes of queued control frames; a peer that pings on without reading is cut beyond that."""
 _PONGS_KEPT = 16
-_HEARING = 0.1
-"""Seconds that a server's reason for hanging up in the handshake is waited for."""
 _NO_STATUS = 1005
 """Stands for a Close frame without a code (RFC 6455 section 7.4.1)."""
 
@@ -58,10 +55,9 @@ class Tap(trio.abc.Stream):
     received_bytes: int
     """Bytes that came, TLS taken off."""
 
-    def __init__(self, stream: trio.abc.Stream, *, subprotocols: Sequence[str]) -> None:
+    def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
-        self._subprotocols = subprotocols
-        self._head: bytearray | None = bytearray()
+        self._preface = b""
         self._scanner = FrameScanner()
         self._control = bytearray()
         self._queueing = False
@@ -69,6 +65,7 @@ class Tap(trio.abc.Stream):
         self._on_end: Callable[[], object] | None = None
         self.on_control: Callable[[], object] | None = None
         self.on_life: Callable[[float], object] | None = None
+        self.on_pong: Callable[[bytes], object] | None = None
         self._pong_sender, self.pongs = trio.open_memory_channel[bytes](_PONGS_KEPT)
         self.ended = trio.Event()
         self.ending = None
@@ -109,9 +106,11 @@ class Tap(trio.abc.Stream):
         if self.ending is not None:
             await trio.lowlevel.checkpoint()
             return b""
+        if self._preface:
+            await trio.lowlevel.checkpoint()
+            preface, self._preface = self._preface, b""
+            return preface
         chunk = await self._read()
-        if self._head is not None:
-            return await self._receive_head(chunk)
         self._watch(chunk)
         return chunk
 
@@ -135,12 +134,18 @@ class Tap(trio.abc.Stream):
     async def aclose(self) -> None:
         """Close the stream, unless the connection is open: then its owner closes it."""
         if self._queueing:
-            self.fail(Ending(cause=Cause.PROTOCOL, detail="the peer broke the WebSocket protocol"))
+            broke = Ending(cause=Cause.PROTOCOL, detail="the peer broke the WebSocket protocol")
+            self.fail(self.closed_by_peer() or broke)
             await trio.lowlevel.checkpoint()
         else:
             await self._stream.aclose()
 
     # -- what the connection calls ------------------------------------------------------------------
+
+    def begin_with(self, head: bytes, frames: bytes) -> None:
+        """Give these bytes first, read from the stream already: a head, and frames that came behind it."""
+        self._preface = head + frames
+        self._watch(frames)
 
     def queue_control(self, *, queueing: bool) -> None:
         """Say whether control frames wait for the writer (the connection is open) or go out at once."""
@@ -216,31 +221,14 @@ class Tap(trio.abc.Stream):
         self.fail(self.closed_by_peer() or Ending(cause=Cause.LOST, detail=detail))
 
     async def _hear_why(self) -> None:
-        """A server that hangs up while it is asked may have said why: a TLS alert, a refusal."""
-        if self._head is not None:
-            with trio.move_on_after(_HEARING):
-                await self._receive_head(await self._read())
-
-    async def _receive_head(self, chunk: bytes) -> bytes:
-        """Hold the answer back until its head is there and is a 101; then hand it on whole."""
-        head = self._head
-        while head is not None and chunk:
-            head += chunk
-            refusal = judge_head(head, self._subprotocols)
-            if refusal is not None:
-                self.fail(refusal)
-                return b""
-            if head_is_complete(head):
-                self._head = None
-                self._watch(_after_head(head))
-                return bytes(head)
-            chunk = await self._read()
-        return b""
+        """Before a failed write becomes the ending: a chance to read why."""
 
     def _watch(self, chunk: bytes | bytearray) -> None:
         for opcode, payload in self._scanner.feed(chunk):
             if opcode == CLOSE:
                 self.peer_close = payload if self.peer_close is None else self.peer_close
+            elif opcode == PONG and self.on_pong is not None:
+                self.on_pong(payload)
             elif opcode == PONG:
                 try:
                     self._pong_sender.send_nowait(payload)
@@ -249,7 +237,3 @@ class Tap(trio.abc.Stream):
                     # with the next ping, and until then nothing counts as confirmed.
                     continue
 
-
-def _after_head(head: bytearray) -> bytes:
-    ends = [head.find(end) + len(end) for end in (b"\r\n\r\n", b"\n\n", b"\n\r\n") if end in head]
-    return bytes(head[min(ends) :])
