@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from attrs import field, frozen
+
+from trio_wsout.config.secret import mask_headers
 
 __all__ = ["Peer", "Received"]
 
@@ -15,6 +19,12 @@ class Peer:
     """``host:port`` of the remote end."""
     subprotocol: str | None = None
     """The subprotocol that was agreed on; None: none."""
+    path: str = ""
+    """The path that it asked for; empty in mode client, and for the link of a relay."""
+    headers: Mapping[str, str] = field(factory=dict[str, str], repr=mask_headers, hash=False)
+    """What it sent in its handshake, by lower-case name; empty in mode client."""
+    identity: str | None = None
+    """Who it is, as `authenticate` said; None: nobody in particular."""
 
 
 @frozen(kw_only=True)

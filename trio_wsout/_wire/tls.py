@@ -1,23 +1,30 @@
-"""TLS contexts for outgoing connections, from the `tls` section (SPEC 5)."""
+"""TLS contexts: for outgoing connections from `tls` (SPEC 5), for a listener from `server.tls` (SPEC 10)."""
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 import tempfile
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+import trio
+
 from trio_wsout.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trio_wsout.config.sections import Tls
+    from trio_wsout.config.sections import ServerTls, Tls
 
-__all__ = ["client_context"]
+__all__ = ["ServerContext", "client_context"]
+
+_log = logging.getLogger("trio_wsout")
 
 _PEM = "-----BEGIN"
+_LOOK_EVERY = 1.0
+"""Seconds between two looks at the listener's files."""
 
 
 def client_context(tls: Tls) -> ssl.SSLContext:
@@ -108,3 +115,64 @@ def _reason(error: OSError | ValueError) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return "not usable"
+
+
+class ServerContext:
+    """The listener's TLS context, renewed when its files change; a renewal that fails leaves the old one."""
+
+    def __init__(self, tls: ServerTls) -> None:
+        """Read the files.
+
+        Raises:
+            ConfigError: They can't be used.
+        """
+        self._tls = tls
+        self._looked = -_LOOK_EVERY
+        self._seen = _fingerprint(tls)
+        try:
+            self._context = _server_context(tls)
+        except (OSError, ValueError) as error:
+            reason = f"server.tls.cert and server.tls.key can't be used: {_reason(error)}"
+            raise ConfigError([Problem(path="server.tls", reason=reason)]) from None
+
+    async def get(self) -> ssl.SSLContext:
+        """The context for the next handshake."""
+        now = trio.current_time()
+        if now - self._looked >= _LOOK_EVERY:
+            self._looked = now
+            await trio.to_thread.run_sync(self._renew)
+        else:
+            await trio.lowlevel.checkpoint()
+        return self._context
+
+    def _renew(self) -> None:
+        seen = _fingerprint(self._tls)
+        if seen == self._seen:
+            return
+        self._seen = seen
+        try:
+            self._context = _server_context(self._tls)
+        except (OSError, ValueError) as error:
+            _log.error("server.tls changed and can't be used, the old one stays: %s", _reason(error))
+        else:
+            _log.info("server.tls was read anew")
+
+
+def _server_context(tls: ServerTls) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(tls.cert, tls.key, password=lambda: "")
+    return context
+
+
+def _fingerprint(tls: ServerTls) -> tuple[object, ...]:
+    """What changes when one of the files does."""
+    seen: list[object] = []
+    for name in (tls.cert, tls.key):
+        try:
+            found = os.stat(name)  # noqa: PTH116 - a text, as OpenSSL takes it
+        except OSError:
+            seen.append(None)
+        else:
+            seen.append((found.st_mtime_ns, found.st_size, found.st_ino))
+    return tuple(seen)

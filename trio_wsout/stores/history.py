@@ -21,6 +21,7 @@ class HistoryStore(Protocol):
 
     async def open(self, epoch: int) -> Extent:
         """Take the log over, as the owner of a new epoch: `epoch`, or one above the stored if that is higher."""
+        ...
 
     async def append(self, entries: Sequence[Entry]) -> Extent:
         """Keep these events, whose positions follow the tail in growing order, and let go what is over the limits.
@@ -30,21 +31,28 @@ class HistoryStore(Protocol):
         Raises:
             HistoryError: They can't be written, or an output of a higher epoch has taken over.
         """
+        ...
 
     async def after(self, position: int, *, most: int, most_bytes: int) -> Sequence[Entry]:
         """The oldest retained events after `position`: at most `most`, and at most `most_bytes` but at least one."""
+        ...
 
     async def find(self, cursor: str) -> int | None:
         """Position of the newest event whose cursor value this is, retained or the last that left; None: unknown."""
+        ...
 
     async def trim(self, now: float) -> Extent:
         """Let go what is over the limits at `now`, seconds since 1970; gives what is there then."""
+        ...
 
     async def get_cursor(self, name: str) -> str | None:
         """A cursor that some reader of the log keeps here; None: there is none of that name."""
+        ...
 
     async def set_cursor(self, name: str, expected: str | None, value: str) -> bool:
         """Keep `value` if the cursor is still `expected` (None: there is none yet); gives whether it was."""
+        ...
 
     async def aclose(self) -> None:
         """Close the store; it can't be used any more. Never fails."""
+        ...

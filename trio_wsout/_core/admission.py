@@ -1,0 +1,202 @@
+"""An opening handshake to: let in, or refused with status and reason (SPEC 10; RFC 6455 section 4.2).
+
+Rules, in the order in which they are looked at
+-----------------------------------------------
+0. A plain ``GET /healthz`` is answered 200, so that those who watch over it need no WebSocket.
+1. Where a path is configured, another path is 404. Method, HTTP version and target must be those
+   of a WebSocket handshake: 405, 400.
+2. No ``Upgrade: websocket`` or no ``Connection: upgrade``: 426. Another version than 13: 426 with it.
+3. A body, a missing or doubled key, or a key that is not 16 bytes of base64: 400.
+4. With allowed origins: exactly one Origin, whose scheme, host and port are on the list, else 403;
+   scheme and host are compared without case, a default port is the same as none; ``*`` allows all.
+5. Places (`max-connections`) are taken after all that, and before the application is asked: 503.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from attrs import field, frozen
+
+from trio_wsout._core.handshake import Handshake
+from trio_wsout.config.rules import is_token
+
+if TYPE_CHECKING:
+    from trio_wsout.config.sections import Config
+
+__all__ = ["Admission", "Answer", "Head", "Places"]
+
+_VERSION = "13"
+_KEY_BYTES = 16
+_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_UPGRADE = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", _VERSION))
+RETRY_AFTER = 1
+"""Seconds that a peer is asked to wait when there is no place."""
+
+
+@frozen(kw_only=True)
+class Head:
+    """The head of an HTTP request, as it came; header names in lower case."""
+
+    method: str
+    target: str
+    version: str
+    headers: Sequence[tuple[str, str]]
+
+    def values(self, name: str) -> list[str]:
+        """Every value of a header, in order."""
+        return [value for each, value in self.headers if each == name]
+
+    def tokens(self, name: str) -> list[str]:
+        """The comma-separated elements of a header's values."""
+        parts = (part.strip(" \t") for value in self.values(name) for part in value.split(","))
+        return [part for part in parts if part]
+
+    @property
+    def path(self) -> str:
+        """The path of the target, percent signs as sent."""
+        return self.target.partition("?")[0]
+
+    @property
+    def query(self) -> str:
+        """What follows the target's question mark."""
+        return self.target.partition("?")[2]
+
+
+@frozen(kw_only=True)
+class Answer:
+    """An HTTP answer other than 101."""
+
+    status: int
+    body: str
+    """One line."""
+    headers: Sequence[tuple[str, str]] = field(default=())
+
+
+class Places:
+    """Counts who is in: at most `most` (None: no bound) at a time."""
+
+    def __init__(self, most: int | None) -> None:
+        self._most = most
+        self.taken = 0
+
+    def take(self) -> bool:
+        """Take a place; False: there is none."""
+        if self._most is not None and self.taken >= self._most:
+            return False
+        self.taken += 1
+        return True
+
+    def free(self) -> None:
+        """Give a place back."""
+        self.taken -= 1
+
+
+class Admission:
+    """Judges the handshakes of one listener."""
+
+    def __init__(self, config: Config) -> None:
+        """Judge by the `server` section, and by the names of `cursor` where there is one."""
+        server = config.server
+        assert server is not None  # noqa: S101 - the rules see to it
+        self._path = None if server.path is None else unquote(server.path)
+        allowed = server.allowed_origins
+        self._origins = None if allowed is None or "*" in allowed else {_origin(each) for each in allowed}
+        self._ours = config.subprotocols
+        self._header = config.cursor.header_name if config.cursor else None
+        self._parameter = config.cursor.query_parameter if config.cursor else None
+
+    def judge(self, head: Head, address: str) -> Handshake | Answer:
+        """What becomes of a request, places and the application aside."""
+        if head.path == "/healthz" and head.method in ("GET", "HEAD") and not head.tokens("upgrade"):
+            return Answer(status=200, body="ok")
+        refusal = self._misdirected(head) or self._malformed(head) or self._foreign(head)
+        if refusal is not None:
+            return refusal
+        headers: dict[str, str] = {}
+        for name, value in head.headers:
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        return Handshake(
+            address=address,
+            path=head.path,
+            query=head.query,
+            headers=headers,
+            subprotocols=tuple(head.tokens("sec-websocket-protocol")),
+            cursor=self._cursor(headers, head.query),
+        )
+
+    def choose(self, offered: Sequence[str]) -> str | None:
+        """The first of our subprotocols that the peer offers; None: none."""
+        return next((name for name in self._ours if name in offered), None)
+
+    def _misdirected(self, head: Head) -> Answer | None:
+        if not head.target.startswith("/"):
+            return Answer(status=400, body="the request's target must be a path")
+        if self._path is not None and unquote(head.path) != self._path:
+            return Answer(status=404, body="nothing is served at this path")
+        if head.method != "GET":
+            return Answer(status=405, body="a WebSocket handshake is a GET", headers=[("Allow", "GET")])
+        return None
+
+    def _malformed(self, head: Head) -> Answer | None:
+        upgrades = "websocket" in _lower(head.tokens("upgrade"))
+        if not (upgrades and "upgrade" in _lower(head.tokens("connection"))):
+            return Answer(status=426, body="this is a WebSocket endpoint", headers=_UPGRADE)
+        if head.version != "1.1":
+            return Answer(status=400, body="a WebSocket handshake needs HTTP/1.1")
+        if head.values("sec-websocket-version") != [_VERSION]:
+            return Answer(status=426, body="only version 13 is spoken here", headers=_UPGRADE)
+        if head.values("content-length") not in ([], ["0"]) or head.values("transfer-encoding"):
+            return Answer(status=400, body="a WebSocket handshake has no body")
+        if not _is_key(head.values("sec-websocket-key")):
+            return Answer(status=400, body="Sec-WebSocket-Key must be there once, 16 bytes in base64")
+        if not all(is_token(name) for name in head.tokens("sec-websocket-protocol")):
+            return Answer(status=400, body="Sec-WebSocket-Protocol is malformed")
+        return None
+
+    def _foreign(self, head: Head) -> Answer | None:
+        if self._origins is None:
+            return None
+        given = head.values("origin")
+        if len(given) == 1 and _origin(given[0]) in self._origins:
+            return None
+        return Answer(status=403, body="this origin is not allowed")
+
+    def _cursor(self, headers: Mapping[str, str], query: str) -> str | None:
+        if self._header is not None and self._header.lower() in headers:
+            return headers[self._header.lower()]
+        if self._parameter is not None:
+            pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=None)
+            return next((value for name, value in pairs if name == self._parameter), None)
+        return None
+
+
+def _lower(texts: Iterable[str]) -> list[str]:
+    return [text.lower() for text in texts]
+
+
+def _is_key(values: Sequence[str]) -> bool:
+    if len(values) != 1:
+        return False
+    try:
+        return len(base64.b64decode(values[0], validate=True)) == _KEY_BYTES
+    except (binascii.Error, ValueError):
+        return False
+
+
+def _origin(text: str) -> tuple[str, str, int | None] | None:
+    """Scheme, host and port; None: it names no place, as ``null`` does."""
+    try:
+        parts = urlsplit(text.strip())
+        port = parts.port
+    except ValueError:
+        return None
+    host, scheme = parts.hostname, parts.scheme.lower()
+    plain = not (parts.path or parts.query or parts.fragment or "@" in parts.netloc)
+    if not host or not scheme or not plain:
+        return None
+    return scheme, host, port if port is not None else _DEFAULT_PORTS.get(scheme)

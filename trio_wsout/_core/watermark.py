@@ -1,0 +1,57 @@
+"""The lowest of many positions that each only grow: who is furthest behind (fan-out's one question).
+
+A move costs a few dictionary steps, whatever the number of members.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from typing import Generic, TypeVar
+
+__all__ = ["Watermark"]
+
+T = TypeVar("T")
+
+
+class Watermark(Generic[T]):
+    """Members, each at a position."""
+
+    def __init__(self) -> None:
+        self._members: dict[int, set[T]] = {}
+        self._positions: list[int] = []
+
+    @property
+    def low(self) -> int | None:
+        """The lowest position; None: there are no members."""
+        positions, members = self._positions, self._members
+        while positions and positions[0] not in members:
+            heappop(positions)
+        return positions[0] if positions else None
+
+    @property
+    def lowest(self) -> frozenset[T]:
+        """Who is at the lowest position."""
+        low = self.low
+        return frozenset() if low is None else frozenset(self._members[low])
+
+    def add(self, member: T, position: int) -> None:
+        """A new member, at `position`."""
+        members = self._members.get(position)
+        if members is None:
+            self._members[position] = {member}
+            heappush(self._positions, position)
+        else:
+            members.add(member)
+
+    def remove(self, member: T, position: int) -> None:
+        """A member, now at `position`, leaves."""
+        members = self._members[position]
+        members.remove(member)
+        if not members:
+            del self._members[position]
+
+    def move(self, member: T, old: int, new: int) -> None:
+        """A member goes from `old` to `new`."""
+        if old != new:
+            self.remove(member, old)
+            self.add(member, new)

@@ -1,0 +1,175 @@
+"""From an accepted stream to an admitted connection: TLS, opening handshake, places, the application's word.
+
+The request is read and judged here before trio_websocket sees anything, and what trio_websocket
+then gets is a request of our own making, with the peer's key and what was agreed on. So no byte
+sequence gets further than its own connection (SPEC 10; RFC 6455 section 4.2).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, cast
+
+import trio
+from attrs import define, frozen
+from trio_websocket import wrap_server_stream
+
+from trio_wsout._core.admission import RETRY_AFTER, Admission, Answer
+from trio_wsout._core.handshake import Admit, Deny
+from trio_wsout._core.received import Peer
+from trio_wsout._wire.connection import Connection
+from trio_wsout._wire.guard import Guard
+from trio_wsout._wire.http import read_head, refuse
+from trio_wsout._wire.tap import RECEIVE_BYTES, Tap
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from trio_wsout._core.admission import Head, Places
+    from trio_wsout._core.handshake import Handshake
+    from trio_wsout._wire.tls import ServerContext
+    from trio_wsout.config.sections import Config
+
+__all__ = ["Acceptor", "Guest"]
+
+_log = logging.getLogger("trio_wsout")
+
+_FULL = Answer(status=503, body="there is no place left", headers=[("Retry-After", str(RETRY_AFTER))])
+
+
+@frozen(kw_only=True)
+class Guest:
+    """A peer that may come in: its handshake is judged and not yet answered."""
+
+    handshake: Handshake
+    peer: Peer
+    stream: trio.abc.Stream
+    """The stream to talk to it by, TLS around it."""
+    key: str
+    """Its Sec-WebSocket-Key."""
+    rest: bytes
+    """Bytes that came behind its handshake."""
+
+
+@define(eq=False)
+class Acceptor:
+    """Admits the peers of one listener."""
+
+    _config: Config
+    _places: Places
+    _tls: ServerContext | None
+    _authenticate: Callable[[Handshake], Awaitable[Admit | Deny]] | None
+    _text: bool
+    _admission: Admission
+    refused: int = 0
+    """Handshakes that were answered with something else than 101, those cut off not counted."""
+
+    async def receive(self, stream: trio.abc.Stream, address: str) -> Guest | None:
+        """Read and judge a peer's handshake; None: it was refused, or has gone. The caller bounds the time.
+
+        For a guest a place is taken; who calls gives it back when the guest is gone.
+        """
+        try:
+            if self._tls is not None:
+                stream = trio.SSLStream(
+                    stream, await self._tls.get(), server_side=True, https_compatible=True
+                )
+                await stream.do_handshake()
+            came = await read_head(stream)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return None
+        if came is None:
+            return None
+        if isinstance(came, Answer):
+            await self._refuse(stream, came)
+            return None
+        head, rest = came
+        judged = self._admission.judge(head, address)
+        if isinstance(judged, Answer):
+            await self._refuse(stream, judged, head_only=head.method == "HEAD")
+            return None
+        if not self._places.take():
+            await self._refuse(stream, _FULL)
+            return None
+        guest: Guest | None = None
+        try:
+            verdict = await self._ask(judged)
+            if isinstance(verdict, Admit):
+                guest = self._guest(judged, verdict, stream, head, rest)
+        finally:
+            if guest is None:
+                self._places.free()
+        if isinstance(verdict, Deny):
+            await self._refuse(stream, Answer(status=verdict.status, body=verdict.reason))
+        return guest
+
+    async def answer(
+        self, nursery: trio.Nursery, guest: Guest, headers: Sequence[tuple[str, str]]
+    ) -> Connection | None:
+        """Let the guest in, with `headers` in the answer; its protocol runs in `nursery`. None: it has gone."""
+        tap = Tap(guest.stream)
+        tap.begin_with(_request(guest), guest.rest)
+        guard = Guard(nursery, tap, "the handshake broke off")
+        extra = [(name.lower().encode("ascii"), value.encode("utf-8")) for name, value in headers]
+        with trio.CancelScope() as shaking:
+            tap.on_end(shaking.cancel)
+            request = await wrap_server_stream(
+                cast("trio.Nursery", guard),
+                tap,
+                max_message_size=self._config.max_message_size,
+                receive_buffer_size=RECEIVE_BYTES,
+            )
+            websocket = await request.accept(subprotocol=guest.peer.subprotocol, extra_headers=extra)
+            tap.on_end(None)
+            guard.opened = True
+            return Connection(websocket, tap, text=self._text, masking=False)
+        return None
+
+    async def _refuse(self, stream: trio.abc.Stream, answer: Answer, *, head_only: bool = False) -> None:
+        self.refused += answer.status >= 400  # noqa: PLR2004 - where HTTP's errors begin
+        await refuse(stream, answer, head_only=head_only)
+
+    async def _ask(self, handshake: Handshake) -> Admit | Deny:
+        """The application's word; an exception of its own costs this peer only."""
+        if self._authenticate is None:
+            await trio.lowlevel.checkpoint()
+            return Admit()
+        try:
+            verdict = cast("object", await self._authenticate(handshake))
+        except Exception:  # noqa: BLE001 - the application's, whatever it is
+            _log.exception("the application's authenticate callable raised; the peer was refused")
+            return Deny(status=500, reason="not admitted")
+        if not isinstance(verdict, Admit) and not isinstance(verdict, Deny):
+            _log.error(
+                "authenticate gave %s, not Admit or Deny; the peer was refused", type(verdict).__name__
+            )
+            return Deny(status=500, reason="not admitted")
+        return verdict
+
+    def _guest(
+        self, handshake: Handshake, verdict: Admit, stream: trio.abc.Stream, head: Head, rest: bytes
+    ) -> Guest:
+        peer = Peer(
+            address=handshake.address,
+            subprotocol=self._admission.choose(handshake.subprotocols),
+            path=handshake.path,
+            headers=handshake.headers,
+            identity=verdict.identity,
+        )
+        (key,) = head.values("sec-websocket-key")
+        return Guest(handshake=handshake, peer=peer, stream=stream, key=key, rest=rest)
+
+
+def _request(guest: Guest) -> bytes:
+    """The handshake as trio_websocket gets it: nothing in it that was not judged."""
+    lines = [
+        "GET / HTTP/1.1",
+        "Host: peer",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Key: {guest.key}",
+        "Sec-WebSocket-Version: 13",
+    ]
+    if guest.peer.subprotocol is not None:
+        lines.append(f"Sec-WebSocket-Protocol: {guest.peer.subprotocol}")
+    return "\r\n".join([*lines, "", ""]).encode("ascii")
