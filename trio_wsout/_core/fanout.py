@@ -6,9 +6,10 @@ Rules
    order, beginning with the first that is posted after it joined, and never one that it posted itself.
 2. Frames lie in blocks that all peers share. A peer takes at most one block at a time; peers that
    take the same frames get the same bytes object. A block lives as long as a peer needs it.
-3. A peer's queue is what is posted and not taken: at most `capacity` messages. With `drop_oldest` a
-   peer beyond that loses the oldest of them, counted, and is told where its gap begins and ends.
-   Without it the log is full, and who posts must wait, or let the slow peers leave.
+3. A peer's queue is what is posted and not taken: at most `capacity` messages. When one has so many
+   the log is full: who posts must first let the peers run, and then wait, or have the slow ones leave,
+   or call them stuck (policy ``drop-oldest``). A stuck peer makes nobody wait: it loses its oldest
+   messages, counted, and is told where its gap begins and ends. It is stuck until it takes again.
 4. Written and not confirmed, a peer may have `max_unconfirmed` messages and about as many bytes;
    beyond that it takes nothing.
 5. Confirmed means, by level: ``written`` handed to the kernel; ``received`` the pong of a ping that
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING
 from attrs import define
 
 from trio_wsout._core.watermark import Watermark
-from trio_wsout.config.sections import DeliveryLevel, SlowPeer
+from trio_wsout.config.sections import DeliveryLevel
 
 if TYPE_CHECKING:
     from trio_wsout._core.delivery import Accepted, Message
@@ -95,11 +96,10 @@ class Fanout:
     unheard: int
     """Messages that were posted while no peer had joined."""
 
-    def __init__(self, delivery: Delivery, retry: Retry, *, capacity: int, slow_peer: SlowPeer) -> None:
+    def __init__(self, delivery: Delivery, retry: Retry, *, capacity: int) -> None:
         self.delivery = delivery
         self.timeout = retry.timeout
         self._capacity = capacity
-        self._drops = slow_peer is SlowPeer.DROP_OLDEST
         self._last = _Block(0)
         self._pending: deque[Message] = deque()
         self._seqs: deque[int] = deque()
@@ -127,19 +127,24 @@ class Fanout:
         self.end += 1
         if not self.members:
             self.unheard += 1
-        elif self._drops:
+        else:
             self._drop_oldest()
 
     @property
     def full(self) -> bool:
-        """Whether a peer's queue has no room, so that nothing may be posted."""
+        """Whether a peer that is not stuck has no room, so that nothing may be posted."""
         low = self.taken.low
-        return not self._drops and low is not None and self.end - low >= self._capacity
+        if low is None or self.end - low < self._capacity:
+            return False
+        return not all(peer.stuck for peer in self.taken.at(low))
 
     @property
-    def slowest(self) -> frozenset[Subscriber]:
-        """The peers whose queues are longest."""
-        return self.taken.lowest
+    def slow(self) -> list[Subscriber]:
+        """The peers that make the log full."""
+        low = self.taken.low
+        if low is None or self.end - low < self._capacity:
+            return []
+        return [peer for peer in self.taken.at(low) if not peer.stuck]
 
     def settled(self) -> list[Message]:
         """The messages that have settled since the last call, in order."""
@@ -166,7 +171,7 @@ class Fanout:
     def _drop_oldest(self) -> None:
         first = self.end - self._capacity
         while (low := self.taken.low) is not None and low < first:
-            for peer in self.taken.lowest:
+            for peer in list(self.taken.at(low)):
                 self.dropped += peer.skip_to(first)
 
     # -- who is there -----------------------------------------------------------------------------------
@@ -214,6 +219,9 @@ class Subscriber:
     dropped: int
     """Messages that it lost by being slow."""
 
+    stuck: bool
+    """Whether it was found too slow, and has taken nothing since."""
+
     gap: tuple[int, int] | None
     """The first message lost and the first after them, since the last `take`; None: nothing was lost."""
 
@@ -232,6 +240,7 @@ class Subscriber:
         self.next = number
         self.confirmed = number
         self.dropped = 0
+        self.stuck = False
         self.gap = None
 
     # -- writing ----------------------------------------------------------------------------------------
@@ -256,6 +265,7 @@ class Subscriber:
         """Take the next frames to write in one go; empty: nothing is there but messages of its own."""
         if not self.ready:
             return b""
+        self.stuck = False
         block = self._block
         while block.end <= self.next and block.next is not None:
             block = block.next

@@ -6,7 +6,10 @@ A move costs a few dictionary steps, whatever the number of members.
 from __future__ import annotations
 
 from heapq import heappop, heappush
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 __all__ = ["Watermark"]
 
@@ -28,11 +31,9 @@ class Watermark(Generic[T]):
             heappop(positions)
         return positions[0] if positions else None
 
-    @property
-    def lowest(self) -> frozenset[T]:
-        """Who is at the lowest position."""
-        low = self.low
-        return frozenset() if low is None else frozenset(self._members[low])
+    def at(self, position: int) -> Collection[T]:
+        """Who is at a position; not a copy."""
+        return self._members.get(position, ())
 
     def add(self, member: T, position: int) -> None:
         """A new member, at `position`."""

@@ -12,12 +12,14 @@ from trio_wsout._core.heartbeat import Pulse
 from trio_wsout._tasks.waking import earliest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_wsout._core.heartbeat import HeartbeatMonitor
     from trio_wsout._tasks.outbox import Outbox
     from trio_wsout._tasks.waking import Alarm
     from trio_wsout._wire.connection import Connection
 
-__all__ = ["run_heartbeat", "take_pongs"]
+__all__ = ["beat", "run_heartbeat", "take_pongs"]
 
 _log = logging.getLogger("trio_wsout")
 
@@ -36,25 +38,32 @@ async def run_heartbeat(
             if monitor.pong_received(payload):
                 outbox.answered()
             continue
-        now = trio.current_time()
-        stalled = window.deadline
-        if stalled is not None and now >= stalled:
-            connection.end(
-                Ending(cause=Cause.STALLED, detail="a message was not confirmed within retry.timeout")
-            )
+        if not beat(connection, monitor, window.deadline, outbox.to_write.ring):
             return
-        match monitor.poll(now):
-            case Pulse.PING:
-                outbox.to_write.ring()
-            case Pulse.CUT:
-                connection.end(
-                    Ending(cause=Cause.UNHEALTHY, detail="no sign of life within heartbeat.timeout")
-                )
-                return
-            case Pulse.WARN:
-                _log.warning("no sign of life within heartbeat.timeout")
-            case None:
-                pass
+
+
+def beat(
+    connection: Connection, monitor: HeartbeatMonitor, stalls: float | None, ring: Callable[[], object]
+) -> bool:
+    """Do what is due now: have the writer woken to ping, warn, or end the connection; False: it is ended.
+
+    `stalls` is when a message will have waited too long for its confirmation; None: not soon.
+    """
+    now = trio.current_time()
+    if stalls is not None and now >= stalls:
+        connection.end(Ending(cause=Cause.STALLED, detail="a message was not confirmed within retry.timeout"))
+        return False
+    match monitor.poll(now):
+        case Pulse.PING:
+            ring()
+        case Pulse.CUT:
+            connection.end(Ending(cause=Cause.UNHEALTHY, detail="no sign of life within heartbeat.timeout"))
+            return False
+        case Pulse.WARN:
+            _log.warning("no sign of life within heartbeat.timeout")
+        case None:
+            pass
+    return True
 
 
 def take_pongs(connection: Connection, outbox: Outbox, monitor: HeartbeatMonitor) -> None:

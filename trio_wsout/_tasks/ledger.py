@@ -40,7 +40,7 @@ class Flush:
 
 
 class Ledger:
-    """Counts events and tells their fate. `taken` events left the intake; their seq runs from 1."""
+    """Counts events and tells their fate: `taken` events left the intake, the last of them with number `last`."""
 
     broken: OutputError | None
     """Why the output is broken; None while it is not."""
@@ -54,6 +54,7 @@ class Ledger:
         self.broken = None
         self.broke = trio.Event()
         self.taken = 0
+        self.last = 0
         self.confirmed = 0
         self.undelivered = 0
         self.last_document: Document | None = None
@@ -132,7 +133,7 @@ class Ledger:
 
     def watch(self, flush: Flush) -> None:
         """The mark left the intake: set its `done` when every event taken so far has its fate."""
-        flush.seq = self.taken
+        flush.seq = self.last
         flush.missing = self.taken - self.confirmed - self.undelivered
         if flush.missing == 0:
             flush.done.set()

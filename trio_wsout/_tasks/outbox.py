@@ -10,7 +10,7 @@ from trio_wsout._tasks.waking import Doorbell
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trio_wsout._core.delivery import Message
+    from trio_wsout._core.delivery import Accepted, Message
     from trio_wsout._core.ending import Ending
     from trio_wsout._tasks.ledger import Ledger
     from trio_wsout.config.sections import Delivery, Retry
@@ -23,6 +23,8 @@ class Outbox:
 
     def __init__(self, delivery: Delivery, retry: Retry, ledger: Ledger) -> None:
         self.window = DeliveryWindow(delivery, retry)
+        self.accept = self.window.accept
+        """Take a message into the window if it has room; gives whether it had."""
         self.ledger = ledger
         self.to_write = Doorbell()
         """Rings when there may be something to write."""
@@ -62,6 +64,23 @@ class Outbox:
         """The outstanding ping was answered: that may confirm, and leaves the way free for another."""
         self.confirm(self.window.pong_received())
         self.to_write.ring()
+
+    def acked(self, seq: int) -> None:
+        """The peer's application has every event up to `seq`."""
+        self.confirm(self.window.acked(seq))
+        self.to_write.ring()
+
+    def events_in_flight(self) -> list[Accepted]:
+        """The events that an acknowledgement may name, oldest first."""
+        return self.window.events_in_flight()
+
+    def held(self) -> None:
+        """This side stopped reading: confirmations can't be seen."""
+        self.window.held()
+
+    def released(self, now: float) -> None:
+        """This side reads again since `now`."""
+        self.window.released(now)
 
     async def disconnected(self, ending: Ending) -> None:
         """The connection ended: everything unconfirmed goes again, or is reported as undelivered."""

@@ -3,26 +3,48 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from trio_wsout._core.cursor import MISSING
 from trio_wsout._core.payload import MessageError, decode
-from trio_wsout._core.received import Peer, Received
+from trio_wsout._core.received import Received
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from trio_wsout._core.acknowledgement import AckReader
+    from trio_wsout._core.delivery import Accepted
     from trio_wsout._core.heartbeat import HeartbeatMonitor
-    from trio_wsout._tasks.outbox import Outbox
+    from trio_wsout._core.received import Peer
+    from trio_wsout._core.unpacking import Unpacker
     from trio_wsout._wire.connection import Connection
     from trio_wsout.config.sections import Payload
 
-__all__ = ["Inbox", "run_reader"]
+__all__ = ["Inbox", "WritingSide", "run_reader"]
 
 _log = logging.getLogger("trio_wsout")
+
+
+class WritingSide(Protocol):
+    """The writing side of a connection, as far as the reader has to do with it."""
+
+    def events_in_flight(self) -> list[Accepted]:
+        """The events that an acknowledgement may name, oldest first."""
+        ...
+
+    def acked(self, seq: int) -> None:
+        """The peer's application has every event up to `seq`."""
+        ...
+
+    def held(self) -> None:
+        """This side stopped reading."""
+        ...
+
+    def released(self, now: float) -> None:
+        """This side reads again since `now`."""
+        ...
 
 
 class Inbox:
@@ -34,42 +56,51 @@ class Inbox:
         channel: trio.MemorySendChannel[Received] | None,
         acks: AckReader | None,
         on_message: Callable[[], object],
+        unpacker: Unpacker | None = None,
     ) -> None:
         """Decode by `payload` for `channel`; None: nobody asked. `on_message` hears of every message."""
         self.payload = payload
+        self._unpacker = unpacker
         self.channel = channel
         self.acks = acks
         self.on_message = on_message
         self.received = 0
         self.dropped = 0
         self.unknown_acks = 0
-        self._handing_over = trio.CancelScope()
 
     def stop(self) -> None:
         """Nobody takes messages any more: end the channel, and drop what still comes."""
         if self.channel is not None:
             self.channel.close()
             self.channel = None
-        self._handing_over.cancel()
+
+    def items(self, message: str | bytes, peer: Peer) -> Sequence[Received]:
+        """The events of a message; none, counted and logged, if it can't be decoded."""
+        try:
+            if self._unpacker is None:
+                return (Received(event=decode(message, self.payload), peer=peer),)
+            return [Received(event=event, peer=peer) for event in self._unpacker.events(message)]
+        except MessageError as error:
+            self.dropped += 1
+            _log.warning("a received message was dropped: %s", error)
+            return ()
 
     async def put(self, item: Received) -> None:
-        """Hand one message over, waiting for room; it is dropped, and counted, if nobody takes it any more."""
+        """Hand one event over, waiting for room; it is dropped, and counted, if nobody takes it any more."""
         delivered = False
         try:
-            with self._handing_over:
-                if self.channel is not None:
-                    await self.channel.send(item)
-                    delivered = True
+            if self.channel is not None:
+                await self.channel.send(item)
+                delivered = True
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             # The application closed its end, or `stop` closed ours while we waited.
             pass
         finally:
             self.dropped += 0 if delivered else 1
-            self._handing_over = trio.CancelScope()
 
 
 async def run_reader(
-    connection: Connection, inbox: Inbox, outbox: Outbox, monitor: HeartbeatMonitor, peer: Peer
+    connection: Connection, inbox: Inbox, side: WritingSide, monitor: HeartbeatMonitor, peer: Peer
 ) -> None:
     """Read until the connection is over. While the application takes nothing, the peer has to wait."""
     while True:
@@ -79,53 +110,45 @@ async def run_reader(
             return
         inbox.received += 1
         inbox.on_message()
-        if _acknowledges(message, inbox, outbox):
+        if _acknowledges(message, inbox, side):
             continue
-        await _hand_over(message, inbox, outbox, monitor, peer)
+        if inbox.channel is None:
+            inbox.dropped += 1
+            continue
+        for item in inbox.items(message, peer):
+            await _hand_over(item, inbox, side, monitor)
 
 
-def _acknowledges(message: str | bytes, inbox: Inbox, outbox: Outbox) -> bool:
+def _acknowledges(message: str | bytes, inbox: Inbox, side: WritingSide) -> bool:
     if inbox.acks is None:
         return False
     value = inbox.acks.value_in(message)
     if value is MISSING:
         return False
-    seq = inbox.acks.seq_of(value, outbox.window.events_in_flight())
+    seq = inbox.acks.seq_of(value, side.events_in_flight())
     if seq is None:
         inbox.unknown_acks += 1
     else:
-        outbox.confirm(outbox.window.acked(seq))
-        outbox.to_write.ring()
+        side.acked(seq)
     return True
 
 
-async def _hand_over(
-    message: str | bytes, inbox: Inbox, outbox: Outbox, monitor: HeartbeatMonitor, peer: Peer
-) -> None:
-    if inbox.channel is None:
-        inbox.dropped += 1
-        return
+async def _hand_over(item: Received, inbox: Inbox, side: WritingSide, monitor: HeartbeatMonitor) -> None:
+    """Hand over when there is room. Until then this side does not read, so silence means nothing."""
     try:
-        item = Received(event=decode(message, inbox.payload), peer=peer)
-    except MessageError as error:
-        inbox.dropped += 1
-        _log.warning("a received message was dropped: %s", error)
-        return
-    try:
-        inbox.channel.send_nowait(item)
+        if inbox.channel is not None:
+            inbox.channel.send_nowait(item)
+            return
     except trio.WouldBlock:
-        await _wait_for_room(item, inbox, outbox, monitor)
+        pass
     except trio.BrokenResourceError:
         inbox.dropped += 1
-
-
-async def _wait_for_room(item: Received, inbox: Inbox, outbox: Outbox, monitor: HeartbeatMonitor) -> None:
-    """Hand over when there is room. Until then this side does not read, so silence means nothing."""
+        return
     monitor.held()
-    outbox.window.held()
+    side.held()
     try:
         await inbox.put(item)
     finally:
         now = trio.current_time()
         monitor.released(now)
-        outbox.window.released(now)
+        side.released(now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 from attrs import define
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
     from trio_wsout._core.packing import Packer
     from trio_wsout._tasks.ledger import Ledger
-    from trio_wsout._tasks.outbox import Outbox
 
-__all__ = ["DocumentEnd", "Intake", "Sender"]
+__all__ = ["DocumentEnd", "Intake", "Sender", "Sink", "Source"]
 
 
 @define(eq=False)
@@ -32,12 +31,40 @@ Intake = Accepted | DocumentEnd | Flush
 """What travels from ``send`` to the sender."""
 
 
-class Sender:
-    """Empties one intake into one outbox, in order."""
+class Source(Protocol):
+    """Where the sender takes from; a memory channel is one."""
 
-    def __init__(self, packer: Packer, outbox: Outbox, ledger: Ledger) -> None:
+    async def receive(self) -> Intake:
+        """The next item; raises trio.EndOfChannel when there will be none."""
+        ...
+
+    def receive_nowait(self) -> Intake:
+        """The next item; raises trio.WouldBlock when none waits."""
+        ...
+
+
+class Sink(Protocol):
+    """Where the sender's messages go."""
+
+    def accept(self, message: Message) -> bool:
+        """Take a message if there is room; gives whether there was."""
+        ...
+
+    async def put(self, message: Message) -> None:
+        """Take a message; waits while there is no room."""
+        ...
+
+    def ring(self) -> None:
+        """Messages were accepted: wake who writes them."""
+        ...
+
+
+class Sender:
+    """Empties one intake into one sink, in order."""
+
+    def __init__(self, packer: Packer, sink: Sink, ledger: Ledger) -> None:
         self._packer = packer
-        self._outbox = outbox
+        self._sink = sink
         self._ledger = ledger
         self._waiting: deque[Message] = deque()
         self._alarm = Alarm()
@@ -53,7 +80,7 @@ class Sender:
             accepted for message in (*self._waiting, *self._packer.flush()) for accepted in message.events
         ]
 
-    async def run(self, intake: trio.MemoryReceiveChannel[Intake]) -> None:
+    async def run(self, intake: Source) -> None:
         """Work until the intake ends; then what is in the open batch goes, too."""
         while True:
             item: Intake | None = None
@@ -66,13 +93,13 @@ class Sender:
                 await self._take_waiting(item, intake)
             else:
                 await self._put(self._packer.poll(trio.current_time()))
-            self._outbox.ring()
+            self._sink.ring()
         await self._put(self._packer.flush())
-        self._outbox.ring()
+        self._sink.ring()
 
-    async def _take_waiting(self, item: Intake, intake: trio.MemoryReceiveChannel[Intake]) -> None:
+    async def _take_waiting(self, item: Intake, intake: Source) -> None:
         """Take one item and all that waits behind it: a task switch serves many, and a plain event costs none."""
-        alone, offer = self._packer.alone, self._outbox.window.accept
+        alone, offer = self._packer.alone, self._sink.accept
         try:
             while True:
                 if alone and isinstance(item, Accepted) and item.refusal is None:
@@ -87,7 +114,8 @@ class Sender:
 
     def _number(self, accepted: Accepted) -> None:
         self._packer.number(accepted)
-        self._ledger.taken = accepted.seq
+        self._ledger.taken += 1
+        self._ledger.last = accepted.seq
 
     async def _take(self, item: Intake) -> None:
         match item:
@@ -117,5 +145,5 @@ class Sender:
         waiting = self._waiting
         waiting.extend(messages)
         while waiting:
-            await self._outbox.put(waiting[0])
+            await self._sink.put(waiting[0])
             waiting.popleft()

@@ -1,0 +1,85 @@
+"""Messages that peers sent, taken apart the way that batches are put together (SPEC 2 and 4).
+
+Rules
+-----
+1. The header's lines come off the front and the footer's off the end; a message that is shorter, or
+   whose header or footer differs from a configured text that never changes, can't be decoded.
+   Of a text that is expanded at every batch only the number of lines is known.
+2. With `wrap-as-json` the rest is a JSON array, an event each. Without it every line is an event,
+   decoded by `payload`; a rest without any bytes holds none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from trio_wsout._core.payload import MessageError, decode, parse_json
+from trio_wsout.config.templates import Template
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_wsout.config.sections import Batch, Payload
+
+__all__ = ["Unpacker"]
+
+
+class Unpacker:
+    """Takes apart the messages of one listener."""
+
+    def __init__(self, payload: Payload, batch: Batch) -> None:
+        self._payload = payload
+        self._wrapped = batch.wrap_as_json
+        self._header = _Edge(batch.header)
+        self._footer = _Edge(batch.footer)
+
+    def events(self, message: str | bytes) -> Sequence[object]:
+        """The events of a message, in order.
+
+        Raises:
+            MessageError: It is no batch of this kind.
+        """
+        lines: list[str] | list[bytes]
+        lines = message.split("\n") if isinstance(message, str) else message.split(b"\n")
+        first, after = self._header.count, len(lines) - self._footer.count
+        if first > after or not (self._header.fits(lines[:first]) and self._footer.fits(lines[after:])):
+            raise MessageError("it does not have the header and footer of batch")
+        body = lines[first:after]
+        if self._wrapped:
+            return self._elements(b"\n".join(_bytes(line) for line in body))
+        if len(body) == 1 and not body[0]:
+            return []
+        return [decode(line, self._payload) for line in body]
+
+    def _elements(self, body: bytes) -> Sequence[object]:
+        try:
+            value = parse_json(body)
+        except ValueError:
+            value = None
+        if not isinstance(value, list):
+            raise MessageError("it is not a JSON array, and batch.wrap-as-json is true")
+        return cast("list[object]", value)
+
+
+class _Edge:
+    """The lines that a header or footer takes."""
+
+    def __init__(self, text: str | None) -> None:
+        template = None if text is None else Template.parse(text)
+        self._lines: list[bytes] | None = None
+        if template is None:
+            self._lines = []
+        elif template.is_static:
+            self._lines = template.expand(_no_value).encode().split(b"\n")
+        self.count = (text or "").count("\n") + 1 if self._lines is None else len(self._lines)
+
+    def fits(self, lines: Sequence[str] | Sequence[bytes]) -> bool:
+        return self._lines is None or [_bytes(line) for line in lines] == self._lines
+
+
+def _bytes(line: str | bytes) -> bytes:
+    return line.encode() if isinstance(line, str) else line
+
+
+def _no_value(source: str, name: str | None) -> None:
+    """A static text asks for none."""
