@@ -236,4 +236,3 @@ class Tap(trio.abc.Stream):
                     # More unasked pongs than anybody sends: the one that is waited for comes again
                     # with the next ping, and until then nothing counts as confirmed.
                     continue
-
