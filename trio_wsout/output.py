@@ -18,8 +18,8 @@ from trio_wsout._tasks.sender import DocumentEnd
 from trio_wsout._wire.tls import client_context
 from trio_wsout.config.loading import load_config
 from trio_wsout.config.rules import check
-from trio_wsout.config.sections import BatchMode, Config, ConnectMode, Mode
-from trio_wsout.errors import ConfigError, ConnectError, DeliveryError, Problem
+from trio_wsout.config.sections import BatchMode, Config, Mode
+from trio_wsout.errors import ConfigError, DeliveryError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trio_wsout._core.link_change import LinkChange
     from trio_wsout._core.received import Received
     from trio_wsout._core.statistics import Statistics
+    from trio_wsout._modes.tree import Tree
     from trio_wsout.errors import Undelivered
 
 __all__ = ["Output", "open_output"]
@@ -40,7 +41,7 @@ _YIELD_EVERY = 256
 class Output(trio.abc.SendChannel[Any]):
     """Takes events for delivery; made by `open_output`. Any number of tasks may send."""
 
-    def __init__(self, tree: ClientTree, config: Config) -> None:
+    def __init__(self, tree: Tree, config: Config) -> None:
         self._tree = tree
         self._config = config
         self._closed = False
@@ -122,7 +123,7 @@ class Output(trio.abc.SendChannel[Any]):
             trio.ClosedResourceError: The output was closed.
         """
         self._check_open()
-        await self._tree.wait_connected()
+        await self._tree.wait_peers(1)
 
     @property
     def received(self) -> trio.MemoryReceiveChannel[Received]:
@@ -254,7 +255,7 @@ async def open_output(
         async with trio.open_nursery() as nursery:
             try:
                 await nursery.start(tree.run)
-                await _connect_eagerly(tree, config)
+                await tree.begin()
                 begun = True
                 yield output
                 await output.aclose()
@@ -292,44 +293,24 @@ def _usable(config: Config | Mapping[str, object]) -> Config:
     return config
 
 
-async def _connect_eagerly(tree: ClientTree, config: Config) -> None:
-    connect = config.connect
-    if connect.mode is not ConnectMode.EAGER:
-        await trio.lowlevel.checkpoint()
-        return
-    try:
-        with trio.move_on_after(connect.eager_timeout):
-            await tree.wait_connected()
-            return
-    except trio.BrokenResourceError:
-        if tree.ledger.broken is not None:
-            raise tree.ledger.broken from None
-        raise
-    cause = tree.supervisor.last_error or "the first attempt was still under way"
-    message = f"no connection within connect.eager-timeout ({connect.eager_timeout:g} s): {cause}"
-    raise ConnectError(message, attempts=tree.link.failures, cause=cause)
-
-
-async def _finish(tree: ClientTree, config: Config) -> None:
+async def _finish(tree: Tree, config: Config) -> None:
     """End gracefully within shutdown-timeout; what is unconfirmed then is left to be raised."""
     with trio.move_on_after(config.shutdown_timeout):
         await tree.finish()
         await tree.ended.wait()
-    trouble = tree.supervisor.last_error
     tree.end_reason = (
-        f"not confirmed within shutdown-timeout ({config.shutdown_timeout:g} s); "
-        f"the link is {tree.link.state.value}{f', last trouble: {trouble}' if trouble else ''}"
+        f"not confirmed within shutdown-timeout ({config.shutdown_timeout:g} s); {tree.whereabouts()}"
     )
 
 
-async def _finish_after(error: BaseException, output: Output, tree: ClientTree, config: Config) -> None:
+async def _finish_after(error: BaseException, output: Output, tree: Tree, config: Config) -> None:
     """The block raised: an ordinary exception costs no accepted event, an interrupt ends at once."""
     await output.aclose()
     if isinstance(error, Exception) and tree.ledger.broken is None:
         await _finish(tree, config)
 
 
-def _account(tree: ClientTree, trouble: BaseException | None, *, cancelled: bool) -> None:
+def _account(tree: Tree, trouble: BaseException | None, *, cancelled: bool) -> None:
     """Report what is left where raising it would hide another exception."""
     if not tree.left or (trouble is None and not cancelled):
         return
@@ -342,7 +323,7 @@ def _account(tree: ClientTree, trouble: BaseException | None, *, cancelled: bool
         trouble.add_note(f"trio_wsout: {said}")
 
 
-def _raise_left(tree: ClientTree) -> None:
+def _raise_left(tree: Tree) -> None:
     if tree.ledger.broken is not None:
         raise tree.ledger.broken
     if tree.left:

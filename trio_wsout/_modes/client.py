@@ -22,71 +22,55 @@ import trio
 
 from trio_wsout._core.acknowledgement import AckReader
 from trio_wsout._core.cursor import CursorReader
-from trio_wsout._core.delivery import Accepted, Message
 from trio_wsout._core.ending import Cause, Ending
 from trio_wsout._core.link import Link, State
 from trio_wsout._core.packing import Packer
-from trio_wsout._core.payload import Encoder
-from trio_wsout._core.received import Received
 from trio_wsout._core.request import RequestError, build_request
 from trio_wsout._core.statistics import Statistics
-from trio_wsout._tasks.ledger import Flush, Ledger
+from trio_wsout._modes.tree import Tree, stop_when_broken
 from trio_wsout._tasks.outbox import Outbox
 from trio_wsout._tasks.persister import Persister
 from trio_wsout._tasks.reader import Inbox
-from trio_wsout._tasks.sender import Intake, Sender
+from trio_wsout._tasks.sender import Sender
 from trio_wsout._tasks.supervisor import Supervisor
 from trio_wsout._wire.dial import AttemptFailed, Dialer
 from trio_wsout.config.sections import ConnectMode, DeliveryLevel
 from trio_wsout.config.templates import TemplateError
+from trio_wsout.errors import ConnectError
 from trio_wsout.stores.opening import open_cursor_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from trio_wsout._core.delivery import Message
     from trio_wsout._core.request import Request
     from trio_wsout._modes.hooks import Hooks
     from trio_wsout.config.sections import Config
-    from trio_wsout.errors import Undelivered
 
 __all__ = ["ClientTree"]
 
-_INTAKE = 256
-"""Events that wait between ``send`` and the sender: enough that a task switch serves many."""
-_RECEIVED = 64
-"""Received messages that wait for the application."""
 
-
-class ClientTree:
-    """The tree of one client output, and what its tasks share."""
+class ClientTree(Tree):
+    """The tree of one client output."""
 
     def __init__(self, config: Config, hooks: Hooks) -> None:
         """Make the tree; `run` brings it to life."""
-        self._config = config
-        self._hooks = hooks
+        super().__init__(config, hooks)
         self._epoch = time.time_ns() // 1_000_000
-        self.encoder = Encoder(config.payload, config.batch, stamp=config.delivery.stamp)
-        self.ledger = Ledger(hooks.undelivered)
         self.outbox = Outbox(config.delivery, config.retry, self.ledger)
-        self.intake, self._taking = trio.open_memory_channel[Intake](_INTAKE)
-        sending, self.received = trio.open_memory_channel[Received](_RECEIVED)
         self.link = Link(config.reconnect, refreshable=bool(hooks.token or hooks.headers))
         self.persister: Persister | None = None
-        self.receives = hooks.receive
-        self.overhead = self.encoder.overhead(None, None) + _stamp_room(config.delivery.stamp)
         self.ledger.on_confirmed = self._confirmed
-        self.ended = trio.Event()
-        self.accepted = 0
-        self.left: list[Undelivered] = []
-        self.end_reason = "the output was closed before the event was confirmed"
         packer = Packer(config, self.encoder, epoch=self._epoch, resolve=self._resolve)
         self.sender = Sender(packer, self.outbox, self.ledger)
         cursor = CursorReader(config.cursor) if config.cursor is not None else None
         acked = config.delivery.level is DeliveryLevel.ACKED
         acks = AckReader(config.delivery.ack_pointer, self._epoch, cursor) if acked else None
-        self.inbox = Inbox(config.payload, sending if hooks.receive else None, acks, self.link.message_passed)
+        self.inbox = Inbox(
+            config.payload, self._giving if hooks.receive else None, acks, self.link.message_passed
+        )
         if not hooks.receive:
-            sending.close()
+            self._giving.close()
         self._dialer = Dialer(config, text=self.encoder.is_text, open_stream=hooks.open_stream)
         self.supervisor = Supervisor(
             config,
@@ -110,7 +94,7 @@ class ClientTree:
         await self._open_cursor()
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._stop_when_broken, nursery.cancel_scope)
+                nursery.start_soon(stop_when_broken, self.ledger, nursery.cancel_scope)
                 nursery.start_soon(self.sender.run, self._taking)
                 if self.persister is not None:
                     nursery.start_soon(self.persister.run)
@@ -120,62 +104,53 @@ class ClientTree:
                 await self.supervisor.run()
                 nursery.cancel_scope.cancel()
         finally:
-            self._abandon()
+            window = [accepted for message in self.outbox.window.drain() for accepted in message.events]
+            self._abandon([*window, *self.sender.leftovers()])
             self.inbox.stop()
             self.supervisor.wake()
             self.ended.set()
 
-    async def _stop_when_broken(self, scope: trio.CancelScope) -> None:
-        await self.ledger.broke.wait()
-        scope.cancel()
+    async def begin(self) -> None:
+        """Wait until an eager link is open.
+
+        Raises:
+            ConnectError: It was not within ``connect.eager-timeout``, or gave up.
+        """
+        connect = self._config.connect
+        if connect.mode is not ConnectMode.EAGER:
+            await trio.lowlevel.checkpoint()
+            return
+        try:
+            with trio.move_on_after(connect.eager_timeout):
+                await self.wait_peers(1)
+                return
+        except trio.BrokenResourceError:
+            if self.ledger.broken is not None:
+                raise self.ledger.broken from None
+            raise
+        cause = self.supervisor.last_error or "the first attempt was still under way"
+        message = f"no connection within connect.eager-timeout ({connect.eager_timeout:g} s): {cause}"
+        raise ConnectError(message, attempts=self.link.failures, cause=cause)
 
     async def finish(self) -> None:
-        """End gracefully: everything confirmed or reported, cursor saved, Close; then `run` returns.
-
-        Nobody may send any more. The caller bounds the time. When the output breaks on the way, it
-        returns at once.
-        """
+        """End gracefully: everything confirmed or reported, cursor saved, Close; then `run` returns."""
         self.inbox.stop()
         await self.flush()
         if self.persister is not None:
             await self.persister.settle()
         self.supervisor.close()
 
-    def _abandon(self) -> None:
-        """The tree has ended: everything that is not confirmed is undelivered, and is kept in `left`."""
-        broken = self.ledger.broken
-        reason = self.end_reason if broken is None else f"the output broke: {broken}"
-        window = self.outbox.window.drain()
-        left = [accepted for message in window for accepted in message.events]
-        left += self.sender.leftovers()
-        try:
-            while True:
-                item = self._taking.receive_nowait()
-                if isinstance(item, Accepted):
-                    self.ledger.taken += 1
-                    left.append(item)
-                elif isinstance(item, Flush):
-                    item.abandon()
-        except (trio.WouldBlock, trio.EndOfChannel):
-            self._taking.close()
-        self.left = self.ledger.abandon(left, reason)
-        if broken is not None:
-            broken.undelivered += tuple(self.left)
+    def whereabouts(self) -> str:
+        """The link's state and its last trouble."""
+        trouble = self.supervisor.last_error
+        return f"the link is {self.link.state.value}{f', last trouble: {trouble}' if trouble else ''}"
 
     # -- for Output ---------------------------------------------------------------------------------------
 
-    async def flush(self) -> bool:
-        """Wait until every event accepted so far is confirmed or reported; False: the output ended first."""
-        flush = Flush()
-        try:
-            await self.intake.send(flush)
-        except trio.BrokenResourceError:
-            return False
-        await flush.done.wait()
-        return not flush.abandoned
-
-    async def wait_connected(self) -> None:
-        """Wait until the link is open, making it dial if it is lazy."""
+    async def wait_peers(self, count: int) -> None:
+        """Wait until the link is open, making it dial if it is lazy; it has one peer at most."""
+        if count > 1:
+            raise ValueError("a link has one peer, never more")
         self.outbox.wanted.ring()
         await trio.lowlevel.checkpoint()
         while self.link.state is not State.OPEN:
@@ -276,8 +251,3 @@ class ClientTree:
         except (TypeError, AttributeError) as error:
             detail = "the application's headers, token or secrets callable gave something that is no text"
             raise AttemptFailed(Ending(cause=Cause.REQUEST, detail=detail)) from error
-
-
-def _stamp_room(stamp: str | None) -> int:
-    """Bytes that a stamp adds to an event at most: key, two numbers of 64 bits, quotes and a comma."""
-    return 0 if stamp is None else 6 * len(stamp) + 48

@@ -1,0 +1,125 @@
+"""What the trees of all modes share: the way in, the account, the way out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_wsout._core.delivery import Accepted
+from trio_wsout._core.payload import Encoder
+from trio_wsout._core.received import Received
+from trio_wsout._tasks.ledger import Flush, Ledger
+from trio_wsout._tasks.sender import Intake
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from trio_wsout._core.statistics import Statistics
+    from trio_wsout._modes.hooks import Hooks
+    from trio_wsout.config.sections import Config
+    from trio_wsout.errors import Undelivered
+
+__all__ = ["Tree", "stop_when_broken"]
+
+_INTAKE = 256
+"""Events that wait between ``send`` and the sender: enough that a task switch serves many."""
+_RECEIVED = 64
+"""Received messages that wait for the application."""
+
+
+class Tree(ABC):
+    """The tree of one output, and what its tasks share with `Output`."""
+
+    accepted: int
+    """Events that were accepted."""
+
+    left: list[Undelivered]
+    """What was not confirmed when the tree ended."""
+
+    end_reason: str
+    """Why events that are left were not confirmed."""
+
+    def __init__(self, config: Config, hooks: Hooks) -> None:
+        """Make the tree; `run` brings it to life."""
+        self._config = config
+        self._hooks = hooks
+        self.encoder = Encoder(config.payload, config.batch, stamp=config.delivery.stamp)
+        self.overhead = self.encoder.overhead(None, None) + _stamp_room(config.delivery.stamp)
+        self.ledger = Ledger(hooks.undelivered)
+        self.intake, self._taking = trio.open_memory_channel[Intake](_INTAKE)
+        self._giving, self.received = trio.open_memory_channel[Received](_RECEIVED)
+        self.receives = hooks.receive
+        self.ended = trio.Event()
+        self.accepted = 0
+        self.left = []
+        self.end_reason = "the output was closed before the event was confirmed"
+
+    @abstractmethod
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run the tree until it was closed by `finish`, broke, or is cancelled."""
+
+    @abstractmethod
+    async def begin(self) -> None:
+        """What `open_output` waits for once the tree runs: the link, if it is eager."""
+
+    @abstractmethod
+    async def finish(self) -> None:
+        """End gracefully: everything confirmed or reported, the peers told; then `run` returns.
+
+        Nobody may send any more. The caller bounds the time. When the output breaks on the way, it
+        returns at once.
+        """
+
+    @abstractmethod
+    def whereabouts(self) -> str:
+        """Where things stand, for the reason of what was not confirmed in time."""
+
+    @abstractmethod
+    async def wait_peers(self, count: int) -> None:
+        """Wait until so many peers are connected at the same time; a lazy link dials for it."""
+
+    @abstractmethod
+    def statistics(self) -> Statistics:
+        """The figures now."""
+
+    async def flush(self) -> bool:
+        """Wait until every event accepted so far is confirmed or reported; False: the output ended first."""
+        flush = Flush()
+        try:
+            await self.intake.send(flush)
+        except trio.BrokenResourceError:
+            return False
+        await flush.done.wait()
+        return not flush.abandoned
+
+    def _abandon(self, holding: Iterable[Accepted]) -> None:
+        """The tree has ended: what the tasks hold and what waits is undelivered, and is kept in `left`."""
+        broken = self.ledger.broken
+        reason = self.end_reason if broken is None else f"the output broke: {broken}"
+        left = list(holding)
+        try:
+            while True:
+                item = self._taking.receive_nowait()
+                if isinstance(item, Accepted):
+                    self.ledger.taken += 1
+                    left.append(item)
+                elif isinstance(item, Flush):
+                    item.abandon()
+        except (trio.WouldBlock, trio.EndOfChannel):
+            self._taking.close()
+        self.left = self.ledger.abandon(left, reason)
+        if broken is not None:
+            broken.undelivered += tuple(self.left)
+
+
+async def stop_when_broken(ledger: Ledger, scope: trio.CancelScope) -> None:
+    """Cancel `scope` when the output breaks."""
+    await ledger.broke.wait()
+    scope.cancel()
+
+
+def _stamp_room(stamp: str | None) -> int:
+    """Bytes that a stamp adds to an event at most: key, two numbers of 64 bits, quotes and a comma."""
+    return 0 if stamp is None else 6 * len(stamp) + 48
