@@ -6,6 +6,7 @@ wrong, `stores` what outlives a process, `testing` a peer for your tests, `cli` 
 """
 
 from trio_wsout._core.batching import Document
+from trio_wsout._core.handshake import Admit, Deny, Handshake
 from trio_wsout._core.link import State
 from trio_wsout._core.link_change import LinkChange
 from trio_wsout._core.received import Peer, Received
@@ -25,12 +26,15 @@ from trio_wsout.errors import (
 from trio_wsout.output import Output, open_output
 
 __all__ = [
+    "Admit",
     "Config",
     "ConfigError",
     "ConnectError",
     "CursorError",
     "DeliveryError",
+    "Deny",
     "Document",
+    "Handshake",
     "HistoryError",
     "LinkChange",
     "Output",

@@ -13,6 +13,9 @@ from trio_wsout._core.delivery import Accepted
 from trio_wsout._core.payload import Base64Error, EventError
 from trio_wsout._modes.client import ClientTree
 from trio_wsout._modes.hooks import Hooks
+from trio_wsout._modes.relay import RelayTree
+from trio_wsout._modes.server_input import ServerInputTree
+from trio_wsout._modes.server_output import ServerOutputTree
 from trio_wsout._tasks.receipt import Receipt
 from trio_wsout._tasks.sender import DocumentEnd
 from trio_wsout._wire.tls import client_context
@@ -22,13 +25,15 @@ from trio_wsout.config.sections import BatchMode, Config, Mode
 from trio_wsout.errors import ConfigError, DeliveryError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
+    from trio_wsout._core.handshake import Admit, Deny, Handshake
     from trio_wsout._core.link_change import LinkChange
     from trio_wsout._core.received import Received
     from trio_wsout._core.statistics import Statistics
     from trio_wsout._modes.tree import Tree
     from trio_wsout.errors import Undelivered
+    from trio_wsout.stores.history import HistoryStore
 
 __all__ = ["Output", "open_output"]
 
@@ -36,6 +41,14 @@ _log = logging.getLogger("trio_wsout")
 
 _YIELD_EVERY = 256
 """Sends between two of which other tasks surely run, although nothing had to wait: about a millisecond."""
+
+
+_TREES: Mapping[Mode, type[Tree]] = {
+    Mode.CLIENT: ClientTree,
+    Mode.SERVER_OUTPUT: ServerOutputTree,
+    Mode.SERVER_INPUT: ServerInputTree,
+    Mode.RELAY: RelayTree,
+}
 
 
 class Output(trio.abc.SendChannel[Any]):
@@ -116,7 +129,7 @@ class Output(trio.abc.SendChannel[Any]):
     # -- the link ---------------------------------------------------------------------------------------
 
     async def wait_connected(self) -> None:
-        """Wait until the link is open; a lazy link dials for it.
+        """Wait until the link is open, or where there is a listener, until a peer is there; a lazy link dials.
 
         Raises:
             trio.BrokenResourceError: The link gave up; the cause is the ConnectError.
@@ -124,6 +137,15 @@ class Output(trio.abc.SendChannel[Any]):
         """
         self._check_open()
         await self._tree.wait_peers(1)
+
+    async def wait_peers(self, count: int) -> None:
+        """Wait until so many peers are connected at the same time; raises as `wait_connected` does.
+
+        Raises:
+            ValueError: Mode client, and `count` is more than one.
+        """
+        self._check_open()
+        await self._tree.wait_peers(count)
 
     @property
     def received(self) -> trio.MemoryReceiveChannel[Received]:
@@ -211,6 +233,9 @@ async def open_output(
     on_state: Callable[[LinkChange], object] | None = None,
     receive: bool = False,
     open_stream: Callable[[str, int], Awaitable[trio.abc.Stream]] | None = None,
+    authenticate: Callable[[Handshake], Awaitable[Admit | Deny]] | None = None,
+    listeners: Sequence[trio.abc.Listener[Any]] | None = None,
+    history: HistoryStore | None = None,
     draw: Callable[[], float] = random.random,
 ) -> AsyncGenerator[Output, None]:
     """Open an output; its tasks live inside the ``async with`` block and nowhere else (SPEC 3).
@@ -227,6 +252,11 @@ async def open_output(
         on_state: Called, and not awaited, at every change of the link's state.
         receive: Whether the application will take messages from ``output.received``.
         open_stream: Opens a byte stream to host and port, in place of TCP and proxies.
+        authenticate: Says of each peer's handshake who it is, or that it may not come in. One that
+            raises costs that peer only; its time is part of ``server.handshake-timeout``.
+        listeners: Accept byte streams in place of ``server.bind``, which is not bound then: sockets
+            that were handed over, or memory streams. They are closed at the end.
+        history: Keeps the history, in place of ``history.store``; closed at the end.
         draw: Uniform in [0, 1), for the jitter of the backoff.
 
     Raises:
@@ -245,9 +275,12 @@ async def open_output(
         on_state=on_state,
         receive=receive,
         open_stream=open_stream,
+        authenticate=authenticate,
+        listeners=listeners,
+        history=history,
         draw=draw,
     )
-    tree = ClientTree(config, hooks)
+    tree = _TREES[config.mode](config, hooks)
     output = Output(tree, config)
     trouble: BaseException | None = None
     begun, cancelled = False, True
@@ -281,9 +314,10 @@ def _usable(config: Config | Mapping[str, object]) -> Config:
     if not isinstance(config, Config):
         config = load_config(config)
     problems = check(config)
-    if config.mode is not Mode.CLIENT:
-        reason = f"{config.mode.value} is not available in this version; available: client"
-        problems.append(Problem(path="mode", reason=reason))
+    if config.server is not None and config.server.viewer:
+        problems.append(
+            Problem(path="server.viewer", reason="is not available in this version; leave it out")
+        )
     if config.spool is not None:
         problems.append(Problem(path="spool", reason="is not available in this version; leave it out"))
     if problems:

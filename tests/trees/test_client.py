@@ -573,7 +573,7 @@ async def test_a_cursor_that_cannot_be_saved_breaks_the_output(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("fields", "path"),
     [
-        ({"mode": "relay", "server": {"bind": ":0"}}, "mode"),
+        ({"mode": "relay", "server": {"bind": ":0", "viewer": True}}, "server.viewer"),
         ({"url": "ws://h/", "spool": {"path": "x"}}, "spool"),
     ],
 )

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import define, field
 
@@ -65,6 +65,8 @@ class Message(ABC):
     """Events in it."""
     document: Document | None = field(default=None, init=False)
     """The document marker, if documents are marked."""
+    source: Any = field(default=None, init=False)
+    """Which peer of a relay it came from; None: it did not come from a peer."""
     first_byte: float = field(default=0.0, init=False)
     """When its latest writing began."""
     sends: int = field(default=0, init=False)

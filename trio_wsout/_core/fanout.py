@@ -9,7 +9,7 @@ Rules
 3. A peer's queue is what is posted and not taken: at most `capacity` messages. When one has so many
    the log is full: who posts must first let the peers run, and then wait, or have the slow ones leave,
    or call them stuck (policy ``drop-oldest``). A stuck peer makes nobody wait: it loses its oldest
-   messages, counted, and is told where its gap begins and ends. It is stuck until it takes again.
+   messages, counted, and hears after which event its gap begins. It is stuck until it takes again.
 4. Written and not confirmed, a peer may have `max_unconfirmed` messages and about as many bytes;
    beyond that it takes nothing.
 5. Confirmed means, by level: ``written`` handed to the kernel; ``received`` the pong of a ping that
@@ -104,8 +104,9 @@ class Fanout:
         self._pending: deque[Message] = deque()
         self._seqs: deque[int] = deque()
         self._base = 0
+        self._base_seq = 0
         self.taken = Watermark[Subscriber]()
-        self.confirmed = Watermark[Subscriber]()
+        self.confirmed = Watermark[object]()
         self.members: set[Subscriber] = set()
         self.end = 0
         self.dropped = 0
@@ -152,13 +153,14 @@ class Fanout:
         count = (self.end if low is None else low) - self._base
         self._base += count
         for _ in range(count):
-            self._seqs.popleft()
+            self._base_seq = self._seqs.popleft()
         return [self._pending.popleft() for _ in range(count)]
 
     def drain(self) -> list[Message]:
         """What has not settled, in order; for the end."""
         left = list(self._pending)
         self._pending.clear()
+        self._base_seq = self.last_seq
         self._seqs.clear()
         self._base = self.end
         return left
@@ -192,10 +194,18 @@ class Fanout:
             self.taken.remove(peer, peer.next)
             self.confirmed.remove(peer, peer.confirmed)
 
-    def seq_before(self, number: int) -> int | None:
-        """Sequence number of the last event before a message; None: it has settled, and nobody knows."""
-        at = number - 1 - self._base
-        return self._seqs[at] if 0 <= at < len(self._seqs) else None
+    def seq_before(self, number: int) -> int:
+        """Sequence number of the last event before a message that has not settled; 0: it is the first."""
+        return self._seqs[number - 1 - self._base] if number > self._base else self._base_seq
+
+    @property
+    def last_seq(self) -> int:
+        """Sequence number of the last event posted; 0, or what `start_after` said: there was none."""
+        return self.seq_before(self.end)
+
+    def start_after(self, seq: int) -> None:
+        """The events before the first message end with this number: a history goes on."""
+        self._base_seq = seq
 
     def number_after(self, seq: int) -> int:
         """The first message that holds an event after `seq`."""
@@ -222,8 +232,8 @@ class Subscriber:
     stuck: bool
     """Whether it was found too slow, and has taken nothing since."""
 
-    gap: tuple[int, int] | None
-    """The first message lost and the first after them, since the last `take`; None: nothing was lost."""
+    gap_after: int | None
+    """Number of the last event before those lost since the last `take`; None: nothing was lost."""
 
     def __init__(self, log: Fanout, block: _Block, number: int) -> None:
         self._log = log
@@ -241,7 +251,7 @@ class Subscriber:
         self.confirmed = number
         self.dropped = 0
         self.stuck = False
-        self.gap = None
+        self.gap_after = None
 
     # -- writing ----------------------------------------------------------------------------------------
 
@@ -343,8 +353,8 @@ class Subscriber:
         while self._owns(number):
             self.own.popleft()
             lost -= 1
-        if lost:
-            self.gap = (self.gap[0] if self.gap else self.next, number)
+        if lost and self.gap_after is None:
+            self.gap_after = self._log.seq_before(self.next)
         self.dropped += lost
         self._move_to(number)
         return lost

@@ -36,7 +36,7 @@ class Packer:
     """Packs the events of one output. Times are absolute seconds of the caller's clock."""
 
     taken: int
-    """Events numbered so far."""
+    """The number of the latest event."""
 
     alone: bool
     """Whether each event is a message of its own."""
@@ -48,8 +48,9 @@ class Packer:
         *,
         epoch: int,
         resolve: Callable[[str, str | None], str | None],
+        after: int = 0,
     ) -> None:
-        """Stamp with `epoch`, expand header and footer with `resolve`."""
+        """Stamp with `epoch`, expand header and footer with `resolve`, number events from `after` + 1."""
         self._encoder = encoder
         self._epoch = epoch
         self._resolve = resolve
@@ -62,7 +63,8 @@ class Packer:
         self._footer = Template.parse(batch.footer) if batch and batch.footer is not None else None
         self._lines: tuple[bytes | None, bytes | None] = (None, None)
         self.alone = self._batcher is None
-        self.taken = 0
+        self.taken = after
+        self._batch = batch
 
     @property
     def pending(self) -> int:
@@ -115,6 +117,27 @@ class Packer:
     def end_document(self) -> Sequence[Message]:
         """What is left of the document; nothing where there are no documents."""
         return self._messages(self._batcher.end_document() if self._batcher and self._documents else None)
+
+    def repack(self, events: Sequence[bytes]) -> list[bytes]:
+        """Events that were packed before, already stamped, as messages of the same kind: for a replay.
+
+        Raises:
+            PackingError: Header or footer can't be expanded.
+        """
+        if self._batch is None:
+            return list(events)
+        try:
+            lines = (self._expand(self._header), self._expand(self._footer))
+        except TemplateError as error:
+            message = f"batch.header or batch.footer: {error}"
+            raise PackingError(message) from None
+        overhead = self._encoder.overhead(*lines)
+        batcher = Batcher[bytes](self._batch, max_bytes=self._most_bytes)
+        closed = [each for event in events for each in batcher.add(event, len(event), 0.0, overhead)]
+        last = batcher.flush()
+        if last is not None:
+            closed.append(last)
+        return [self._encoder.message(each.items, *lines) for each in closed]
 
     def _expand(self, template: Template | None) -> bytes | None:
         return None if template is None else template.expand(self._resolve).encode()

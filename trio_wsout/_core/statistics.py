@@ -20,7 +20,7 @@ class Statistics:
     """
 
     state: str
-    """Of the link: idle, dialling, open, backing-off, closed or gave-up."""
+    """Of the link: idle, dialling, open, backing-off, closed or gave-up; of a listener: listening or closed."""
     accepted: int
     """Events that ``send`` and its kin took."""
     confirmed: int
@@ -33,7 +33,7 @@ class Statistics:
     """Events handed to the kernel; one that was written twice counts twice."""
     written_messages: int
     """Messages handed to the kernel; one that was written twice counts twice."""
-    resent: int
+    resent: int = 0
     """Messages whose writing began again."""
     received: int
     """Messages that peers sent, acknowledgements included."""
@@ -41,13 +41,13 @@ class Statistics:
     """Received messages that nobody asked for, or that could not be decoded or handed over."""
     queued: int
     """Events that wait in the intake and in the open batch."""
-    window: int
+    window: int = 0
     """Messages in the window, unsent and in flight."""
-    window_bytes: int
+    window_bytes: int = 0
     """Bytes of those messages."""
     peers: int
     """Open connections."""
-    reconnects: int
+    reconnects: int = 0
     """Times that the link opened again after its first opening."""
     sent_bytes: int
     """Bytes handed to the kernel, TLS not counted, handshakes not counted."""
@@ -57,13 +57,29 @@ class Statistics:
     """Pings that got no sign of life in time."""
     unknown_acks: int
     """Acknowledgements that name nothing in flight."""
-    without_cursor: int
+    without_cursor: int = 0
     """Confirmed events, last of their message, that hold no cursor value."""
-    cursor: str | None
+    cursor: str | None = None
     """The cursor: value of the last confirmed event that has one, or what was stored."""
-    subprotocol: str | None
+    subprotocol: str | None = None
     """What the server chose at the latest opening."""
     last_document: Document | None
     """Marker of the latest confirmed batch, where documents are marked."""
-    last_error: str | None
+    last_error: str | None = None
     """The latest trouble, for people; None: there was none."""
+    addresses: tuple[str, ...] = ()
+    """Where a listener listens, the port that it got in place of port 0."""
+    admitted: int = 0
+    """Peers that a listener admitted."""
+    refused: int = 0
+    """Handshakes that were answered with an HTTP error."""
+    expelled: int = 0
+    """Peers that were closed because they did not keep up."""
+    lost_by_slow: int = 0
+    """Messages that slow peers lost (slow-peer: drop-oldest), counted for each peer."""
+    unheard: int = 0
+    """Messages sent while no peer was there."""
+    history_events: int = 0
+    """Events in the history."""
+    history_bytes: int = 0
+    """Bytes of those events."""

@@ -57,8 +57,8 @@ class ClientTree(Tree):
         """Make the tree; `run` brings it to life."""
         super().__init__(config, hooks)
         self._epoch = time.time_ns() // 1_000_000
-        self.outbox = Outbox(config.delivery, config.retry, self.ledger)
         self.link = Link(config.reconnect, refreshable=bool(hooks.token or hooks.headers))
+        self.outbox = Outbox(config.delivery, config.retry, self.ledger, self.link.message_passed)
         self.persister: Persister | None = None
         self.ledger.on_confirmed = self._confirmed
         packer = Packer(config, self.encoder, epoch=self._epoch, resolve=self._resolve)
@@ -66,9 +66,7 @@ class ClientTree(Tree):
         cursor = CursorReader(config.cursor) if config.cursor is not None else None
         acked = config.delivery.level is DeliveryLevel.ACKED
         acks = AckReader(config.delivery.ack_pointer, self._epoch, cursor) if acked else None
-        self.inbox = Inbox(
-            config.payload, self._giving if hooks.receive else None, acks, self.link.message_passed
-        )
+        self.inbox = Inbox(config.payload, self._giving if hooks.receive else None, acks)
         if not hooks.receive:
             self._giving.close()
         self._dialer = Dialer(config, text=self.encoder.is_text, open_stream=hooks.open_stream)
@@ -173,8 +171,8 @@ class ClientTree(Tree):
             written=outbox.written_events,
             written_messages=outbox.written_messages,
             resent=outbox.window.resent,
-            received=inbox.received,
-            dropped=inbox.dropped,
+            received=inbox.counts.received,
+            dropped=inbox.counts.dropped,
             queued=accepted - ledger.taken + self.sender.pending,
             window=len(outbox.window),
             window_bytes=outbox.window.size,
@@ -183,7 +181,7 @@ class ClientTree(Tree):
             sent_bytes=outbox.sent_bytes,
             received_bytes=supervisor.received_bytes,
             heartbeat_misses=supervisor.heartbeat_misses,
-            unknown_acks=inbox.unknown_acks,
+            unknown_acks=inbox.counts.unknown_acks,
             without_cursor=0 if self.persister is None else self.persister.without_cursor,
             cursor=None if self.persister is None else self.persister.value,
             subprotocol=supervisor.subprotocol,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import trio
 from attrs import field, frozen
 
+from trio_wsout._core.handshake import Admit, Deny, Handshake
 from trio_wsout._core.link_change import LinkChange
 from trio_wsout.errors import Undelivered
+from trio_wsout.stores.history import HistoryStore
 
 __all__ = ["Hooks"]
 
@@ -32,5 +34,11 @@ class Hooks:
     """Whether the application takes received messages."""
     open_stream: Callable[[str, int], Awaitable[trio.abc.Stream]] | None = None
     """Opens streams in place of TCP and proxies."""
+    authenticate: Callable[[Handshake], Awaitable[Admit | Deny]] | None = None
+    """Says who may come in."""
+    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]] | None = None
+    """Accept streams in place of `server.bind`."""
+    history: HistoryStore | None = None
+    """Keeps the history in place of `history.store`."""
     draw: Callable[[], float] = field(default=random.random)
     """Uniform in [0, 1), for jitter."""

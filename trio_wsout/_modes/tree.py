@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -11,7 +11,7 @@ from trio_wsout._core.delivery import Accepted
 from trio_wsout._core.payload import Encoder
 from trio_wsout._core.received import Received
 from trio_wsout._tasks.ledger import Flush, Ledger
-from trio_wsout._tasks.sender import Intake
+from trio_wsout._tasks.sender import Intake, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,12 +21,32 @@ if TYPE_CHECKING:
     from trio_wsout.config.sections import Config
     from trio_wsout.errors import Undelivered
 
-__all__ = ["Tree", "stop_when_broken"]
+__all__ = ["Entry", "Queue", "Tree", "stop_when_broken"]
 
 _INTAKE = 256
 """Events that wait between ``send`` and the sender: enough that a task switch serves many."""
 _RECEIVED = 64
 """Received messages that wait for the application."""
+
+
+class Entry(Protocol):
+    """Where `Output` puts what it accepts; a memory channel is one."""
+
+    def send_nowait(self, value: Intake) -> None:
+        """Put an item; raises trio.WouldBlock where there is no room."""
+        ...
+
+    async def send(self, value: Intake) -> None:
+        """Put an item; waits for room."""
+        ...
+
+
+class Queue(Source, Protocol):
+    """What waits there; the receiving end of a memory channel is one."""
+
+    def close(self) -> None:
+        """Nobody receives any more."""
+        ...
 
 
 class Tree(ABC):
@@ -48,6 +68,8 @@ class Tree(ABC):
         self.encoder = Encoder(config.payload, config.batch, stamp=config.delivery.stamp)
         self.overhead = self.encoder.overhead(None, None) + _stamp_room(config.delivery.stamp)
         self.ledger = Ledger(hooks.undelivered)
+        self.intake: Entry
+        self._taking: Queue
         self.intake, self._taking = trio.open_memory_channel[Intake](_INTAKE)
         self._giving, self.received = trio.open_memory_channel[Received](_RECEIVED)
         self.receives = hooks.receive

@@ -123,6 +123,10 @@ class Ledger:
                 pass
         return rest
 
+    def failed(self, accepted: Accepted, reason: str) -> None:
+        """This event is undelivered, and was reported elsewhere."""
+        self._fail(accepted, reason)
+
     def _fail(self, accepted: Accepted, reason: str) -> None:
         self.undelivered += 1
         if accepted.fate is not None:

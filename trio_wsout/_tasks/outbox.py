@@ -8,7 +8,7 @@ from trio_wsout._core.delivery import DeliveryWindow
 from trio_wsout._tasks.waking import Doorbell
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from trio_wsout._core.delivery import Accepted, Message
     from trio_wsout._core.ending import Ending
@@ -21,7 +21,11 @@ __all__ = ["Outbox"]
 class Outbox:
     """What the sender fills and the writer empties."""
 
-    def __init__(self, delivery: Delivery, retry: Retry, ledger: Ledger) -> None:
+    def __init__(
+        self, delivery: Delivery, retry: Retry, ledger: Ledger, on_message: Callable[[], object]
+    ) -> None:
+        """Begin with an empty window; `on_message` hears of every message from the peer."""
+        self.on_message = on_message
         self.window = DeliveryWindow(delivery, retry)
         self.accept = self.window.accept
         """Take a message into the window if it has room; gives whether it had."""
@@ -69,6 +73,10 @@ class Outbox:
         """The peer's application has every event up to `seq`."""
         self.confirm(self.window.acked(seq))
         self.to_write.ring()
+
+    def heard(self) -> None:
+        """A message came."""
+        self.on_message()
 
     def events_in_flight(self) -> list[Accepted]:
         """The events that an acknowledgement may name, oldest first."""

@@ -6,13 +6,14 @@ import logging
 from typing import TYPE_CHECKING, Protocol
 
 import trio
+from attrs import define
 
 from trio_wsout._core.cursor import MISSING
 from trio_wsout._core.payload import MessageError, decode
 from trio_wsout._core.received import Received
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from trio_wsout._core.acknowledgement import AckReader
     from trio_wsout._core.delivery import Accepted
@@ -22,13 +23,33 @@ if TYPE_CHECKING:
     from trio_wsout._wire.connection import Connection
     from trio_wsout.config.sections import Payload
 
-__all__ = ["Inbox", "WritingSide", "run_reader"]
+__all__ = ["Counts", "Inbox", "Taking", "WritingSide", "run_reader"]
 
 _log = logging.getLogger("trio_wsout")
 
 
+class Taking(Protocol):
+    """Who takes what came; a memory channel does."""
+
+    def send_nowait(self, value: Received) -> None:
+        """Take it; raises trio.WouldBlock where there is no room."""
+        ...
+
+    async def send(self, value: Received) -> None:
+        """Take it; waits for room."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        ...
+
+
 class WritingSide(Protocol):
     """The writing side of a connection, as far as the reader has to do with it."""
+
+    def heard(self) -> None:
+        """A message came."""
+        ...
 
     def events_in_flight(self) -> list[Accepted]:
         """The events that an acknowledgement may name, oldest first."""
@@ -47,26 +68,36 @@ class WritingSide(Protocol):
         ...
 
 
+@define(eq=False)
+class Counts:
+    """What came in, over all connections."""
+
+    received: int = 0
+    """Messages."""
+    dropped: int = 0
+    """Of them, and of the events in them: what nobody took, or nobody could read."""
+    unknown_acks: int = 0
+    """Acknowledgements that name nothing in flight."""
+
+
 class Inbox:
     """Where received messages go: acknowledgements to the window, the rest to the application or nowhere."""
 
     def __init__(
         self,
         payload: Payload,
-        channel: trio.MemorySendChannel[Received] | None,
+        channel: Taking | None,
         acks: AckReader | None,
-        on_message: Callable[[], object],
+        *,
         unpacker: Unpacker | None = None,
+        counts: Counts | None = None,
     ) -> None:
-        """Decode by `payload` for `channel`; None: nobody asked. `on_message` hears of every message."""
+        """Decode by `payload` for `channel`; None: nobody asked."""
         self.payload = payload
         self._unpacker = unpacker
         self.channel = channel
         self.acks = acks
-        self.on_message = on_message
-        self.received = 0
-        self.dropped = 0
-        self.unknown_acks = 0
+        self.counts = counts if counts is not None else Counts()
 
     def stop(self) -> None:
         """Nobody takes messages any more: end the channel, and drop what still comes."""
@@ -81,7 +112,7 @@ class Inbox:
                 return (Received(event=decode(message, self.payload), peer=peer),)
             return [Received(event=event, peer=peer) for event in self._unpacker.events(message)]
         except MessageError as error:
-            self.dropped += 1
+            self.counts.dropped += 1
             _log.warning("a received message was dropped: %s", error)
             return ()
 
@@ -96,7 +127,7 @@ class Inbox:
             # The application closed its end, or `stop` closed ours while we waited.
             pass
         finally:
-            self.dropped += 0 if delivered else 1
+            self.counts.dropped += 0 if delivered else 1
 
 
 async def run_reader(
@@ -108,12 +139,12 @@ async def run_reader(
             message = await connection.receive()
         except trio.EndOfChannel:
             return
-        inbox.received += 1
-        inbox.on_message()
+        inbox.counts.received += 1
+        side.heard()
         if _acknowledges(message, inbox, side):
             continue
         if inbox.channel is None:
-            inbox.dropped += 1
+            inbox.counts.dropped += 1
             continue
         for item in inbox.items(message, peer):
             await _hand_over(item, inbox, side, monitor)
@@ -127,7 +158,7 @@ def _acknowledges(message: str | bytes, inbox: Inbox, side: WritingSide) -> bool
         return False
     seq = inbox.acks.seq_of(value, side.events_in_flight())
     if seq is None:
-        inbox.unknown_acks += 1
+        inbox.counts.unknown_acks += 1
     else:
         side.acked(seq)
     return True
@@ -141,8 +172,8 @@ async def _hand_over(item: Received, inbox: Inbox, side: WritingSide, monitor: H
             return
     except trio.WouldBlock:
         pass
-    except trio.BrokenResourceError:
-        inbox.dropped += 1
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        inbox.counts.dropped += 1
         return
     monitor.held()
     side.held()

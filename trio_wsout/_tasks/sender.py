@@ -130,6 +130,10 @@ class Sender:
 
     async def _pack(self, accepted: Accepted) -> None:
         refusal = accepted.refusal
+        if accepted.source is not None:
+            # What a relay passes on goes as it came; an open batch goes before it, for the order of numbers.
+            await self._put([*self._packer.flush(), accepted])
+            return
         if refusal is None:
             try:
                 messages = self._packer.add(accepted, trio.current_time())

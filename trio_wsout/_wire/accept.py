@@ -11,10 +11,10 @@ import logging
 from typing import TYPE_CHECKING, cast
 
 import trio
-from attrs import define, frozen
+from attrs import frozen
 from trio_websocket import wrap_server_stream
 
-from trio_wsout._core.admission import RETRY_AFTER, Admission, Answer
+from trio_wsout._core.admission import RETRY_AFTER, Admission, Answer, Places
 from trio_wsout._core.handshake import Admit, Deny
 from trio_wsout._core.received import Peer
 from trio_wsout._wire.connection import Connection
@@ -25,7 +25,7 @@ from trio_wsout._wire.tap import RECEIVE_BYTES, Tap
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from trio_wsout._core.admission import Head, Places
+    from trio_wsout._core.admission import Head
     from trio_wsout._core.handshake import Handshake
     from trio_wsout._wire.tls import ServerContext
     from trio_wsout.config.sections import Config
@@ -51,18 +51,31 @@ class Guest:
     """Bytes that came behind its handshake."""
 
 
-@define(eq=False)
 class Acceptor:
     """Admits the peers of one listener."""
 
-    _config: Config
-    _places: Places
-    _tls: ServerContext | None
-    _authenticate: Callable[[Handshake], Awaitable[Admit | Deny]] | None
-    _text: bool
-    _admission: Admission
-    refused: int = 0
-    """Handshakes that were answered with something else than 101, those cut off not counted."""
+    tls: ServerContext | None
+    """TLS around every connection; None: plain."""
+
+    refused: int
+    """Handshakes that were answered with an HTTP error."""
+
+    def __init__(
+        self,
+        config: Config,
+        authenticate: Callable[[Handshake], Awaitable[Admit | Deny]] | None = None,
+        *,
+        text: bool = True,
+    ) -> None:
+        """Admit by the `server` section, and then by `authenticate`; messages are `text` or binary."""
+        assert config.server is not None  # noqa: S101 - the rules see to it
+        self._config = config
+        self._authenticate = authenticate
+        self._text = text
+        self._admission = Admission(config)
+        self.places = Places(config.server.max_connections)
+        self.tls = None
+        self.refused = 0
 
     async def receive(self, stream: trio.abc.Stream, address: str) -> Guest | None:
         """Read and judge a peer's handshake; None: it was refused, or has gone. The caller bounds the time.
@@ -70,10 +83,8 @@ class Acceptor:
         For a guest a place is taken; who calls gives it back when the guest is gone.
         """
         try:
-            if self._tls is not None:
-                stream = trio.SSLStream(
-                    stream, await self._tls.get(), server_side=True, https_compatible=True
-                )
+            if self.tls is not None:
+                stream = trio.SSLStream(stream, await self.tls.get(), server_side=True, https_compatible=True)
                 await stream.do_handshake()
             came = await read_head(stream)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -88,7 +99,7 @@ class Acceptor:
         if isinstance(judged, Answer):
             await self._refuse(stream, judged, head_only=head.method == "HEAD")
             return None
-        if not self._places.take():
+        if not self.places.take():
             await self._refuse(stream, _FULL)
             return None
         guest: Guest | None = None
@@ -98,7 +109,7 @@ class Acceptor:
                 guest = self._guest(judged, verdict, stream, head, rest)
         finally:
             if guest is None:
-                self._places.free()
+                self.places.free()
         if isinstance(verdict, Deny):
             await self._refuse(stream, Answer(status=verdict.status, body=verdict.reason))
         return guest

@@ -67,6 +67,10 @@ class Connection:
         """Have `call` called with the time, in seconds of trio's clock, whenever bytes come."""
         self._tap.on_life = call
 
+    def on_end(self, call: Callable[[], object] | None) -> None:
+        """Have `call` called when the connection is over; at once if it is already."""
+        self._tap.on_end(call)
+
     def on_pong(self, call: Callable[[bytes], object]) -> None:
         """Have `call` called with the payload of each pong, as it is read."""
         self._tap.on_pong = call

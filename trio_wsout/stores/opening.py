@@ -1,4 +1,4 @@
-"""Which store a configuration means (SPEC 9)."""
+"""Which store a configuration means (SPEC 9 and 11)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_wsout._core.cursor import default_state_id
-from trio_wsout.errors import CursorError
+from trio_wsout._core.history import Limits
+from trio_wsout.errors import CursorError, HistoryError
 from trio_wsout.stores.cursor_file import FileCursorStore, file_in_directory
 from trio_wsout.stores.cursor_sqlite import SqliteCursorStore
 from trio_wsout.stores.cursors import MemoryCursorStore
+from trio_wsout.stores.history_memory import MemoryHistoryStore
+from trio_wsout.stores.history_sqlite import SqliteHistoryStore
 
 if TYPE_CHECKING:
-    from trio_wsout.config.sections import Cursor
+    from trio_wsout.config.sections import Cursor, History
     from trio_wsout.stores.cursors import CursorStore
+    from trio_wsout.stores.history import HistoryStore
 
-__all__ = ["open_cursor_store", "state_directory"]
+__all__ = ["open_cursor_store", "open_history_store", "state_directory"]
 
 
 async def open_cursor_store(cursor: Cursor, *, url: str | None) -> CursorStore:
@@ -50,6 +54,23 @@ async def open_cursor_store(cursor: Cursor, *, url: str | None) -> CursorStore:
     if await trio.Path(path).is_dir():
         path = file_in_directory(path, state_id)
     return FileCursorStore(path, state_id)
+
+
+def open_history_store(history: History) -> HistoryStore:
+    """Choose the store that `store` names, with the limits beside it; its owner opens and closes it.
+
+    ``memory:`` or ``sqlite:PATH``. Nothing is read or written before the store's own `open`.
+
+    Raises:
+        HistoryError: The place is neither.
+    """
+    place, limits = history.store, Limits.of(history)
+    if place == "memory:":
+        return MemoryHistoryStore(limits)
+    path = place.removeprefix("sqlite:")
+    if not path or path == place:
+        raise HistoryError(f"history.store {place!r} is no place for events; set memory: or sqlite:PATH")
+    return SqliteHistoryStore(Path(path), limits)
 
 
 def state_directory() -> Path:

@@ -1,0 +1,248 @@
+"""Mode relay: peers to peers, and both ways with the link where there is a `url`.
+
+::
+
+    relay
+    ├─ sender     events of the application, the peers and the link, in turns → the log that all peers read
+    ├─ archive    where there is a history: messages → history → the log
+    ├─ watch      the deadlines of all peers
+    ├─ listener   accept → handshake → admit, each peer in a guarded nursery
+    │  └─ peer
+    │     ├─ fan-out  history, then the log without its own → one joined write per wake-up
+    │     └─ reader   messages → its turn at the sender; → received
+    └─ link       client mode's own tree, where there is a url
+       ├─ uplink    the log without what came down → the link
+       └─ downlink  what comes down → its turn at the sender; → received
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+from attrs import evolve, field, frozen
+
+from trio_wsout._core.delivery import Accepted
+from trio_wsout._core.received import Received
+from trio_wsout._modes.client import ClientTree
+from trio_wsout._modes.serving import ServingTree
+from trio_wsout._tasks.fair_queue import FairQueue, FairSource
+from trio_wsout._tasks.reader import Inbox
+from trio_wsout._tasks.uplink import Uplink
+from trio_wsout.config.sections import Mode, Payload
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_wsout._core.received import Peer
+    from trio_wsout._core.statistics import Statistics
+    from trio_wsout._modes.hooks import Hooks
+    from trio_wsout._tasks.sender import Source
+    from trio_wsout._tasks.served_peer import ServedPeer
+    from trio_wsout.config.sections import Config
+
+__all__ = ["RelayTree"]
+
+_log = logging.getLogger("trio_wsout")
+
+_APPLICATION = 256
+"""Events of the application that wait for their turn."""
+_EACH = 64
+"""Messages of one peer, or of the link, that wait for their turn."""
+
+
+class RelayTree(ServingTree):
+    """The tree of one relay."""
+
+    def __init__(self, config: Config, hooks: Hooks) -> None:
+        """Make the tree; `run` brings it to life."""
+        super().__init__(config, hooks)
+        self._queue = FairQueue()
+        self.stopping = False
+        """Whether nothing is passed on any more."""
+        self.intake = self._queue.source(_APPLICATION)
+        self._taking = self._queue
+        self._link: ClientTree | None = None
+        if config.url is not None:
+            self._link = ClientTree(_link_config(config), evolve(hooks, receive=True))
+            anew = None if config.delivery.stamp is None else self.encoder.event
+            self.audience.uplink = Uplink(self.audience.log, anew, self.audience.settle)
+        if not hooks.receive:
+            self._giving.close()
+
+    # -- life -------------------------------------------------------------------------------------------
+
+    def _source(self) -> Source:
+        return self._queue
+
+    async def _start_tasks(self, nursery: trio.Nursery) -> None:
+        """Start sender and archive, and the link with both ways."""
+        await super()._start_tasks(nursery)
+        link, uplink = self._link, self.audience.uplink
+        if link is not None and uplink is not None:
+            await nursery.start(link.run)
+            nursery.start_soon(self._break_with, link)
+            nursery.start_soon(uplink.run, link.intake)
+            nursery.start_soon(self._take_down, link, uplink)
+
+    async def _break_with(self, link: ClientTree) -> None:
+        """A link that broke breaks the relay; what is not confirmed is in this tree's account already."""
+        await link.ledger.broke.wait()
+        await link.ended.wait()
+        error = link.ledger.broken
+        if error is not None:
+            error.undelivered = ()
+            self.ledger.break_with(error)
+
+    async def _take_down(self, link: ClientTree, uplink: Uplink) -> None:
+        """Give to every peer what comes down the link."""
+        turns = self._turns(uplink)
+        async for item in link.received:
+            event = item.event if isinstance(item.event, str | bytes) else b""
+            raw = event.encode() if isinstance(event, str) else event
+            await turns.send(_Relayed(event=item.event, peer=item.peer, raw=raw))
+
+    async def begin(self) -> None:
+        """Wait until an eager link is open."""
+        if self._link is not None:
+            await self._link.begin()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    async def finish(self) -> None:
+        """End gracefully: what peers send from now on is dropped and counted, the rest is confirmed first."""
+        self.stopping = True
+        self.listener.stop()
+        while await self.flush() and len(self._queue):
+            pass
+        await super().finish()
+
+    async def _part(self) -> None:
+        if self._link is not None:
+            await self._link.finish()
+        await super()._part()
+        if self._link is not None:
+            await self._link.ended.wait()
+
+    # -- Host ---------------------------------------------------------------------------------------------
+
+    def inbox_for(self, peer: ServedPeer) -> Inbox:
+        """What a peer sends waits for its turn."""
+        return _RelayInbox(self._config.payload, self._turns(peer), self._acks, counts=self.counts)
+
+    def _turns(self, source: ServedPeer | Uplink) -> _TurnTaking:
+        return _TurnTaking(self, self._queue.source(_EACH), source)
+
+    def accepted_from(self, source: ServedPeer | Uplink, item: _Relayed) -> Accepted | None:
+        """A message as an event that all others get; None, counted and logged: it can't be passed on."""
+        config = self._config
+        if self.stopping:
+            self.counts.dropped += 1
+            return None
+        try:
+            as_it_came = config.payload is Payload.JSON and config.delivery.stamp is None and item.raw
+            payload = item.raw if as_it_came else self.encoder.event(item.event)
+        except ValueError as error:
+            self.counts.dropped += 1
+            _log.warning("a message from %s was not passed on: %s", item.peer.address, error)
+            return None
+        if len(payload) > config.max_message_size:
+            self.counts.dropped += 1
+            _log.warning(
+                "a message from %s was not passed on: it exceeds max-message-size", item.peer.address
+            )
+            return None
+        accepted = Accepted(payload, item.event)
+        accepted.source = source
+        return accepted
+
+    async def application_takes(self, item: Received) -> None:
+        """Give a message to the application, if it asked; waits for room."""
+        if self.receives:
+            try:
+                await self._giving.send(item)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                self.counts.dropped += 1
+        else:
+            await trio.lowlevel.checkpoint()
+
+    # -- for Output -----------------------------------------------------------------------------------------
+
+    def whereabouts(self) -> str:
+        """The peers, and the link."""
+        peers = super().whereabouts()
+        return peers if self._link is None else f"{peers}; {self._link.whereabouts()}"
+
+    def statistics(self) -> Statistics:
+        """The figures now; those of a link are the link's."""
+        figures = super().statistics()
+        if self._link is None:
+            return figures
+        link = self._link.statistics()
+        return evolve(
+            figures,
+            state=link.state,
+            resent=link.resent,
+            received=figures.received + link.received,
+            dropped=figures.dropped + link.dropped,
+            reconnects=link.reconnects,
+            sent_bytes=figures.sent_bytes + link.sent_bytes,
+            received_bytes=figures.received_bytes + link.received_bytes,
+            heartbeat_misses=figures.heartbeat_misses + link.heartbeat_misses,
+            without_cursor=link.without_cursor,
+            cursor=link.cursor,
+            subprotocol=link.subprotocol,
+            last_error=link.last_error,
+        )
+
+
+@frozen(kw_only=True)
+class _Relayed(Received):
+    """A message with its bytes."""
+
+    raw: bytes = field(repr=False)
+
+
+class _RelayInbox(Inbox):
+    """Keeps the bytes of what it decodes."""
+
+    def items(self, message: str | bytes, peer: Peer) -> Sequence[Received]:
+        raw = message.encode() if isinstance(message, str) else message
+        return [_Relayed(event=item.event, peer=peer, raw=raw) for item in super().items(message, peer)]
+
+
+class _TurnTaking:
+    """Where one source's messages go: to the application if it asked, and to the sender in their turn."""
+
+    def __init__(self, tree: RelayTree, turns: FairSource, source: ServedPeer | Uplink) -> None:
+        self._tree = tree
+        self._turns = turns
+        self._source = source
+
+    def send_nowait(self, value: Received) -> None:
+        if self._tree.receives:
+            raise trio.WouldBlock
+        accepted = self._accepted(value)
+        if accepted is not None:
+            self._turns.send_nowait(accepted)
+            self._tree.accepted += 1
+
+    async def send(self, value: Received) -> None:
+        await self._tree.application_takes(value)
+        accepted = self._accepted(value)
+        if accepted is not None:
+            await self._turns.send(accepted)
+            self._tree.accepted += 1
+
+    def close(self) -> None:
+        """The relay's queue has other sources."""
+
+    def _accepted(self, value: Received) -> Accepted | None:
+        assert isinstance(value, _Relayed)  # noqa: S101 - this tree makes no others
+        return self._tree.accepted_from(self._source, value)
+
+
+def _link_config(config: Config) -> Config:
+    """The link's part of a relay's configuration: a client's."""
+    return evolve(config, mode=Mode.CLIENT, server=None, history=None)

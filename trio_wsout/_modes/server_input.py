@@ -1,0 +1,52 @@
+"""Mode server-input: what peers send becomes events of ``output.received``.
+
+::
+
+    server-input
+    ├─ watch      the deadlines of all peers
+    └─ listener   accept → handshake → admit, each peer in a guarded nursery
+       └─ peer
+          ├─ fan-out  pings and answers only
+          └─ reader   messages → events → received; waits while nobody takes them
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Never
+
+from trio_wsout._core.payload import Encoder
+from trio_wsout._core.unpacking import Unpacker
+from trio_wsout._modes.serving import ServingTree
+from trio_wsout._tasks.reader import Inbox
+
+if TYPE_CHECKING:
+    from trio_wsout._modes.hooks import Hooks
+    from trio_wsout._tasks.served_peer import ServedPeer
+    from trio_wsout.config.sections import Config
+
+__all__ = ["ServerInputTree"]
+
+
+class ServerInputTree(ServingTree):
+    """The tree of one server input."""
+
+    def __init__(self, config: Config, hooks: Hooks) -> None:
+        """Make the tree; `run` brings it to life."""
+        super().__init__(config, hooks)
+        self.receives = True
+        self._unpacker = None if config.batch is None else Unpacker(config.payload, config.batch)
+        self.encoder = _NoEvents(config.payload, None)
+
+    def inbox_for(self, peer: ServedPeer) -> Inbox:
+        """What every peer sends goes to the application."""
+        del peer
+        return Inbox(self._config.payload, self._giving, None, unpacker=self._unpacker, counts=self.counts)
+
+
+class _NoEvents(Encoder):
+    """Refuses every event; all ways to send begin with the encoder."""
+
+    def event(self, event: object) -> Never:
+        """Raise RuntimeError, whatever the event."""
+        del event
+        raise RuntimeError("mode server-input takes no events, it only receives; use server-output or relay")

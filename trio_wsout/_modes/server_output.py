@@ -1,0 +1,23 @@
+"""Mode server-output: events go to every admitted peer.
+
+::
+
+    server-output
+    ├─ sender     events → batches → frames, once → the log that all peers read
+    ├─ archive    where there is a history: messages → history → the log
+    ├─ watch      the deadlines of all peers
+    └─ listener   accept → handshake → admit, each peer in a guarded nursery
+       └─ peer
+          ├─ fan-out  history, then the log → one joined write per wake-up
+          └─ reader   always drains
+"""
+
+from __future__ import annotations
+
+from trio_wsout._modes.serving import ServingTree
+
+__all__ = ["ServerOutputTree"]
+
+
+class ServerOutputTree(ServingTree):
+    """The tree of one server output; all of it is what trees with a listener share."""

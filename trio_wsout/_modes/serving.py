@@ -1,0 +1,230 @@
+"""What the trees with a listener share: server-output, server-input and relay."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_wsout._core.acknowledgement import AckReader
+from trio_wsout._core.cursor import CursorReader
+from trio_wsout._core.packing import Packer
+from trio_wsout._core.statistics import Statistics
+from trio_wsout._modes.tree import Tree, stop_when_broken
+from trio_wsout._tasks.archive import Archive
+from trio_wsout._tasks.audience import Audience
+from trio_wsout._tasks.listener import Listener
+from trio_wsout._tasks.reader import Counts, Inbox
+from trio_wsout._tasks.replay import Replay
+from trio_wsout._tasks.sender import Sender
+from trio_wsout._tasks.served_peer import GOING_AWAY, Greeting
+from trio_wsout.config.sections import DeliveryLevel
+from trio_wsout.config.templates import TemplateError
+from trio_wsout.stores.opening import open_history_store
+
+if TYPE_CHECKING:
+    from trio_wsout._core.delivery import Accepted
+    from trio_wsout._modes.hooks import Hooks
+    from trio_wsout._tasks.sender import Sink, Source
+    from trio_wsout._tasks.served_peer import ServedPeer
+    from trio_wsout.config.sections import Config
+
+__all__ = ["ServingTree"]
+
+
+class ServingTree(Tree):
+    """The tree of an output with a listener. Part of `Host`."""
+
+    def __init__(self, config: Config, hooks: Hooks) -> None:
+        """Make the tree; `run` brings it to life."""
+        super().__init__(config, hooks)
+        self._epoch = time.time_ns() // 1_000_000
+        self.audience = Audience(config, self.ledger, text=self.encoder.is_text)
+        self.listener = Listener(
+            config, self, self.audience, hooks.authenticate, self.encoder.is_text, hooks.listeners
+        )
+        self.counts = Counts()
+        self._archive: Archive | None = None
+        self._packer: Packer | None = None
+        self._sender: Sender | None = None
+        self._acks: AckReader | None = None
+        self._closing = trio.Event()
+
+    # -- life -------------------------------------------------------------------------------------------
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run the tree until it was closed by `finish`, broke, or is cancelled.
+
+        Raises:
+            ConfigError: The address or the TLS files can't be used.
+            HistoryError: The history can't be used.
+        """
+        try:
+            await self.listener.open()
+            await self._open_history()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stop_when_broken, self.ledger, nursery.cancel_scope)
+                await self._start_tasks(nursery)
+                nursery.start_soon(self.listener.run, nursery)
+                task_status.started()
+                await self._closing.wait()
+                await self._part()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._abandon(self._holding())
+            self._giving.close()
+            self.ended.set()
+            with trio.CancelScope(shield=True):
+                await self.listener.aclose()
+                if self._archive is not None:
+                    await self._archive.aclose()
+
+    async def _start_tasks(self, nursery: trio.Nursery) -> None:
+        """Start what this mode has beside the listener."""
+        await trio.lowlevel.checkpoint()
+        if self._archive is not None:
+            nursery.start_soon(self._archive.run)
+        if self._sender is not None:
+            nursery.start_soon(self._sender.run, self._source())
+
+    def _source(self) -> Source:
+        """Where the sender takes from."""
+        return self._taking
+
+    def _sink(self) -> Sink:
+        """Where the sender's messages go."""
+        return self.audience if self._archive is None else self._archive
+
+    async def _open_history(self) -> None:
+        config, after = self._config, 0
+        if config.history is not None:
+            store = self._hooks.history or open_history_store(config.history)
+            self._archive = Archive(config, store, self.audience, self.ledger)
+            extent = await self._archive.open(self._epoch)
+            self._epoch, after = extent.epoch, extent.tail
+        self.audience.epoch = self._epoch
+        if config.delivery.level is DeliveryLevel.ACKED:
+            cursor = None if config.cursor is None else CursorReader(config.cursor)
+            self._acks = AckReader(config.delivery.ack_pointer, self._epoch, cursor)
+        self._packer = Packer(config, self.encoder, epoch=self._epoch, resolve=self._resolve, after=after)
+        self._sender = Sender(self._packer, self._sink(), self.ledger)
+
+    async def begin(self) -> None:
+        """A listener has nobody to wait for."""
+        await trio.lowlevel.checkpoint()
+
+    async def finish(self) -> None:
+        """End gracefully: nobody new, everything confirmed, every peer told by Close 1001; then `run` returns."""
+        self.listener.stop()
+        self._giving.close()
+        await self.flush()
+        self._closing.set()
+
+    async def _part(self) -> None:
+        for peer in list(self.audience.peers):
+            peer.close(GOING_AWAY)
+        while self.audience.peers:
+            await self.audience.wait_changed()
+
+    def whereabouts(self) -> str:
+        """How many peers there are, and how much they lack."""
+        count = len(self.audience.peers)
+        return (
+            f"{count} peer{'' if count == 1 else 's'} connected, {self.audience.log.unsettled} messages open"
+        )
+
+    def _holding(self) -> list[Accepted]:
+        """What left the intake and is not confirmed, in order."""
+        left = [event for message in self.audience.log.drain() for event in message.events]
+        if self._archive is not None:
+            left += self._archive.leftovers()
+        if self._sender is not None:
+            left += self._sender.leftovers()
+        return left
+
+    # -- Host ---------------------------------------------------------------------------------------------
+
+    async def greet(self, asked: str | None) -> Greeting:
+        """How to receive a peer that asks for what follows a cursor; None: it does not ask."""
+        if asked is None:
+            await trio.lowlevel.checkpoint()
+            return Greeting()
+        if self._archive is None or self._packer is None:
+            await trio.lowlevel.checkpoint()
+            return Greeting(resumed=False, notice=self.audience.gap_frame(asked, None))
+        start = await self._archive.locate(asked)
+        replay = Replay(self._archive, self.audience, self._packer, start, asked)
+        return Greeting(replay=replay, resumed=not start.gap)
+
+    def inbox_for(self, peer: ServedPeer) -> Inbox:
+        """What peers send is drained and counted, acknowledgements are heard."""
+        del peer
+        return Inbox(self._config.payload, None, self._acks, counts=self.counts)
+
+    def gone(self, peer: ServedPeer) -> None:
+        """That peer will send no more."""
+
+    # -- for Output -----------------------------------------------------------------------------------------
+
+    async def wait_peers(self, count: int) -> None:
+        """Wait until so many peers are connected at the same time."""
+        await trio.lowlevel.checkpoint()
+        while len(self.audience.peers) < count:
+            self.ledger.raise_if_broken()
+            if self.ended.is_set():
+                raise trio.ClosedResourceError
+            await self.audience.wait_changed()
+
+    def statistics(self) -> Statistics:
+        """The figures now."""
+        ledger, audience, counts = self.ledger, self.audience, self.counts
+        # Who waited in `send` counts it a moment after the sender may have taken the event.
+        accepted = max(self.accepted, ledger.taken)
+        extent = None if self._archive is None else self._archive.extent
+        pending = 0 if self._sender is None else self._sender.pending
+        return Statistics(
+            state="closed" if self.ended.is_set() else "listening",
+            accepted=accepted,
+            confirmed=ledger.confirmed,
+            undelivered=ledger.undelivered,
+            unconfirmed=accepted - ledger.confirmed - ledger.undelivered,
+            written=audience.written_events,
+            written_messages=audience.written_messages,
+            received=counts.received,
+            dropped=counts.dropped,
+            queued=accepted - ledger.taken + pending,
+            window=audience.log.unsettled,
+            peers=len(audience.peers),
+            sent_bytes=audience.sent_bytes,
+            received_bytes=audience.received_bytes
+            + sum(peer.connection.received_bytes for peer in audience.peers),
+            heartbeat_misses=audience.heartbeat_misses + sum(peer.monitor.misses for peer in audience.peers),
+            unknown_acks=counts.unknown_acks,
+            last_document=ledger.last_document,
+            addresses=self.listener.addresses,
+            admitted=audience.admitted,
+            refused=self.listener.acceptor.refused,
+            expelled=audience.expelled,
+            lost_by_slow=audience.log.dropped,
+            unheard=audience.log.unheard,
+            history_events=0 if extent is None else extent.events,
+            history_bytes=0 if extent is None else extent.size,
+        )
+
+    # -- inside -----------------------------------------------------------------------------------------------
+
+    def _resolve(self, source: str, name: str | None) -> str | None:
+        """The value of a ``${…}`` in batch.header or batch.footer; None: there is none."""
+        match source:
+            case "env":
+                return os.environ.get(name or "")
+            case "secret" if self._hooks.secrets is not None:
+                try:
+                    return self._hooks.secrets(name or "")
+                except Exception as error:
+                    message = f"the secrets callable raised {type(error).__name__}"
+                    raise TemplateError(message) from error
+            case _:
+                return None

@@ -1,0 +1,165 @@
+"""The archive: messages go into the history first and then to the peers, many with one commit (SPEC 11)."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from math import inf
+from typing import TYPE_CHECKING
+
+import trio
+from attrs import frozen
+
+from trio_wsout._core.acknowledgement import stamp_of
+from trio_wsout._core.cursor import CursorReader
+from trio_wsout._core.history import Entry, Extent
+from trio_wsout._tasks.waking import Doorbell
+from trio_wsout.errors import HistoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_wsout._core.delivery import Accepted, Message
+    from trio_wsout._tasks.audience import Audience
+    from trio_wsout._tasks.ledger import Ledger
+    from trio_wsout.config.sections import Config
+    from trio_wsout.stores.history import HistoryStore
+
+__all__ = ["Archive", "Start"]
+
+_WAITING = 256
+"""Messages that wait for the next commit."""
+_REPLAYED = 1024
+_REPLAYED_BYTES = 64 * 1024
+"""Events, and bytes, read from the history in one go."""
+_TRIMS = 10
+"""Times in `max-age` that events are looked for which are too old."""
+
+
+@frozen(kw_only=True)
+class Start:
+    """Where the replay for a peer begins."""
+
+    position: int
+    """The last event that it has."""
+    gap: bool
+    """Whether events after what it asked for are missing."""
+    first: str | None
+    """Cursor of the first retained event, where there is a gap and an event."""
+
+
+class Archive:
+    """Keeps every message before the peers get it; a `Sink`."""
+
+    def __init__(self, config: Config, store: HistoryStore, audience: Audience, ledger: Ledger) -> None:
+        cursor, history = config.cursor, config.history
+        named = cursor is not None and (cursor.value_field or cursor.value_pointer) is not None
+        self._reader = CursorReader(cursor) if cursor is not None and named else None
+        self._max_age = history.max_age if history is not None else None
+        self._store = store
+        self._audience = audience
+        self._ledger = ledger
+        self._waiting: deque[Message] = deque()
+        self._keeping: deque[Message] = deque()
+        self._bell = Doorbell()
+        self._room = Doorbell()
+        self.extent = Extent(epoch=0, floor=0, tail=0, events=0, size=0)
+
+    async def open(self, epoch: int) -> Extent:
+        """Take the history over.
+
+        Raises:
+            HistoryError: It can't be read or written.
+        """
+        self.extent = await self._store.open(epoch)
+        self._audience.log.start_after(self.extent.tail)
+        return self.extent
+
+    # -- Sink -------------------------------------------------------------------------------------------
+
+    def accept(self, message: Message) -> bool:
+        """Take a message if not too many wait for the commit."""
+        if len(self._waiting) >= _WAITING:
+            return False
+        self._waiting.append(message)
+        return True
+
+    async def put(self, message: Message) -> None:
+        """Take a message; waits while too many wait."""
+        while not self.accept(message):
+            self._bell.ring()
+            await self._room.wait()
+
+    def ring(self) -> None:
+        """Messages wait: have them kept."""
+        if self._waiting:
+            self._bell.ring()
+
+    def leftovers(self) -> list[Accepted]:
+        """What was not posted yet, in order; for the end."""
+        return [event for message in (*self._keeping, *self._waiting) for event in message.events]
+
+    # -- work -------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep and post until cancelled; a history that fails breaks the output."""
+        try:
+            while True:
+                with trio.move_on_after(inf if self._max_age is None else self._max_age / _TRIMS):
+                    await self._bell.wait()
+                if self._waiting:
+                    await self._keep()
+                else:
+                    self.extent = await self._store.trim(time.time())
+        except HistoryError as error:
+            self._ledger.break_with(error)
+
+    async def _keep(self) -> None:
+        while self._waiting:
+            self._keeping, self._waiting = self._waiting, deque()
+            self._room.ring()
+            self.extent = await self._store.append(self._entries(self._keeping))
+            while self._keeping:
+                await self._audience.put(self._keeping[0])
+                self._keeping.popleft()
+            self._audience.ring()
+
+    def _entries(self, messages: Sequence[Message]) -> list[Entry]:
+        now, epoch = time.time(), self.extent.epoch
+        reader = self._reader
+        return [
+            Entry(
+                position=event.seq,
+                epoch=epoch,
+                payload=event.payload,
+                cursor=stamp_of(epoch, event.seq) if reader is None else reader.value_of(event.event),
+                at=now,
+            )
+            for message in messages
+            for event in message.events
+        ]
+
+    # -- reading ------------------------------------------------------------------------------------------
+
+    async def locate(self, asked: str) -> Start:
+        """Where the replay for a peer begins that asks for what follows a cursor.
+
+        Raises:
+            HistoryError: It can't be read.
+        """
+        if self._max_age is not None:
+            self.extent = await self._store.trim(time.time())
+        position = await self._store.find(asked)
+        if position is not None and position >= self.extent.floor:
+            return Start(position=position, gap=False, first=None)
+        floor = self.extent.floor
+        oldest = await self._store.after(floor, most=1, most_bytes=1)
+        return Start(position=floor, gap=True, first=oldest[0].cursor if oldest else None)
+
+    async def after(self, position: int) -> Sequence[Entry]:
+        """The next events after `position`."""
+        return await self._store.after(position, most=_REPLAYED, most_bytes=_REPLAYED_BYTES)
+
+    async def aclose(self) -> None:
+        """Close the store."""
+        await self._store.aclose()

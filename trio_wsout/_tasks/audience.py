@@ -1,0 +1,179 @@
+"""The peers of a listener, and the log that they all read: posting, backpressure, slow peers (SPEC 2 and 10)."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import orjson
+import trio
+
+from trio_wsout._core.acknowledgement import stamp_of
+from trio_wsout._core.fanout import Fanout
+from trio_wsout._tasks.waking import Doorbell
+from trio_wsout._wire.frames import BINARY, TEXT, plain_frame
+from trio_wsout.config.sections import SlowPeer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_wsout._core.delivery import Message
+    from trio_wsout._tasks.ledger import Ledger
+    from trio_wsout._tasks.served_peer import ServedPeer
+    from trio_wsout._tasks.uplink import Uplink
+    from trio_wsout.config.sections import Config
+
+__all__ = ["TRY_AGAIN_LATER", "Audience"]
+
+_log = logging.getLogger("trio_wsout")
+
+TRY_AGAIN_LATER = 1013
+"""Close code for a peer that is too slow."""
+_TURNS = 3
+"""Times that the peers' tasks may run before a full queue means that the peer itself is slow."""
+
+
+class Audience:
+    """Takes messages for everybody; a `Sink`. A message is framed once, whatever the number of peers."""
+
+    def __init__(self, config: Config, ledger: Ledger, *, text: bool) -> None:
+        server = config.server
+        assert server is not None  # noqa: S101 - the rules see to it
+        self.log = Fanout(config.delivery, config.retry, capacity=server.send_buffer_capacity)
+        self.opcode = TEXT if text else BINARY
+        self.peers: set[ServedPeer] = set()
+        self._ledger = ledger
+        self._policy = server.slow_peer
+        self._patience = server.slow_peer_timeout
+        self._idle: set[Doorbell] = set()
+        self._stamp = config.delivery.stamp
+        self.epoch = 0
+        self.uplink: Uplink | None = None
+        """The link of a relay, which is one more member."""
+        self._room = Doorbell()
+        self._changed = trio.Event()
+        self.admitted = 0
+        self.expelled = 0
+        self.written_messages = 0
+        self.written_events = 0
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self.heartbeat_misses = 0
+
+    # -- posting ----------------------------------------------------------------------------------------
+
+    def accept(self, message: Message) -> bool:
+        """Post a message if every peer has room for it, or must do without; gives whether it was posted."""
+        if self.log.full or (self.uplink is not None and self.uplink.full):
+            return False
+        source: ServedPeer | Uplink | None = message.source
+        place = None
+        if source is not None:
+            place = source.place
+            if place is None:
+                source.sent_early.add(message.events[-1].seq)
+        self.log.post(message, plain_frame(message.payload, self.opcode), place)
+        if self.uplink is not None:
+            self.uplink.offer(message, self.log.end - 1)
+        return True
+
+    async def put(self, message: Message) -> None:
+        """Post a message; waits while a peer has no room, as `slow-peer` says."""
+        while not self.accept(message):
+            await self._make_room()
+
+    def ring(self) -> None:
+        """Messages were posted: wake the peers that have written everything."""
+        idle, self._idle = self._idle, set()
+        for bell in idle:
+            bell.ring()
+        self.settle()
+
+    def ring_later(self, bell: Doorbell) -> None:
+        """Ring this bell when messages are posted."""
+        self._idle.add(bell)
+
+    def settle(self) -> None:
+        """Confirm what every peer has, or can't have any more; see whether there is room."""
+        if self.uplink is not None:
+            self.uplink.advance()
+        messages = self.log.settled()
+        if messages:
+            self._confirm(messages)
+        if not self.log.full:
+            self._room.ring()
+
+    def _confirm(self, messages: Sequence[Message]) -> None:
+        """Every peer has these; what the link will never have has been reported, and is not confirmed."""
+        failed = {} if self.uplink is None else self.uplink.failed
+        if not failed:
+            self._ledger.confirm(messages)
+            return
+        for event in [event for message in messages for event in message.events]:
+            reason = failed.pop(event.seq, None)
+            if reason is None:
+                self._ledger.confirm([event])
+            else:
+                self._ledger.failed(event, reason)
+
+    async def _make_room(self) -> None:
+        """Wait until nobody makes the log full, or treat those who do."""
+        self.ring()
+        if self.uplink is not None:
+            await self.uplink.wait_room()
+        for _ in range(_TURNS):
+            await trio.lowlevel.checkpoint()
+            if not self.log.full:
+                return
+        if self._policy is SlowPeer.WAIT:
+            with trio.move_on_after(self._patience):  # noqa: ASYNC912 - the log is full, so it waits
+                while self.log.full:
+                    await self._room.wait()
+                return
+        slow = self.log.slow
+        if self._policy is SlowPeer.DROP_OLDEST:
+            for place in slow:
+                place.stuck = True
+            return
+        for peer in [each for each in self.peers if each.place in slow]:
+            _log.warning("peer %s does not keep up and is closed with 1013", peer.peer.address)
+            self.expelled += 1
+            peer.close(TRY_AGAIN_LATER)
+
+    # -- gaps ---------------------------------------------------------------------------------------------
+
+    def gap_frame(self, asked: str | None, first: str | None) -> bytes:
+        """Tells a peer that events between two cursors are missing; nothing, where events carry no stamps."""
+        if self._stamp is None:
+            return b""
+        return plain_frame(orjson.dumps({"gap": {"asked": asked, "first": first}}), self.opcode)
+
+    def lost_frame(self, after: int, number: int) -> bytes:
+        """Tells a peer that it lost the events after `after`, up to the message `number`."""
+        first = next(iter(self.log.between(number, number + 1)), None)
+        return self.gap_frame(
+            stamp_of(self.epoch, after), None if first is None else stamp_of(self.epoch, first.seq)
+        )
+
+    # -- who is there -----------------------------------------------------------------------------------
+
+    def enter(self, peer: ServedPeer) -> None:
+        """A peer is connected."""
+        self.peers.add(peer)
+        self.admitted += 1
+        self._change()
+
+    def leave(self, peer: ServedPeer) -> None:
+        """A peer's connection is over."""
+        self.peers.discard(peer)
+        self._idle.discard(peer.bell)
+        self.received_bytes += peer.connection.received_bytes
+        self._change()
+
+    def _change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def wait_changed(self) -> None:
+        """Wait until a peer comes or goes."""
+        await self._changed.wait()

@@ -1,0 +1,94 @@
+"""A queue with many sources that take turns, and one receiver; backpressure reaches each source alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_wsout._core.turns import Turns
+from trio_wsout._tasks.waking import Doorbell
+
+if TYPE_CHECKING:
+    from trio_wsout._tasks.sender import Intake
+
+__all__ = ["FairQueue", "FairSource"]
+
+
+class FairQueue:
+    """The receiving end; a `Source`."""
+
+    def __init__(self) -> None:
+        self._turns = Turns["Intake"]()
+        self._bell = Doorbell()
+        self.closed = False
+
+    def __len__(self) -> int:
+        """How many items wait."""
+        return len(self._turns)
+
+    def source(self, most: int) -> FairSource:
+        """A new source, of which at most `most` items wait."""
+        return FairSource(self, most)
+
+    def put(self, source: FairSource, item: Intake, most: int) -> bool:
+        """Part of a source."""
+        if not self._turns.put(source, item, most):
+            return False
+        self._bell.ring()
+        return True
+
+    def receive_nowait(self) -> Intake:
+        """The next item; raises trio.WouldBlock when none waits."""
+        taken = self._turns.take()
+        if taken is None:
+            raise trio.WouldBlock
+        source, item = taken
+        if isinstance(source, FairSource):
+            source.make_room()
+        return item
+
+    async def receive(self) -> Intake:
+        """Wait for the next item; cancelled, it has taken none."""
+        await trio.lowlevel.checkpoint()
+        while True:
+            try:
+                return self.receive_nowait()
+            except trio.WouldBlock:
+                await self._bell.wait()
+
+    def close(self) -> None:
+        """Nobody receives any more: who sends gets trio.BrokenResourceError."""
+        self.closed = True
+
+
+class FairSource:
+    """One sending end."""
+
+    def __init__(self, queue: FairQueue, most: int) -> None:
+        self._queue = queue
+        self._most = most
+        self._room = trio.Event()
+
+    def send_nowait(self, value: Intake) -> None:
+        """Put an item; raises trio.WouldBlock while too many of this source wait."""
+        if self._queue.closed:
+            raise trio.BrokenResourceError
+        if not self._queue.put(self, value, self._most):
+            raise trio.WouldBlock
+
+    async def send(self, value: Intake) -> None:
+        """Put an item; waits while too many of this source wait."""
+        await trio.lowlevel.checkpoint()
+        while True:
+            try:
+                self.send_nowait(value)
+            except trio.WouldBlock:
+                await self._room.wait()
+            else:
+                return
+
+    def make_room(self) -> None:
+        """Part of the queue: an item of this source was taken."""
+        self._room.set()
+        self._room = trio.Event()

@@ -1,0 +1,150 @@
+"""The listener: accepts streams, and serves each in a guarded nursery of its own (SPEC 10).
+
+Whatever happens to one connection, by the network, by what its peer sends, or by an exception of
+the application's or of a library, ends that connection only.
+"""
+
+from __future__ import annotations
+
+import logging
+from math import inf
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+from attrs import define, field
+
+from trio_wsout._tasks.served_peer import Greeting, ServedPeer
+from trio_wsout._tasks.watch import Watch
+from trio_wsout._wire.accept import Acceptor
+from trio_wsout._wire.listen import address_of, is_local, listening_at, open_listeners, remove_socket
+from trio_wsout._wire.tls import ServerContext
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from trio_wsout._core.handshake import Admit, Deny, Handshake
+    from trio_wsout._tasks.audience import Audience
+    from trio_wsout._tasks.reader import Inbox
+    from trio_wsout._wire.accept import Guest
+    from trio_wsout.config.sections import Config
+
+__all__ = ["Host", "Listener"]
+
+_log = logging.getLogger("trio_wsout")
+
+_STATUS = "Resume-Status"
+
+
+class Host(Protocol):
+    """The tree that a listener belongs to."""
+
+    async def greet(self, asked: str | None) -> Greeting:
+        """How to receive a peer that asks for what follows a cursor."""
+        ...
+
+    def inbox_for(self, peer: ServedPeer) -> Inbox:
+        """Where that peer's messages go."""
+        ...
+
+    def gone(self, peer: ServedPeer) -> None:
+        """That peer will send no more."""
+        ...
+
+
+@define(eq=False)
+class Listener:
+    """Accepts the peers of one output."""
+
+    _config: Config
+    _host: Host
+    _audience: Audience
+    _authenticate: Callable[[Handshake], Awaitable[Admit | Deny]] | None
+    _text: bool
+    _given: Sequence[trio.abc.Listener[trio.abc.Stream]] | None
+    addresses: tuple[str, ...] = ()
+    """Where it listens."""
+    acceptor: Acceptor = field(init=False)
+    _watch: Watch = field(factory=Watch, init=False)
+    _accepting: trio.CancelScope = field(factory=trio.CancelScope, init=False)
+    _listeners: Sequence[trio.abc.Listener[trio.abc.Stream]] = field(default=(), init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.acceptor = Acceptor(self._config, self._authenticate, text=self._text)
+
+    async def open(self) -> None:
+        """Bind, and read the TLS files.
+
+        Raises:
+            ConfigError: One of them can't be used.
+        """
+        server = self._config.server
+        assert server is not None  # noqa: S101 - the rules see to it
+        if server.tls is not None:
+            self.acceptor.tls = ServerContext(server.tls)
+        self._listeners = self._given if self._given is not None else await open_listeners(server.bind)
+        self.addresses = listening_at(self._listeners)
+        if server.allowed_origins is None and self._given is None and not is_local(server.bind):
+            _log.warning("server.allowed-origins is not set: pages of any origin may connect")
+        _log.info("listening at %s", ", ".join(self.addresses) or "the given listeners")
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        """Accept until `stop`; who was accepted goes on in `nursery`. The listeners are closed then."""
+        nursery.start_soon(self._watch.run)
+        try:
+            with self._accepting:  # noqa: ASYNC912 - serving waits
+                await trio.serve_listeners(self._serve, list(self._listeners), handler_nursery=nursery)
+        finally:
+            await self.aclose()  # noqa: ASYNC102 - by force, which never waits
+
+    def stop(self) -> None:
+        """Accept nobody any more."""
+        self._accepting.cancel()
+
+    async def aclose(self) -> None:
+        """Close the listening sockets; never waits."""
+        with trio.CancelScope(shield=True):  # noqa: ASYNC912 - by force, which never waits
+            for listener in self._listeners:
+                await trio.aclose_forcefully(listener)
+        for address in self.addresses:
+            if address.startswith("unix:"):
+                remove_socket(address.removeprefix("unix:"))
+
+    async def _serve(self, stream: trio.abc.Stream) -> None:
+        """Serve one stream to its end; nothing but a cancellation from outside gets out."""
+        try:
+            await self._admit(stream)
+        except Exception:  # noqa: BLE001 - one connection's trouble is nobody else's
+            _log.exception("a connection ended by an error of this side")
+        finally:
+            await trio.aclose_forcefully(stream)  # noqa: ASYNC102 - by force, which never waits
+
+    async def _admit(self, stream: trio.abc.Stream) -> None:
+        server = self._config.server
+        assert server is not None  # noqa: S101 - the rules see to it
+        handshake = trio.CancelScope(deadline=trio.current_time() + server.handshake_timeout)
+        with handshake:
+            guest = await self.acceptor.receive(stream, address_of(stream))
+            if guest is not None:
+                try:
+                    await self._welcome(guest, handshake)
+                finally:
+                    self.acceptor.places.free()
+
+    async def _welcome(self, guest: Guest, handshake: trio.CancelScope) -> None:
+        greeting = await self._host.greet(guest.handshake.cursor)
+        peer = ServedPeer(guest.peer, self._audience, self._watch, self._config)
+        headers: list[tuple[str, str]] = []
+        if greeting.resumed is not None:
+            headers.append((_STATUS, "resumed" if greeting.resumed else "gap"))
+        if greeting.replay is None:
+            peer.place = self._audience.log.join()
+        try:
+            async with trio.open_nursery() as nursery:
+                connection = await self.acceptor.answer(nursery, guest, headers)
+                if connection is not None:
+                    handshake.deadline = inf
+                    await peer.run(connection, self._host.inbox_for(peer), greeting)
+                nursery.cancel_scope.cancel()
+        finally:
+            peer.give_up_place()
+            self._host.gone(peer)

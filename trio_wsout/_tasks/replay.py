@@ -1,0 +1,76 @@
+"""What a peer gets before it joins: the history after its cursor, or word of a gap (SPEC 9).
+
+The events that a peer gets from the history end exactly where its place in the log begins: the
+history is written before the log, and a replay takes of it only what the log has posted. When
+nothing is left, the place is taken in the same moment.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trio_wsout._wire.frames import plain_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_wsout._core.history import Entry
+    from trio_wsout._core.packing import Packer
+    from trio_wsout._tasks.archive import Archive, Start
+    from trio_wsout._tasks.audience import Audience
+    from trio_wsout._tasks.served_peer import ServedPeer
+
+__all__ = ["Overtaken", "Replay"]
+
+
+class Overtaken(Exception):  # noqa: N818 - caught by the peer's task, never leaves the package
+    """Events that a replay was about to read left the history, and the peer can't be told within the stream."""
+
+
+class Replay:
+    """One peer's way through the history."""
+
+    def __init__(
+        self, archive: Archive, audience: Audience, packer: Packer, start: Start, asked: str
+    ) -> None:
+        self._archive = archive
+        self._audience = audience
+        self._packer = packer
+        self._position = start.position
+        self._cursor: str | None = asked
+        self._notice = audience.gap_frame(asked, start.first) if start.gap else b""
+
+    async def next_frames(self, peer: ServedPeer) -> bytes:
+        """The next frames to write; empty: the peer has caught up, and has its place in the log.
+
+        Raises:
+            Overtaken: Events were lost meanwhile, and there are no stamps to say so.
+            HistoryError: The history can't be read.
+        """
+        frames = b""
+        while not frames and peer.place is None:
+            entries = await self._archive.after(self._position)
+            posted = self._audience.log.last_seq
+            news = [entry for entry in entries if entry.position <= posted]
+            self._look_for_gap(news)
+            if news:
+                self._position, self._cursor = news[-1].position, news[-1].cursor
+            elif self._position >= posted:
+                peer.place = self._audience.log.join()
+            frames, self._notice = self._notice + self._frames(news, peer), b""
+        return frames
+
+    def _look_for_gap(self, news: Sequence[Entry]) -> None:
+        floor = self._archive.extent.floor
+        if floor <= self._position or (news and news[0].position <= floor):
+            return
+        notice = self._audience.gap_frame(self._cursor, news[0].cursor if news else None)
+        if not notice:
+            raise Overtaken
+        self._position = floor
+        self._notice = notice
+
+    def _frames(self, news: Sequence[Entry], peer: ServedPeer) -> bytes:
+        payloads = [entry.payload for entry in news if entry.position not in peer.sent_early]
+        messages = self._packer.repack(payloads) if payloads else []
+        return b"".join([plain_frame(message, self._audience.opcode) for message in messages])

@@ -1,0 +1,291 @@
+"""One peer of a listener, from its admission to its end: replay, fan-out, reading, timers.
+
+::
+
+    peer
+    ├─ fan-out  history first, then this peer's part of the log → one joined write per wake-up
+    └─ reader   always drains; → received, or the relay
+
+Its timers (heartbeat, retry.timeout, idle-timeout) are watched by the listener's one `Watch`.
+"""
+
+from __future__ import annotations
+
+import logging
+from math import inf
+from typing import TYPE_CHECKING
+
+import trio
+from attrs import frozen
+
+from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._core.heartbeat import HeartbeatMonitor
+from trio_wsout._tasks.audience import TRY_AGAIN_LATER
+from trio_wsout._tasks.heartbeat import beat
+from trio_wsout._tasks.reader import run_reader
+from trio_wsout._tasks.replay import Overtaken
+from trio_wsout._tasks.waking import Doorbell, earliest
+from trio_wsout.errors import HistoryError
+
+if TYPE_CHECKING:
+    from trio_wsout._core.delivery import Accepted
+    from trio_wsout._core.fanout import Subscriber
+    from trio_wsout._core.received import Peer
+    from trio_wsout._tasks.audience import Audience
+    from trio_wsout._tasks.reader import Inbox
+    from trio_wsout._tasks.replay import Replay
+    from trio_wsout._tasks.watch import Watch
+    from trio_wsout._wire.connection import Connection
+    from trio_wsout.config.sections import Config
+
+__all__ = ["GOING_AWAY", "Greeting", "ServedPeer"]
+
+_log = logging.getLogger("trio_wsout")
+
+GOING_AWAY = 1001
+"""Close code of a listener that ends, and for peers that are idle."""
+_INTERNAL_ERROR = 1011
+_PARTING = 5.0
+"""Seconds that a peer may take to read what is on its way, our Close behind it, and answer."""
+_DRAIN = 1.0
+"""Seconds that what the peer sent before its end may take to reach a slow application."""
+
+
+@frozen(kw_only=True)
+class Greeting:
+    """How a peer is received."""
+
+    replay: Replay | None = None
+    """What it missed; None: it gets what comes from now on."""
+    resumed: bool | None = None
+    """Whether it misses nothing; None: it did not ask to resume."""
+    notice: bytes = b""
+    """Frames that it gets before anything else."""
+
+
+class ServedPeer:
+    """A peer and its place in the log. Part of `Watched` and of `WritingSide`."""
+
+    due = inf
+
+    def __init__(self, peer: Peer, audience: Audience, watch: Watch, config: Config) -> None:
+        """A peer that is about to be let in."""
+        assert config.server is not None  # noqa: S101 - the rules see to it
+        self.peer = peer
+        self.connection: Connection
+        self.place: Subscriber | None = None
+        """Its place in the log; None until its replay has caught up."""
+        self.sent_early: set[int] = set()
+        """Numbers of the events that it sent before it had a place."""
+        self.monitor = HeartbeatMonitor(config.heartbeat)
+        self.bell = Doorbell()
+        self._audience = audience
+        self._watch = watch
+        self._idle_timeout = config.server.idle_timeout
+        self._write_timeout = config.retry.timeout
+        self._active_at = 0.0
+        self._writing = trio.CancelScope()
+        self._code: int | None = None
+        self._part_by = inf
+        self._held = False
+
+    # -- life -----------------------------------------------------------------------------------------------
+
+    async def run(self, connection: Connection, inbox: Inbox, greeting: Greeting) -> None:
+        """Serve an open connection until it is over, or `close` was called. Then it is cut."""
+        self.connection = connection
+        self._active_at = now = trio.current_time()
+        self.monitor.opened(now)
+        connection.on_life(self.monitor.frame_received)
+        connection.on_control(self.bell.ring)
+        connection.on_pong(self._pong)
+        self._audience.enter(self)
+        self._watch.look_at(self)
+        try:
+            async with connection, trio.open_nursery() as reading:
+                reading.start_soon(run_reader, connection, inbox, self, self.monitor, self.peer)
+                with self._writing:
+                    connection.on_end(self._writing.cancel)
+                    await self._write_all(greeting)
+                self.give_up_place()
+                await self._part()
+                reading.cancel_scope.deadline = trio.current_time() + _DRAIN
+        finally:
+            self.give_up_place()
+            self._audience.leave(self)
+            self._audience.heartbeat_misses += self.monitor.misses
+
+    def close(self, code: int) -> None:
+        """Say Close with `code` once the write under way is done; by force if that takes too long."""
+        if self._code is None:
+            self._code = code
+            self._part_by = self._writing.deadline = trio.current_time() + _PARTING
+            self.give_up_place()
+            self.bell.ring()
+
+    def give_up_place(self) -> None:
+        """Leave the log: nobody waits for this peer any more."""
+        if self.place is not None:
+            self._audience.log.leave(self.place)
+            self._audience.settle()
+
+    async def _part(self) -> None:
+        """Close, and hear the answer, within the time that is left; then cut."""
+        connection = self.connection
+        connection.on_end(None)
+        if connection.ending is not None:
+            await connection.farewell()
+        elif self._code is not None:
+            with trio.CancelScope(deadline=self._part_by):
+                await connection.aclose(self._code)
+        await connection.cut()
+
+    # -- writing --------------------------------------------------------------------------------------------
+
+    async def _write_all(self, greeting: Greeting) -> None:
+        try:
+            if greeting.notice:
+                await self._write(greeting.notice)
+            if greeting.replay is not None:
+                await self._write_history(greeting.replay)
+            await self._fan_out()
+        except trio.BrokenResourceError:
+            # The connection is over, and knows why.
+            return
+
+    async def _write_history(self, replay: Replay) -> None:
+        """Write what the peer missed, until it has a place in the log, with nothing between the two."""
+        while self._code is None:
+            try:
+                frames = await replay.next_frames(self)
+            except Overtaken:
+                self.close(TRY_AGAIN_LATER)
+                return
+            except HistoryError as error:
+                _log.error("a peer's replay was broken off: %s", error)
+                self.close(_INTERNAL_ERROR)
+                return
+            if not frames:
+                return
+            with trio.move_on_after(self._write_timeout):
+                await self._write(frames)
+                continue
+            self.connection.end(
+                Ending(
+                    cause=Cause.STALLED, detail="a part of the history was not written within retry.timeout"
+                )
+            )
+            return
+
+    async def _fan_out(self) -> None:
+        """Write what waits, all in one go, until there is a reason to close."""
+        audience = self._audience
+        while self._code is None:
+            place = self.place
+            ready = place is not None and place.ready
+            if not (ready or self._pinging or self.connection.has_control):
+                audience.ring_later(self.bell)
+                await self.bell.wait()
+                continue
+            frames, count = b"", 0
+            if ready and place is not None:
+                gap_after, before = place.gap_after, place.next
+                frames = place.take(trio.current_time())
+                count = place.next - before
+                audience.written_events += audience.log.seq_before(place.next) - audience.log.seq_before(
+                    before
+                )
+                if gap_after is not None:
+                    place.gap_after = None
+                    frames = audience.lost_frame(gap_after, before) + frames
+                audience.settle()
+            await self._write(frames)
+            audience.written_messages += count
+            if place is not None:
+                place.written()
+                audience.settle()
+
+    @property
+    def _pinging(self) -> bool:
+        monitor, place = self.monitor, self.place
+        return monitor.ping_due or (monitor.free and place is not None and place.wants_ping)
+
+    async def _write(self, frames: bytes) -> None:
+        ping = None
+        if self._pinging:
+            ping = self.monitor.next_ping()
+            if self.place is not None:
+                self.place.ping_taken()
+        if frames or ping is not None or self.connection.has_control:
+            count = await self.connection.write_frames(frames, ping)
+            self._audience.sent_bytes += count
+        now = trio.current_time()
+        self.monitor.frame_sent(now)
+        if ping is not None:
+            self.monitor.ping_written(now)
+        if frames:
+            self._active_at = now
+        self._watch.look_at(self)
+
+    def _pong(self, payload: bytes) -> None:
+        if self.monitor.pong_received(payload) and self.place is not None:
+            self.place.pong_received()
+            self._audience.settle()
+            self.bell.ring()
+
+    # -- WritingSide: what the reader has to do with ------------------------------------------------------------
+
+    def heard(self) -> None:
+        """A message came."""
+        self._active_at = trio.current_time()
+
+    def events_in_flight(self) -> list[Accepted]:
+        """The events that an acknowledgement may name, oldest first."""
+        return [] if self.place is None else self.place.events_in_flight()
+
+    def acked(self, seq: int) -> None:
+        """The peer's application has every event up to `seq`."""
+        if self.place is not None:
+            self.place.acked(seq)
+            self._audience.settle()
+            self.bell.ring()
+
+    def held(self) -> None:
+        """This side stopped reading, because nobody takes what was read."""
+        self._held = True
+        if self.place is not None:
+            self.place.held()
+
+    def released(self, now: float) -> None:
+        """This side reads again since `now`."""
+        self._held = False
+        self._active_at = now
+        if self.place is not None:
+            self.place.released(now)
+        self._watch.look_at(self)
+
+    # -- Watched ------------------------------------------------------------------------------------------------
+
+    @property
+    def _idle_at(self) -> float | None:
+        if self._idle_timeout is None or self._held or self._code is not None:
+            return None
+        return self._active_at + self._idle_timeout
+
+    @property
+    def _stalls_at(self) -> float | None:
+        return None if self.place is None or not self.place.joined else self.place.deadline
+
+    @property
+    def deadline(self) -> float | None:
+        """When `poll` has something to do."""
+        if self.connection.ending is not None:
+            return None
+        return earliest(self.monitor.deadline, self._stalls_at, self._idle_at)
+
+    def poll(self) -> None:
+        """Ping, warn or cut; or close a peer that is idle."""
+        idle_at = self._idle_at
+        if idle_at is not None and trio.current_time() >= idle_at:
+            self.close(GOING_AWAY)
+        beat(self.connection, self.monitor, self._stalls_at, self.bell.ring)

@@ -1,0 +1,120 @@
+"""What a relay sends up its link, beside its peers: when the link has it, and when it never will.
+
+The link is client mode's own tree. It is one more member of the log's audience: a message settles
+when the link has confirmed it, too.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from attrs import define
+
+from trio_wsout._core.delivery import Accepted
+from trio_wsout._tasks.waking import Doorbell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_wsout._core.batching import Document
+    from trio_wsout._core.delivery import Message
+    from trio_wsout._core.fanout import Fanout
+
+__all__ = ["Uplink"]
+
+_WAITING = 256
+"""Events that wait for the link's intake."""
+
+
+class Entry(Protocol):
+    """Where the link takes events in."""
+
+    async def send(self, value: Accepted) -> None:
+        """Put an event; waits for room."""
+        ...
+
+
+class Uplink:
+    """The way from the log to the link."""
+
+    place = None
+    """Where the link reads the log: nowhere, it is handed the messages."""
+
+    def __init__(
+        self, log: Fanout, encode: Callable[[object], bytes] | None, settle: Callable[[], object]
+    ) -> None:
+        """Take part in `log`; `encode` events anew (None: the link sends the bytes that the peers get)."""
+        self._log = log
+        self._encode = encode
+        self._settle = settle
+        self._waiting: deque[Accepted] = deque()
+        self._open: dict[int, int] = {}
+        self._bell = Doorbell()
+        self._room = Doorbell()
+        self._confirmed = log.end
+        self.sent_early: set[int] = set()
+        self.failed: dict[int, str] = {}
+        """Why the link will not have an event, by its number; until it settles."""
+        log.confirmed.add(self, self._confirmed)
+
+    @property
+    def full(self) -> bool:
+        """Whether too many events wait for the link."""
+        return len(self._waiting) >= _WAITING
+
+    async def wait_room(self) -> None:
+        """Wait until fewer events wait."""
+        while self.full:
+            await self._room.wait()
+
+    def offer(self, message: Message, number: int) -> None:
+        """The message `number` was posted: have it sent up, unless it came down."""
+        if message.source is self:
+            return
+        self._open[number] = message.count
+        for event in message.events:
+            payload = event.payload if self._encode is None else self._encode(event.event)
+            self._waiting.append(Accepted(payload, event.event, _Fate(self, number, event.seq)))
+        self._bell.ring()
+
+    async def run(self, intake: Entry) -> None:
+        """Hand on what waits until cancelled."""
+        while True:
+            while self._waiting:
+                await intake.send(self._waiting[0])
+                self._waiting.popleft()
+                self._room.ring()
+            await self._bell.wait()
+
+    def advance(self) -> None:
+        """Let the log know what the link has."""
+        number = next(iter(self._open), self._log.end)
+        self._log.confirmed.move(self, self._confirmed, number)
+        self._confirmed = number
+
+    def settled(self, number: int) -> None:
+        """An event of the message `number` has its fate."""
+        self._open[number] -= 1
+        if not self._open[number]:
+            del self._open[number]
+            self._settle()
+
+
+@define(eq=False)
+class _Fate:
+    """The fate of one event on the link."""
+
+    _uplink: Uplink
+    _number: int
+    _seq: int
+
+    def confirmed(self, document: Document | None) -> None:
+        """The link has it."""
+        del document
+        self._uplink.settled(self._number)
+
+    def failed(self, reason: str) -> None:
+        """The link will not have it; the link's own account has reported it."""
+        self._uplink.failed[self._seq] = reason
+        self._uplink.settled(self._number)

@@ -1,0 +1,68 @@
+"""One task that watches the deadlines of many peers, so that none needs a task or a timer of its own."""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from itertools import count
+from math import inf
+from typing import Protocol
+
+import trio
+
+from trio_wsout._tasks.waking import Alarm
+
+__all__ = ["Watch", "Watched"]
+
+
+class Watched(Protocol):
+    """Who has deadlines."""
+
+    due: float
+    """When `Watch` will look at it; infinity: never. Only `Watch` sets it."""
+
+    @property
+    def deadline(self) -> float | None:
+        """When there is something to do; None: not before something else happens."""
+        ...
+
+    def poll(self) -> None:
+        """The deadline has come."""
+        ...
+
+
+class Watch:
+    """Looks at each watched when its time has come.
+
+    A deadline that moves away costs nothing: it is found out when the old one comes.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Watched]] = []
+        self._order = count()
+        self._alarm = Alarm()
+
+    def look_at(self, watched: Watched) -> None:
+        """Its deadline may be nearer than it was."""
+        deadline = watched.deadline
+        if deadline is not None and deadline < watched.due:
+            watched.due = deadline
+            heappush(self._heap, (deadline, next(self._order), watched))
+            self._alarm.no_later_than(deadline)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            with self._alarm.until(self._heap[0][0] if self._heap else None):
+                await trio.sleep_forever()
+            now = trio.current_time()
+            while self._heap and self._heap[0][0] <= now:
+                due, _, watched = heappop(self._heap)
+                if due == watched.due:
+                    self._serve(watched, now)
+
+    def _serve(self, watched: Watched, now: float) -> None:
+        watched.due = inf
+        deadline = watched.deadline
+        if deadline is not None and deadline <= now:
+            watched.poll()
+        self.look_at(watched)

@@ -1,0 +1,121 @@
+"""From `server.bind` to listening sockets, and the address of who connects (SPEC 10)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_wsout.config.quantities import BindAddress, UnixAddress, parse_bind
+from trio_wsout.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["address_of", "is_local", "listening_at", "open_listeners", "remove_socket"]
+
+_TRIES = 5
+"""Times that a free port is looked for which is free at every address."""
+_LOOPBACK = ("127.", "::1", "localhost", "unix:")
+
+
+async def open_listeners(bind: str) -> list[trio.SocketListener]:
+    """Listen at ``host:port``, ``[v6]:port``, ``:port`` or ``unix:PATH``; port 0 is the same free one everywhere.
+
+    Raises:
+        ConfigError: The address can't be used; the problem says why.
+    """
+    address = parse_bind(bind)
+    try:
+        if isinstance(address, UnixAddress):
+            return [await _open_unix(address.path)]
+        return await _open_tcp(address)
+    except OSError as error:
+        reason = f"{bind}: {error.strerror or error}; choose another address, or end who has it"
+        raise ConfigError([Problem(path="server.bind", reason=reason)]) from None
+
+
+async def _open_tcp(address: BindAddress) -> list[trio.SocketListener]:
+    if address.port:
+        return await trio.open_tcp_listeners(address.port, host=address.host)
+    for _ in range(_TRIES):
+        listeners = await trio.open_tcp_listeners(0, host=address.host)
+        if len(listeners) == 1:
+            return listeners
+        port = listeners[0].socket.getsockname()[1]
+        for listener in listeners:
+            await listener.aclose()
+        try:
+            return await trio.open_tcp_listeners(port, host=address.host)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    raise OSError(errno.EADDRINUSE, "no port is free at every address")
+
+
+async def _open_unix(path: str) -> trio.SocketListener:
+    """Listen at a path. A socket that nobody listens at any more is replaced."""
+    if await _is_abandoned(path):
+        remove_socket(path)
+    made = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        await made.bind(path)
+        made.listen(socket.SOMAXCONN)
+    except BaseException:
+        made.close()
+        raise
+    return trio.SocketListener(made)
+
+
+async def _is_abandoned(path: str) -> bool:
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return False
+        stream = await trio.open_unix_socket(path)
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    await trio.aclose_forcefully(stream)
+    return False
+
+
+def remove_socket(path: str) -> None:
+    """Remove a socket's file, if it is there."""
+    with suppress(OSError):
+        Path(path).unlink()
+
+
+def listening_at(listeners: Sequence[object]) -> tuple[str, ...]:
+    """Where listeners listen: ``host:port``, ``[v6]:port`` or ``unix:PATH`` each."""
+    return tuple(
+        _text(each.socket.getsockname()) for each in listeners if isinstance(each, trio.SocketListener)
+    )
+
+
+def address_of(stream: object) -> str:
+    """The remote end of an accepted stream: ``host:port``, ``unix``, or ``memory`` where there is no socket."""
+    if not isinstance(stream, trio.SocketStream):
+        return "memory"
+    try:
+        return _text(stream.socket.getpeername(), nameless="unix")
+    except OSError:
+        return "gone"
+
+
+def _text(name: object, nameless: str = "unix:") -> str:
+    if isinstance(name, tuple):
+        host, port = str(name[0]), name[1]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - what sockets call a name has no type
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"unix:{name}" if isinstance(name, str) and name else nameless
+
+
+def is_local(bind: str) -> bool:
+    """Whether only this machine can connect."""
+    return bind.lower().removeprefix("[").startswith(_LOOPBACK)
