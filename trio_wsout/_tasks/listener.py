@@ -115,6 +115,7 @@ class Listener:
             await self._admit(stream)
         except Exception:  # noqa: BLE001 - one connection's trouble is nobody else's
             _log.exception("a connection ended by an error of this side")
+            self._audience.settle()
         finally:
             await trio.aclose_forcefully(stream)  # noqa: ASYNC102 - by force, which never waits
 
@@ -146,5 +147,5 @@ class Listener:
                     await peer.run(connection, self._host.inbox_for(peer), greeting)
                 nursery.cancel_scope.cancel()
         finally:
-            peer.give_up_place()
+            peer.leave_log()
             self._host.gone(peer)

@@ -111,7 +111,7 @@ class ServedPeer:
                 await self._part()
                 reading.cancel_scope.deadline = trio.current_time() + _DRAIN
         finally:
-            self.give_up_place()
+            self.leave_log()
             self._audience.leave(self)
             self._audience.heartbeat_misses += self.monitor.misses
 
@@ -125,9 +125,13 @@ class ServedPeer:
 
     def give_up_place(self) -> None:
         """Leave the log: nobody waits for this peer any more."""
+        self.leave_log()
+        self._audience.settle()
+
+    def leave_log(self) -> None:
+        """Leave the log, and confirm nothing by that: for the end of the whole tree."""
         if self.place is not None:
             self._audience.log.leave(self.place)
-            self._audience.settle()
 
     async def _part(self) -> None:
         """Close, and hear the answer, within the time that is left; then cut."""
