@@ -16,10 +16,14 @@ from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
+from trio_wsout.errors import HistoryError
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trio_wsout.config.sections import History
 
-__all__ = ["Entry", "Extent", "Limits"]
+__all__ = ["Entry", "Extent", "Limits", "check_entries", "taken_over"]
 
 
 @frozen(kw_only=True)
@@ -69,3 +73,36 @@ class Limits:
     def of(cls, history: History) -> Limits:
         """The limits that a `history` section sets."""
         return cls(max_events=history.max_events, max_age=history.max_age, max_bytes=history.max_bytes)
+
+    def exceeded(self, *, events: int, size: int, age: float) -> bool:
+        """Whether the oldest of `events` events, `age` seconds old, has to leave a log of `size` bytes."""
+        return (
+            (self.max_events is not None and events > self.max_events)
+            or (self.max_bytes is not None and size > self.max_bytes)
+            or (self.max_age is not None and age > self.max_age)
+        )
+
+
+def check_entries(entries: Sequence[Entry], *, place: str, epoch: int, tail: int) -> None:
+    """Refuse events that can't follow `tail` in a log that `epoch` owns.
+
+    Raises:
+        HistoryError: They are of an older epoch.
+        ValueError: They are of a newer epoch, which never opened the log, or their positions don't grow.
+    """
+    for entry in entries:
+        if entry.epoch < epoch:
+            raise taken_over(place, owner=epoch, epoch=entry.epoch)
+        if entry.epoch > epoch:
+            raise ValueError(f"{place}: epoch {entry.epoch} has not opened it")
+        if entry.position <= tail:
+            raise ValueError(f"{place}: position {entry.position} does not follow {tail}")
+        tail = entry.position
+
+
+def taken_over(place: str, *, owner: int, epoch: int) -> HistoryError:
+    """The error of an output that does not own the history any more."""
+    return HistoryError(
+        f"{place}: another process or output has taken the history over (its epoch is {owner}, this one's "
+        f"{epoch}); only one may write to it at a time, so stop one of them or give it a history of its own"
+    )

@@ -1,4 +1,4 @@
-"""Retained events in memory, and what every history store refuses and lets go (SPEC 11)."""
+"""Retained events in memory (SPEC 11)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_wsout._core.history import Entry, Extent, Limits
-from trio_wsout.errors import HistoryError
+from trio_wsout._core.history import Entry, Extent, Limits, check_entries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["MemoryHistoryStore", "check_entries", "is_over", "taken_over"]
+__all__ = ["MemoryHistoryStore"]
 
 _GONE = Entry(position=0, epoch=0, payload=b"", cursor=None, at=0.0)
 """Stands where an event was until its place is freed, so that its payload is freed at once."""
@@ -125,7 +124,7 @@ class MemoryHistoryStore:
         while self._gone < len(log):
             oldest = log[self._gone]
             events = len(log) - self._gone
-            if not is_over(self._limits, events=events, size=self._size, age=now - oldest.at):
+            if not self._limits.exceeded(events=events, size=self._size, age=now - oldest.at):
                 break
             log[self._gone] = _GONE
             self._gone += 1
@@ -136,37 +135,3 @@ class MemoryHistoryStore:
         if self._gone * 2 > len(log):
             del log[: self._gone]
             self._gone = 0
-
-
-def is_over(limits: Limits, *, events: int, size: int, age: float) -> bool:
-    """Whether the oldest of `events` events, `age` seconds old, has to leave a log of `size` bytes."""
-    return (
-        (limits.max_events is not None and events > limits.max_events)
-        or (limits.max_bytes is not None and size > limits.max_bytes)
-        or (limits.max_age is not None and age > limits.max_age)
-    )
-
-
-def check_entries(entries: Sequence[Entry], *, place: str, epoch: int, tail: int) -> None:
-    """Refuse events that can't follow `tail` in a log that `epoch` owns.
-
-    Raises:
-        HistoryError: They are of an older epoch.
-        ValueError: They are of a newer epoch, which never opened the log, or their positions don't grow.
-    """
-    for entry in entries:
-        if entry.epoch < epoch:
-            raise taken_over(place, owner=epoch, epoch=entry.epoch)
-        if entry.epoch > epoch:
-            raise ValueError(f"{place}: epoch {entry.epoch} has not opened it")
-        if entry.position <= tail:
-            raise ValueError(f"{place}: position {entry.position} does not follow {tail}")
-        tail = entry.position
-
-
-def taken_over(place: str, *, owner: int, epoch: int) -> HistoryError:
-    """The error of an output that does not own the history any more."""
-    return HistoryError(
-        f"{place}: another process or output has taken the history over (its epoch is {owner}, this one's "
-        f"{epoch}); only one may write to it at a time, so stop one of them or give it a history of its own"
-    )

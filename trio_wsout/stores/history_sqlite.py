@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 from attrs import evolve, frozen
 
-from trio_wsout._core.history import Entry, Extent, Limits
+from trio_wsout._core.history import Entry, Extent, Limits, check_entries, taken_over
 from trio_wsout.errors import HistoryError
-from trio_wsout.stores.history_memory import check_entries, is_over, taken_over
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -297,7 +296,7 @@ class _Log:
             for row in rows:
                 position, epoch, at, cursor, length = row
                 _check_row(epoch, at, cursor)
-                if not is_over(self._limits, events=events, size=size, age=now - at):
+                if not self._limits.exceeded(events=events, size=size, age=now - at):
                     break
                 events, size, left = events - 1, size - length, (position, epoch, cursor)
         if left is None:
