@@ -1,0 +1,399 @@
+"""The server modes over real sockets: many peers, stalled peers, TLS, addresses, the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+import ssl
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+import trio_wsout
+from trio_websocket import open_websocket_url
+
+if TYPE_CHECKING:
+    import trustme
+
+pytestmark = pytest.mark.network
+
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: peer\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+def config(**more: Any) -> dict[str, Any]:
+    server = {"bind": "127.0.0.1:0", **more.pop("server", {})}
+    return {"mode": "server-output", "server": server, **more}
+
+
+def port_of(output: trio_wsout.Output) -> int:
+    return int(output.statistics().addresses[0].rpartition(":")[2])
+
+
+class RawPeer:
+    """A peer of few bytes: counts text frames, answers pings and Close, or stalls."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.texts: list[bytes] = []
+        self.expected: list[bytes] | None = None
+        self.seen = 0
+        self.close_code: int | None = None
+        self.rest = b""
+
+    @classmethod
+    async def connect(cls, port: int) -> RawPeer:
+        peer = cls(await trio.open_tcp_stream("127.0.0.1", port))
+        await peer.stream.send_all(HANDSHAKE)
+        while b"\r\n\r\n" not in peer.rest:
+            peer.rest += await peer.stream.receive_some()
+        assert peer.rest.startswith(b"HTTP/1.1 101")
+        peer.rest = peer.rest.partition(b"\r\n\r\n")[2]
+        return peer
+
+    async def run(self) -> None:
+        """Read until the end."""
+        try:
+            while True:
+                while self.rest and await self._frame():
+                    pass
+                chunk = await self.stream.receive_some(65536)
+                if not chunk:
+                    return
+                self.rest += chunk
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return
+        finally:
+            await trio.aclose_forcefully(self.stream)
+
+    async def _frame(self) -> bool:
+        data = self.rest
+        if len(data) < 2:
+            return False
+        size, start = data[1], 2
+        if size == 126:
+            size, start = int.from_bytes(data[2:4], "big"), 4
+        elif size == 127:
+            size, start = int.from_bytes(data[2:10], "big"), 10
+        if len(data) < start + size:
+            return False
+        payload, opcode = data[start : start + size], data[0] & 0xF
+        self.rest = data[start + size :]
+        if opcode == 1 and self.expected is not None:
+            assert payload == self.expected[self.seen]
+            self.seen += 1
+        elif opcode == 1:
+            self.texts.append(payload)
+        else:
+            answer = {9: 0x8A, 8: 0x88}[opcode]
+            await self.stream.send_all(bytes((answer, 0x80 | size, 0, 0, 0, 0)) + payload)
+            if opcode == 8:
+                self.close_code = int.from_bytes(payload[:2], "big")
+        return True
+
+
+def resident() -> int:
+    """Bytes of memory that this process has now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("policy", ["wait", "disconnect", "drop-oldest"])
+async def test_one_stalled_peer_among_100_costs_the_others_nothing(policy: str) -> None:
+    events, pad = 2000, "x" * 3000
+    fields = config(server={"slow-peer": policy, "slow-peer-timeout": "500ms"})
+    expected = [f"{n} {pad}".encode() for n in range(events)]
+    async with trio.open_nursery() as nursery, trio_wsout.open_output(fields) as output:
+        peers = [await RawPeer.connect(port_of(output)) for _ in range(99)]
+        stalled = await RawPeer.connect(port_of(output))
+        await output.wait_peers(100)
+        for peer in peers:
+            peer.expected = expected
+            nursery.start_soon(peer.run)
+        before = 0
+        for n in range(events):
+            await output.send(f"{n} {pad}")
+            if policy != "wait" and n % 20 == 0:
+                await trio.sleep(0.02)  # nobody makes the sender wait: it must not outrun the good peers
+            if n == events // 2:
+                before = resident()
+        after = resident()
+        figures = output.statistics()
+        with trio.fail_after(30):
+            while any(peer.seen < events for peer in peers):
+                await trio.sleep(0.01)
+        if policy == "drop-oldest":
+            assert figures.lost_by_slow > 0
+            assert figures.expelled == 0
+        else:
+            assert (figures.expelled, figures.lost_by_slow) == (1, 0)
+        assert after - before < 32 * 1024 * 1024
+        await trio.aclose_forcefully(stalled.stream)
+
+
+async def test_a_thousand_peers_hear_of_the_end() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < 2500:
+        if hard != resource.RLIM_INFINITY and hard < 2500:
+            pytest.skip(f"needs 2500 file descriptors, {hard} are allowed")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2500, hard))
+    try:
+        async with trio.open_nursery() as nursery:
+            async with trio_wsout.open_output(config()) as output:
+                peers: list[RawPeer] = []
+
+                async def connect(count: int) -> None:
+                    for _ in range(count):
+                        peer = await RawPeer.connect(port_of(output))
+                        peers.append(peer)
+                        nursery.start_soon(peer.run)
+
+                async with trio.open_nursery() as connecting:
+                    for _ in range(10):
+                        connecting.start_soon(connect, 100)
+                await output.wait_peers(1000)
+                await output.send("hello")
+                await output.flush()
+                start = time.monotonic()
+            # All of them answered: nobody had to be cut at the end of the time for that.
+            assert time.monotonic() - start < 5
+            for peer in peers:
+                with trio.fail_after(5):
+                    while peer.close_code is None:
+                        await trio.sleep(0.01)
+            assert [peer.texts for peer in peers] == [[b"hello"]] * 1000
+            assert [peer.close_code for peer in peers] == [1001] * 1000
+            for peer in peers:
+                await trio.aclose_forcefully(peer.stream)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_peers_that_do_not_answer_the_close_are_cut_within_shutdown_timeout() -> None:
+    async with trio_wsout.open_output({**config(), "shutdown-timeout": "1s"}) as output:
+        peers = [await RawPeer.connect(port_of(output)) for _ in range(50)]
+        await output.wait_peers(50)
+        start = time.monotonic()
+    assert time.monotonic() - start < 4
+    for peer in peers:
+        received = b""
+        while chunk := await peer.stream.receive_some():
+            received += chunk
+        assert received == b"\x88\x02\x03\xe9"
+        await trio.aclose_forcefully(peer.stream)
+
+
+async def test_tls_is_read_anew_when_its_files_change(ca: trustme.CA, tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+
+    def renew(name: str) -> None:
+        made = ca.issue_cert(name)
+        cert.write_bytes(b"".join(each.bytes() for each in made.cert_chain_pems))
+        key.write_bytes(made.private_key_pem.bytes())
+
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    context.check_hostname = False
+
+    async def name_shown(port: int) -> str:
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        secured = trio.SSLStream(stream, context, server_hostname="127.0.0.1", https_compatible=True)
+        await secured.do_handshake()
+        shown = secured.getpeercert()["subjectAltName"][0][1]
+        await trio.aclose_forcefully(secured)
+        return shown
+
+    renew("first.example")
+    fields = config(server={"tls": {"cert": str(cert), "key": str(key)}})
+    async with trio_wsout.open_output(fields) as output:
+        port = port_of(output)
+        assert await name_shown(port) == "first.example"
+        renew("second.example")
+        await trio.sleep(1.1)
+        assert await name_shown(port) == "second.example"
+        key.write_text("not a key")
+        await trio.sleep(1.1)
+        assert await name_shown(port) == "second.example"  # the old one stays
+
+    cert.write_text("nonsense")
+    with pytest.raises(trio_wsout.ConfigError) as caught:
+        async with trio_wsout.open_output(fields):
+            pytest.fail("the block must not begin")
+    assert [problem.path for problem in caught.value.problems] == ["server.tls"]
+
+
+async def test_events_over_tls(ca: trustme.CA, tmp_path: Path) -> None:
+    made = ca.issue_cert("localhost")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert.write_bytes(b"".join(each.bytes() for each in made.cert_chain_pems))
+    key.write_bytes(made.private_key_pem.bytes())
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    fields = config(server={"bind": "localhost:0", "tls": {"cert": str(cert), "key": str(key)}})
+    async with trio_wsout.open_output(fields) as output:
+        url = f"wss://localhost:{port_of(output)}/"
+        async with open_websocket_url(url, ssl_context=context) as client:
+            for n in range(100):
+                await output.send({"n": n})
+            assert [json.loads(await client.get_message())["n"] for _ in range(100)] == list(range(100))
+            await output.flush()
+
+
+async def test_port_0_is_the_same_at_every_address() -> None:
+    async with trio_wsout.open_output(config(server={"bind": "localhost:0"})) as output:
+        addresses = output.statistics().addresses
+        assert len({address.rpartition(":")[2] for address in addresses}) == 1
+        for address in addresses:
+            host, _, port = address.rpartition(":")
+            stream = await trio.open_tcp_stream(host.strip("[]"), int(port))
+            await trio.aclose_forcefully(stream)
+    async with trio_wsout.open_output(config(server={"bind": ":0"})) as output:
+        assert len({address.rpartition(":")[2] for address in output.statistics().addresses}) == 1
+
+
+async def test_an_ipv6_address() -> None:
+    try:
+        async with trio_wsout.open_output(config(server={"bind": "[::1]:0"})) as output:
+            (address,) = output.statistics().addresses
+            assert address.startswith("[::1]:")
+            peer_stream = await trio.open_tcp_stream("::1", port_of(output))
+            await trio.aclose_forcefully(peer_stream)
+    except trio_wsout.ConfigError as error:
+        pytest.skip(f"no IPv6 here: {error.problems[0].reason}")
+
+
+async def test_a_unix_socket_is_made_replaced_and_removed(tmp_path: Path) -> None:
+    path = tmp_path / "feed.sock"
+    fields = config(server={"bind": f"unix:{path}"})
+    with socket.socket(socket.AF_UNIX) as abandoned:
+        abandoned.bind(str(path))
+    async with trio_wsout.open_output(fields) as output:
+        assert output.statistics().addresses == (f"unix:{path}",)
+        stream = await trio.open_unix_socket(str(path))
+        await stream.send_all(HANDSHAKE)
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 101")
+        with pytest.raises(trio_wsout.ConfigError, match=r"server\.bind"):
+            async with trio_wsout.open_output(fields):
+                pytest.fail("the path is in use")
+        await trio.aclose_forcefully(stream)
+    assert not path.exists()
+    path.write_text("precious")
+    with pytest.raises(trio_wsout.ConfigError):
+        async with trio_wsout.open_output(fields):
+            pytest.fail("a file is no socket")
+    assert path.read_text() == "precious"
+
+
+async def test_an_address_in_use_is_a_config_error() -> None:
+    async with trio_wsout.open_output(config()) as output:
+        with pytest.raises(trio_wsout.ConfigError) as caught:
+            async with trio_wsout.open_output(config(server={"bind": f"127.0.0.1:{port_of(output)}"})):
+                pytest.fail("the port is in use")
+    (problem,) = caught.value.problems
+    assert problem.path == "server.bind"
+    assert "in use" in problem.reason
+
+
+async def test_nothing_listens_after_the_end() -> None:
+    async with trio_wsout.open_output(config()) as output:
+        port = port_of(output)
+    with pytest.raises(OSError, match=r"\[Errno|all attempts"):
+        await trio.open_tcp_stream("127.0.0.1", port)
+
+
+async def test_an_exception_of_the_block_is_raised_and_the_peers_are_told() -> None:
+    async def leave() -> None:
+        async with trio_wsout.open_output(config()) as output:
+            peers.extend([await RawPeer.connect(port_of(output)) for _ in range(20)])
+            for peer in peers:
+                nursery.start_soon(peer.run)
+            await output.wait_peers(20)
+            await output.send("last")
+            raise KeyError("mine")
+
+    peers: list[RawPeer] = []
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(KeyError, match="mine"):
+            await leave()
+    assert [(peer.texts, peer.close_code) for peer in peers] == [([b"last"], 1001)] * 20
+    for peer in peers:
+        await trio.aclose_forcefully(peer.stream)
+
+
+async def test_server_input_gives_what_peers_send_with_who_sent_it() -> None:
+    fields = {
+        "mode": "server-input",
+        "server": {"bind": "127.0.0.1:0"},
+        "payload": "json",
+        "subprotocols": ["v1"],
+    }
+    async with trio_wsout.open_output(fields) as output:
+        with pytest.raises(RuntimeError, match="server-input"):
+            await output.send({"n": 1})
+        with pytest.raises(RuntimeError, match="server-input"):
+            output.send_nowait({"n": 1})
+        url = f"ws://127.0.0.1:{port_of(output)}/in/here?x=1"
+        async with open_websocket_url(
+            url, subprotocols=["v1"], extra_headers=[(b"x-device", b"7")]
+        ) as client:
+            await client.send_message('{"n": 1}')
+            await client.send_message("not json")
+            await client.send_message('{"n": 2}')
+            first, second = await output.received.receive(), await output.received.receive()
+            await output.flush()
+    assert [first.event, second.event] == [{"n": 1}, {"n": 2}]
+    peer = first.peer
+    assert (peer.path, peer.subprotocol, peer.headers["x-device"]) == ("/in/here", "v1", "7")
+    assert peer.address.startswith("127.0.0.1:")
+    assert (output.statistics().received, output.statistics().dropped) == (3, 1)
+    with pytest.raises(trio.EndOfChannel):
+        await output.received.receive()
+
+
+async def test_server_input_makes_a_flooding_peer_wait_and_others_get_their_turn() -> None:
+    fields = {"mode": "server-input", "server": {"bind": "127.0.0.1:0"}}
+    async with trio.open_nursery() as nursery, trio_wsout.open_output(fields) as output:
+        url = f"ws://127.0.0.1:{port_of(output)}/"
+        sent = 0
+
+        async def flood() -> None:
+            nonlocal sent
+            async with open_websocket_url(url) as client:
+                while True:
+                    await client.send_message("flood" * 1000)
+                    sent += 1
+
+        nursery.start_soon(flood)
+        while True:
+            before = sent
+            await trio.sleep(0.3)
+            if sent == before and sent:
+                break
+        async with open_websocket_url(url) as quiet:
+            await quiet.send_message("quiet")
+            await trio.sleep(0.2)
+            events = [(await output.received.receive()).event for _ in range(80)]
+        assert "quiet" in events
+        nursery.cancel_scope.cancel()
+
+
+async def test_server_input_takes_batches_apart() -> None:
+    fields = {
+        "mode": "server-input",
+        "server": {"bind": "127.0.0.1:0"},
+        "payload": "json",
+        "batch": {"mode": "fixed", "header": "begin", "footer": "end"},
+    }
+    async with trio_wsout.open_output(fields) as output:
+        async with open_websocket_url(f"ws://127.0.0.1:{port_of(output)}/") as client:
+            await client.send_message('begin\n{"n":1}\n{"n":2}\nend')
+            await client.send_message('{"n":3}')
+            await client.send_message('begin\n{"n":4}\nend')
+            got = [(await output.received.receive()).event for _ in range(3)]
+    assert got == [{"n": 1}, {"n": 2}, {"n": 4}]
+    assert output.statistics().dropped == 1
