@@ -14,10 +14,13 @@ from trio_wsout.config.quantities import (
     format_codes,
     format_duration,
     format_size,
+    parse_allowed_origin,
     parse_bind,
     parse_codes,
     parse_dotted,
     parse_duration,
+    parse_origin,
+    parse_path,
     parse_pointer,
     parse_proxy,
     parse_size,
@@ -250,3 +253,45 @@ def test_dotted_paths_are_read() -> None:
 
 def test_infinity_is_not_ten_years() -> None:
     assert math.isfinite(parse_duration(YEARS))
+
+
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("https://Example.COM", ("https", "example.com", 443)),
+        ("HTTP://localhost:8080", ("http", "localhost", 8080)),
+        ("http://[::1]", ("http", "::1", 80)),
+        ("chrome-extension://abc", ("chrome-extension", "abc", None)),
+    ],
+)
+def test_origins_are_read(text: str, origin: tuple[str, str, int | None]) -> None:
+    assert parse_origin(text) == origin
+    assert parse_allowed_origin(text) == text
+    assert parse_allowed_origin("*") == "*"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "example.com",
+        "https://a/path",
+        "https://a/",
+        "https://u@a",
+        "http://a:99999",
+        "http://a b",
+    ],
+)
+def test_other_texts_are_no_origins(text: str) -> None:
+    with pytest.raises(ValueError, match="expected an origin"):
+        parse_origin(text)
+    with pytest.raises(ValueError, match="expected an origin"):
+        parse_allowed_origin(text)
+
+
+@pytest.mark.parametrize("text", ["", "feed", "/a b", "/a?b", "/a#b", "/a\n"])
+def test_other_texts_are_no_paths(text: str) -> None:
+    assert parse_path("/feed/%20") == "/feed/%20"
+    with pytest.raises(ValueError, match="starts with /"):
+        parse_path(text)

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.lowlevel
 import trio_wsout
-from wsproto.events import Ping
+from wsproto.events import CloseConnection, Ping
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -434,17 +434,30 @@ async def test_closing_and_sending_again_is_an_error(
 
 
 async def test_a_peer_that_closes_is_answered(listener: MemoryListener, autojump_clock: MockClock) -> None:
-    from wsproto.events import CloseConnection
-
     async with trio_wsout.open_output(config(), listeners=[listener]) as output:
-        client = await listener.connect()
-        client.answers_close = False
-        await client.send(CloseConnection(code=1000))
-        await client.wait_closed()
-        assert client.close_code == 1000
-        await client.wait_ended()
-        await trio.sleep(0.001)
-        assert output.statistics().peers == 0
+        for _ in range(50):  # the order in which tasks run is random
+            client = await listener.connect()
+            await client.send(CloseConnection(code=1000))
+            await client.wait_closed()
+            assert client.close_code == 1000
+            await client.wait_ended()
+            await trio.sleep(0.001)
+            assert output.statistics().peers == 0
+
+
+async def test_a_peer_that_breaks_the_protocol_hears_why(
+    listener: MemoryListener, autojump_clock: MockClock
+) -> None:
+    async with trio_wsout.open_output({**config(), "max-message-size": 10}, listeners=[listener]):
+        for _ in range(20):
+            client = await listener.connect()
+            await client.stream.send_all(b"\x81\x01a")  # not masked
+            await client.wait_closed()
+            assert client.close_code == 1002
+            client = await listener.connect()
+            await client.say("x" * 11)
+            await client.wait_closed()
+            assert client.close_code == 1009
 
 
 # -- batches and history ----------------------------------------------------------------------------------------

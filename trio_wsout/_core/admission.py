@@ -18,11 +18,12 @@ import base64
 import binascii
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 from attrs import field, frozen
 
 from trio_wsout._core.handshake import Handshake
+from trio_wsout.config.quantities import parse_origin
 from trio_wsout.config.rules import is_token
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ __all__ = ["Admission", "Answer", "Head", "Places"]
 
 _VERSION = "13"
 _KEY_BYTES = 16
-_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _UPGRADE = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", _VERSION))
 RETRY_AFTER = 1
 """Seconds that a peer is asked to wait when there is no place."""
@@ -191,12 +191,6 @@ def _is_key(values: Sequence[str]) -> bool:
 def _origin(text: str) -> tuple[str, str, int | None] | None:
     """Scheme, host and port; None: it names no place, as ``null`` does."""
     try:
-        parts = urlsplit(text.strip())
-        port = parts.port
+        return parse_origin(text.strip())
     except ValueError:
         return None
-    host, scheme = parts.hostname, parts.scheme.lower()
-    plain = not (parts.path or parts.query or parts.fragment or "@" in parts.netloc)
-    if not host or not scheme or not plain:
-        return None
-    return scheme, host, port if port is not None else _DEFAULT_PORTS.get(scheme)

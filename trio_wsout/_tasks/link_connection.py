@@ -10,13 +10,13 @@ from trio_wsout._tasks.heartbeat import run_heartbeat, take_pongs
 from trio_wsout._tasks.reader import run_reader
 from trio_wsout._tasks.waking import Alarm
 from trio_wsout._tasks.writer import run_writer
+from trio_wsout._wire.connection import FAREWELL, Connection
 
 if TYPE_CHECKING:
     from trio_wsout._core.heartbeat import HeartbeatMonitor
     from trio_wsout._core.received import Peer
     from trio_wsout._tasks.outbox import Outbox
     from trio_wsout._tasks.reader import Inbox
-    from trio_wsout._wire.connection import Connection
 
 __all__ = ["run_connection"]
 
@@ -38,16 +38,21 @@ async def run_connection(
     When it returns, or is cancelled, the connection is cut and its last pongs have confirmed what they can.
     """
     alarm = Alarm()
+    written = trio.Event()
     connection.on_life(monitor.frame_received)
     connection.on_control(outbox.to_write.ring)
     try:
         async with connection, trio.open_nursery() as reading:
             reading.start_soon(run_reader, connection, inbox, outbox, monitor, peer)
             async with trio.open_nursery() as writing:
-                writing.start_soon(run_writer, connection, outbox, monitor, alarm)
+                writing.start_soon(_write, connection, outbox, monitor, alarm, written)
                 writing.start_soon(run_heartbeat, connection, outbox, monitor, alarm)
                 writing.start_soon(_cancel_when, closing, writing.cancel_scope)
                 await connection.wait_ended()
+                # Our answer to a Close may be under way, and should not be torn.
+                outbox.to_write.ring()
+                with trio.move_on_after(FAREWELL if connection.hears else 0):
+                    await written.wait()
                 writing.cancel_scope.cancel()
             if connection.ending is None:
                 await connection.aclose()
@@ -57,6 +62,16 @@ async def run_connection(
             reading.cancel_scope.deadline = trio.current_time() + _DRAIN
     finally:
         take_pongs(connection, outbox, monitor)
+
+
+async def _write(
+    connection: Connection, outbox: Outbox, monitor: HeartbeatMonitor, alarm: Alarm, written: trio.Event
+) -> None:
+    """Run the writer, and tell when it has ended."""
+    try:
+        await run_writer(connection, outbox, monitor, alarm)
+    finally:
+        written.set()
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:

@@ -25,6 +25,7 @@ from trio_wsout._tasks.heartbeat import beat
 from trio_wsout._tasks.reader import run_reader
 from trio_wsout._tasks.replay import Overtaken
 from trio_wsout._tasks.waking import Doorbell, earliest
+from trio_wsout._wire.connection import FAREWELL
 from trio_wsout.errors import HistoryError
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class ServedPeer:
             async with connection, trio.open_nursery() as reading:
                 reading.start_soon(run_reader, connection, inbox, self, self.monitor, self.peer)
                 with self._writing:
-                    connection.on_end(self._writing.cancel)
+                    connection.on_end(self._ended)
                     await self._write_all(greeting)
                 self.give_up_place()
                 await self._part()
@@ -122,6 +123,14 @@ class ServedPeer:
             self._part_by = self._writing.deadline = trio.current_time() + _PARTING
             self.give_up_place()
             self.bell.ring()
+
+    def _ended(self) -> None:
+        """The connection is over: no more is written, but our answer to a Close may be under way."""
+        if self.connection.hears:
+            self._writing.deadline = min(self._writing.deadline, trio.current_time() + FAREWELL)
+            self.bell.ring()
+        else:
+            self._writing.cancel()
 
     def give_up_place(self) -> None:
         """Leave the log: nobody waits for this peer any more."""
@@ -159,7 +168,7 @@ class ServedPeer:
 
     async def _write_history(self, replay: Replay) -> None:
         """Write what the peer missed, until it has a place in the log, with nothing between the two."""
-        while self._code is None:
+        while not self._over:
             try:
                 frames = await replay.next_frames(self)
             except Overtaken:
@@ -184,7 +193,7 @@ class ServedPeer:
     async def _fan_out(self) -> None:
         """Write what waits, all in one go, until there is a reason to close."""
         audience = self._audience
-        while self._code is None:
+        while not self._over:
             place = self.place
             ready = place is not None and place.ready
             if not (ready or self._pinging or self.connection.has_control):
@@ -208,6 +217,11 @@ class ServedPeer:
             if place is not None:
                 place.written()
                 audience.settle()
+
+    @property
+    def _over(self) -> bool:
+        """Whether nothing more is to be written here."""
+        return self._code is not None or self.connection.ending is not None
 
     @property
     def _pinging(self) -> bool:

@@ -24,7 +24,7 @@ nothing a message, small enough that a control frame never waits long."""
 async def run_writer(connection: Connection, outbox: Outbox, monitor: HeartbeatMonitor, alarm: Alarm) -> None:
     """Write until the connection is over. It is the only task that writes to it."""
     window = outbox.window
-    while True:
+    while connection.ending is None:
         pinging = monitor.ping_due or (monitor.free and window.wants_ping)
         if not (pinging or window.ready or connection.has_control):
             await outbox.to_write.wait()

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from trio_wsout._wire.tap import Tap
 
-__all__ = ["Connection"]
+__all__ = ["FAREWELL", "Connection"]
 
-_FAREWELL = 1.0
+FAREWELL = 1.0
 """Seconds that the last control frames of a connection that is over may take."""
 _TOO_BIG = 1009
 _PROTOCOL_ERROR = 1002
@@ -48,6 +48,11 @@ class Connection:
     def ending(self) -> Ending | None:
         """Why the connection is over; None while it is open."""
         return self._tap.ending
+
+    @property
+    def hears(self) -> bool:
+        """Whether the peer may still read, although the connection is over: a write under way is worth its end."""
+        return self.ending is not None and self.ending.cause in (Cause.CLOSED, Cause.PROTOCOL)
 
     @property
     def received_bytes(self) -> int:
@@ -156,9 +161,9 @@ class Connection:
     async def farewell(self) -> None:
         """Let the last control frames out (the answer to a Close) when the connection is over, briefly."""
         ending = self.ending
-        if self._tap.torn or ending is None or ending.cause not in (Cause.CLOSED, Cause.PROTOCOL):
+        if self._tap.torn or ending is None or not self.hears:
             return
-        with trio.move_on_after(_FAREWELL):
+        with trio.move_on_after(FAREWELL):
             await self._tap.last_words(self._last_close(ending))
 
     def _last_close(self, ending: Ending) -> bytes:

@@ -25,6 +25,8 @@ __all__ = [
     "DOTTED",
     "FLAG",
     "HEADER",
+    "ORIGIN",
+    "PATH",
     "POINTER",
     "PROXY",
     "SECRET_TEMPLATE",
@@ -201,6 +203,8 @@ PROXY = Kind(
 )
 URL = _checked(quantities.parse_url, "url", keep=False)
 BIND = _checked(quantities.parse_bind, "bind")
+ORIGIN = _checked(quantities.parse_allowed_origin, "origin")
+PATH = _checked(quantities.parse_path, "path")
 POINTER = _checked(quantities.parse_pointer, "pointer")
 DOTTED = _checked(quantities.parse_dotted, "dotted-path")
 CODES = Kind(

@@ -19,10 +19,13 @@ __all__ = [
     "format_codes",
     "format_duration",
     "format_size",
+    "parse_allowed_origin",
     "parse_bind",
     "parse_codes",
     "parse_dotted",
     "parse_duration",
+    "parse_origin",
+    "parse_path",
     "parse_pointer",
     "parse_proxy",
     "parse_size",
@@ -175,6 +178,38 @@ def parse_bind(text: str) -> BindAddress | UnixAddress:
     if match is None or int(match[3]) > _MOST_PORT:
         raise ValueError(allowed)
     return BindAddress(match[1] or match[2] or None, int(match[3]))
+
+
+_ORIGIN_PORTS = {"http": 80, "https": 443}
+
+
+def parse_origin(text: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port of an origin such as ``https://example.com`` (RFC 6454); a default port is given."""
+    allowed = "expected an origin such as https://example.com or http://localhost:8080, without a path"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ValueError(allowed) from None
+    host, scheme = parts.hostname, parts.scheme.lower()
+    plain = not (parts.path or parts.query or parts.fragment or "@" in parts.netloc)
+    if not host or not scheme or not plain or _CONTROL.search(text):
+        raise ValueError(allowed)
+    return scheme, host, port if port is not None else _ORIGIN_PORTS.get(scheme)
+
+
+def parse_allowed_origin(text: str) -> str:
+    """An origin, or ``*`` for all of them (SPEC 10)."""
+    if text != "*":
+        parse_origin(text)
+    return text
+
+
+def parse_path(text: str) -> str:
+    """The path that a listener serves (SPEC 10)."""
+    if not text.startswith("/") or "?" in text or "#" in text or _CONTROL.search(text):
+        raise ValueError("expected a path that starts with /, without ?, # and spaces")
+    return text
 
 
 def parse_url(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from attrs import fields
 
-from trio_wsout.config.sections import Config, Mode
+from trio_wsout.config.sections import Config, Cursor, Mode, Retry
 from trio_wsout.config.templates import Template
 from trio_wsout.errors import Problem
 
@@ -37,6 +37,12 @@ UNUSABLE: Mapping[Mode, tuple[str, ...]] = {
     Mode.RELAY: ("spool",),
 }
 """Top-level fields (attribute names) that a mode can't use."""
+
+_OF_A_LINK: Mapping[str, tuple[Retry | Cursor, tuple[str, ...]]] = {
+    "retry": (Retry(), ("retries",)),
+    "cursor": (Cursor(), ("initial_value", "persist_to", "state_id", "resume_on_reconnect")),
+}
+"""Fields of sections that only a link uses: a listener sends nothing twice and keeps no cursor of its own."""
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 _RESERVED = frozenset({"host", "connection", "upgrade", "content-length", "transfer-encoding"})
@@ -81,6 +87,7 @@ def check(config: Config, present: Collection[str] | None = None) -> list[Proble
     written = _written(config) if present is None else present
     return [
         *_modes(config, written),
+        *_without_link(config),
         *_link(config),
         *_auth(config),
         *_tls(config),
@@ -117,6 +124,24 @@ def _modes(config: Config, written: Iterable[str]) -> Iterator[Problem]:
         yield Problem(
             path="server", reason=f"is required in mode {mode.value}, at least with bind: host:port"
         )
+
+
+def _without_link(config: Config) -> Iterator[Problem]:
+    """What only a link can use, where there is none."""
+    if config.mode is Mode.CLIENT or config.url is not None:
+        return
+    for section, (default, names) in _OF_A_LINK.items():
+        value = getattr(config, section)
+        for name in names:
+            if value is not None and getattr(value, name) != getattr(default, name):
+                path = f"{_key(section)}.{_key(name)}"
+                yield Problem(
+                    path=path, reason=f"is for links, and mode {config.mode.value} without url has none"
+                )
+    if config.mode is Mode.RELAY:
+        for name in _LINK_ONLY:
+            if name != "spool" and getattr(config, name) != getattr(_DEFAULTS, name):
+                yield Problem(path=_key(name), reason="is for the link of a relay, which needs url")
 
 
 def _link(config: Config) -> Iterator[Problem]:

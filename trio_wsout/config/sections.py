@@ -19,6 +19,8 @@ from trio_wsout.config.kinds import (
     DOTTED,
     FLAG,
     HEADER,
+    ORIGIN,
+    PATH,
     POINTER,
     PROXY,
     SECRET_TEMPLATE,
@@ -299,15 +301,15 @@ class Server:
 
     bind: Annotated[str, BIND]
     """``host:port``, ``[v6]:port``, ``:port`` (all addresses) or ``unix:PATH``."""
-    path: Annotated[str, TEXT] | None = None
-    """The one path that is served; None: any."""
+    path: Annotated[str, PATH] | None = None
+    """The one path that is served, beside ``/healthz``; None: any."""
     tls: ServerTls | None = None
     """TLS material; None: plain."""
     max_connections: Annotated[int, count(1)] | None = None
     """Most peers at a time, ≥ 1; None: no bound."""
     idle_timeout: Annotated[float, duration()] | None = None
     """Seconds without a message in either direction before Close 1001; None: never."""
-    allowed_origins: tuple[Annotated[str, TEXT], ...] | None = None
+    allowed_origins: tuple[Annotated[str, ORIGIN], ...] | None = None
     """Origins that are admitted; None: any; ``*`` allows all."""
     send_buffer_capacity: Annotated[int, count(1)] = 256
     """Messages that wait for one peer; ≥ 1."""
