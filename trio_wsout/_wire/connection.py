@@ -23,6 +23,8 @@ FAREWELL = 1.0
 """Seconds that the last control frames of a connection that is over may take."""
 _TOO_BIG = 1009
 _PROTOCOL_ERROR = 1002
+_NOT_UTF_8 = 1007
+_FAULTS = (_PROTOCOL_ERROR, _NOT_UTF_8, _TOO_BIG)
 
 
 class Connection:
@@ -167,10 +169,12 @@ class Connection:
             await self._tap.last_words(self._last_close(ending))
 
     def _last_close(self, ending: Ending) -> bytes:
-        """A Close for a peer that broke the protocol, for which wsproto may not have queued one."""
+        """A Close for a peer that broke the protocol, where wsproto has found the fault and queued none."""
         if ending.cause is Cause.CLOSED or self.has_control:
             return b""
-        return self._frame(_PROTOCOL_ERROR.to_bytes(2, "big"), CLOSE)
+        found = self._websocket.closed
+        code = found.code if found is not None and found.code in _FAULTS else _PROTOCOL_ERROR
+        return self._frame(code.to_bytes(2, "big"), CLOSE)
 
     async def __aenter__(self) -> Self:
         return self
