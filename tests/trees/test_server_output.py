@@ -127,6 +127,18 @@ async def test_unconfirmed_in_flight_is_bounded_and_a_peer_that_never_confirms_i
         assert trio.current_time() == 3
 
 
+async def test_a_peer_that_takes_nothing_of_one_message_is_cut_after_retry_timeout(
+    listener: MemoryListener, autojump_clock: MockClock
+) -> None:
+    async with trio_wsout.open_output(config(retry={"timeout": "3s"}), listeners=[listener]) as output:
+        client = await listener.connect(bounded=True)
+        client.stall()
+        receipts = [await output.submit(str(n)) for n in range(2)]
+        for receipt in receipts:
+            await receipt.wait()
+        assert trio.current_time() == 3
+
+
 # -- slow peers -----------------------------------------------------------------------------------------
 
 

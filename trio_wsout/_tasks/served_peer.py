@@ -235,6 +235,7 @@ class ServedPeer:
             if self.place is not None:
                 self.place.ping_taken()
         if frames or ping is not None or self.connection.has_control:
+            self._watch.no_later_than(self, self._stalls_at)
             count = await self.connection.write_frames(frames, ping)
             self._audience.sent_bytes += count
         now = trio.current_time()

@@ -43,7 +43,10 @@ class Watch:
 
     def look_at(self, watched: Watched) -> None:
         """Its deadline may be nearer than it was."""
-        deadline = watched.deadline
+        self.no_later_than(watched, watched.deadline)
+
+    def no_later_than(self, watched: Watched, deadline: float | None) -> None:
+        """Look at it at this time at the latest; None: whenever it says."""
         if deadline is not None and deadline < watched.due:
             watched.due = deadline
             heappush(self._heap, (deadline, next(self._order), watched))

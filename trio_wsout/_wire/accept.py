@@ -21,6 +21,7 @@ from trio_wsout._wire.connection import Connection
 from trio_wsout._wire.guard import Guard
 from trio_wsout._wire.http import read_head, refuse
 from trio_wsout._wire.tap import RECEIVE_BYTES, Tap
+from trio_wsout._wire.user_timeout import set_user_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -118,6 +119,7 @@ class Acceptor:
         self, nursery: trio.Nursery, guest: Guest, headers: Sequence[tuple[str, str]]
     ) -> Connection | None:
         """Let the guest in, with `headers` in the answer; its protocol runs in `nursery`. None: it has gone."""
+        set_user_timeout(guest.stream, self._config.heartbeat)
         tap = Tap(guest.stream)
         tap.begin_with(_request(guest), guest.rest)
         guard = Guard(nursery, tap, "the handshake broke off")

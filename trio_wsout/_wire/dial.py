@@ -21,6 +21,7 @@ from trio_wsout._wire.guard import Guard
 from trio_wsout._wire.proxy import ProxyTrouble, open_tunnel, proxy_for
 from trio_wsout._wire.tap import RECEIVE_BYTES, transport_trouble
 from trio_wsout._wire.tls import client_context
+from trio_wsout._wire.user_timeout import set_user_timeout
 from trio_wsout.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Dialer:
         try:
             if request.secure:
                 stream = await self._start_tls(stream, request)
-            self._set_user_timeout(stream)
+            set_user_timeout(stream, self._config.heartbeat)
             return await self._shake_hands(nursery, stream, request)
         except BaseException:
             await trio.aclose_forcefully(stream)
@@ -125,18 +126,6 @@ class Dialer:
         except trio.BrokenResourceError as error:
             raise AttemptFailed(_tls_trouble(request.host, error)) from None
         return secured
-
-    def _set_user_timeout(self, stream: trio.abc.Stream) -> None:
-        """Have the kernel give up on unanswered bytes when the heartbeat would (RFC 5482)."""
-        heartbeat = self._config.heartbeat
-        transport: object = stream
-        if isinstance(stream, trio.SSLStream):
-            transport = cast("trio.SSLStream[trio.abc.Stream]", stream).transport_stream
-        option = getattr(socket, "TCP_USER_TIMEOUT", None)
-        if heartbeat is None or option is None or not isinstance(transport, trio.SocketStream):
-            return
-        seconds = heartbeat.ping_interval + heartbeat.timeout
-        transport.setsockopt(socket.IPPROTO_TCP, option, min(int(seconds * 1000), 2**31 - 1))
 
     async def _shake_hands(
         self, nursery: trio.Nursery, stream: trio.abc.Stream, request: Request
