@@ -16,6 +16,7 @@ from trio_wsout._wire.frames import (
     FrameScanner,
     masked_frame,
     masked_frames,
+    plain_frame,
 )
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, Ping, TextMessage
@@ -107,3 +108,38 @@ def test_junk_never_fails(pieces: list[bytes]) -> None:
         for opcode, payload in scanner.feed(piece):
             assert opcode in (PONG, CLOSE)
             assert len(payload) <= 125
+
+
+@given(st.binary(max_size=125), st.booleans())
+def test_a_pong_alone_is_known_at_once(payload: bytes, masked: bool) -> None:
+    frame = masked_frame(payload, PONG) if masked else plain_frame(payload, PONG)
+    scanner = FrameScanner()
+    assert scanner.lone_pong(frame, masked=masked) == payload
+    assert scanner.frames == 1
+    other = plain_frame(payload, PONG) if masked else masked_frame(payload, PONG)
+    assert scanner.lone_pong(other, masked=masked) is None
+
+
+@given(st.binary(max_size=125), st.booleans(), st.data())
+def test_other_bytes_are_no_pong_alone(payload: bytes, masked: bool, data: st.DataObject) -> None:
+    make = masked_frame if masked else plain_frame
+    frame = make(payload, PONG)
+    scanner = FrameScanner()
+    for other in (
+        make(payload, PING),
+        frame + b"\x8a",
+        frame[: data.draw(st.integers(1, len(frame) - 1))],
+        make(payload + b"x" * 126, PONG),
+    ):
+        assert scanner.lone_pong(other, masked=masked) is None
+    scanner.feed(make(b"half", TEXT)[:-1])
+    assert scanner.lone_pong(frame, masked=masked) is None  # these bytes belong to the text
+
+
+@given(st.binary(max_size=70_000), st.sampled_from([TEXT, BINARY]))
+def test_a_plain_frame_is_what_wsproto_reads(payload: bytes, opcode: int) -> None:
+    reader = Connection(ConnectionType.CLIENT)
+    reader.receive_data(plain_frame(payload, BINARY))
+    got = b"".join(bytes(event.data) for event in reader.events() if isinstance(event, BytesMessage))
+    assert got == payload
+    assert plain_frame(payload, opcode)[0] == 0x80 | opcode

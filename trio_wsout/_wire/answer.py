@@ -22,7 +22,7 @@ class AnswerTap(Tap):
     """The tap of an outgoing connection: holds the answer back until its head is there and is a 101."""
 
     def __init__(self, stream: trio.abc.Stream, *, subprotocols: Sequence[str]) -> None:
-        super().__init__(stream)
+        super().__init__(stream, masked=False)
         self._subprotocols = subprotocols
         self._head: bytearray | None = bytearray()
 

@@ -129,6 +129,17 @@ class FrameScanner:
                 self._begin_frame(seen)
         return seen
 
+    def lone_pong(self, data: bytes, *, masked: bool) -> bytes | None:
+        """The payload, if these next bytes are one pong of the right kind, whole and nothing else; else None."""
+        if self._skip or self._header or data[0] != _FIN | PONG:
+            return None
+        size = data[1] & 0x7F if len(data) > 1 else _LENGTH_2
+        start = 6 if masked else 2
+        if size >= _LENGTH_2 or len(data) != start + size or (data[1] & _MASKED != 0) is not masked:
+            return None
+        self.frames += 1
+        return _mask(data[start:], data[2:6]) if masked else data[2:]
+
     def _header_complete(self) -> bool:
         header = self._header
         return len(header) > 1 and len(header) == _header_length(header[1])

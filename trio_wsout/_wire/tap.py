@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_wsout._core.ending import Cause, Ending
-from trio_wsout._wire.frames import CLOSE, PONG, FrameScanner
+from trio_wsout._wire.frames import CLOSE, FrameScanner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,8 +55,10 @@ class Tap(trio.abc.Stream):
     received_bytes: int
     """Bytes that came, TLS taken off."""
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
+    def __init__(self, stream: trio.abc.Stream, *, masked: bool) -> None:
+        """Tap a stream whose peer masks its frames, or does not (RFC 6455 section 5.1)."""
         self._stream = stream
+        self._masked = masked
         self._preface = b""
         self._scanner = FrameScanner()
         self._control = bytearray()
@@ -110,9 +112,14 @@ class Tap(trio.abc.Stream):
             await trio.lowlevel.checkpoint()
             preface, self._preface = self._preface, b""
             return preface
-        chunk = await self._read()
-        self._watch(chunk)
-        return chunk
+        while True:
+            chunk = await self._read()
+            # Most of what comes while this side sends: wsproto need not look at it, for it does nothing with pongs.
+            pong = self._scanner.lone_pong(chunk, masked=self._masked) if chunk else None
+            if pong is None:
+                self._watch(chunk)
+                return chunk
+            self._take_pong(pong)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Queue control frames while the connection is open; write at once before and after that."""
@@ -227,12 +234,14 @@ class Tap(trio.abc.Stream):
         for opcode, payload in self._scanner.feed(chunk):
             if opcode == CLOSE:
                 self.peer_close = payload if self.peer_close is None else self.peer_close
-            elif opcode == PONG and self.on_pong is not None:
-                self.on_pong(payload)
-            elif opcode == PONG:
-                try:
-                    self._pong_sender.send_nowait(payload)
-                except (trio.WouldBlock, trio.BrokenResourceError):
-                    # More unasked pongs than anybody sends: the one that is waited for comes again
-                    # with the next ping, and until then nothing counts as confirmed.
-                    continue
+            else:
+                self._take_pong(payload)
+
+    def _take_pong(self, payload: bytes) -> None:
+        if self.on_pong is not None:
+            self.on_pong(payload)
+            return
+        # Where there is no room, there are more unasked pongs than anybody sends: the one that is waited
+        # for comes again with the next ping, and until then nothing counts as confirmed.
+        with suppress(trio.WouldBlock, trio.BrokenResourceError):
+            self._pong_sender.send_nowait(payload)
