@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING
 
@@ -35,7 +34,6 @@ from trio_wsout._tasks.sender import Sender
 from trio_wsout._tasks.supervisor import Supervisor
 from trio_wsout._wire.dial import AttemptFailed, Dialer
 from trio_wsout.config.sections import ConnectMode, DeliveryLevel
-from trio_wsout.config.templates import TemplateError
 from trio_wsout.errors import ConnectError
 from trio_wsout.stores.opening import open_cursor_store
 
@@ -211,20 +209,8 @@ class ClientTree(Tree):
                 return None if self.persister is None else self.persister.value
             case "attempt":
                 return str(self.link.attempt)
-            case "env":
-                return os.environ.get(name or "")
             case _:
-                return self._secret(name or "")
-
-    def _secret(self, name: str) -> str | None:
-        """The application's secret of that name; its exceptions cost an attempt or a batch, not the output."""
-        if self._hooks.secrets is None:
-            return None
-        try:
-            return self._hooks.secrets(name)
-        except Exception as error:
-            message = f"the secrets callable raised {type(error).__name__}"
-            raise TemplateError(message) from error
+                return super()._resolve(source, name)
 
     async def _make_request(self) -> Request:
         """The opening handshake of this attempt, with fresh credentials from the application."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,6 @@ from trio_wsout._tasks.replay import Replay
 from trio_wsout._tasks.sender import Sender
 from trio_wsout._tasks.served_peer import GOING_AWAY, Greeting
 from trio_wsout.config.sections import DeliveryLevel
-from trio_wsout.config.templates import TemplateError
 from trio_wsout.stores.opening import open_history_store
 
 if TYPE_CHECKING:
@@ -212,19 +210,3 @@ class ServingTree(Tree):
             history_events=0 if extent is None else extent.events,
             history_bytes=0 if extent is None else extent.size,
         )
-
-    # -- inside -----------------------------------------------------------------------------------------------
-
-    def _resolve(self, source: str, name: str | None) -> str | None:
-        """The value of a ``${…}`` in batch.header or batch.footer; None: there is none."""
-        match source:
-            case "env":
-                return os.environ.get(name or "")
-            case "secret" if self._hooks.secrets is not None:
-                try:
-                    return self._hooks.secrets(name or "")
-                except Exception as error:
-                    message = f"the secrets callable raised {type(error).__name__}"
-                    raise TemplateError(message) from error
-            case _:
-                return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,6 +13,7 @@ from trio_wsout._core.payload import Encoder
 from trio_wsout._core.received import Received
 from trio_wsout._tasks.ledger import Flush, Ledger
 from trio_wsout._tasks.sender import Intake, Source
+from trio_wsout.config.templates import TemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -115,6 +117,18 @@ class Tree(ABC):
             return False
         await flush.done.wait()
         return not flush.abandoned
+
+    def _resolve(self, source: str, name: str | None) -> str | None:
+        """The value of a ``${…}``; None: there is none. What `secrets` raises costs an attempt or a batch."""
+        if source == "env":
+            return os.environ.get(name or "")
+        if source != "secret" or self._hooks.secrets is None:
+            return None
+        try:
+            return self._hooks.secrets(name or "")
+        except Exception as error:
+            message = f"the secrets callable raised {type(error).__name__}"
+            raise TemplateError(message) from error
 
     def _abandon(self, holding: Iterable[Accepted]) -> None:
         """The tree has ended: what the tasks hold and what waits is undelivered, and is kept in `left`."""
