@@ -79,3 +79,30 @@ def test_documents_end_where_they_are_ended() -> None:
     fixed.add(accepted(encoder, 1), 0.0)
     assert fixed.end_document() == (), "there are no documents to end"
     assert fixed.poll(0.1) != ()
+
+
+def test_numbers_go_on_where_a_history_ended() -> None:
+    config = Config(url="ws://h/", delivery=Delivery(stamp="s"))
+    encoder = Encoder(config.payload, None, stamp="s")
+    made = Packer(config, encoder, epoch=7, resolve=lambda *_: None, after=41)
+    item = accepted(encoder, {})
+    made.number(item)
+    assert (item.seq, item.payload) == (42, b'{"s":"7-42"}')
+
+
+@given(st.lists(st.integers(), max_size=20), st.integers(1, 7))
+def test_repacked_events_are_the_messages_that_they_were(numbers: list[int], size: int) -> None:
+    batch = Batch(mode=BatchMode.FIXED, fixed_size=size, header="h")
+    made, encoder = packer(batch=batch)
+    items = [accepted(encoder, {"n": number % 1000}) for number in numbers]
+    messages = [message.payload for item in items for message in made.add(item, 0.0)]
+    messages += [message.payload for message in made.flush()]
+    assert made.repack([item.payload for item in items]) == messages
+    alone, _ = packer()
+    assert alone.repack([item.payload for item in items]) == [item.payload for item in items]
+
+
+def test_repacking_needs_header_and_footer() -> None:
+    made, _ = packer(batch=Batch(mode=BatchMode.FIXED, header="${env|HEADER}"))
+    with pytest.raises(PackingError, match=r"batch\.header"):
+        made.repack([b"1"])
