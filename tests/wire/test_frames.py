@@ -16,10 +16,11 @@ from trio_wsout._wire.frames import (
     FrameScanner,
     masked_frame,
     masked_frames,
+    parse_close,
     plain_frame,
 )
-from wsproto.connection import Connection, ConnectionType
-from wsproto.events import BytesMessage, Ping, TextMessage
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 
 
 def read_by_a_server(blob: bytes) -> list[object]:
@@ -143,3 +144,34 @@ def test_a_plain_frame_is_what_wsproto_reads(payload: bytes, opcode: int) -> Non
     got = b"".join(bytes(event.data) for event in reader.events() if isinstance(event, BytesMessage))
     assert got == payload
     assert plain_frame(payload, opcode)[0] == 0x80 | opcode
+
+
+@given(st.binary(max_size=125))
+def test_a_close_is_valid_where_wsproto_says_so(payload: bytes) -> None:
+    reader = Connection(ConnectionType.CLIENT)
+    reader.receive_data(plain_frame(payload, CLOSE))
+    (event,) = reader.events()
+    assert isinstance(event, CloseConnection)
+    valid = reader.state is ConnectionState.REMOTE_CLOSING
+    assert (parse_close(payload) is not None) == valid
+    if valid:
+        assert parse_close(payload) == (event.code, event.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("payload", "close"),
+    [
+        (b"", (1005, "")),
+        (b"\x03", None),
+        (b"\x03\xe8", (1000, "")),
+        (b"\x03\xe8ok", (1000, "ok")),
+        (b"\x03\xe8\xff", None),
+        (b"\x03\xed", None),
+        (b"\x0b\xb8", (3000, "")),
+        (b"\x13\x87", (4999, "")),
+        (b"\x13\x88", None),
+        (b"\x00\x00", None),
+    ],
+)
+def test_closes_are_judged(payload: bytes, close: tuple[int, str] | None) -> None:
+    assert parse_close(payload) == close

@@ -11,18 +11,22 @@ import os
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from wsproto.frame_protocol import LOCAL_ONLY_CLOSE_REASONS, CloseReason
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
     "BINARY",
     "CLOSE",
+    "NO_STATUS",
     "PING",
     "PONG",
     "TEXT",
     "FrameScanner",
     "masked_frame",
     "masked_frames",
+    "parse_close",
     "plain_frame",
 ]
 
@@ -32,6 +36,11 @@ CLOSE = 0x8
 PING = 0x9
 PONG = 0xA
 
+NO_STATUS = 1005
+"""Stands for a Close frame without a code; never sent (RFC 6455 section 7.4.1)."""
+
+_CLOSE_CODES = frozenset(int(each) for each in CloseReason) - {int(each) for each in LOCAL_ONLY_CLOSE_REASONS}
+_FIRST_PRIVATE, _LAST_PRIVATE = 3000, 4999
 _FIN = 0x80
 _MASKED = 0x80
 _LENGTH_2 = 126
@@ -95,6 +104,19 @@ def _mask(payload: bytes, key: bytes) -> bytes:
     for offset in range(4):
         masked[offset::4] = masked[offset::4].translate(_XOR_TABLES[key[offset]])
     return bytes(masked)
+
+
+def parse_close(payload: bytes) -> tuple[int, str] | None:
+    """Code and reason of a Close frame (1005: it had none); None: it is malformed (RFC 6455 section 7.4)."""
+    if not payload:
+        return NO_STATUS, ""
+    code = int.from_bytes(payload[:2], "big")
+    if len(payload) == 1 or not (code in _CLOSE_CODES or _FIRST_PRIVATE <= code <= _LAST_PRIVATE):
+        return None
+    try:
+        return code, payload[2:].decode()
+    except UnicodeDecodeError:
+        return None
 
 
 class FrameScanner:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_wsout._core.ending import Cause, Ending
-from trio_wsout._wire.frames import CLOSE, FrameScanner
+from trio_wsout._wire.frames import CLOSE, FrameScanner, parse_close
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +27,6 @@ RECEIVE_BYTES = 64 * 1024
 _MOST_CONTROL = 64 * 1024
 """Bytes of queued control frames; a peer that pings on without reading is cut beyond that."""
 _PONGS_KEPT = 16
-_NO_STATUS = 1005
-"""Stands for a Close frame without a code (RFC 6455 section 7.4.1)."""
 
 
 def transport_trouble(error: BaseException) -> str:
@@ -91,12 +89,11 @@ class Tap(trio.abc.Stream):
             call()
 
     def closed_by_peer(self) -> Ending | None:
-        """The ending that the peer's Close frame means; None when none came."""
-        payload = self.peer_close
-        if payload is None:
+        """The ending that the peer's Close frame means; None: none came, or none that is valid."""
+        close = None if self.peer_close is None else parse_close(self.peer_close)
+        if close is None:
             return None
-        code = int.from_bytes(payload[:2], "big") if len(payload) > 1 else _NO_STATUS
-        reason = payload[2:].decode("utf-8", "replace")
+        code, reason = close
         said = f" ({reason!r})" if reason else ""
         return Ending(cause=Cause.CLOSED, code=code, detail=f"the peer closed with {code}{said}")
 

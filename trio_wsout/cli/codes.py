@@ -5,10 +5,10 @@ __all__ = ["CONFIGURATION", "INTERRUPTED", "NO_CONNECTION", "OK", "SOME_UNDELIVE
 OK = 0
 """Everything was confirmed."""
 CONFIGURATION = 2
-"""The configuration or the command is wrong."""
+"""The configuration or the command is wrong: an address that is taken, a file that can't be read."""
 NO_CONNECTION = 3
 """The link could not be opened, or gave up."""
 SOME_UNDELIVERED = 4
-"""Some events are undelivered, or some lines were skipped."""
+"""Some events are undelivered, some lines were skipped, or what peers sent could not be printed."""
 INTERRUPTED = 130
 """Ctrl-C or a termination signal ended the run."""

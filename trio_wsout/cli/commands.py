@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import trio
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
 from trio_wsout.cli.checking import load, print_config, print_problems
 from trio_wsout.cli.codes import CONFIGURATION, INTERRUPTED, OK
 from trio_wsout.cli.demo import run_demo
-from trio_wsout.cli.printing import say, show
-from trio_wsout.cli.running import Job, run_job
+from trio_wsout.cli.job import Job
+from trio_wsout.cli.printing import show
+from trio_wsout.cli.running import run_job
 from trio_wsout.config import json_schema
 from trio_wsout.errors import ConfigError
 
@@ -49,7 +50,12 @@ UndeliveredPath = Annotated[
     Parameter(help='Append events that are not delivered to this file, one {"event", "reason"} a line.'),
 ]
 WaitPeers = Annotated[
-    int | None, Parameter(help="For the server modes, which this version does not have; refused.")
+    int | None,
+    Parameter(
+        help="Begin to read when so many peers are there at the same time; more than one in server-output "
+        "and relay only.",
+        validator=Number(gte=1),
+    ),
 ]
 ConfigPath = Annotated[
     Path | None, Parameter(help="A YAML, TOML or JSON file; may be left out where --set gives the fields.")
@@ -58,7 +64,11 @@ ConfigPath = Annotated[
 
 def run_app() -> None:
     """Parse this process's arguments, run the command, exit with its code."""
-    raise SystemExit(app() or OK)
+    try:
+        code = app(exit_on_error=False)
+    except CycloptsError:  # it has told what is wrong
+        code = CONFIGURATION
+    raise SystemExit(code or OK)
 
 
 def _run(task: Callable[..., Awaitable[int]], *arguments: object) -> int:
@@ -83,28 +93,30 @@ def run(
     ] = None,
     undelivered: UndeliveredPath = None,
     with_peer: Annotated[
-        bool, Parameter(negative=(), help='Print what peers send as {"peer", "event"}.')
+        bool, Parameter(negative=(), help='Print what peers send as {"peer", "event"}; peer is its address.')
     ] = False,
     wait_peers: WaitPeers = None,
     stats: Annotated[bool, Parameter(negative=(), help="End with one line of JSON statistics.")] = False,
-    quiet: Annotated[bool, Parameter(negative=(), help="No status line and no link changes.")] = False,
+    quiet: Annotated[
+        bool, Parameter(negative=(), help="No status line, no address, no link changes.")
+    ] = False,
 ) -> int:
     """Send events, one JSON value a line, from standard input or a file; print what peers send.
 
-    Ends with its input: everything is confirmed, then the connection is closed. A line that is no JSON is
-    reported with its number, and skipped. Exit codes: 0 all confirmed; 2 configuration or usage; 3 could not
-    connect, or gave up; 4 some events undelivered or lines skipped; 130 interrupted (Ctrl-C once: gracefully,
-    within shutdown-timeout; twice: at once).
+    Ends with its input: everything is confirmed, then the connections are closed; mode server-input reads
+    none, and runs until Ctrl-C or a termination signal. A line that is no JSON is reported with its number,
+    and skipped. Exit codes: 0 all confirmed; 2 configuration or usage; 3 could not connect, or gave up; 4
+    some events undelivered, lines skipped, or what peers sent not printed; 130 interrupted (Ctrl-C once:
+    gracefully, within shutdown-timeout; twice: at once).
     """
     try:
         loaded = load(config, sets or [], contexts or [])
     except ConfigError as error:
         print_problems(error)
         return CONFIGURATION
-    if wait_peers is not None:
-        say("--wait-peers is for the server modes; this version runs mode client")
-        return CONFIGURATION
-    job = Job(loaded, source, undelivered, with_peer=with_peer, stats=stats, quiet=quiet)
+    job = Job(
+        loaded, source, undelivered, wait_peers=wait_peers, with_peer=with_peer, stats=stats, quiet=quiet
+    )
     return _run(run_job, job)
 
 
@@ -129,5 +141,5 @@ def schema() -> int:
 def demo(
     *, events: Annotated[int, Parameter(help="How many events to send.", validator=Number(gte=1))] = 2000
 ) -> int:
-    """Send events to an endpoint in this process over a real socket that is cut on the way; nothing is lost."""
+    """Fan events out to five clients over real sockets; one is cut off and resumes, and nothing is lost."""
     return _run(run_demo, events)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -10,15 +11,18 @@ import orjson
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from trio_wsout._core.received import Received
     from trio_wsout.output import Output
 
-__all__ = ["print_received", "say", "show", "silence", "waiting"]
+__all__ = ["GONE", "print_received", "say", "show", "silence", "waiting"]
 
 _OUT, _ERR = 1, 2
 """File descriptors."""
+
+GONE = "nobody reads it any more"
+"""Why standard output can't be written when its reader has ended."""
 
 
 def say(text: str) -> None:
@@ -61,8 +65,11 @@ def waiting(channel: trio.MemoryReceiveChannel[Any]) -> Iterator[Any]:
         return
 
 
-async def print_received(output: Output, *, with_peer: bool) -> None:
-    """Print what peers send, a line each, until the output ends; all that is there in one write."""
+async def print_received(output: Output, *, with_peer: bool, failed: Callable[[str], object]) -> None:
+    """Print what peers send, a line each, until the output ends; all that is there in one write.
+
+    When standard output can't be written any more `failed` is told why, and the rest goes nowhere.
+    """
     write = _write_nowhere if sys.stdout is None else _write_terminal if sys.stdout.isatty() else _write
     async for item in output.received:
         items = [item, *waiting(output.received)]
@@ -70,18 +77,21 @@ async def print_received(output: Output, *, with_peer: bool) -> None:
         try:
             # Left behind when cancelled: a reader that has stopped must not keep us from ending.
             await trio.to_thread.run_sync(write, lines, abandon_on_cancel=True)
-        except BrokenPipeError:
-            write = _write_nowhere
-            silence(_OUT)
         except OSError as error:
             write = _write_nowhere
             silence(_OUT)
-            say(f"standard output: {error.strerror}; what peers send is no longer printed")
+            failed(GONE if isinstance(error, BrokenPipeError) else error.strerror or str(error))
 
 
 def _line(item: Received, *, with_peer: bool) -> bytes:
     event: Any = item.event.hex() if isinstance(item.event, bytes) else item.event
-    return orjson.dumps({"peer": item.peer.address, "event": event} if with_peer else event) + b"\n"
+    if with_peer:
+        identity = {} if item.peer.identity is None else {"identity": item.peer.identity}
+        event = {"peer": item.peer.address, **identity, "event": event}
+    try:
+        return orjson.dumps(event) + b"\n"
+    except TypeError:  # a whole number of more than 64 bits
+        return json.dumps(event, separators=(",", ":")).encode() + b"\n"
 
 
 def _write(lines: bytes) -> None:

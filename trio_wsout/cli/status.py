@@ -1,4 +1,4 @@
-"""The status line of a terminal: rate, link, queues, renewed twice a second."""
+"""The status line of a terminal: link or peers, rate, queues, renewed twice a second."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from trio_wsout.config.sections import Mode
+
 if TYPE_CHECKING:
     from trio_wsout._core.statistics import Statistics
     from trio_wsout.output import Output
@@ -17,22 +19,40 @@ __all__ = ["run_status", "status_line"]
 
 _EVERY = 0.5
 _COLOURS = {"open": "green", "backing-off": "yellow", "gave-up": "red"}
+_LINK_STATES = {"idle", "dialling", "open", "backing-off", "gave-up"}
+_DONE = {Mode.SERVER_INPUT: "received"}
+"""What is counted where no events are sent."""
 
 
-def status_line(now: Statistics, rate: float) -> Text:
-    """One line: link state, confirmed events and their rate, queued, unconfirmed, reconnects."""
-    line = Text(now.state, style=_COLOURS.get(now.state, "cyan"))
-    line.append(f"  {now.confirmed:,} confirmed ({rate:,.0f}/s)", style="default")
-    line.append(f"  {now.queued:,} queued  {now.unconfirmed:,} unconfirmed  {now.reconnects} reconnects")
+def status_line(now: Statistics, rate: float, mode: Mode = Mode.CLIENT) -> Text:
+    """One line: link state or peers, events and their rate, queued, unconfirmed, reconnects, expelled peers."""
+    line = Text()
+    if mode is not Mode.CLIENT:
+        line.append(f"{now.peers:,} peer{'' if now.peers == 1 else 's'}  ")
+    if mode is Mode.CLIENT or now.state in _LINK_STATES:
+        line.append("" if mode is Mode.CLIENT else "link ")
+        line.append(now.state, style=_COLOURS.get(now.state, "cyan"))
+        line.append("  ")
+    line.append(f"{_done(now, mode):,} {_DONE.get(mode, 'confirmed')} ({rate:,.0f}/s)")
+    if mode is not Mode.SERVER_INPUT:
+        line.append(f"  {now.queued:,} queued  {now.unconfirmed:,} unconfirmed")
+    if mode is Mode.CLIENT or now.reconnects:
+        line.append(f"  {now.reconnects:,} reconnects")
+    if now.expelled:
+        line.append(f"  {now.expelled:,} expelled", style="red")
     return line
 
 
-async def run_status(output: Output) -> None:
+def _done(now: Statistics, mode: Mode) -> int:
+    return now.received if mode in _DONE else now.confirmed
+
+
+async def run_status(output: Output, mode: Mode) -> None:
     """Keep the line up to date until cancelled."""
-    before = output.statistics().confirmed
+    before = _done(output.statistics(), mode)
     with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
         while True:
             await trio.sleep(_EVERY)
             now = output.statistics()
-            live.update(status_line(now, (now.confirmed - before) / _EVERY), refresh=True)
-            before = now.confirmed
+            live.update(status_line(now, (_done(now, mode) - before) / _EVERY, mode), refresh=True)
+            before = _done(now, mode)
