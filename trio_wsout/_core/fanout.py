@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from attrs import define
 
+from trio_wsout._core.blocks import Block
 from trio_wsout._core.watermark import Watermark
 from trio_wsout.config.sections import DeliveryLevel
 
@@ -37,39 +38,6 @@ if TYPE_CHECKING:
     from trio_wsout.config.sections import Delivery, Retry
 
 __all__ = ["Fanout", "Subscriber"]
-
-_BLOCK = 64 * 1024
-"""Bytes after which a block takes no further message: large enough that the system call costs
-nothing a message, small enough that a control frame never waits long."""
-_KEPT = 4
-"""Joined pieces of a block that are kept for peers that come for the same."""
-
-
-class _Block:
-    """A run of frames in a chain of blocks."""
-
-    __slots__ = ("_joined", "frames", "next", "size", "start")
-
-    def __init__(self, start: int) -> None:
-        self.start = start
-        self.frames: list[bytes] = []
-        self.size = 0
-        self.next: _Block | None = None
-        self._joined: dict[tuple[int, int], bytes] = {}
-
-    @property
-    def end(self) -> int:
-        return self.start + len(self.frames)
-
-    def joined(self, first: int, last: int) -> bytes:
-        """The frames of the messages `first` to before `last`; the same object for who asks for the same."""
-        blob = self._joined.get((first, last))
-        if blob is None:
-            blob = b"".join(self.frames[first - self.start : last - self.start])
-            if len(self._joined) >= _KEPT:
-                del self._joined[next(iter(self._joined))]
-            self._joined[first, last] = blob
-        return blob
 
 
 @define(eq=False)
@@ -100,7 +68,7 @@ class Fanout:
         self.delivery = delivery
         self.timeout = retry.timeout
         self._capacity = capacity
-        self._last = _Block(0)
+        self._last = Block(0)
         self._pending: deque[Message] = deque()
         self._seqs: deque[int] = deque()
         self._base = 0
@@ -117,10 +85,9 @@ class Fanout:
     def post(self, message: Message, frame: bytes, source: Subscriber | None = None) -> None:
         """Put a message, framed, at the end; `source` is the peer that sent it, if one did."""
         block = self._last
-        if block.size >= _BLOCK:
-            block.next = self._last = block = _Block(self.end)
-        block.frames.append(frame)
-        block.size += len(frame)
+        if block.is_full:
+            block.next = self._last = block = Block(self.end)
+        block.append(frame)
         if source is not None and source.joined:
             source.own.append(self.end)
         self._pending.append(message)
@@ -150,7 +117,7 @@ class Fanout:
     def settled(self) -> list[Message]:
         """The messages that have settled since the last call, in order."""
         low = self.confirmed.low
-        count = (self.end if low is None else low) - self._base
+        count = max(0, (self.end if low is None else low) - self._base)
         self._base += count
         for _ in range(count):
             self._base_seq = self._seqs.popleft()
@@ -235,7 +202,7 @@ class Subscriber:
     gap_after: int | None
     """Number of the last event before those lost since the last `take`; None: nothing was lost."""
 
-    def __init__(self, log: Fanout, block: _Block, number: int) -> None:
+    def __init__(self, log: Fanout, block: Block, number: int) -> None:
         self._log = log
         self._block = block
         self._writes: deque[_Write] = deque()
@@ -276,31 +243,44 @@ class Subscriber:
         if not self.ready:
             return b""
         self.stuck = False
-        block = self._block
-        while block.end <= self.next and block.next is not None:
-            block = block.next
-        self._block = block
+        block = self._block_at(self.next)
         first = self.next
         last = min(block.end, first + self._log.delivery.max_unconfirmed - self._in_flight)
-        blob = self._others(block, first, last) if self._owns(last) else block.joined(first, last)
-        if blob:
-            self._writes.append(_Write(first, last, len(blob), now))
-            self._in_flight += last - first
-            self._in_flight_bytes += len(blob)
-            self._since_ping = True
+        if self._owns(last):
+            blob = self._take_others(block, first, last, now)
+        else:
+            blob = block.joined(first, last)
+            self._note(_Write(first, last, len(blob), now))
         self._move_to(last)
         return blob
+
+    def _block_at(self, number: int) -> Block:
+        """Go on to the block that holds a message, and let go those before it."""
+        block = self._block
+        while block.end <= number and block.next is not None:
+            block = block.next
+        self._block = block
+        return block
+
+    def _note(self, write: _Write) -> None:
+        self._writes.append(write)
+        self._in_flight += write.last - write.first
+        self._in_flight_bytes += write.size
+        self._since_ping = True
 
     def _owns(self, last: int) -> bool:
         return bool(self.own) and self.own[0] < last
 
-    def _others(self, block: _Block, first: int, last: int) -> bytes:
-        """The frames without those of its own messages."""
+    def _take_others(self, block: Block, first: int, last: int, now: float) -> bytes:
+        """The frames without those of its own messages, which are as good as confirmed."""
         own: set[int] = set()
         while self._owns(last):
             own.add(self.own.popleft())
-        numbers = range(first, last)
-        return b"".join(block.frames[number - block.start] for number in numbers if number not in own)
+        others = [number for number in range(first, last) if number not in own]
+        blob = b"".join(block.frames[number - block.start] for number in others)
+        if others:
+            self._note(_Write(others[0], others[-1] + 1, len(blob), now))
+        return blob
 
     def written(self) -> None:
         """Everything taken was handed to the kernel."""
@@ -356,6 +336,7 @@ class Subscriber:
         if lost and self.gap_after is None:
             self.gap_after = self._log.seq_before(self.next)
         self.dropped += lost
+        self._block_at(number)
         self._move_to(number)
         return lost
 

@@ -1,0 +1,963 @@
+"""The log of a listener: examples of its rules, and a machine against peers that are plain lists."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from trio_wsout._core.delivery import Accepted, BatchMessage, Message
+from trio_wsout._core.fanout import Fanout, Subscriber
+from trio_wsout.config.sections import Delivery, DeliveryLevel, Retry
+
+BLOCK = 64 * 1024
+WRITTEN, RECEIVED, ACKED = DeliveryLevel.WRITTEN, DeliveryLevel.RECEIVED, DeliveryLevel.ACKED
+
+
+def message(first: int, last: int | None = None) -> Message:
+    """A message of one event, or a batch of those from `first` to `last`."""
+    events = [Accepted(b"", event=seq, seq=seq) for seq in range(first, (last or first) + 1)]
+    return events[0] if last is None else BatchMessage(b"", events)
+
+
+def frame(number: int, size: int = 0) -> bytes:
+    """Bytes that tell which message they are."""
+    return b"<%d" % number + b"." * size + b">"
+
+
+def numbers(blob: bytes) -> list[int]:
+    """Which messages a write holds; fails on anything but whole frames."""
+    assert re.fullmatch(rb"(<\d+\.*>)*", blob)
+    return [int(each) for each in re.findall(rb"<(\d+)", blob)]
+
+
+def seqs(messages: Any) -> list[int]:
+    return [each.events[-1].seq for each in messages]
+
+
+def log(
+    level: DeliveryLevel = RECEIVED, *, capacity: int = 4, most: int = 100, most_bytes: int = 10**6
+) -> Fanout:
+    return Fanout(
+        Delivery(level=level, max_unconfirmed=most, max_unconfirmed_bytes=most_bytes),
+        Retry(timeout=30.0),
+        capacity=capacity,
+    )
+
+
+def post(made: Fanout, count: int = 1, *, source: Subscriber | None = None, size: int = 0) -> None:
+    """Post messages of one event each; the event of message n is n + 1."""
+    for _ in range(count):
+        made.post(message(made.end + 1), frame(made.end, size), source)
+
+
+def pong(peer: Subscriber) -> None:
+    """Everything taken so far is answered for."""
+    peer.ping_taken()
+    peer.pong_received()
+
+
+# -- rule 1: order, and who gets what ------------------------------------------------------------------
+
+
+def test_a_peer_gets_what_is_posted_after_it_joined() -> None:
+    made = log()
+    post(made, 2)
+    peer = made.join()
+    assert not peer.ready
+    assert peer.take(0.0) == b""
+    post(made, 2)
+    assert peer.queued == 2
+    assert numbers(peer.take(0.0)) == [2, 3]
+    assert peer.queued == 0
+    assert not peer.ready
+
+
+def test_nobody_gets_what_it_posted_itself() -> None:
+    made = log(capacity=10)
+    one, other = made.join(), made.join()
+    post(made)
+    post(made, 2, source=one)
+    post(made)
+    assert numbers(one.take(0.0)) == [0, 3]
+    assert numbers(other.take(0.0)) == [0, 1, 2, 3]
+
+
+def test_only_own_messages_are_taken_without_a_write() -> None:
+    made = log()
+    peer = made.join()
+    post(made, 2, source=peer)
+    assert peer.take(0.0) == b""
+    assert peer.queued == 0
+    assert peer.deadline is None
+    assert not peer.wants_ping
+    assert seqs(made.settled()) == [1, 2]
+
+
+def test_what_a_peer_posted_before_it_left_is_as_from_anybody() -> None:
+    made = log()
+    source, other = made.join(), made.join()
+    made.leave(source)
+    post(made, source=source)
+    assert numbers(other.take(0.0)) == [0]
+    assert source.take(0.0) == b""
+
+
+# -- rule 2: blocks -------------------------------------------------------------------------------------
+
+
+def test_peers_at_the_same_place_share_the_bytes() -> None:
+    made = log()
+    one, other = made.join(), made.join()
+    post(made, 3)
+    assert one.take(0.0) is other.take(0.0)
+
+
+def test_only_a_few_joined_pieces_are_kept() -> None:
+    made = log(capacity=100)
+    peers = []
+    for _ in range(6):
+        peers.append(made.join())
+        post(made)
+    post(made)
+    blob = peers[0].take(0.0)
+    kept = sys.getrefcount(blob)
+    for peer in peers[1:]:
+        peer.take(0.0)
+    assert sys.getrefcount(blob) < kept
+
+
+def test_peers_at_other_places_get_their_own() -> None:
+    made = log(capacity=100)
+    peers = []
+    for _ in range(10):
+        peers.append(made.join())
+        post(made)
+    for start, peer in enumerate(peers):
+        assert numbers(peer.take(0.0)) == list(range(start, 10))
+    late = made.join()
+    post(made)
+    assert [numbers(peer.take(0.0)) for peer in (*peers, late)] == [[10]] * 11
+
+
+def test_one_take_is_at_most_one_block() -> None:
+    made = log(capacity=10)
+    peer = made.join()
+    post(made, 2)
+    post(made, size=BLOCK)
+    post(made, 2)
+    assert numbers(peer.take(0.0)) == [0, 1, 2], "the block was not full before the large one"
+    assert numbers(peer.take(0.0)) == [3, 4]
+
+
+def test_a_block_goes_when_every_peer_is_past_it() -> None:
+    made = log(capacity=10)
+    peers = [made.join(), made.join()]
+    first = frame(0, BLOCK)
+    held = sys.getrefcount(first)
+    made.post(message(1), first)
+    post(made)
+    assert sys.getrefcount(first) > held
+    for peer in peers:
+        assert numbers(peer.take(0.0)) == [0]
+    for peer in peers:
+        assert numbers(peer.take(0.0)) == [1]
+    assert sys.getrefcount(first) == held
+
+
+def test_a_stuck_peer_needs_no_block_whose_messages_it_lost() -> None:
+    made = log(capacity=2)
+    peer = made.join()
+    first = frame(0, BLOCK)
+    held = sys.getrefcount(first)
+    made.post(message(1), first)
+    post(made, size=BLOCK)
+    peer.stuck = True
+    post(made, 5, size=BLOCK)
+    assert (peer.queued, peer.dropped) == (2, 5)
+    assert sys.getrefcount(first) == held, "message 0 is lost: nobody will ever take it"
+
+
+# -- rule 3: full queues ----------------------------------------------------------------------------------
+
+
+def test_a_log_without_peers_is_never_full() -> None:
+    made = log(capacity=1)
+    post(made, 5)
+    assert not made.full
+    assert made.slow == []
+    assert made.unheard == 5
+    assert seqs(made.settled()) == [1, 2, 3, 4, 5]
+
+
+def test_the_slowest_makes_the_log_full() -> None:
+    made = log(capacity=2)
+    slow, quick = made.join(), made.join()
+    post(made, 2)
+    assert made.full
+    assert set(made.slow) == {slow, quick}
+    quick.take(0.0)
+    assert made.full
+    assert made.slow == [slow]
+    slow.take(0.0)
+    assert not made.full
+    assert made.slow == []
+    assert made.unheard == 0
+
+
+def test_without_the_slow_one_there_is_room() -> None:
+    made = log(capacity=2)
+    slow, quick = made.join(), made.join()
+    post(made, 2)
+    quick.take(0.0)
+    made.leave(slow)
+    assert not made.full
+
+
+def test_a_stuck_peer_loses_its_oldest_and_hears_where_its_gap_begins() -> None:
+    made = log(capacity=2)
+    peer = made.join()
+    post(made)
+    peer.take(0.0)
+    post(made, 2)
+    assert made.full
+    peer.stuck = True
+    assert not made.full
+    assert made.slow == []
+    assert peer.gap_after is None, "nothing is lost yet"
+    post(made, 3)
+    assert not made.full
+    assert (peer.queued, peer.dropped, made.dropped) == (2, 3, 3)
+    assert peer.gap_after == 1
+    assert peer.next == 4
+    assert numbers(peer.take(0.0)) == [4, 5]
+    assert not peer.stuck
+    post(made, 2)
+    assert made.full, "it has taken, and so it may make others wait again"
+
+
+def test_one_stuck_peer_does_not_hide_another_slow_one() -> None:
+    made = log(capacity=2)
+    stuck, slow = made.join(), made.join()
+    post(made, 2)
+    stuck.stuck = True
+    assert made.full
+    assert made.slow == [slow]
+
+
+def test_one_that_can_take_nothing_stays_stuck() -> None:
+    made = log(ACKED, capacity=1, most=1)
+    peer = made.join()
+    post(made)
+    peer.take(0.0)
+    post(made)
+    peer.stuck = True
+    assert peer.take(0.0) == b""
+    assert peer.stuck
+
+
+def test_own_messages_are_never_lost_and_make_no_gap() -> None:
+    made = log(capacity=1)
+    peer = made.join()
+    peer.stuck = True
+    post(made, source=peer)
+    post(made)
+    assert (peer.dropped, peer.gap_after) == (0, None)
+    post(made, source=peer)
+    assert (peer.dropped, peer.gap_after) == (1, 1)
+    post(made, 2)
+    assert (peer.dropped, peer.gap_after, peer.next) == (2, 1, 4), "one gap, as nothing was taken between"
+    assert numbers(peer.take(0.0)) == [4]
+
+
+def test_a_gap_after_settled_messages_knows_their_last_event() -> None:
+    made = log(capacity=1)
+    peer = made.join()
+    post(made, 2)
+    peer.gap_after = None
+    peer.take(0.0)
+    pong(peer)
+    assert len(made.settled()) == 2
+    peer.stuck = True
+    post(made, 2)
+    assert peer.gap_after == 2
+
+
+def test_what_is_lost_settles_behind_what_is_in_flight() -> None:
+    made = log(capacity=1)
+    peer = made.join()
+    post(made)
+    peer.take(0.0)
+    peer.ping_taken()
+    peer.stuck = True
+    post(made, 3)
+    assert (peer.dropped, made.settled()) == (2, [])
+    peer.pong_received()
+    assert seqs(made.settled()) == [1, 2, 3]
+    assert made.unsettled == 1
+
+
+# -- rule 4: the unconfirmed --------------------------------------------------------------------------------
+
+
+def test_no_more_messages_than_may_be_unconfirmed() -> None:
+    made = log(capacity=10, most=3)
+    peer = made.join()
+    post(made, 5)
+    assert numbers(peer.take(0.0)) == [0, 1, 2]
+    assert not peer.ready
+    assert peer.take(0.0) == b""
+    pong(peer)
+    assert numbers(peer.take(0.0)) == [3, 4]
+
+
+def test_no_write_begins_beyond_the_unconfirmed_bytes() -> None:
+    made = log(capacity=10, most_bytes=6)
+    peer = made.join()
+    post(made, 2)
+    assert numbers(peer.take(0.0)) == [0, 1], "about as many bytes: a write is not cut for it"
+    post(made)
+    assert not peer.ready
+    pong(peer)
+    assert peer.ready
+
+
+def test_every_write_counts_for_what_is_unconfirmed() -> None:
+    made = log(capacity=10, most=3)
+    peer = made.join()
+    post(made, 2)
+    assert numbers(peer.take(0.0)) == [0, 1]
+    post(made, 3)
+    assert numbers(peer.take(0.0)) == [2]
+    assert not peer.ready
+
+
+def test_one_pong_confirms_several_writes() -> None:
+    made = log()
+    peer = made.join()
+    for now in (1.0, 2.0, 3.0):
+        post(made)
+        peer.take(now)
+    pong(peer)
+    assert peer.deadline is None
+    assert seqs(made.settled()) == [1, 2, 3]
+
+
+def test_a_part_of_a_write_that_is_confirmed_makes_room() -> None:
+    made = log(ACKED, capacity=10, most=3)
+    peer = made.join()
+    post(made, 5)
+    peer.take(0.0)
+    peer.acked(2)
+    assert numbers(peer.take(1.0)) == [3, 4]
+    assert [event.seq for event in peer.events_in_flight()] == [3, 4, 5]
+    peer.acked(5)
+    assert seqs(made.settled()) == [1, 2, 3, 4, 5]
+
+
+# -- rule 5: what confirms ------------------------------------------------------------------------------------
+
+
+def test_written_confirms_what_the_kernel_has() -> None:
+    made = log(WRITTEN)
+    peer = made.join()
+    post(made)
+    peer.take(0.0)
+    assert made.settled() == []
+    assert not peer.wants_ping
+    peer.written()
+    assert seqs(made.settled()) == [1]
+    assert peer.deadline is None
+
+
+def test_a_pong_confirms_what_was_taken_before_its_ping_and_no_more() -> None:
+    made = log()
+    peer = made.join()
+    post(made)
+    peer.take(0.0)
+    peer.written()
+    assert made.settled() == []
+    assert peer.wants_ping
+    peer.ping_taken()
+    assert not peer.wants_ping
+    post(made)
+    peer.take(0.0)
+    peer.pong_received()
+    assert seqs(made.settled()) == [1]
+    assert peer.wants_ping
+    peer.pong_received()
+    assert made.settled() == [], "no ping is out"
+
+
+def test_a_later_ping_takes_the_place_of_an_earlier() -> None:
+    made = log()
+    peer = made.join()
+    post(made)
+    peer.take(0.0)
+    peer.ping_taken()
+    post(made)
+    peer.take(0.0)
+    peer.ping_taken()
+    peer.pong_received()
+    assert seqs(made.settled()) == [1, 2]
+
+
+@pytest.mark.parametrize("level", [WRITTEN, ACKED])
+def test_a_pong_says_nothing_at_other_levels(level: DeliveryLevel) -> None:
+    made = log(level)
+    peer = made.join()
+    post(made)
+    peer.take(0.0)
+    assert not peer.wants_ping
+    pong(peer)
+    assert made.settled() == []
+
+
+@pytest.mark.parametrize("level", [WRITTEN, RECEIVED])
+def test_an_acknowledgement_says_nothing_at_other_levels(level: DeliveryLevel) -> None:
+    made = log(level)
+    peer = made.join()
+    post(made)
+    peer.take(0.0)
+    peer.acked(1)
+    assert made.settled() == []
+
+
+def test_an_acknowledgement_confirms_no_more_than_was_taken() -> None:
+    made = log(ACKED)
+    peer = made.join()
+    post(made)
+    peer.take(0.0)
+    post(made)
+    peer.acked(99)
+    assert seqs(made.settled()) == [1]
+    peer.take(0.0)
+    peer.acked(0)
+    assert made.settled() == []
+
+
+def test_an_ack_of_the_middle_of_a_batch_does_not_confirm_it() -> None:
+    made = log(ACKED)
+    peer = made.join()
+    made.post(message(1, 3), frame(0))
+    made.post(message(4, 4), frame(1))
+    peer.take(0.0)
+    assert [event.seq for event in peer.events_in_flight()] == [1, 2, 3, 4]
+    peer.acked(2)
+    assert made.settled() == []
+    peer.acked(3)
+    assert seqs(made.settled()) == [3]
+    assert [event.seq for event in peer.events_in_flight()] == [4]
+
+
+# -- rule 6: settled ------------------------------------------------------------------------------------------
+
+
+def test_a_message_settles_when_the_last_peer_has_it() -> None:
+    made = log()
+    one, other = made.join(), made.join()
+    post(made)
+    one.take(0.0)
+    other.take(0.0)
+    pong(one)
+    assert made.settled() == []
+    assert made.unsettled == 1
+    pong(other)
+    assert seqs(made.settled()) == [1]
+    assert made.settled() == []
+    assert made.unsettled == 0
+
+
+def test_a_message_does_not_wait_for_who_came_later() -> None:
+    made = log()
+    one = made.join()
+    post(made)
+    made.join()
+    one.take(0.0)
+    pong(one)
+    assert seqs(made.settled()) == [1]
+
+
+def test_who_has_left_is_not_waited_for_and_leaves_once() -> None:
+    made = log()
+    peer = made.join()
+    post(made, 2)
+    peer.take(0.0)
+    made.leave(peer)
+    made.leave(peer)
+    assert made.members == set()
+    assert not peer.joined
+    assert seqs(made.settled()) == [1, 2]
+
+
+def test_what_comes_for_one_that_has_left_changes_nothing() -> None:
+    made = log()
+    peer, other = made.join(), made.join()
+    post(made, 2)
+    peer.take(0.0)
+    peer.ping_taken()
+    made.leave(peer)
+    post(made)
+    peer.pong_received()
+    peer.written()
+    peer.acked(3)
+    assert not peer.ready
+    assert peer.take(0.0) == b""
+    assert peer.events_in_flight() == []
+    assert made.settled() == []
+    assert numbers(other.take(0.0)) == [0, 1, 2]
+
+
+def test_own_messages_behind_others_in_one_write_need_no_acknowledgement() -> None:
+    made = log(ACKED)
+    peer = made.join()
+    post(made)
+    post(made, source=peer)
+    assert numbers(peer.take(0.0)) == [0]
+    peer.acked(1)
+    assert peer.deadline is None, "it has acknowledged all that it got, and is not stalled"
+    assert seqs(made.settled()) == [1, 2]
+
+
+def test_own_messages_before_others_in_one_write_have_settled() -> None:
+    made = log(ACKED)
+    peer = made.join()
+    post(made, source=peer)
+    post(made)
+    assert numbers(peer.take(0.0)) == [1]
+    assert seqs(made.settled()) == [1]
+
+
+def test_a_history_goes_on() -> None:
+    made = log()
+    assert made.last_seq == 0
+    made.start_after(41)
+    assert made.last_seq == 41
+    peer = made.join()
+    made.post(message(42, 43), frame(0))
+    made.post(message(44), frame(1))
+    assert [made.seq_before(number) for number in range(3)] == [41, 43, 44]
+    assert [made.number_after(seq) for seq in (41, 42, 43, 44)] == [0, 0, 1, 2]
+    assert [event.seq for event in made.between(0, 2)] == [42, 43, 44]
+    peer.take(0.0)
+    pong(peer)
+    assert len(made.settled()) == 2
+    assert made.last_seq == 44
+    assert made.number_after(44) == 2
+    assert made.between(0, 2) == []
+
+
+def test_drain_gives_what_has_not_settled() -> None:
+    made = log()
+    made.join()
+    post(made, 3)
+    assert seqs(made.drain()) == [1, 2, 3]
+    assert made.unsettled == 0
+    assert made.last_seq == 3
+    assert made.drain() == []
+
+
+def test_after_drain_nothing_settles_any_more() -> None:
+    made = log()
+    peer = made.join()
+    post(made, 3)
+    made.drain()
+    assert made.settled() == []
+    made.leave(peer)
+    assert made.settled() == []
+
+
+# -- rule 7: time -----------------------------------------------------------------------------------------------
+
+
+def test_the_oldest_message_in_flight_sets_the_deadline() -> None:
+    made = log(ACKED)
+    peer = made.join()
+    assert peer.deadline is None
+    post(made, 2)
+    assert peer.deadline is None, "not written is not in flight"
+    peer.take(5.0)
+    post(made)
+    peer.take(7.0)
+    assert peer.deadline == 35.0
+    peer.acked(1)
+    assert peer.deadline == 35.0
+    peer.acked(2)
+    assert peer.deadline == 37.0
+
+
+def test_time_in_which_this_side_does_not_read_is_not_the_peers() -> None:
+    made = log()
+    peer = made.join()
+    post(made)
+    peer.take(5.0)
+    peer.held()
+    assert peer.deadline is None
+    peer.released(20.0)
+    assert peer.deadline == 50.0
+    pong(peer)
+    post(made)
+    peer.take(25.0)
+    assert peer.deadline == 55.0
+
+
+# -- the machine ------------------------------------------------------------------------------------------------
+
+
+class Write:
+    """What one take brought: numbers in order, those of the peer's own among them."""
+
+    def __init__(self, entries: list[int], size: int, at: float) -> None:
+        self.entries = entries
+        self.size = size
+        self.at = at
+
+
+class Peer:
+    """One peer as plain lists."""
+
+    def __init__(self, place: Subscriber, since: int) -> None:
+        self.place = place
+        self.since = since
+        self.own: set[int] = set()
+        self.waiting: list[int] = []
+        self.got: list[int] = []
+        self.writes: list[Write] = []
+        self.lost: list[int] = []
+        self.gap: list[int] = []
+        self.ping: int | None = None
+        self.unpinged = False
+        self.held = False
+        self.held_until = float("-inf")
+
+    def others(self, entries: list[int]) -> list[int]:
+        return [number for number in entries if number not in self.own]
+
+    @property
+    def flight(self) -> list[int]:
+        return [number for write in self.writes for number in write.entries]
+
+    def confirm(self, before: int) -> None:
+        for write in self.writes:
+            write.entries = [number for number in write.entries if number >= before]
+        self.writes = [write for write in self.writes if write.entries]
+
+    def open_writes(self) -> list[Write]:
+        """The writes in which a message of others is unconfirmed."""
+        return [write for write in self.writes if self.others(write.entries)]
+
+
+class FanoutMachine(RuleBasedStateMachine):
+    """The log against lists.
+
+    Own messages: rule 6 wants no confirmation for them, so no law here ever asks for one; that
+    the log may wait for one that was taken together with others is what the examples are about.
+    """
+
+    @initialize(
+        level=st.sampled_from(DeliveryLevel),
+        capacity=st.integers(1, 6),
+        most=st.integers(1, 8),
+        most_bytes=st.sampled_from([10**6, 10**6, 12, 1]),
+        after=st.sampled_from([0, 7]),
+    )
+    def begin(self, level: DeliveryLevel, capacity: int, most: int, most_bytes: int, after: int) -> None:
+        self.log = log(level, capacity=capacity, most=most, most_bytes=most_bytes)
+        self.log.start_after(after)
+        self.level, self.capacity, self.most, self.most_bytes = level, capacity, most, most_bytes
+        self.lasts: list[int] = []
+        self.after = after
+        self.sizes: list[int] = []
+        self.peers: list[Peer] = []
+        self.gone: list[Peer] = []
+        self.settled: list[int] = []
+        self.unheard = 0
+        self.now = 0.0
+
+    # who there is
+
+    def _one(self, index: int) -> Peer:
+        return self.peers[index % len(self.peers)]
+
+    @precondition(lambda self: len(self.peers) < 3)
+    @rule()
+    def join(self) -> None:
+        self.peers.append(Peer(self.log.join(), self.log.end))
+
+    @precondition(lambda self: self.peers)
+    @rule(index=st.integers(0, 4), wants=st.integers(0, 3))
+    def leave(self, index: int, wants: int) -> None:
+        if not wants:
+            self._leave(self._one(index))
+            self.log.leave(self.gone[-1].place)
+
+    def _leave(self, peer: Peer) -> None:
+        self.log.leave(peer.place)
+        self.peers.remove(peer)
+        self.gone.append(peer)
+
+    # posting
+
+    @precondition(lambda self: not self.log.full)
+    @rule(
+        times=st.integers(1, 3),
+        count=st.integers(1, 3),
+        size=st.sampled_from([0, 0, 5, BLOCK]),
+        source=st.none() | st.integers(0, 4),
+    )
+    def post(self, times: int, count: int, size: int, source: int | None) -> None:
+        for _ in range(times):
+            if not self.log.full:
+                self._post(count, size, source)
+
+    def _post(self, count: int, size: int, source: int | None) -> None:
+        number, last = len(self.lasts), (self.lasts or [self.after])[-1]
+        poster = None
+        if source is not None and (self.peers or self.gone):
+            everybody = [*self.peers, *self.gone]
+            poster = everybody[source % len(everybody)]
+        posted = message(last + 1) if count == 1 else message(last + 1, last + count)
+        self.log.post(posted, frame(number, size), None if poster is None else poster.place)
+        self.lasts.append(last + count)
+        self.sizes.append(len(frame(number, size)))
+        if not self.peers:
+            self.unheard += 1
+        for peer in self.peers:
+            if peer is poster:
+                peer.own.add(number)
+            peer.waiting.append(number)
+            if len(peer.waiting) > self.capacity:
+                assert peer.place.stuck, "only who was found slow loses anything"
+                oldest = peer.waiting.pop(0)
+                if oldest not in peer.own:
+                    peer.lost.append(oldest)
+                    peer.gap.append(oldest)
+
+    @precondition(lambda self: self.log.full)
+    @rule(expel=st.booleans())
+    def treat_the_slow(self, expel: bool) -> None:
+        places = self.log.slow
+        for peer in [each for each in self.peers if each.place in places]:
+            if expel:
+                self._leave(peer)
+            else:
+                peer.place.stuck = True
+        assert not self.log.full
+
+    # writing
+
+    @precondition(lambda self: self.peers)
+    @rule(index=st.integers(0, 4), seconds=st.sampled_from([0.0, 0.5]), late=st.booleans())
+    def take(self, index: int, seconds: float, late: bool) -> None:
+        self.now += seconds
+        self._take(self._one(index))
+        if late and not self.log.full:
+            self._post(1, 0, None)
+            self._take(self._one(index))
+
+    def _take(self, peer: Peer) -> bytes:
+        place = peer.place
+        ready, before = place.ready, place.queued
+        assert before == len(peer.waiting)
+        self._check_gap(peer)
+        blob = place.take(self.now)
+        taken, peer.waiting = peer.waiting[: before - place.queued], peer.waiting[before - place.queued :]
+        assert bool(taken) == ready
+        if ready:
+            assert not place.stuck
+            place.gap_after = None
+            peer.gap = []
+        assert numbers(blob) == peer.others(taken)
+        assert len(blob) == sum(self.sizes[number] for number in peer.others(taken))
+        if blob:
+            assert sum(self.sizes[number] for number in taken[:-1]) < BLOCK, "one block at most"
+            peer.got += peer.others(taken)
+            peer.writes.append(Write(taken, len(blob), self.now))
+            peer.unpinged = True
+            assert len(peer.others(peer.flight)) <= self.most
+        return blob
+
+    @precondition(lambda self: len(self.peers) > 1)
+    @rule(index=st.integers(0, 4), other=st.integers(1, 4))
+    def take_together(self, index: int, other: int) -> None:
+        one, two = self._one(index), self._one(index + other)
+        if one is two or one.place.next != two.place.next:
+            return
+        first, last = one.place.next, self.log.end
+        blobs = [self._take(one), self._take(two)]
+        if one.place.next == two.place.next and not any(
+            number in peer.own for peer in (one, two) for number in range(first, last)
+        ):
+            assert blobs[0] is blobs[1]
+
+    @precondition(lambda self: self.peers)
+    @rule(index=st.integers(0, 4))
+    def kernel_has_it(self, index: int) -> None:
+        peer = self._one(index)
+        peer.place.written()
+        if self.level is WRITTEN:
+            peer.confirm(self.log.end)
+
+    @precondition(lambda self: self.peers)
+    @rule(index=st.integers(0, 4))
+    def ping_goes(self, index: int) -> None:
+        peer = self._one(index)
+        assert peer.place.wants_ping == (peer.unpinged and self.level is RECEIVED)
+        peer.place.ping_taken()
+        peer.ping = peer.place.next
+        peer.unpinged = False
+
+    @precondition(lambda self: self.peers)
+    @rule(index=st.integers(0, 4))
+    def pong_comes(self, index: int) -> None:
+        peer = self._one(index)
+        peer.place.pong_received()
+        if self.level is RECEIVED and peer.ping is not None:
+            peer.confirm(peer.ping)
+        peer.ping = None
+
+    @precondition(lambda self: self.peers)
+    @rule(index=st.integers(0, 4), back=st.integers(-1, 6))
+    def ack_comes(self, index: int, back: int) -> None:
+        """Up to any event, posted or not, from the last one backwards."""
+        peer = self._one(index)
+        seq = max(0, (self.lasts or [self.after])[-1] - back)
+        peer.place.acked(seq)
+        if self.level is ACKED:
+            peer.confirm(sum(last <= seq for last in self.lasts))
+
+    @precondition(lambda self: self.peers)
+    @rule(index=st.integers(0, 4), held=st.booleans(), seconds=st.sampled_from([0.0, 3.0]))
+    def hold(self, index: int, held: bool, seconds: float) -> None:
+        """This side reads, or does not."""
+        self.now += seconds
+        peer = self._one(index)
+        if held:
+            peer.place.held()
+        else:
+            peer.place.released(self.now)
+            peer.held_until = self.now
+        peer.held = held
+
+    @precondition(lambda self: self.gone)
+    @rule(index=st.integers(0, 4))
+    def what_comes_late_is_for_nobody(self, index: int) -> None:
+        place = self.gone[index % len(self.gone)].place
+        assert not place.ready
+        assert place.take(self.now) == b""
+        place.written()
+        place.ping_taken()
+        place.pong_received()
+        place.acked(self.log.last_seq)
+        assert place.events_in_flight() == []
+
+    @rule()
+    def settle(self) -> None:
+        self._settle()
+
+    def _settle(self) -> None:
+        for each in self.log.settled():
+            number = len(self.settled)
+            assert each.events[-1].seq == self.lasts[number], "in order, each once"
+            for peer in self.peers:
+                assert number not in peer.others([*peer.waiting, *peer.flight])
+            self.settled.append(number)
+        left = len(self.settled)
+        if left < len(self.lasts):
+            assert any(left in (*peer.waiting, *peer.flight) for peer in self.peers), "nobody lacks it"
+
+    # laws
+
+    def _check_gap(self, peer: Peer) -> None:
+        gap = peer.place.gap_after
+        if not peer.gap:
+            assert gap is None
+            return
+        assert gap == self._seq_before(peer.gap[0])
+        assert peer.gap[-1] < peer.place.next
+        between = range(peer.gap[0], peer.place.next)
+        assert [number for number in between if number not in peer.own] == peer.gap
+
+    def _seq_before(self, number: int) -> int:
+        return [self.after, *self.lasts][number]
+
+    @invariant()
+    def the_log_agrees(self) -> None:
+        if not hasattr(self, "log"):
+            return
+        made = self.log
+        assert made.end == len(self.lasts)
+        assert made.unheard == self.unheard
+        assert made.unsettled == len(self.lasts) - len(self.settled)
+        assert made.dropped == sum(len(peer.lost) for peer in (*self.peers, *self.gone))
+        assert made.members == {peer.place for peer in self.peers}
+        slow = {
+            peer.place for peer in self.peers if len(peer.waiting) >= self.capacity and not peer.place.stuck
+        }
+        assert set(made.slow) == slow
+        assert made.full == bool(slow)
+        assert made.last_seq == self._seq_before(made.end)
+        for number in range(len(self.settled), made.end + 1):
+            assert made.seq_before(number) == self._seq_before(number)
+        for number in range(len(self.settled), made.end):
+            assert made.number_after(self._seq_before(number)) == number
+            assert made.number_after(self.lasts[number] - 1) == number
+
+    @invariant()
+    def the_peers_agree(self) -> None:
+        for peer in getattr(self, "peers", []):
+            place = peer.place
+            assert place.queued == len(peer.waiting) <= self.capacity
+            assert place.dropped == len(peer.lost)
+            everything = [number for number in range(peer.since, self.log.end) if number not in peer.own]
+            assert sorted([*peer.got, *peer.lost, *peer.others(peer.waiting)]) == everything
+            assert peer.got == sorted(peer.got)
+            self._check_gap(peer)
+            self._check_room(peer)
+            self._check_deadline(peer)
+            named = {event.seq for event in place.events_in_flight()}
+            assert {self.lasts[number] for number in peer.others(peer.flight)} <= named
+
+    def _check_room(self, peer: Peer) -> None:
+        strict = sum(write.size for write in peer.open_writes()) < self.most_bytes
+        strict = strict and len(peer.others(peer.flight)) < self.most and bool(peer.waiting)
+        loose = sum(write.size for write in peer.writes) < self.most_bytes
+        loose = loose and len(peer.flight) < self.most and bool(peer.waiting)
+        assert peer.place.ready or not loose
+        assert strict or not peer.place.ready
+
+    def _check_deadline(self, peer: Peer) -> None:
+        allowed = {
+            None if peer.held or not writes else max(writes[0].at, peer.held_until) + 30.0
+            for writes in (peer.open_writes(), peer.writes)
+        }
+        assert peer.place.deadline in allowed
+
+    def _confirm_all(self, peer: Peer) -> None:
+        peer.place.written()
+        pong(peer.place)
+        peer.place.acked(self.log.last_seq)
+        peer.confirm(self.log.end)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "log"):
+            return
+        for peer in self.peers:
+            self._confirm_all(peer)
+            while peer.waiting:
+                self._take(peer)
+                self._confirm_all(peer)
+            assert peer.place.deadline is None
+        self._settle()
+        if self.peers:
+            assert len(self.settled) == len(self.lasts), "everybody has everything"
+        for peer in list(self.peers):
+            self._leave(peer)
+        self._settle()
+        assert self.settled == list(range(len(self.lasts))), "with everybody gone everything settles"
+
+
+TestFanoutMachine = FanoutMachine.TestCase
