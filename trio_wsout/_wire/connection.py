@@ -167,6 +167,8 @@ class Connection:
             return
         with trio.move_on_after(FAREWELL):
             await self._tap.last_words(self._last_close(ending))
+            if ending.cause is Cause.PROTOCOL:
+                await self._tap.hear_out()
 
     def _last_close(self, ending: Ending) -> bytes:
         """A Close for a peer that broke the protocol, where wsproto has found the fault and queued none."""

@@ -27,6 +27,8 @@ RECEIVE_BYTES = 64 * 1024
 _MOST_CONTROL = 64 * 1024
 """Bytes of queued control frames; a peer that pings on without reading is cut beyond that."""
 _PONGS_KEPT = 16
+_QUIET = 0.25
+"""Seconds without a byte after which a peer that broke the protocol has said all that it will."""
 
 
 def transport_trouble(error: BaseException) -> str:
@@ -62,6 +64,7 @@ class Tap(trio.abc.Stream):
         self._control = bytearray()
         self._queueing = False
         self._torn = False
+        self._reading: trio.Event | None = None
         self._on_end: Callable[[], object] | None = None
         self.on_control: Callable[[], object] | None = None
         self.on_life: Callable[[float], object] | None = None
@@ -198,6 +201,22 @@ class Tap(trio.abc.Stream):
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await self._stream.send_all(data)
 
+    async def hear_out(self) -> None:
+        """Read on until the peer answers our Close or is quiet: where bytes lie unread, closing would overtake it."""
+        if self._reading is not None:
+            with trio.move_on_after(_QUIET):
+                await self._reading.wait()
+        if self._reading is not None:
+            return
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            chunk = b""
+            while not any(opcode == CLOSE for opcode, _ in self._scanner.feed(chunk)):
+                chunk = b""
+                with trio.move_on_after(_QUIET):
+                    chunk = bytes(await self._stream.receive_some(RECEIVE_BYTES))
+                if not chunk:
+                    return
+
     def abort(self) -> trio.abc.Stream:
         """Give up the stream for closing by force; nothing is read or written from here on."""
         self.fail(Ending(cause=Cause.LOCAL, detail="closed by this side"))
@@ -208,11 +227,15 @@ class Tap(trio.abc.Stream):
     # -- inside ---------------------------------------------------------------------------------------
 
     async def _read(self) -> bytes:
+        self._reading = trio.Event()
         try:
             chunk = bytes(await self._stream.receive_some(RECEIVE_BYTES))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._lost(f"reading failed: {transport_trouble(error)}")
             return b""
+        finally:
+            self._reading.set()
+            self._reading = None
         self.received_bytes += len(chunk)
         if chunk and self.on_life is not None:
             self.on_life(trio.current_time())
