@@ -472,6 +472,47 @@ async def test_a_peer_that_breaks_the_protocol_hears_why(
             assert client.close_code == 1009
 
 
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: memory\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+TOO_BIG = b"\x81\x8b\0\0\0\0" + b"x" * 11
+CLOSE = b"\x88\x82\0\0\0\0\x03\xe8"
+
+
+def opcodes(data: bytes) -> list[int]:
+    """Of the frames behind an answer to a handshake, each shorter than 126 bytes."""
+    frames = data.partition(b"\r\n\r\n")[2]
+    found = []
+    while frames:
+        found.append(frames[0] & 0xF)
+        frames = frames[2 + frames[1] :]
+    return found
+
+
+@pytest.mark.parametrize("last", [TOO_BIG, CLOSE, b"\x81\x01a", TOO_BIG + CLOSE, CLOSE + TOO_BIG])
+async def test_one_close_is_said_and_nothing_behind_it(
+    listener: MemoryListener, autojump_clock: MockClock, last: bytes
+) -> None:
+    ping = b"\x89\x80\0\0\0\0"
+
+    async def go_on(output: trio_wsout.Output) -> None:
+        for n in range(40):
+            await output.send({"n": n})
+
+    async with trio_wsout.open_output({**config(), "max-message-size": 10}, listeners=[listener]) as output:
+        for _ in range(20):  # the order in which tasks run is random
+            stream = listener.dial()
+            await stream.send_all(HANDSHAKE)
+            data = await stream.receive_some()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(go_on, output)
+                nursery.start_soon(stream.send_all, ping * 3 + last)
+                data += b"".join([chunk async for chunk in stream])
+            assert opcodes(data).count(0x8) == 1
+            assert opcodes(data)[-1] == 0x8
+
+
 # -- batches and history ----------------------------------------------------------------------------------------
 
 

@@ -129,19 +129,8 @@ class Connection:
         except ConnectionClosed as closed:
             code = closed.reason.code if closed.reason is not None else None
         if not self._closing:
-            self._tap.fail(self._why_closed(code))
+            self._tap.fail_by_peer(code)
         raise trio.EndOfChannel
-
-    def _why_closed(self, code: int | None) -> Ending:
-        """Tell a Close of the peer's from a fault that wsproto or trio_websocket found in what it sent."""
-        closed = self._tap.closed_by_peer()
-        if closed is not None:
-            return closed
-        if code == _TOO_BIG:
-            return Ending(
-                cause=Cause.PROTOCOL, detail="the peer sent more than max-message-size in a message"
-            )
-        return Ending(cause=Cause.PROTOCOL, detail=f"the peer broke the WebSocket protocol ({code})")
 
     # -- the end --------------------------------------------------------------------------------------
 
@@ -172,7 +161,7 @@ class Connection:
 
     def _last_close(self, ending: Ending) -> bytes:
         """A Close for a peer that broke the protocol, where wsproto has found the fault and queued none."""
-        if ending.cause is Cause.CLOSED or self.has_control:
+        if ending.cause is Cause.CLOSED or self._tap.close_queued:
             return b""
         found = self._websocket.closed
         code = found.code if found is not None and found.code in _FAULTS else _PROTOCOL_ERROR

@@ -29,6 +29,8 @@ _MOST_CONTROL = 64 * 1024
 _PONGS_KEPT = 16
 _QUIET = 0.25
 """Seconds without a byte after which a peer that broke the protocol has said all that it will."""
+_TOO_BIG = 1009
+_CLOSE_BYTE = b"\x88"
 
 
 def transport_trouble(error: BaseException) -> str:
@@ -55,6 +57,9 @@ class Tap(trio.abc.Stream):
     received_bytes: int
     """Bytes that came, TLS taken off."""
 
+    close_queued: bool
+    """Whether trio_websocket's Close is, or was, among the control frames that wait: nothing may follow it."""
+
     def __init__(self, stream: trio.abc.Stream, *, masked: bool) -> None:
         """Tap a stream whose peer masks its frames, or does not (RFC 6455 section 5.1)."""
         self._stream = stream
@@ -63,6 +68,7 @@ class Tap(trio.abc.Stream):
         self._scanner = FrameScanner()
         self._control = bytearray()
         self._queueing = False
+        self.close_queued = False
         self._torn = False
         self._reading: trio.Event | None = None
         self._on_end: Callable[[], object] | None = None
@@ -100,6 +106,15 @@ class Tap(trio.abc.Stream):
         said = f" ({reason!r})" if reason else ""
         return Ending(cause=Cause.CLOSED, code=code, detail=f"the peer closed with {code}{said}")
 
+    def fail_by_peer(self, code: int | None) -> None:
+        """Record that the peer closed the connection, or broke a rule for which it is sent a Close with `code`."""
+        detail = (
+            "the peer sent more than max-message-size in a message"
+            if code == _TOO_BIG
+            else f"the peer broke the WebSocket protocol ({code})"
+        )
+        self.fail(self.closed_by_peer() or Ending(cause=Cause.PROTOCOL, detail=detail))
+
     # -- what trio_websocket calls ------------------------------------------------------------------
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -131,7 +146,12 @@ class Tap(trio.abc.Stream):
             self.fail(Ending(cause=Cause.PROTOCOL, detail="the peer sends pings and does not read"))
             return
         self._control += data
-        if self.on_control is not None:
+        if data[:1] == _CLOSE_BYTE:
+            # `last_words` says it, and until then nobody writes: nothing may come behind a Close.
+            self.close_queued = True
+            ((_, payload),) = FrameScanner().feed(bytes(data))
+            self.fail_by_peer(int.from_bytes(payload[:2], "big"))
+        elif self.on_control is not None:
             self.on_control()
 
     async def wait_send_all_might_not_block(self) -> None:

@@ -62,8 +62,8 @@ SELECT position, epoch, at, cursor, payload FROM history_log WHERE position > ? 
 _OLDEST = "SELECT position, epoch, at, cursor, length(payload) FROM history_log ORDER BY position"
 _DELETE = "DELETE FROM history_log WHERE position <= ?"
 _FIND = """
-SELECT coalesce((SELECT max(position) FROM history_log WHERE cursor = ?1),
-                (SELECT floor FROM history_meta WHERE floor_cursor = ?1))
+SELECT coalesce((SELECT max(position) FROM history_log WHERE cursor = :cursor),
+                (SELECT floor FROM history_meta WHERE floor_cursor = :cursor))
 """
 _GET_CURSOR = "SELECT value FROM history_cursors WHERE name = ?"
 _NEW_CURSOR = "INSERT OR IGNORE INTO history_cursors (value, name) VALUES (?, ?)"
@@ -215,7 +215,7 @@ class _Log:
 
     def find(self, cursor: str) -> int | None:
         with self._reads() as connection:
-            (position,) = connection.execute(_FIND, (_blob(cursor),)).fetchone()
+            (position,) = connection.execute(_FIND, {"cursor": _blob(cursor)}).fetchone()
             if position is None or isinstance(position, int):
                 return position
             raise sqlite3.DatabaseError(_DAMAGED)
