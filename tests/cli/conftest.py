@@ -85,10 +85,11 @@ class Running:
         self.stdin.write("".join(f"{line}\n" for line in lines))
         self.stdin.flush()
 
-    def wait_for(self, words: str) -> None:
+    def wait_for(self, words: str) -> str:
+        """The line of standard error that has these words, once it is there."""
         for line in self.stderr:
             if words in line:
-                return
+                return line
         pytest.fail(f"{words!r} never came")
 
     def interrupt(self, how: signal.Signals = signal.SIGINT) -> None:
@@ -144,11 +145,10 @@ def command(env: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[st
 
 
 @pytest.fixture
-def start(env: dict[str, str]) -> Iterator[Callable[..., Running]]:
+def start_with(env: dict[str, str]) -> Iterator[Callable[..., Running]]:
     made: list[Running] = []
 
-    def run(url: str, *options: str) -> Running:
-        arguments = ("--set", f"url={url}", "--set", "reconnect.max-backoff=500ms", *options)
+    def run(*arguments: str) -> Running:
         made.append(Running(arguments, env))
         return made[-1]
 
@@ -159,3 +159,24 @@ def start(env: dict[str, str]) -> Iterator[Callable[..., Running]]:
         for pipe in (each.stdin, each.stdout, each.stderr):
             with suppress(OSError):
                 pipe.close()
+
+
+@pytest.fixture
+def start(start_with: Callable[..., Running]) -> Callable[..., Running]:
+    """Start it towards a peer."""
+
+    def run(url: str, *options: str) -> Running:
+        return start_with("--set", f"url={url}", "--set", "reconnect.max-backoff=500ms", *options)
+
+    return run
+
+
+@pytest.fixture
+def listen(start_with: Callable[..., Running]) -> Callable[..., tuple[Running, str]]:
+    """Start it in a mode with a listener; gives it and where it listens."""
+
+    def run(mode: str, *options: str) -> tuple[Running, str]:
+        running = start_with("--set", f"mode={mode}", "--set", "server.bind=127.0.0.1:0", *options)
+        return running, f"ws://{running.wait_for('listening at').split()[-1]}/"
+
+    return run

@@ -117,7 +117,10 @@ def test_undelivered_events_are_4(peer, command, tmp_path: Path) -> None:
         ("run", "--set", "url=ftp://x"),
         ("run", "--set", "url=ws://x", "--input", "/none.ndjson"),
         ("run", "--set", "url=ws://x", "--wait-peers", "3"),
-        ("run", "--set", "mode=relay", "--set", "server.bind=:0"),
+        ("run", "--set", "mode=relay"),
+        ("run", "--set", "mode=server-input", "--set", "server.bind=127.0.0.1:0", "--wait-peers", "1"),
+        ("run", "--set", "mode=server-input", "--set", "server.bind=127.0.0.1:0", "--input", "/dev/null"),
+        ("run", "--set", "mode=server-output", "--set", "server.bind=127.0.0.1:0", "--wait-peers", "0"),
         ("run", "--set", "url=wss://x", "--set", "tls.ca-certificate=/none.pem"),
         ("check", "--set", "url=7"),
     ],
@@ -179,8 +182,9 @@ def test_schema_is_a_schema(command) -> None:
 def test_demo_loses_nothing(command) -> None:
     run = command("demo", "--events", "500")
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "Every event arrived, in order." in run.stdout
-    assert "cuts the connection" in run.stdout
+    assert "Every client has every event once, in order." in run.stdout
+    assert "client 3 is cut off, it has 250 events" in run.stdout
+    assert "client 3 is back" in run.stdout
 
 
 def test_help_and_version(command) -> None:

@@ -553,7 +553,9 @@ async def test_resume_gives_exactly_what_follows_the_cursor(
         await output.send({"n": 5})
         await again.wait_for(3)
         assert [json.loads(each)["n"] for each in again.messages] == [3, 4, 5]
-        assert output.statistics().history_events == 5
+        figures = output.statistics()
+        assert (figures.history_events, figures.replayed) == (5, 2)
+        assert (figures.written, figures.written_messages) == (9, 9)
 
 
 @pytest.mark.parametrize("cursor", ["nonsense", "1-1", "tooold"])

@@ -79,6 +79,8 @@ class Statistics:
     """Messages that slow peers lost (slow-peer: drop-oldest), counted for each peer."""
     unheard: int = 0
     """Messages sent while no peer was there."""
+    replayed: int = 0
+    """Events that peers got from the history; they count as written, too."""
     history_events: int = 0
     """Events in the history."""
     history_bytes: int = 0

@@ -207,6 +207,7 @@ class ServingTree(Tree):
             expelled=audience.expelled,
             lost_by_slow=audience.log.dropped,
             unheard=audience.log.unheard,
+            replayed=audience.replayed,
             history_events=0 if extent is None else extent.events,
             history_bytes=0 if extent is None else extent.size,
         )

@@ -56,9 +56,16 @@ class Audience:
         self.expelled = 0
         self.written_messages = 0
         self.written_events = 0
+        self.replayed = 0
         self.sent_bytes = 0
         self.received_bytes = 0
         self.heartbeat_misses = 0
+
+    def count_replayed(self, events: int, messages: int) -> None:
+        """Count what a peer gets from the history."""
+        self.replayed += events
+        self.written_events += events
+        self.written_messages += messages
 
     # -- posting ----------------------------------------------------------------------------------------
 

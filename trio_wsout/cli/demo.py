@@ -1,68 +1,78 @@
-"""`trio-wsout demo`: an endpoint and a client in one process, a real socket, a cut, and nothing lost."""
+"""`trio-wsout demo`: a server, its clients, real sockets, one client cut off and back, and nothing lost."""
 
 from __future__ import annotations
 
 import random
 from typing import TYPE_CHECKING
 
-import orjson
 import trio
-from rich.console import Console
 from rich.table import Table
 
-from trio_wsout._wire.endpoint import open_endpoint
 from trio_wsout.cli.codes import OK, SOME_UNDELIVERED
-from trio_wsout.cli.printing import silence
+from trio_wsout.cli.demo_client import DemoClient
+from trio_wsout.cli.demo_screen import DemoScreen
 from trio_wsout.output import open_output
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from collections.abc import Sequence
 
-    from trio_wsout._core.link_change import LinkChange
     from trio_wsout._core.statistics import Statistics
-    from trio_wsout._wire.endpoint import DemoEndpoint
+    from trio_wsout.output import Output
 
 __all__ = ["run_demo"]
 
+_CLIENTS = 5
+_CUT = 2
+"""Which of the clients loses its connection in the middle."""
+_BURST = 0.02
+"""Seconds from one handful of events to the next."""
+_PATIENCE = 30.0
+"""Seconds after the last event in which the clients must have it."""
 _SYMBOLS = {"ACME": 101.0, "BOLT": 42.0, "CRUX": 7.5}
-_SHOWN = 3
+
+_SERVER = {
+    "mode": "server-output",
+    "server": {"bind": "127.0.0.1:0", "path": "/trades"},
+    "delivery": {"stamp": "seq"},
+    "history": {"store": "memory:"},
+    "cursor": {"query-parameter": "after"},
+}
 
 
-class _Screen(Console):
-    """Standard output; when its reader has seen enough, the demo goes on to its end and its exit code."""
+async def run_demo(events: int, rate: float) -> int:
+    """Fan so many events out, so many a second; tell what arrived. Gives the exit code."""
+    screen = DemoScreen(highlight=False)
+    clients = [
+        DemoClient(f"client {number + 1}", lambda text: screen.say(f"  [yellow]{text}[/]"))
+        for number in range(_CLIENTS)
+    ]
+    clients[_CUT].cut_at = (events + 1) // 2
+    async with open_output(_SERVER) as output:
+        url = f"ws://{output.statistics().addresses[0]}/trades"
+        screen.say(
+            f"A server listens at [bold]{url}[/]; {_CLIENTS} clients watch it, {events:,} events follow."
+        )
+        async with screen.watching(clients, events):
+            with trio.CancelScope() as patience:
+                async with trio.open_nursery() as watching:
+                    for client in clients:
+                        watching.start_soon(client.run, url, events - 1)
+                    await output.wait_peers(_CLIENTS)
+                    await _generate(output, events, rate)
+                    patience.deadline = trio.current_time() + _PATIENCE
+    return _account(screen, clients, output.statistics(), events)
 
-    def say(self, what: RenderableType) -> None:
-        """Print without breaking long lines."""
-        try:
-            self.print(what, soft_wrap=isinstance(what, str))
-        except (BrokenPipeError, SystemExit):  # rich makes the second of the first
-            silence()
 
-
-async def run_demo(events: int) -> int:
-    """Send so many events, have the endpoint cut the connection in the middle; tell what arrived."""
-    console = _Screen()
-    async with open_endpoint() as endpoint:
-        url = f"ws://127.0.0.1:{endpoint.port}/trades"
-        console.say(f"An endpoint listens at [bold]{url}[/]; sending {events} events to it.")
-        config = {
-            "url": url,
-            "connect": {"proxy": "none"},
-            "delivery": {"stamp": "seq"},
-            "reconnect": {"initial-backoff": "100ms"},
-            "heartbeat": {},
-        }
-
-        def tell(change: LinkChange) -> None:
-            why = f" ({change.ending.detail})" if change.ending is not None and change.delay else ""
-            console.say(f"  link: {change.state.value}{why}")
-
-        async with open_output(config, on_state=tell) as output, trio.open_nursery() as nursery:
-            nursery.start_soon(_cut, endpoint, console, (events + 1) // 2)
-            for number in range(events):
-                await output.send(_trade(number))
-        statistics = output.statistics()
-    return _account(console, endpoint, statistics, events)
+async def _generate(output: Output, events: int, rate: float) -> None:
+    """Send events in small bursts, as they come from a market, on time in the mean."""
+    began = trio.current_time()
+    number = 0
+    while number < events:
+        await trio.sleep(_BURST)
+        due = min(events, int((trio.current_time() - began) * rate) + 1)
+        for each in range(number, due):
+            await output.send(_trade(each))
+        number = due
 
 
 def _trade(number: int) -> dict[str, object]:
@@ -72,28 +82,26 @@ def _trade(number: int) -> dict[str, object]:
     return {"id": number, "symbol": symbol, "price": round(price, 2), "size": random.randrange(1, 500)}  # noqa: S311
 
 
-async def _cut(endpoint: DemoEndpoint, console: _Screen, count: int) -> None:
-    await endpoint.wait_for(count)
-    console.say(f"  [yellow]the endpoint cuts the connection, {len(endpoint.messages)} messages are there[/]")
-    await endpoint.cut()
-
-
-def _account(console: _Screen, endpoint: DemoEndpoint, statistics: Statistics, events: int) -> int:
-    arrived = [orjson.loads(message)["id"] for message in endpoint.messages]
-    lost = events - len(set(arrived))
-    for message in endpoint.messages[-_SHOWN:]:
-        console.say(f"  arrived: {message}")
-    table = Table("sent", "confirmed", "arrived", "of them twice", "lost", "reconnects")
-    table.add_row(
-        str(statistics.accepted),
-        str(statistics.confirmed),
-        str(len(arrived)),
-        str(len(arrived) - len(set(arrived))),
-        f"[red]{lost}[/]" if lost else "[green]0[/]",
-        str(statistics.reconnects),
+def _account(screen: DemoScreen, clients: Sequence[DemoClient], statistics: Statistics, events: int) -> int:
+    """Hold what was sent against what each client has."""
+    table = Table("", "arrived", "of them twice", "lost", "in order", "connections")
+    well = statistics.confirmed == events
+    for client in clients:
+        lost = events - len(set(client.numbers))
+        well = well and client.ordered and not lost and not client.doubled
+        table.add_row(
+            client.name,
+            f"{len(client.numbers):,}",
+            f"{client.doubled:,}",
+            f"[red]{lost:,}[/]" if lost else "[green]0[/]",
+            "yes" if client.ordered else "[red]no[/]",
+            str(client.connections),
+        )
+    screen.say(table)
+    screen.say(
+        f"{statistics.accepted:,} events sent, {statistics.confirmed:,} confirmed, "
+        f"{statistics.written:,} written to {statistics.admitted} connections, "
+        f"{statistics.replayed:,} of them from the history."
     )
-    console.say(table)
-    in_order = sorted(set(arrived)) == list(dict.fromkeys(arrived))
-    well = in_order and not lost and statistics.confirmed == events
-    console.say("Every event arrived, in order." if well else "[red]Something is wrong.[/]")
+    screen.say("Every client has every event once, in order." if well else "[red]Something is wrong.[/]")
     return OK if well else SOME_UNDELIVERED
