@@ -18,20 +18,16 @@ import contextlib
 import importlib
 import importlib.util
 import json
-import os
-import platform
 import resource
 import selectors
 import socket
-import statistics
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
-EVENT = {"symbol": "ABC", "price": 101.25, "size": 300, "venue": "XNAS", "pad": "x" * 184}
-TEXT = json.dumps(EVENT, separators=(",", ":"))
+from comparison import EVENT, TEXT, compare, module_of
+
 FRAME = 4 + len(TEXT)
 HANDSHAKE = (
     b"GET / HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -298,11 +294,6 @@ CONTESTANTS = {
 }
 
 
-def module_of(name: str) -> str:
-    """The module that a contestant is made of."""
-    return name.removesuffix("_history")
-
-
 # -- the run ------------------------------------------------------------------------------------------
 
 
@@ -323,7 +314,7 @@ def round_of(name: str, peers: int, events: int, pace: float) -> dict[str, float
         "cpu": told["cpu"],
         "wall": seen["done"] - told["start"],
         "peak": told["peak"],
-        "seen": seen["cpu"],
+        "other": seen["cpu"],
     }
 
 
@@ -345,28 +336,16 @@ def main() -> None:
     if arguments.audience:
         audience(arguments.audience, peers, events)
         return
-    wanted = arguments.only or list(CONTESTANTS)
-    present = [name for name in wanted if importlib.util.find_spec(module_of(name)) is not None]
-    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in present}
-    for _ in range(arguments.rounds):
-        for name in present:
-            rounds[name].append(round_of(name, peers, events, pace))
-    what = f"one event every {pace:g} s" if pace else "a burst"
-    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {len(TEXT)}-byte events, {what},")
-    print(f"{events} events to each of {peers} peers, medians of {arguments.rounds} rounds")
-    print(
-        f"{'':28}{'frames/CPU s':>14}{'ratio':>8}{'frames/s':>12}{'ratio':>8}{'peak MiB':>10}{'peers CPU s':>13}"
+    pattern = f"one event every {pace:g} s" if pace else "a burst"
+    compare(
+        arguments.only or list(CONTESTANTS),
+        lambda name: round_of(name, peers, events, pace),
+        rounds=arguments.rounds,
+        amount=events * peers,
+        unit="frames",
+        other="peers",
+        what=f"{pattern}, {events} events to each of {peers} peers",
     )
-    base: dict[str, float] = {}
-    for name in present:
-        median = {key: statistics.median(each[key] for each in rounds[name]) for key in rounds[name][0]}
-        cpu, wall = events * peers / median["cpu"], events * peers / median["wall"]
-        base = base or {"cpu": cpu, "wall": wall}
-        label = f"{name} {version(module_of(name).replace('trio_', 'trio-'))}"
-        print(
-            f"{label:28}{cpu:14,.0f}{cpu / base['cpu']:8.1f}{wall:12,.0f}{wall / base['wall']:8.1f}"
-            f"{median['peak'] / 1024:10.0f}{median['seen']:13.2f}"
-        )
 
 
 if __name__ == "__main__":

@@ -17,19 +17,15 @@ import hashlib
 import importlib
 import importlib.util
 import json
-import os
-import platform
 import resource
 import socket
-import statistics
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
-EVENT = {"symbol": "ABC", "price": 101.25, "size": 300, "venue": "XNAS", "pad": "x" * 184}
-TEXT = json.dumps(EVENT, separators=(",", ":"))
+from comparison import EVENT, TEXT, compare
+
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -196,7 +192,7 @@ def round_of(name: str, count: int) -> dict[str, float]:
         )
         seen = json.loads(receiver.stdout.readline())
     assert seen["messages"] == count, (name, seen)
-    return {**json.loads(run.stdout), "sink": seen["cpu"]}
+    return {**json.loads(run.stdout), "other": seen["cpu"]}
 
 
 def main() -> None:
@@ -213,29 +209,16 @@ def main() -> None:
     if arguments.one:
         one(arguments.one, arguments.url, arguments.events)
         return
-    names = {"trio_websocket": "trio-websocket", "trio_wsout": "trio-wsout"}
-    present = [name for name in CONTESTANTS if importlib.util.find_spec(name) is not None]
-    rounds = {name: [] for name in present}
-    for _ in range(arguments.rounds):
-        for name in present:
-            rounds[name].append(round_of(name, arguments.events))
-    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {len(TEXT)}-byte events,")
-    print(
-        f"{arguments.events} a round, medians of {arguments.rounds} rounds; all confirmed where there is such a thing"
+    events = arguments.events
+    compare(
+        CONTESTANTS,
+        lambda name: round_of(name, events),
+        rounds=arguments.rounds,
+        amount=events,
+        unit="events",
+        other="sink",
+        what=f"{events} a round, all confirmed where there is such a thing",
     )
-    print(
-        f"{'':28}{'events/CPU s':>14}{'ratio':>8}{'events/s':>12}{'ratio':>8}{'peak MiB':>10}{'sink CPU s':>12}"
-    )
-    base: dict[str, float] = {}
-    for name in present:
-        median = {key: statistics.median(each[key] for each in rounds[name]) for key in rounds[name][0]}
-        cpu, wall = arguments.events / median["cpu"], arguments.events / median["wall"]
-        base = base or {"cpu": cpu, "wall": wall}
-        label = f"{name} {version(names.get(name, name))}"
-        print(
-            f"{label:28}{cpu:14,.0f}{cpu / base['cpu']:8.1f}{wall:12,.0f}{wall / base['wall']:8.1f}"
-            f"{median['peak'] / 1024:10.0f}{median['sink']:12.2f}"
-        )
 
 
 if __name__ == "__main__":
