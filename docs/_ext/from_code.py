@@ -47,6 +47,8 @@ _FORMATS = {
     "pointer": "JSON pointer",
     "close-codes": "close code or range",
     "bind": "address",
+    "path": "path",
+    "origin": "origin, or `*`",
 }
 _TYPES = {"string": "text", "boolean": "true or false"}
 
