@@ -266,7 +266,11 @@ async def open_output(
         CursorError: The stored cursor can't be read.
         DeliveryError: Events were not confirmed; ``undelivered`` holds them.
     """
-    config = _usable(config)
+    config = _usable(
+        config,
+        for_listener={"authenticate": authenticate, "listeners": listeners},
+        for_history={"history": history},
+    )
     hooks = Hooks(
         headers=headers,
         token=token,
@@ -309,8 +313,12 @@ async def open_output(
     _raise_left(tree)
 
 
-def _usable(config: Config | Mapping[str, object]) -> Config:
-    """The configuration, checked; ConfigError says everything that is wrong with it."""
+def _usable(
+    config: Config | Mapping[str, object],
+    for_listener: Mapping[str, object],
+    for_history: Mapping[str, object],
+) -> Config:
+    """The configuration, checked, also against arguments that would do nothing; ConfigError says all that is wrong."""
     if not isinstance(config, Config):
         config = load_config(config)
     problems = check(config)
@@ -320,6 +328,15 @@ def _usable(config: Config | Mapping[str, object]) -> Config:
         )
     if config.spool is not None:
         problems.append(Problem(path="spool", reason="is not available in this version; leave it out"))
+    for section, there, arguments in (
+        ("server", config.server, for_listener),
+        ("history", config.history, for_history),
+    ):
+        problems += [
+            Problem(path=section, reason=f"is not set, and open_output(…, {name}=…) is of no use without it")
+            for name, value in arguments.items()
+            if value is not None and there is None
+        ]
     if problems:
         raise ConfigError(problems)
     if config.url is not None and config.url.startswith("wss:"):

@@ -11,6 +11,8 @@ import pytest
 import trio
 import trio.lowlevel
 import trio_wsout
+from trio_wsout._core.history import Limits
+from trio_wsout.stores.history_memory import MemoryHistoryStore
 from wsproto.events import CloseConnection, Ping
 
 if TYPE_CHECKING:
@@ -513,6 +515,20 @@ async def test_one_close_is_said_and_nothing_behind_it(
             assert opcodes(data)[-1] == 0x8
 
 
+@pytest.mark.parametrize("behind", [b"", b"\x81\x81\0\0\0\0a"])
+async def test_a_message_has_at_most_1024_fragments(
+    listener: MemoryListener, autojump_clock: MockClock, behind: bytes
+) -> None:
+    first, more, last = b"\x01\x80\0\0\0\0", b"\x00\x80\0\0\0\0", b"\x80\x80\0\0\0\0"
+    async with trio_wsout.open_output(config(mode="server-input"), listeners=[listener]) as output:
+        client = await listener.connect()
+        await client.stream.send_all(first + more * 1022 + last)
+        assert (await output.received.receive()).event == ""
+        await client.stream.send_all(first + more * 1023 + last + behind)
+        await client.wait_closed()
+        assert client.close_code == 1009
+
+
 # -- batches and history ----------------------------------------------------------------------------------------
 
 
@@ -611,6 +627,45 @@ async def test_a_history_that_fails_breaks_the_output_with_what_was_not_kept(
                 await output.flush()
     assert [each.event for each in caught.value.undelivered] == [{"n": 1}]
     assert client.messages == []
+
+
+class Unreadable(MemoryHistoryStore):
+    async def find(self, cursor: str) -> int | None:
+        await trio.lowlevel.checkpoint()
+        raise trio_wsout.HistoryError("the disk is gone; bring it back")
+
+
+async def test_a_history_that_cannot_be_read_is_503_for_who_resumes_and_nobody_else(
+    listener: MemoryListener, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Unreadable(Limits())
+    async with trio_wsout.open_output(config(**RESUMING), listeners=[listener], history=store) as output:
+        bystander = await listener.connect()
+        client = await listener.connect("/?c=1-1")
+        assert (client.status, client.headers["retry-after"]) == (503, "1")
+        await output.send("x")
+        await bystander.wait_for(1)
+        assert (output.statistics().refused, output.statistics().peers) == (1, 1)
+    assert "a peer that wants to resume was refused with 503: the disk is gone" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "arguments", "path"),
+    [
+        ({"url": "ws://h/"}, {"listeners": []}, "server"),
+        ({"url": "ws://h/"}, {"authenticate": lambda _: None}, "server"),
+        (config(), {"history": MemoryHistoryStore(Limits())}, "history"),
+    ],
+)
+async def test_an_argument_that_would_do_nothing_is_an_error(
+    fields: dict[str, Any], arguments: dict[str, Any], path: str
+) -> None:
+    with pytest.raises(trio_wsout.ConfigError) as caught:
+        async with trio_wsout.open_output(fields, **arguments):
+            pass
+    (problem,) = caught.value.problems
+    assert problem.path == path
+    assert f"open_output(…, {next(iter(arguments))}=…)" in problem.reason
 
 
 def test_binding_beyond_this_machine_without_origins_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:

@@ -56,7 +56,7 @@ class Ending:
     status: int | None = None
     """HTTP status, for `Cause.REFUSED`."""
     code: int | None = None
-    """Close code (RFC 6455 section 7.4), for `Cause.CLOSED`."""
+    """Close code (RFC 6455 section 7.4): of the peer's, for `Cause.CLOSED`; for it, for `Cause.PROTOCOL`, if known."""
     retry_after: float | None = None
     """Seconds that the server asked to wait (429, 503), a lower bound for the next delay."""
 

@@ -51,8 +51,8 @@ __all__ = ["ClientTree"]
 class ClientTree(Tree):
     """The tree of one client output."""
 
-    def __init__(self, config: Config, hooks: Hooks) -> None:
-        """Make the tree; `run` brings it to life."""
+    def __init__(self, config: Config, hooks: Hooks, *, inbox: type[Inbox] = Inbox) -> None:
+        """Make the tree, with an inbox of that kind; `run` brings it to life."""
         super().__init__(config, hooks)
         self._epoch = time.time_ns() // 1_000_000
         self.link = Link(config.reconnect, refreshable=bool(hooks.token or hooks.headers))
@@ -64,7 +64,7 @@ class ClientTree(Tree):
         cursor = CursorReader(config.cursor) if config.cursor is not None else None
         acked = config.delivery.level is DeliveryLevel.ACKED
         acks = AckReader(config.delivery.ack_pointer, self._epoch, cursor) if acked else None
-        self.inbox = Inbox(config.payload, self._giving if hooks.receive else None, acks)
+        self.inbox = inbox(config.payload, self._giving if hooks.receive else None, acks)
         if not hooks.receive:
             self._giving.close()
         self._dialer = Dialer(config, text=self.encoder.is_text, open_stream=hooks.open_stream)

@@ -65,7 +65,7 @@ class RelayTree(ServingTree):
         self._taking = self._queue
         self._link: ClientTree | None = None
         if config.url is not None:
-            self._link = ClientTree(_link_config(config), evolve(hooks, receive=True))
+            self._link = ClientTree(_link_config(config), evolve(hooks, receive=True), inbox=_RelayInbox)
             anew = None if config.delivery.stamp is None else self.encoder.event
             self.audience.uplink = Uplink(self.audience.log, anew, self.audience.settle)
         if not hooks.receive:
@@ -99,9 +99,7 @@ class RelayTree(ServingTree):
         """Give to every peer what comes down the link."""
         turns = self._turns(uplink)
         async for item in link.received:
-            event = item.event if isinstance(item.event, str | bytes) else b""
-            raw = event.encode() if isinstance(event, str) else event
-            await turns.send(_Relayed(event=item.event, peer=item.peer, raw=raw))
+            await turns.send(item)
 
     async def begin(self) -> None:
         """Wait until an eager link is open."""
@@ -141,7 +139,7 @@ class RelayTree(ServingTree):
             self.counts.dropped += 1
             return None
         try:
-            as_it_came = config.payload is Payload.JSON and config.delivery.stamp is None and item.raw
+            as_it_came = config.payload is Payload.JSON and config.delivery.stamp is None
             payload = item.raw if as_it_came else self.encoder.event(item.event)
         except ValueError as error:
             self.counts.dropped += 1

@@ -18,6 +18,7 @@ from trio_wsout._tasks.watch import Watch
 from trio_wsout._wire.accept import Acceptor
 from trio_wsout._wire.listen import address_of, is_local, listening_at, open_listeners, remove_socket
 from trio_wsout._wire.tls import ServerContext
+from trio_wsout.errors import HistoryError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -132,7 +133,12 @@ class Listener:
                     self.acceptor.places.free()
 
     async def _welcome(self, guest: Guest, handshake: trio.CancelScope) -> None:
-        greeting = await self._host.greet(guest.handshake.cursor)
+        try:
+            greeting = await self._host.greet(guest.handshake.cursor)
+        except HistoryError as error:
+            _log.error("a peer that wants to resume was refused with 503: %s", error)
+            await self.acceptor.turn_away(guest, "the history can't be read")
+            return
         peer = ServedPeer(guest.peer, self._audience, self._watch, self._config)
         headers: list[tuple[str, str]] = []
         if greeting.resumed is not None:

@@ -35,7 +35,7 @@ __all__ = ["Acceptor", "Guest"]
 
 _log = logging.getLogger("trio_wsout")
 
-_FULL = Answer(status=503, body="there is no place left", headers=[("Retry-After", str(RETRY_AFTER))])
+_LATER = [("Retry-After", str(RETRY_AFTER))]
 
 
 @frozen(kw_only=True)
@@ -101,7 +101,7 @@ class Acceptor:
             await self._refuse(stream, judged, head_only=head.method == "HEAD")
             return None
         if not self.places.take():
-            await self._refuse(stream, _FULL)
+            await self._refuse(stream, Answer(status=503, body="there is no place left", headers=_LATER))
             return None
         guest: Guest | None = None
         try:
@@ -137,6 +137,10 @@ class Acceptor:
             guard.opened = True
             return Connection(websocket, tap, text=self._text, masking=False)
         return None
+
+    async def turn_away(self, guest: Guest, reason: str) -> None:
+        """Refuse a guest for a reason of this side, with 503."""
+        await self._refuse(guest.stream, Answer(status=503, body=reason, headers=_LATER))
 
     async def _refuse(self, stream: trio.abc.Stream, answer: Answer, *, head_only: bool = False) -> None:
         self.refused += answer.status >= 400  # noqa: PLR2004 - where HTTP's errors begin

@@ -164,7 +164,8 @@ class Connection:
         if ending.cause is Cause.CLOSED or self._tap.close_queued:
             return b""
         found = self._websocket.closed
-        code = found.code if found is not None and found.code in _FAULTS else _PROTOCOL_ERROR
+        code = ending.code or (None if found is None else found.code)
+        code = code if code in _FAULTS else _PROTOCOL_ERROR
         return self._frame(code.to_bytes(2, "big"), CLOSE)
 
     async def __aenter__(self) -> Self:

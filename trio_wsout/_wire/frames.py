@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BINARY",
     "CLOSE",
+    "MOST_FRAGMENTS",
     "NO_STATUS",
     "PING",
     "PONG",
@@ -38,6 +39,9 @@ PONG = 0xA
 
 NO_STATUS = 1005
 """Stands for a Close frame without a code; never sent (RFC 6455 section 7.4.1)."""
+
+MOST_FRAGMENTS = 1024
+"""Most frames of one message (SPEC 10)."""
 
 _CLOSE_CODES = frozenset(int(each) for each in CloseReason) - {int(each) for each in LOCAL_ONLY_CLOSE_REASONS}
 _FIRST_PRIVATE, _LAST_PRIVATE = 3000, 4999
@@ -128,8 +132,13 @@ class FrameScanner:
     frames: int
     """Frames whose first byte was seen."""
 
+    scattered: bool
+    """Whether a message came in more than `MOST_FRAGMENTS` frames."""
+
     def __init__(self) -> None:
         self.frames = 0
+        self.scattered = False
+        self._fragments = 0
         self._header = bytearray()
         self._skip = 0
         self._payload: bytearray | None = None
@@ -169,6 +178,10 @@ class FrameScanner:
     def _begin_frame(self, seen: list[tuple[int, bytes]]) -> None:
         header = self._header
         self.frames += 1
+        opcode = header[0] & 0xF
+        if opcode < CLOSE:
+            self._fragments = 1 if opcode else self._fragments + 1
+            self.scattered = self.scattered or self._fragments > MOST_FRAGMENTS
         length = header[1] & 0x7F
         if length == _LENGTH_2:
             length = int.from_bytes(header[2:4], "big")
@@ -176,7 +189,7 @@ class FrameScanner:
             length = int.from_bytes(header[2:10], "big")
         if header[0] in _WATCHED and length < _LENGTH_2:
             self._payload = bytearray()
-            self._opcode = header[0] & 0xF
+            self._opcode = opcode
             self._key = bytes(header[2:])
         self._skip = length
         self._header = bytearray()

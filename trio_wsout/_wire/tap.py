@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_wsout._core.ending import Cause, Ending
-from trio_wsout._wire.frames import CLOSE, FrameScanner, parse_close
+from trio_wsout._wire.frames import CLOSE, MOST_FRAGMENTS, FrameScanner, parse_close
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,7 +113,7 @@ class Tap(trio.abc.Stream):
             if code == _TOO_BIG
             else f"the peer broke the WebSocket protocol ({code})"
         )
-        self.fail(self.closed_by_peer() or Ending(cause=Cause.PROTOCOL, detail=detail))
+        self.fail(self.closed_by_peer() or Ending(cause=Cause.PROTOCOL, code=code, detail=detail))
 
     # -- what trio_websocket calls ------------------------------------------------------------------
 
@@ -133,6 +133,10 @@ class Tap(trio.abc.Stream):
             pong = self._scanner.lone_pong(chunk, masked=self._masked) if chunk else None
             if pong is None:
                 self._watch(chunk)
+                if self._scanner.scattered:
+                    detail = f"the peer sent more than {MOST_FRAGMENTS} fragments of a message"
+                    self.fail(Ending(cause=Cause.PROTOCOL, code=_TOO_BIG, detail=detail))
+                    return b""
                 return chunk
             self._take_pong(pong)
 

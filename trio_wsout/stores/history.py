@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from trio_wsout._core.history import Entry, Extent
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trio_wsout._core.history import Entry, Extent
-
-__all__ = ["HistoryStore"]
+__all__ = ["Entry", "Extent", "HistoryStore"]
 
 
 class HistoryStore(Protocol):
