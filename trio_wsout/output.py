@@ -349,9 +349,8 @@ async def _finish(tree: Tree, config: Config) -> None:
     with trio.move_on_after(config.shutdown_timeout):
         await tree.finish()
         await tree.ended.wait()
-    tree.end_reason = (
-        f"not confirmed within shutdown-timeout ({config.shutdown_timeout:g} s); {tree.whereabouts()}"
-    )
+    if not tree.ended.is_set():
+        tree.out_of_time()
 
 
 async def _finish_after(error: BaseException, output: Output, tree: Tree, config: Config) -> None:

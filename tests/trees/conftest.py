@@ -166,10 +166,22 @@ class MemoryListener(trio.abc.Listener[trio.abc.Stream]):
         **more: object,
     ) -> Client:
         """A client whose handshake was answered."""
+        client = await self.ask(target, headers, bounded=bounded, **more)
+        await client.wait_status()
+        return client
+
+    async def ask(
+        self,
+        target: str = "/",
+        headers: list[tuple[str, str]] | None = None,
+        *,
+        bounded: bool = False,
+        **more: object,
+    ) -> Client:
+        """A client that has sent its handshake."""
         client = Client(self.dial(bounded=bounded))
         self._nursery.start_soon(client.run)
         await client.ask(target, headers, **more)
-        await client.wait_status()
         return client
 
 

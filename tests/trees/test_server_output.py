@@ -422,9 +422,51 @@ async def test_what_is_not_confirmed_within_shutdown_timeout_is_raised(
             client = await listener.connect()
             client.answers_pings = False
             await output.send({"n": 1})
-    assert trio.current_time() == 2
+    assert trio.current_time() == 1.8, "a tenth of the time is for Closes"
+    assert client.close_code == 1001
     assert [each.event for each in caught.value.undelivered] == [{"n": 1}]
     assert "1 peer connected" in str(caught.value)
+
+
+@pytest.mark.parametrize("history", [None, {"store": "memory:"}])
+async def test_at_the_end_nobody_waits_for_a_peer_that_is_stalled(
+    listener: MemoryListener, autojump_clock: MockClock, history: dict[str, str] | None
+) -> None:
+    fields = config() if history is None else config(history=history)
+    with pytest.raises(trio_wsout.DeliveryError) as caught:
+        async with trio_wsout.open_output(fields, listeners=[listener]) as output:
+            stalled = await listener.connect(bounded=True)
+            stalled.stall()
+            deaf = await listener.connect()
+            deaf.answers_pings = False
+            others = [await listener.connect() for _ in range(10)]
+            for n in range(5):
+                await output.send({"n": n})
+    assert [each.event for each in caught.value.undelivered] == [{"n": n} for n in range(5)]
+    assert "2 peers connected, 5 messages open" in caught.value.undelivered[0].reason
+    for client in others:
+        assert [json.loads(each)["n"] for each in client.messages] == list(range(5))
+        assert (client.close_code, client.closed_at) == (1001, 0)
+    assert (deaf.close_code, deaf.closed_at) == (1001, 9)
+    assert (stalled.close_code, trio.current_time()) == (None, 10)
+    assert output.statistics().confirmed == 0
+
+
+async def test_who_comes_in_as_the_output_ends_is_told_at_once(
+    listener: MemoryListener, autojump_clock: MockClock
+) -> None:
+    async def hesitate(_: trio_wsout.Handshake) -> trio_wsout.Admit:
+        await trio.sleep(2)
+        return trio_wsout.Admit()
+
+    async with trio_wsout.open_output(config(), listeners=[listener], authenticate=hesitate) as output:
+        first = await listener.connect()
+        first.answers_close = False
+        late = await listener.ask()
+        await trio.sleep(1)
+        await output.send("x")
+    assert trio.current_time() == 8, "the first peer had five seconds, and nobody made it longer"
+    assert (late.close_code, late.closed_at) == (1001, 4)
 
 
 async def test_cancelling_ends_at_once(listener: MemoryListener, autojump_clock: MockClock) -> None:

@@ -228,6 +228,11 @@ class Subscriber:
         return self._log.end - self.next
 
     @property
+    def has_all(self) -> bool:
+        """Whether it has confirmed, or lost, everything that was posted."""
+        return self.confirmed == self._log.end
+
+    @property
     def ready(self) -> bool:
         """Whether `take` would give something now."""
         delivery = self._log.delivery

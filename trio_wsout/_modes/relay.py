@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from trio_wsout._core.received import Peer
     from trio_wsout._core.statistics import Statistics
     from trio_wsout._modes.hooks import Hooks
+    from trio_wsout._tasks.ledger import Flush
     from trio_wsout._tasks.sender import Source
     from trio_wsout._tasks.served_peer import ServedPeer
     from trio_wsout.config.sections import Config
@@ -112,14 +113,20 @@ class RelayTree(ServingTree):
         """End gracefully: what peers send from now on is dropped and counted, the rest is confirmed first."""
         self.stopping = True
         self.listener.stop()
-        while await self.flush() and len(self._queue):
-            pass
         await super().finish()
 
+    async def _post_all(self) -> Flush:
+        """Have also what waits for its turn posted."""
+        flush = await super()._post_all()
+        while len(self._queue) and not flush.abandoned:
+            flush = await super()._post_all()
+        return flush
+
     async def _part(self) -> None:
-        if self._link is not None:
-            await self._link.finish()
-        await super()._part()
+        async with trio.open_nursery() as nursery:
+            if self._link is not None:
+                nursery.start_soon(self._link.finish)
+            await super()._part()
         if self._link is not None:
             await self._link.ended.wait()
 

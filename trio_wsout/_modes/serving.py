@@ -25,11 +25,15 @@ from trio_wsout.stores.opening import open_history_store
 if TYPE_CHECKING:
     from trio_wsout._core.delivery import Accepted
     from trio_wsout._modes.hooks import Hooks
+    from trio_wsout._tasks.ledger import Flush
     from trio_wsout._tasks.sender import Sink, Source
     from trio_wsout._tasks.served_peer import ServedPeer
     from trio_wsout.config.sections import Config
 
 __all__ = ["ServingTree"]
+
+_PARTING = 1.0
+"""Most seconds of shutdown-timeout that are kept for Closes; no more than a tenth of it."""
 
 
 class ServingTree(Tree):
@@ -49,6 +53,8 @@ class ServingTree(Tree):
         self._sender: Sender | None = None
         self._acks: AckReader | None = None
         self._closing = trio.Event()
+        self._unsettled: list[Accepted] = []
+        self._reserve = min(_PARTING, config.shutdown_timeout / 10)
 
     # -- life -------------------------------------------------------------------------------------------
 
@@ -114,16 +120,36 @@ class ServingTree(Tree):
         await trio.lowlevel.checkpoint()
 
     async def finish(self) -> None:
-        """End gracefully: nobody new, everything confirmed, every peer told by Close 1001; then `run` returns."""
+        """End gracefully: nobody new, everything confirmed, every peer told by Close 1001; then `run` returns.
+
+        A peer that has everything goes at once. Who has not when most of the time is over goes then.
+        """
         self.listener.stop()
         self._giving.close()
-        await self.flush()
+        with trio.move_on_at(trio.current_effective_deadline() - self._reserve):
+            flush = await self._post_all()
+            self.audience.complete_now()
+            await flush.done.wait()
+            self._closing.set()
+            return
+        self.out_of_time()
+        # Who goes now has not confirmed what it lacks; the account is closed before.
+        self._unsettled = [event for message in self.audience.log.drain() for event in message.events]
         self._closing.set()
 
+    async def _post_all(self) -> Flush:
+        """Have everything accepted so far posted to the peers; gives the mark behind it."""
+        flush = await self._mark()
+        await flush.passed.wait()
+        if self._archive is not None:
+            await self._archive.wait_posted()
+        return flush
+
     async def _part(self) -> None:
-        for peer in list(self.audience.peers):
-            peer.close(GOING_AWAY)
+        """Tell every peer that this is the end, also who comes in only now; wait until they are gone."""
         while self.audience.peers:
+            for peer in list(self.audience.peers):
+                peer.close(GOING_AWAY)
             await self.audience.wait_changed()
 
     def whereabouts(self) -> str:
@@ -135,7 +161,10 @@ class ServingTree(Tree):
 
     def _holding(self) -> list[Accepted]:
         """What left the intake and is not confirmed, in order."""
-        left = [event for message in self.audience.log.drain() for event in message.events]
+        left = [
+            *self._unsettled,
+            *[event for message in self.audience.log.drain() for event in message.events],
+        ]
         if self._archive is not None:
             left += self._archive.leftovers()
         if self._sender is not None:

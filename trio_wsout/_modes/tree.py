@@ -79,6 +79,7 @@ class Tree(ABC):
         self.accepted = 0
         self.left = []
         self.end_reason = "the output was closed before the event was confirmed"
+        self._late = False
 
     @abstractmethod
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -96,6 +97,14 @@ class Tree(ABC):
         returns at once.
         """
 
+    def out_of_time(self) -> None:
+        """What is not confirmed now was not confirmed within shutdown-timeout; the first call tells where things stood."""
+        if self._late:
+            return
+        self._late = True
+        limit = self._config.shutdown_timeout
+        self.end_reason = f"not confirmed within shutdown-timeout ({limit:g} s); {self.whereabouts()}"
+
     @abstractmethod
     def whereabouts(self) -> str:
         """Where things stand, for the reason of what was not confirmed in time."""
@@ -110,13 +119,18 @@ class Tree(ABC):
 
     async def flush(self) -> bool:
         """Wait until every event accepted so far is confirmed or reported; False: the output ended first."""
+        flush = await self._mark()
+        await flush.done.wait()
+        return not flush.abandoned
+
+    async def _mark(self) -> Flush:
+        """Put a mark behind everything accepted so far; abandoned already, if the output has ended."""
         flush = Flush()
         try:
             await self.intake.send(flush)
         except trio.BrokenResourceError:
-            return False
-        await flush.done.wait()
-        return not flush.abandoned
+            flush.abandon()
+        return flush
 
     def _resolve(self, source: str, name: str | None) -> str | None:
         """The value of a ``${…}``; None: there is none. What `secrets` raises costs an attempt or a batch."""

@@ -63,6 +63,8 @@ class Archive:
         self._keeping: deque[Message] = deque()
         self._bell = Doorbell()
         self._room = Doorbell()
+        self._posted = Doorbell()
+        self._closed = False
         self.extent = Extent(epoch=0, floor=0, tail=0, events=0, size=0)
 
     async def open(self, epoch: int) -> Extent:
@@ -123,6 +125,12 @@ class Archive:
                 await self._audience.put(self._keeping[0])
                 self._keeping.popleft()
             self._audience.ring()
+        self._posted.ring()
+
+    async def wait_posted(self) -> None:
+        """Wait until everything that was put is posted, or the history is closed. For one task."""
+        while (self._waiting or self._keeping) and not self._closed:
+            await self._posted.wait()
 
     def _entries(self, messages: Sequence[Message]) -> list[Entry]:
         now, epoch = time.time(), self.extent.epoch
@@ -162,4 +170,6 @@ class Archive:
 
     async def aclose(self) -> None:
         """Close the store."""
+        self._closed = True
+        self._posted.ring()
         await self._store.aclose()

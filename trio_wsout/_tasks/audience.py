@@ -52,6 +52,8 @@ class Audience:
         """The link of a relay, which is one more member."""
         self._room = Doorbell()
         self._changed = trio.Event()
+        self.complete = False
+        """Whether nothing more will be posted: a peer that has everything may go."""
         self.admitted = 0
         self.expelled = 0
         self.written_messages = 0
@@ -146,6 +148,12 @@ class Audience:
             _log.warning("peer %s does not keep up and is closed with 1013", peer.peer.address)
             self.expelled += 1
             peer.close(TRY_AGAIN_LATER)
+
+    def complete_now(self) -> None:
+        """Nothing more will be posted: each peer goes when it has everything, and waits for no other."""
+        self.complete = True
+        for peer in self.peers:
+            peer.bell.ring()
 
     # -- gaps ---------------------------------------------------------------------------------------------
 

@@ -26,6 +26,8 @@ class Flush:
 
     done: trio.Event = field(factory=trio.Event)
     """Set when every earlier event is confirmed or reported, or the output has ended."""
+    passed: trio.Event = field(factory=trio.Event)
+    """Set when every earlier event has left the intake and the open batch, or the output has ended."""
     seq: int = 0
     """Last event before the mark."""
     missing: int = 0
@@ -36,6 +38,7 @@ class Flush:
     def abandon(self) -> None:
         """The output has ended: nobody counts any more."""
         self.abandoned = True
+        self.passed.set()
         self.done.set()
 
 
@@ -139,6 +142,7 @@ class Ledger:
         """The mark left the intake: set its `done` when every event taken so far has its fate."""
         flush.seq = self.last
         flush.missing = self.taken - self.confirmed - self.undelivered
+        flush.passed.set()
         if flush.missing == 0:
             flush.done.set()
         else:

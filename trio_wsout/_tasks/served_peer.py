@@ -197,6 +197,9 @@ class ServedPeer:
             place = self.place
             ready = place is not None and place.ready
             if not (ready or self._pinging or self.connection.has_control):
+                if audience.complete and place is not None and place.has_all:
+                    self.close(GOING_AWAY)
+                    return
                 audience.ring_later(self.bell)
                 await self.bell.wait()
                 continue
