@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["AckReader", "stamp_of"]
 
 
+_DIGITS = 19
+"""Most digits of a sequence number: 64 bits."""
+
+
 def stamp_of(epoch: int, seq: int) -> str:
     """The ``epoch-seq`` text of an event."""
     return f"{epoch}-{seq}"
@@ -68,6 +72,6 @@ class AckReader:
             return value
         if isinstance(value, str):
             epoch, _, seq = value.rpartition("-")
-            if epoch == str(self._epoch) and seq.isascii() and seq.isdigit():
-                return int(seq[:19])
+            if epoch == str(self._epoch) and seq.isascii() and seq.isdigit() and len(seq) <= _DIGITS:
+                return int(seq)
         return None

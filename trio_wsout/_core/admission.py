@@ -3,9 +3,10 @@
 Rules, in the order in which they are looked at
 -----------------------------------------------
 0. A plain ``GET /healthz`` is answered 200, so that those who watch over it need no WebSocket.
-1. Where a path is configured, another path is 404. Method, HTTP version and target must be those
-   of a WebSocket handshake: 405, 400.
-2. No ``Upgrade: websocket`` or no ``Connection: upgrade``: 426. Another version than 13: 426 with it.
+1. The target must have a path: 400. Where a path is configured, another is 404. Another method than
+   GET is 405.
+2. No ``Upgrade: websocket`` or no ``Connection: upgrade``: 426. Another version than HTTP/1.1: 400.
+   Another version of the protocol than 13: 426 with it.
 3. A body, a missing or doubled key, or a key that is not 16 bytes of base64: 400.
 4. With allowed origins: exactly one Origin, whose scheme, host and port are on the list, else 403;
    scheme and host are compared without case, a default port is the same as none; ``*`` allows all.
@@ -18,7 +19,7 @@ import base64
 import binascii
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 from attrs import field, frozen
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Admission", "Answer", "Head", "Places"]
 
 _VERSION = "13"
+_SCHEMES = {"http", "https", "ws", "wss"}
 _KEY_BYTES = 16
 _UPGRADE = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", _VERSION))
 RETRY_AFTER = 1
@@ -43,9 +45,10 @@ class Head:
     """The head of an HTTP request, as it came; header names in lower case."""
 
     method: str
-    target: str
+    target: str = field(repr=False)
+    """A path and its query, or a whole URL (RFC 9112 section 3.2); it may hold secrets."""
     version: str
-    headers: Sequence[tuple[str, str]]
+    headers: Sequence[tuple[str, str]] = field(repr=False)
 
     def values(self, name: str) -> list[str]:
         """Every value of a header, in order."""
@@ -58,13 +61,22 @@ class Head:
 
     @property
     def path(self) -> str:
-        """The path of the target, percent signs as sent."""
-        return self.target.partition("?")[0]
+        """The path of the target, percent signs as sent; empty: it has none."""
+        return self._path_and_query.partition("?")[0]
 
     @property
     def query(self) -> str:
         """What follows the target's question mark."""
-        return self.target.partition("?")[2]
+        return self._path_and_query.partition("?")[2]
+
+    @property
+    def _path_and_query(self) -> str:
+        scheme, separator, rest = self.target.partition("://")
+        if not separator or scheme.lower() not in _SCHEMES:
+            return self.target if self.target.startswith("/") else ""
+        authority = rest.partition("/")[0].partition("?")[0]
+        rest = rest.removeprefix(authority)
+        return rest if rest.startswith("/") else f"/{rest}"
 
 
 @frozen(kw_only=True)
@@ -103,16 +115,18 @@ class Admission:
         """Judge by the `server` section, and by the names of `cursor` where there is one."""
         server = config.server
         assert server is not None  # noqa: S101 - the rules see to it
-        self._path = None if server.path is None else unquote(server.path)
+        self._path = None if server.path is None else unquote_to_bytes(server.path)
         allowed = server.allowed_origins
-        self._origins = None if allowed is None or "*" in allowed else {_origin(each) for each in allowed}
+        self._origins = (
+            None if allowed is None or "*" in allowed else {_origin(each) for each in allowed} - {None}
+        )
         self._ours = config.subprotocols
         self._header = config.cursor.header_name if config.cursor else None
         self._parameter = config.cursor.query_parameter if config.cursor else None
 
     def judge(self, head: Head, address: str) -> Handshake | Answer:
         """What becomes of a request, places and the application aside."""
-        if head.path == "/healthz" and head.method in ("GET", "HEAD") and not head.tokens("upgrade"):
+        if head.path == "/healthz" and head.method in ("GET", "HEAD") and not _wants_websocket(head):
             return Answer(status=200, body="ok")
         refusal = self._misdirected(head) or self._malformed(head) or self._foreign(head)
         if refusal is not None:
@@ -134,17 +148,16 @@ class Admission:
         return next((name for name in self._ours if name in offered), None)
 
     def _misdirected(self, head: Head) -> Answer | None:
-        if not head.target.startswith("/"):
-            return Answer(status=400, body="the request's target must be a path")
-        if self._path is not None and unquote(head.path) != self._path:
+        if not head.path:
+            return Answer(status=400, body="the request's target must be a path or a URL")
+        if self._path is not None and unquote_to_bytes(head.path) != self._path:
             return Answer(status=404, body="nothing is served at this path")
         if head.method != "GET":
             return Answer(status=405, body="a WebSocket handshake is a GET", headers=[("Allow", "GET")])
         return None
 
     def _malformed(self, head: Head) -> Answer | None:
-        upgrades = "websocket" in _lower(head.tokens("upgrade"))
-        if not (upgrades and "upgrade" in _lower(head.tokens("connection"))):
+        if not (_wants_websocket(head) and "upgrade" in _lower(head.tokens("connection"))):
             return Answer(status=426, body="this is a WebSocket endpoint", headers=_UPGRADE)
         if head.version != "1.1":
             return Answer(status=400, body="a WebSocket handshake needs HTTP/1.1")
@@ -173,6 +186,10 @@ class Admission:
             pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=None)
             return next((value for name, value in pairs if name == self._parameter), None)
         return None
+
+
+def _wants_websocket(head: Head) -> bool:
+    return "websocket" in _lower(head.tokens("upgrade"))
 
 
 def _lower(texts: Iterable[str]) -> list[str]:

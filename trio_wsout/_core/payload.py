@@ -140,12 +140,18 @@ def parse_json(text: str | bytes) -> object:
 
     Raises:
         ValueError: It is not JSON (as `orjson.JSONDecodeError`, which tells where), or holds a number
-            of thousands of digits.
+            of thousands of digits, or one over 64 bits in too many brackets.
     """
     value: object = orjson.loads(text)
     # orjson makes floats of integers over 64 bits: only where there are that many digits can one be.
     many = _MANY_DIGITS.search(text) if isinstance(text, bytes) else _MANY_DIGITS_OF_STR.search(text)
-    return value if many is None else json.loads(text)
+    if many is None:
+        return value
+    try:
+        return json.loads(text)
+    except RecursionError:
+        message = "it holds a number over 64 bits, and too many brackets around it or elsewhere"
+        raise ValueError(message) from None
 
 
 def decode(message: str | bytes, payload: Payload) -> object:

@@ -1,0 +1,205 @@
+"""The retained log's rules: how much is kept, what may follow, and who owns it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from trio_wsout._core.history import Entry, Extent, Limits, check_entries, taken_over
+from trio_wsout.config import History
+from trio_wsout.errors import HistoryError, OutputError
+
+
+def entry(position: int, *, epoch: int = 1, payload: bytes = b"x", at: float = 0.0) -> Entry:
+    return Entry(position=position, epoch=epoch, payload=payload, cursor=f"c{position}", at=at)
+
+
+@pytest.mark.parametrize(
+    ("limits", "figures", "exceeded"),
+    [
+        (Limits(), (10**9, 10**12, 1e9), False),
+        (Limits(max_events=3), (3, 10**12, 1e9), False),
+        (Limits(max_events=3), (4, 0, 0.0), True),
+        (Limits(max_bytes=10), (10**9, 10, 1e9), False),
+        (Limits(max_bytes=10), (1, 11, 0.0), True),
+        (Limits(max_age=2.5), (10**9, 10**12, 2.5), False),
+        (Limits(max_age=2.5), (1, 0, 2.5001), True),
+        (Limits(max_age=2.5), (1, 0, -7.0), False),
+        (Limits(max_events=1, max_bytes=1, max_age=1.0), (1, 1, 1.0), False),
+    ],
+)
+def test_a_limit_is_the_most_that_stays(
+    limits: Limits, figures: tuple[int, int, float], exceeded: bool
+) -> None:
+    events, size, age = figures
+    assert limits.exceeded(events=events, size=size, age=age) is exceeded
+
+
+LIMITS = st.builds(
+    Limits,
+    max_events=st.none() | st.integers(1, 8),
+    max_age=st.none() | st.sampled_from([0.5, 1.0, 4.0, 30.0]),
+    max_bytes=st.none() | st.integers(1, 40),
+)
+
+
+@given(LIMITS, st.integers(0, 12), st.integers(0, 50), st.floats(-5, 50))
+def test_more_never_exceeds_less(limits: Limits, events: int, size: int, age: float) -> None:
+    exceeded = limits.exceeded(events=events, size=size, age=age)
+    alone = [
+        attrs.evolve(Limits(), **{name: value})
+        for name, value in attrs.asdict(limits).items()
+        if value is not None
+    ]
+    assert exceeded == any(each.exceeded(events=events, size=size, age=age) for each in alone)
+    if exceeded:
+        assert limits.exceeded(events=events + 1, size=size, age=age)
+        assert limits.exceeded(events=events, size=size + 1, age=age)
+        assert limits.exceeded(events=events, size=size, age=age + 1)
+
+
+@given(st.builds(History, max_events=st.none() | st.integers(1), max_bytes=st.none() | st.integers(1)))
+def test_the_limits_are_those_of_the_section(history: History) -> None:
+    history = attrs.evolve(history, max_age=3.0)
+    assert Limits.of(history) == Limits(
+        max_events=history.max_events, max_age=3.0, max_bytes=history.max_bytes
+    )
+    assert Limits.of(History()) == Limits()
+
+
+class LimitsMachine(RuleBasedStateMachine):
+    """A log that asks `Limits` before it lets go, against the longest end of all events that fits."""
+
+    @initialize(limits=LIMITS)
+    def begin(self, limits: Limits) -> None:
+        self.limits = limits
+        self.now = 0.0
+        self.all: list[Entry] = []
+        self.kept: list[Entry] = []
+
+    @rule(sizes=st.lists(st.integers(0, 12), min_size=1, max_size=4), step=st.integers(1, 3))
+    def append(self, sizes: list[int], step: int) -> None:
+        tail = self.all[-1].position if self.all else 0
+        entries = [
+            entry(tail + step * number, payload=b"x" * size, at=self.now)
+            for number, size in enumerate(sizes, 1)
+        ]
+        check_entries(entries, place="here", epoch=1, tail=tail)
+        self.all += entries
+        self.kept += entries
+        self._trim()
+
+    @precondition(lambda self: hasattr(self, "now"))
+    @rule(seconds=st.sampled_from([0.0, 0.25, 0.5, 1.0, 10.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        self._trim()
+
+    def _trim(self) -> None:
+        while self.kept and self.limits.exceeded(
+            events=len(self.kept),
+            size=sum(len(each.payload) for each in self.kept),
+            age=self.now - self.kept[0].at,
+        ):
+            self.kept.pop(0)
+
+    def _fits(self, entries: list[Entry]) -> bool:
+        most = self.limits
+        return (
+            len(entries) <= (most.max_events or len(entries))
+            and sum(len(each.payload) for each in entries) <= (most.max_bytes or 10**9)
+            and all(self.now - each.at <= (most.max_age or 10**9) for each in entries)
+        )
+
+    @invariant()
+    def as_much_is_kept_as_fits(self) -> None:
+        if hasattr(self, "kept"):
+            ends = [self.all[start:] for start in range(len(self.all) + 1)]
+            fitting = [end for end in ends if self._fits(end)]
+            assert self.kept == fitting[0]
+
+
+TestLimitsMachine = LimitsMachine.TestCase
+
+
+def test_what_follows_is_taken() -> None:
+    check_entries([], place="here", epoch=1, tail=5)
+    check_entries([entry(6)], place="here", epoch=1, tail=5)
+    check_entries([entry(60), entry(61), entry(700)], place="here", epoch=1, tail=5)
+
+
+@pytest.mark.parametrize(
+    ("positions", "words"),
+    [
+        ([5], "position 5 does not follow 5"),
+        ([4], "position 4 does not follow 5"),
+        ([6, 6], "position 6 does not follow 6"),
+        ([6, 8, 7], "position 7 does not follow 8"),
+    ],
+)
+def test_positions_grow(positions: list[int], words: str) -> None:
+    with pytest.raises(ValueError, match=f"^here: {words}$"):
+        check_entries([entry(each) for each in positions], place="here", epoch=1, tail=5)
+
+
+def test_an_older_epoch_has_lost_the_log() -> None:
+    with pytest.raises(HistoryError, match="taken the history over"):
+        check_entries([entry(6, epoch=3), entry(7, epoch=2)], place="here", epoch=3, tail=5)
+
+
+def test_a_newer_epoch_has_not_opened_the_log() -> None:
+    with pytest.raises(ValueError, match="^here: epoch 4 has not opened it$"):
+        check_entries([entry(6, epoch=3), entry(7, epoch=4)], place="here", epoch=3, tail=5)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([3, 3, 3, 3, 2, 4]), st.integers(1, 12)), max_size=6)
+    | st.sets(st.integers(1, 30)).map(lambda positions: [(3, each) for each in sorted(positions)]),
+    st.integers(0, 5),
+)
+def test_entries_are_refused_for_the_first_that_can_not_follow(
+    pairs: list[tuple[int, int]], tail: int
+) -> None:
+    entries = [entry(position, epoch=epoch) for epoch, position in pairs]
+    kind: type[Exception] | None = None
+    for before, (epoch, position) in zip([tail, *(position for _, position in pairs)], pairs, strict=False):
+        if epoch != 3 or position <= before:
+            kind = HistoryError if epoch < 3 else ValueError
+            break
+    if kind is None:
+        check_entries(entries, place="here", epoch=3, tail=tail)
+    else:
+        with pytest.raises(kind):
+            check_entries(entries, place="here", epoch=3, tail=tail)
+
+
+@given(st.integers(1), st.integers(1))
+def test_who_lost_the_log_is_told_to_whom_and_what_to_do(owner: int, epoch: int) -> None:
+    error = taken_over("history in memory", owner=owner, epoch=epoch)
+    assert isinstance(error, OutputError)
+    assert str(error).startswith("history in memory: ")
+    assert f"its epoch is {owner}, this one's {epoch}" in str(error)
+    assert "stop one of them" in str(error)
+
+
+def test_an_event_does_not_show_what_it_holds() -> None:
+    shown = repr(entry(7, payload=b"open sesame"))
+    assert "sesame" not in shown
+    assert "position=7" in shown
+
+
+@pytest.mark.parametrize(
+    "value",
+    [entry(1), Limits(), Extent(epoch=1, floor=0, tail=0, events=0, size=0)],
+    ids=lambda it: type(it).__name__,
+)
+def test_what_is_told_of_a_log_stays_as_it_was(value: Any) -> None:
+    name = attrs.fields(type(value))[0].name
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        setattr(value, name, 9)
+    assert value == attrs.evolve(value)
+    assert value != attrs.evolve(value, **{name: 9})
