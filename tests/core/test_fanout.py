@@ -914,6 +914,7 @@ class FanoutMachine(RuleBasedStateMachine):
         for peer in getattr(self, "peers", []):
             place = peer.place
             assert place.queued == len(peer.waiting) <= self.capacity
+            assert place.has_all == (not peer.waiting and not peer.writes)
             assert place.dropped == len(peer.lost)
             everything = [number for number in range(peer.since, self.log.end) if number not in peer.own]
             assert sorted([*peer.got, *peer.lost, *peer.others(peer.waiting)]) == everything

@@ -8,12 +8,15 @@ from typing import Any
 from hypothesis import strategies as st
 
 from trio_wsout.config import Config, load_config
+from trio_wsout.config.rules import is_reserved_header
 
 __all__ = ["configs", "documents"]
 
 _NAMES = st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=8)
 _TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="${}"), max_size=20)
 _TEMPLATES = st.one_of(_TEXTS, st.sampled_from(["${cursor}", "${attempt}", "a ${env|HOME||none} b", "$${x}"]))
+_TABLES = st.dictionaries(_NAMES, _TEMPLATES, max_size=3)
+_HEADERS = st.dictionaries(_NAMES.filter(lambda name: not is_reserved_header(name)), _TEMPLATES, max_size=3)
 _DURATIONS = st.one_of(
     st.integers(1, 10**6),
     st.floats(1e-3, 1e6),
@@ -51,9 +54,8 @@ def _backoffs() -> st.SearchStrategy[dict[str, Any]]:
 
 
 def _auths() -> st.SearchStrategy[dict[str, Any]]:
-    table = st.dictionaries(_NAMES, _TEMPLATES, max_size=3)
     return st.one_of(
-        _maybe(headers=table, query=table, bearer_token=st.one_of(_NAMES, st.just("${env|TOKEN}"))),
+        _maybe(headers=_HEADERS, query=_TABLES, bearer_token=st.one_of(_NAMES, st.just("${env|TOKEN}"))),
         _maybe(basic=st.fixed_dictionaries({"username": _NAMES, "password": _TEMPLATES})),
     )
 
@@ -72,12 +74,11 @@ def _cursors() -> st.SearchStrategy[dict[str, Any]]:
 
 def documents() -> st.SearchStrategy[dict[str, Any]]:
     """Valid documents of client mode, as a configuration file would hold them."""
-    table = st.dictionaries(_NAMES, _TEMPLATES, max_size=3)
     return _maybe(
         {"url": st.sampled_from(["ws://peer.test/a?b=1", "wss://[::1]:8443", "http://127.0.0.1:80/é"])},
         mode=st.just("client"),
-        headers=table,
-        query=table,
+        headers=_HEADERS,
+        query=_TABLES,
         subprotocols=st.lists(_NAMES, max_size=3, unique=True),
         payload=st.sampled_from(["text", "json", "binary", "binary-base64"]),
         auth=_auths(),
