@@ -17,7 +17,7 @@ from trio_wsout._tasks.waking import Doorbell
 from trio_wsout.errors import HistoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from trio_wsout._core.delivery import Accepted, Message
     from trio_wsout._tasks.audience import Audience
@@ -65,6 +65,7 @@ class Archive:
         self._room = Doorbell()
         self._posted = Doorbell()
         self._closed = False
+        self._asking: set[trio.Event] = set()
         self.extent = Extent(epoch=0, floor=0, tail=0, events=0, size=0)
 
     async def open(self, epoch: int) -> Extent:
@@ -112,7 +113,7 @@ class Archive:
                 if self._waiting:
                     await self._keep()
                 else:
-                    self.extent = await self._store.trim(time.time())
+                    await self._learn(self._store.trim(time.time()))
         except HistoryError as error:
             self._ledger.break_with(error)
 
@@ -120,7 +121,7 @@ class Archive:
         while self._waiting:
             self._keeping, self._waiting = self._waiting, deque()
             self._room.ring()
-            self.extent = await self._store.append(self._entries(self._keeping))
+            await self._learn(self._store.append(self._entries(self._keeping)))
             while self._keeping:
                 await self._audience.put(self._keeping[0])
                 self._keeping.popleft()
@@ -147,6 +148,18 @@ class Archive:
             for event in message.events
         ]
 
+    async def _learn(self, answer: Awaitable[Extent]) -> None:
+        """Learn what the log holds from an answer to a write; one that was overtaken by another tells nothing new."""
+        answered = trio.Event()
+        self._asking.add(answered)
+        try:
+            extent = await answer
+            if (extent.tail, extent.floor) >= (self.extent.tail, self.extent.floor):
+                self.extent = extent
+        finally:
+            self._asking.remove(answered)
+            answered.set()
+
     # -- reading ------------------------------------------------------------------------------------------
 
     async def locate(self, asked: str) -> Start:
@@ -156,7 +169,7 @@ class Archive:
             HistoryError: It can't be read.
         """
         if self._max_age is not None:
-            self.extent = await self._store.trim(time.time())
+            await self._learn(self._store.trim(time.time()))
         position = await self._store.find(asked)
         if position is not None and position >= self.extent.floor:
             return Start(position=position, gap=False, first=None)
@@ -165,8 +178,11 @@ class Archive:
         return Start(position=floor, gap=True, first=oldest[0].cursor if oldest else None)
 
     async def after(self, position: int) -> Sequence[Entry]:
-        """The next events after `position`."""
-        return await self._store.after(position, most=_REPLAYED, most_bytes=_REPLAYED_BYTES)
+        """The next events after `position`; `extent.floor` is no older than what they show."""
+        entries = await self._store.after(position, most=_REPLAYED, most_bytes=_REPLAYED_BYTES)
+        for answered in tuple(self._asking):
+            await answered.wait()
+        return entries
 
     async def aclose(self) -> None:
         """Close the store."""

@@ -48,21 +48,25 @@ class Replay:
             HistoryError: The history can't be read.
         """
         frames = b""
+        log = self._audience.log
         while not frames and peer.place is None:
+            before = log.last_seq
             entries = await self._archive.after(self._position)
-            posted = self._audience.log.last_seq
+            posted = log.last_seq
             news = [entry for entry in entries if entry.position <= posted]
-            self._look_for_gap(news)
+            # What was posted before the read was in the history; where nothing of it is left, it has left.
+            self._look_for_gap(news, at_least=0 if news else before)
             if news:
                 self._position, self._cursor = news[-1].position, news[-1].cursor
             elif self._position >= posted:
-                peer.place = self._audience.log.join()
+                peer.place = log.join()
             frames, self._notice = self._notice + self._frames(news, peer), b""
         return frames
 
-    def _look_for_gap(self, news: Sequence[Entry]) -> None:
-        floor = self._archive.extent.floor
-        if floor <= self._position or (news and news[0].position <= floor):
+    def _look_for_gap(self, news: Sequence[Entry], *, at_least: int) -> None:
+        """Note that events left which were not read yet: those up to the floor, which is at least so high."""
+        floor = max(self._archive.extent.floor, at_least)
+        if floor <= self._position or (news and news[0].position == self._position + 1):
             return
         notice = self._audience.gap_frame(self._cursor, news[0].cursor if news else None)
         if not notice:
