@@ -88,12 +88,11 @@ class RelayTree(ServingTree):
             nursery.start_soon(self._take_down, link, uplink)
 
     async def _break_with(self, link: ClientTree) -> None:
-        """A link that broke breaks the relay; what is not confirmed is in this tree's account already."""
+        """A link that broke breaks the relay, and says what of its events it will not have."""
         await link.ledger.broke.wait()
         await link.ended.wait()
         error = link.ledger.broken
         if error is not None:
-            error.undelivered = ()
             self.ledger.break_with(error)
 
     async def _take_down(self, link: ClientTree, uplink: Uplink) -> None:

@@ -79,7 +79,7 @@ class Audience:
         place = None
         if source is not None:
             place = source.place
-            if place is None:
+            if place is None and source.sent_early is not None:
                 source.sent_early.add(message.events[-1].seq)
         self.log.post(message, plain_frame(message.payload, self.opcode), place)
         if self.uplink is not None:

@@ -77,7 +77,7 @@ class ServedPeer:
         self.place: Subscriber | None = None
         """Its place in the log; None until its replay has caught up."""
         self.sent_early: set[int] = set()
-        """Numbers of the events that it sent before it had a place."""
+        """Numbers of the events that it sent before it had a place, and has not passed in its replay."""
         self.monitor = HeartbeatMonitor(config.heartbeat)
         self.bell = Doorbell()
         self._audience = audience

@@ -41,6 +41,9 @@ class Uplink:
     place = None
     """Where the link reads the log: nowhere, it is handed the messages."""
 
+    sent_early = None
+    """Numbers of events that it must not get from the history: it gets nothing from there."""
+
     def __init__(
         self, log: Fanout, encode: Callable[[object], bytes] | None, settle: Callable[[], object]
     ) -> None:
@@ -53,7 +56,6 @@ class Uplink:
         self._bell = Doorbell()
         self._room = Doorbell()
         self._confirmed = log.end
-        self.sent_early: set[int] = set()
         self.failed: dict[int, str] = {}
         """Why the link will not have an event, by its number; until it settles."""
         log.confirmed.add(self, self._confirmed)

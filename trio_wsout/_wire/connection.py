@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 import trio
@@ -44,7 +45,7 @@ class Connection:
         """The subprotocol that the server chose; None: none."""
         self.pongs = tap.pongs
         """Payloads of pongs, in order, where `on_pong` does not take them."""
-        tap.queue_control(queueing=True)
+        tap.opened()
 
     @property
     def ending(self) -> Ending | None:
@@ -142,11 +143,9 @@ class Connection:
         if self._tap.torn or self.ending is not None:
             return False
         self._closing = True
-        self._tap.queue_control(queueing=False)
-        with trio.CancelScope() as closing:
-            self._tap.on_end(closing.cancel)
-            await self._websocket.aclose(code)
-        self._tap.on_end(None)
+        with suppress(trio.BrokenResourceError):
+            await self._tap.say_close(self._frame(code.to_bytes(2, "big"), CLOSE))
+            await self._tap.ended.wait()
         return self._tap.peer_close is not None
 
     async def farewell(self) -> None:
@@ -161,11 +160,15 @@ class Connection:
 
     def _last_close(self, ending: Ending) -> bytes:
         """A Close for a peer that broke the protocol, where wsproto has found the fault and queued none."""
-        if ending.cause is Cause.CLOSED or self._tap.close_queued:
+        if self._tap.close_queued:
             return b""
         found = self._websocket.closed
-        code = ending.code or (None if found is None else found.code)
-        code = code if code in _FAULTS else _PROTOCOL_ERROR
+        code = ending.code if ending.cause is Cause.PROTOCOL else None
+        code = code or (None if found is None else found.code)
+        if code not in _FAULTS:
+            if ending.cause is Cause.CLOSED:
+                return b""
+            code = _PROTOCOL_ERROR
         return self._frame(code.to_bytes(2, "big"), CLOSE)
 
     async def __aenter__(self) -> Self:

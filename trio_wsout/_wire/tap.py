@@ -64,10 +64,14 @@ class Tap(trio.abc.Stream):
         """Tap a stream whose peer masks its frames, or does not (RFC 6455 section 5.1)."""
         self._stream = stream
         self._masked = masked
-        self._preface = b""
+        self._first = b""
+        self._frames = b""
+        self._open = trio.Event()
+        self._open.set()
         self._scanner = FrameScanner()
         self._control = bytearray()
-        self._queueing = False
+        self._is_open = False
+        self._closing = False
         self.close_queued = False
         self._torn = False
         self._reading: trio.Event | None = None
@@ -123,10 +127,16 @@ class Tap(trio.abc.Stream):
         if self.ending is not None:
             await trio.lowlevel.checkpoint()
             return b""
-        if self._preface:
+        if self._first:
             await trio.lowlevel.checkpoint()
-            preface, self._preface = self._preface, b""
-            return preface
+            first, self._first = self._first, b""
+            return first
+        # What wsproto reads before the handshake is answered it looks at when something comes behind that.
+        await self._open.wait()
+        if self._frames:
+            frames, self._frames = self._frames, b""
+            self._watch(frames)
+            return frames
         while True:
             chunk = await self._read()
             # Most of what comes while this side sends: wsproto need not look at it, for it does nothing with pongs.
@@ -141,11 +151,13 @@ class Tap(trio.abc.Stream):
             self._take_pong(pong)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Queue control frames while the connection is open; write at once before and after that."""
-        if not self._queueing:
+        """Queue control frames once the connection is open, drop them once Close was said; write before that."""
+        if not self._is_open:
             await self.write(data)
             return
         await trio.lowlevel.checkpoint()
+        if self._closing:
+            return
         if len(self._control) + len(data) > _MOST_CONTROL:
             self.fail(Ending(cause=Cause.PROTOCOL, detail="the peer sends pings and does not read"))
             return
@@ -163,8 +175,8 @@ class Tap(trio.abc.Stream):
         await self._stream.wait_send_all_might_not_block()
 
     async def aclose(self) -> None:
-        """Close the stream, unless the connection is open: then its owner closes it."""
-        if self._queueing:
+        """Close the stream, unless the connection is open or was: then its owner closes it."""
+        if self._is_open:
             broke = Ending(cause=Cause.PROTOCOL, detail="the peer broke the WebSocket protocol")
             self.fail(self.closed_by_peer() or broke)
             await trio.lowlevel.checkpoint()
@@ -174,13 +186,19 @@ class Tap(trio.abc.Stream):
     # -- what the connection calls ------------------------------------------------------------------
 
     def begin_with(self, head: bytes, frames: bytes) -> None:
-        """Give these bytes first, read from the stream already: a head, and frames that came behind it."""
-        self._preface = head + frames
-        self._watch(frames)
+        """Give a head first, and once the connection is open the frames that came behind it."""
+        self._first, self._frames = head, frames
+        self._open = trio.Event()
 
-    def queue_control(self, *, queueing: bool) -> None:
-        """Say whether control frames wait for the writer (the connection is open) or go out at once."""
-        self._queueing = queueing
+    def opened(self) -> None:
+        """The handshake is over: from now on control frames wait for the writer."""
+        self._is_open = True
+        self._open.set()
+
+    async def say_close(self, frame: bytes) -> None:
+        """Write a Close, behind which nothing is written; the peer's own is the end then. Raises as `write`."""
+        self._closing = True
+        await self.write(frame)
 
     @property
     def has_control(self) -> bool:
@@ -278,6 +296,8 @@ class Tap(trio.abc.Stream):
         for opcode, payload in self._scanner.feed(chunk):
             if opcode == CLOSE:
                 self.peer_close = payload if self.peer_close is None else self.peer_close
+                if self._closing:
+                    self.fail(Ending(cause=Cause.LOCAL, detail="closed by this side"))
             else:
                 self._take_pong(payload)
 
