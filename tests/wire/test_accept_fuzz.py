@@ -443,10 +443,12 @@ def test_however_the_bytes_are_cut_the_outcome_is_the_same(which: str) -> None:
             nursery.start_soon(visit.read)
             pauses = [pause] * len(pieces)
             await visit.carry_out(Plan(begin=0, pieces=pieces, pauses=pauses, end="hold", bounded=False))
-        frames = visit.frames if visit.status == 101 else []
+        # A head that is malformed and too large may be found out as either first.
+        status = 400 if visit.status == 431 else visit.status
+        frames = visit.frames if status == 101 else []
         pongs = tuple(payload for opcode, payload in frames if opcode == PONG)
         close = next((payload for opcode, payload in frames if opcode == CLOSE), None)
-        return Outcome(visit.status, pongs, close, output.statistics().received - before)
+        return Outcome(status, pongs, close, output.statistics().received - before)
 
     async def drain(output: trio_wsout.Output) -> None:
         async for _ in output.received:

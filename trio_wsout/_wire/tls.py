@@ -129,6 +129,7 @@ class ServerContext:
         self._tls = tls
         self._looked = -_LOOK_EVERY
         self._seen = _fingerprint(tls)
+        self._told: tuple[object, ...] | None = None
         try:
             self._context = _server_context(tls)
         except (OSError, ValueError) as error:
@@ -149,12 +150,15 @@ class ServerContext:
         seen = _fingerprint(self._tls)
         if seen == self._seen:
             return
-        self._seen = seen
         try:
             self._context = _server_context(self._tls)
         except (OSError, ValueError) as error:
-            _log.error("server.tls changed and can't be used, the old one stays: %s", _reason(error))
+            # It may be this side's trouble (no descriptor is free, say), so it is tried again, and told once.
+            if seen != self._told:
+                self._told = seen
+                _log.error("server.tls changed and can't be used, the old one stays: %s", _reason(error))
         else:
+            self._seen = seen
             _log.info("server.tls was read anew")
 
 
