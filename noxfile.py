@@ -102,12 +102,15 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def pythons(session: nox.Session) -> None:
-    """Queue the tests for every supported Python of this machine, this one last; say which are not there."""
+    """Queue the tests for every supported Python of this machine, this one last; say which are not there.
+
+    The heavy ones, which ask what strangers and networks do more than what a Python does, run on this one only.
+    """
     for python in PYTHONS:
         if python == here():
             continue
         if works(python):
-            session.notify(f"tests-{python}")
+            session.notify(f"tests-{python}", ["-m", "not heavy and not faults"])
         else:
             session.warn(f"Python {python} is not on this machine: skipped")
     session.notify("coverage")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     import trustme
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.heavy]
 
 ROUNDS = 20
 """Of 500 peers for 100 places."""
@@ -235,7 +235,8 @@ class Bystander:
         """Send events until `enough`."""
         with self.enough:
             while True:
-                await send(f"event {len(self.sent)}")
+                with trio.CancelScope(shield=True):  # all of it, or nothing
+                    await send(f"event {len(self.sent)}")
                 self.sent.append(f"event {len(self.sent)}")
                 await trio.sleep(0.02)
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     Aio = Callable[[Coroutine[Any, Any, Any]], Awaitable[Any]]
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.heavy]
 
 MIB = 1024 * 1024
 PATIENCE = 20
@@ -1061,7 +1061,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         )
     try:
         if not made.loaded.wait(20):
-            pytest.fail(f"{CHROMIUM} did not open the page; it said:\n{log.read_text(errors='replace')[-3000:]}")
+            pytest.fail(
+                f"{CHROMIUM} did not open the page; it said:\n{log.read_text(errors='replace')[-3000:]}"
+            )
         yield made
     finally:
         os.killpg(process.pid, signal.SIGTERM)
@@ -1243,7 +1245,8 @@ async def test_a_page_loses_nothing_when_our_process_is_killed(page: Page, tmp_p
         for run in ("first", "second"):
             before = await page.run("return peers.count")
             async with feed(run, 100_000):
-                while await page.run("return peers.count") < before + 200:
+                # Some of these may still be of the run before.
+                while await page.run("return peers.count") < before + 400:
                     await trio.sleep(0.01)
         async with feed("third", 200):
             await until(lambda: seen)
