@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import orjson
 import trio
@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trio_wsout._core.delivery import Message
+    from trio_wsout._core.fanout import Subscriber
+    from trio_wsout._core.heartbeat import HeartbeatMonitor
+    from trio_wsout._core.received import Peer
     from trio_wsout._tasks.ledger import Ledger
-    from trio_wsout._tasks.served_peer import ServedPeer
     from trio_wsout._tasks.uplink import Uplink
+    from trio_wsout._wire.connection import Connection
     from trio_wsout.config.sections import Config
 
-__all__ = ["TRY_AGAIN_LATER", "Audience"]
+__all__ = ["TRY_AGAIN_LATER", "Audience", "Member"]
 
 _log = logging.getLogger("trio_wsout")
 
@@ -31,6 +34,25 @@ TRY_AGAIN_LATER = 1013
 """Close code for a peer that is too slow."""
 _TURNS = 3
 """Times that the peers' tasks may run before a full queue means that the peer itself is slow."""
+
+
+class Member(Protocol):
+    """A peer, as far as those have to do with it who share the log."""
+
+    peer: Peer
+    """Who it is."""
+    connection: Connection
+    monitor: HeartbeatMonitor
+    bell: Doorbell
+    """Wakes its fan-out."""
+    place: Subscriber | None
+    """Its place in the log; None until its replay has caught up."""
+    sent_early: set[int]
+    """Numbers of the events that it sent before it had a place, and has not passed in its replay."""
+
+    def close(self, code: int) -> None:
+        """Say Close with `code`, and end."""
+        ...
 
 
 class Audience:
@@ -41,7 +63,7 @@ class Audience:
         assert server is not None  # noqa: S101 - the rules see to it
         self.log = Fanout(config.delivery, config.retry, capacity=server.send_buffer_capacity)
         self.opcode = TEXT if text else BINARY
-        self.peers: set[ServedPeer] = set()
+        self.peers: set[Member] = set()
         self._ledger = ledger
         self._policy = server.slow_peer
         self._patience = server.slow_peer_timeout
@@ -75,7 +97,7 @@ class Audience:
         """Post a message if every peer has room for it, or must do without; gives whether it was posted."""
         if self.log.full or (self.uplink is not None and self.uplink.full):
             return False
-        source: ServedPeer | Uplink | None = message.source
+        source: Member | Uplink | None = message.source
         place = None
         if source is not None:
             place = source.place
@@ -172,13 +194,13 @@ class Audience:
 
     # -- who is there -----------------------------------------------------------------------------------
 
-    def enter(self, peer: ServedPeer) -> None:
+    def enter(self, peer: Member) -> None:
         """A peer is connected."""
         self.peers.add(peer)
         self.admitted += 1
         self._change()
 
-    def leave(self, peer: ServedPeer) -> None:
+    def leave(self, peer: Member) -> None:
         """A peer's connection is over."""
         self.peers.discard(peer)
         self._idle.discard(peer.bell)

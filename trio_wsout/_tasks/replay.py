@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from trio_wsout._core.history import Entry
     from trio_wsout._core.packing import Packer
     from trio_wsout._tasks.archive import Archive, Start
-    from trio_wsout._tasks.audience import Audience
-    from trio_wsout._tasks.served_peer import ServedPeer
+    from trio_wsout._tasks.audience import Audience, Member
 
 __all__ = ["Overtaken", "Replay"]
 
@@ -40,7 +39,7 @@ class Replay:
         self._cursor: str | None = asked
         self._notice = audience.gap_frame(asked, start.first) if start.gap else b""
 
-    async def next_frames(self, peer: ServedPeer) -> bytes:
+    async def next_frames(self, peer: Member) -> bytes:
         """The next frames to write; empty: the peer has caught up, and has its place in the log.
 
         Raises:
@@ -74,7 +73,7 @@ class Replay:
         self._position = floor
         self._notice = notice
 
-    def _frames(self, news: Sequence[Entry], peer: ServedPeer) -> bytes:
+    def _frames(self, news: Sequence[Entry], peer: Member) -> bytes:
         payloads = [entry.payload for entry in news if entry.position not in peer.sent_early]
         peer.sent_early.difference_update([entry.position for entry in news])
         messages = self._packer.repack(payloads) if payloads else []

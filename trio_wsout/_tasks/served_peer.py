@@ -65,7 +65,7 @@ class Greeting:
 
 
 class ServedPeer:
-    """A peer and its place in the log. Part of `Watched` and of `WritingSide`."""
+    """A peer and its place in the log. Part of `Member`, `Watched` and `WritingSide`."""
 
     due = inf
 
@@ -75,9 +75,7 @@ class ServedPeer:
         self.peer = peer
         self.connection: Connection
         self.place: Subscriber | None = None
-        """Its place in the log; None until its replay has caught up."""
         self.sent_early: set[int] = set()
-        """Numbers of the events that it sent before it had a place, and has not passed in its replay."""
         self.monitor = HeartbeatMonitor(config.heartbeat)
         self.bell = Doorbell()
         self._audience = audience
