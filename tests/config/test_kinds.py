@@ -19,6 +19,8 @@ from trio_wsout.config import kinds
         (kinds.duration(positive=False), 0, 0.0),
         (kinds.size(), "1KiB", 1024),
         (kinds.TEXT, "", ""),
+        (kinds.CHARACTERS, "ä𝄞", "ä𝄞"),
+        (kinds.PLACE, "sqlite:a b/ä.db", "sqlite:a b/ä.db"),
     ],
 )
 def test_kinds_take(kind: kinds.Kind, value: object, read: object) -> None:
@@ -29,6 +31,10 @@ def test_kinds_take(kind: kinds.Kind, value: object, read: object) -> None:
     ("kind", "value", "words"),
     [
         (kinds.FLAG, 1, "true or false"),
+        (kinds.CHARACTERS, "a\ud800", "half of a surrogate pair"),
+        (kinds.PLACE, "a\ud800", "half of a surrogate pair"),
+        (kinds.PLACE, "a\0b", "NUL"),
+        (kinds.URL, "ws://h/\ud800", "surrogate"),
         (kinds.FLAG, "yes", "true or false"),
         (kinds.count(0), -1, "0 or more"),
         (kinds.count(1, 5), 6, "1 to 5"),

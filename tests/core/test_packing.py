@@ -68,6 +68,17 @@ def test_what_fits_into_no_message_is_refused_and_the_next_is_not() -> None:
     assert message.payload == b"2\nok"
 
 
+@pytest.mark.parametrize("value", ["a\nb", "a\n", "\r", "a\r\nb"])
+def test_a_value_that_would_be_another_line_is_not_expanded(value: str) -> None:
+    made, encoder = packer(
+        [value, "ok"], batch=Batch(mode=BatchMode.FIXED, fixed_size=1, header="h ${secret|k}")
+    )
+    with pytest.raises(PackingError, match="line break"):
+        made.add(accepted(encoder, 1), 0.0)
+    (message,) = made.add(accepted(encoder, 2), 0.0)
+    assert message.payload == b"h ok\n2"
+
+
 def test_documents_end_where_they_are_ended() -> None:
     made, encoder = packer(batch=Batch(mode=BatchMode.DOCUMENT, timeout=2.0, use_document_marker=True))
     made.add(accepted(encoder, 1), 0.0)

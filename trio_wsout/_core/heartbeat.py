@@ -3,8 +3,9 @@
 Rules
 -----
 1. One ping is outstanding at a time; confirmation pings (`delivery`) and periodic pings share it.
-2. A periodic ping is due `ping_interval` after the last frame in either direction. It may take
-   the place of an older ping that was never answered, because frames came instead of its pong.
+2. A periodic ping is due `ping_interval` after the last sign of life: an inbound frame. What this
+   side sends puts it off by nothing, for it says nothing about the peer. It may take the place of an
+   older ping that was never answered, because frames came instead of its pong.
 3. From the moment that a ping is written, some frame must come within `timeout`. Any inbound
    frame is life, not only the pong.
 4. A miss is CUT (action ``reconnect``), or WARN, once a miss (action ``log-only``).
@@ -55,7 +56,7 @@ class HeartbeatMonitor:
         self._outstanding: bytes | None = None
         self._due = False
         self._written_at: float | None = None
-        self._last_frame = 0.0
+        self._last_life = 0.0
         self._held = False
         self.misses = 0
 
@@ -77,7 +78,7 @@ class HeartbeatMonitor:
             return None
         if self._written_at is not None:
             return self._written_at + policy.timeout
-        return self._last_frame + policy.ping_interval
+        return self._last_life + policy.ping_interval
 
     def poll(self, now: float) -> Pulse | None:
         """What is to be done at `now`; None before `deadline`."""
@@ -90,20 +91,16 @@ class HeartbeatMonitor:
             return Pulse.PING
         self.misses += 1
         self._written_at = None
-        self._last_frame = now
+        self._last_life = now
         return Pulse.CUT if policy.action is HeartbeatAction.RECONNECT else Pulse.WARN
 
     def opened(self, now: float) -> None:
         """The connection opened at `now`."""
-        self._last_frame = now
-
-    def frame_sent(self, now: float) -> None:
-        """A frame was handed to the kernel at `now`."""
-        self._last_frame = now
+        self._last_life = now
 
     def frame_received(self, now: float) -> None:
         """Bytes of a frame came at `now`: life."""
-        self._last_frame = now
+        self._last_life = now
         self._written_at = None
 
     def next_ping(self) -> bytes:
@@ -117,7 +114,6 @@ class HeartbeatMonitor:
 
     def ping_written(self, now: float) -> None:
         """The ping was handed to the kernel at `now`: its timeout starts."""
-        self._last_frame = now
         if self._outstanding is not None:
             self._written_at = now
 
@@ -136,6 +132,6 @@ class HeartbeatMonitor:
     def released(self, now: float) -> None:
         """This side reads again since `now`."""
         self._held = False
-        self._last_frame = now
+        self._last_life = now
         if self._written_at is not None:
             self._written_at = now

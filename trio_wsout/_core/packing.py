@@ -140,7 +140,15 @@ class Packer:
         return [self._encoder.message(each.items, *lines) for each in closed]
 
     def _expand(self, template: Template | None) -> bytes | None:
-        return None if template is None else template.expand(self._resolve).encode()
+        return None if template is None else template.expand(self._value).encode()
+
+    def _value(self, source: str, name: str | None) -> str | None:
+        """A value that stays in its line, for what follows a line break would be read as events."""
+        value = self._resolve(source, name)
+        if value is not None and ("\n" in value or "\r" in value):
+            message = f"the value of ${{{source}|{name}}} holds a line break"
+            raise TemplateError(message)
+        return value
 
     def _messages(self, closed: ClosedBatch[Accepted] | None) -> Sequence[Message]:
         return () if closed is None else (self._message(closed),)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import trio
 
@@ -13,6 +13,7 @@ from trio_wsout._core.payload import Encoder
 from trio_wsout._core.received import Received
 from trio_wsout._tasks.ledger import Flush, Ledger
 from trio_wsout._tasks.sender import Intake, Source
+from trio_wsout.config.quantities import is_unicode
 from trio_wsout.config.templates import TemplateError
 
 if TYPE_CHECKING:
@@ -133,16 +134,27 @@ class Tree(ABC):
         return flush
 
     def _resolve(self, source: str, name: str | None) -> str | None:
-        """The value of a ``${…}``; None: there is none. What `secrets` raises costs an attempt or a batch."""
+        """The value of a ``${…}``; None: there is none.
+
+        Raises:
+            TemplateError: `secrets` raised or gave no text, or the value is one that no bytes can say. It
+                costs an attempt or a batch.
+        """
         if source == "env":
-            return os.environ.get(name or "")
-        if source != "secret" or self._hooks.secrets is None:
+            value: object = os.environ.get(name or "")
+        elif source != "secret" or self._hooks.secrets is None:
             return None
-        try:
-            return self._hooks.secrets(name or "")
-        except Exception as error:
-            message = f"the secrets callable raised {type(error).__name__}"
-            raise TemplateError(message) from error
+        else:
+            try:
+                value = cast("object", self._hooks.secrets(name or ""))
+            except Exception as error:
+                message = f"the secrets callable raised {type(error).__name__}"
+                raise TemplateError(message) from error
+        if value is None or (isinstance(value, str) and is_unicode(value)):
+            return value
+        reason = "is no Unicode" if isinstance(value, str) else f"is {type(value).__name__}, not a text"
+        message = f"the value of ${{{source}|{name}}} {reason}"
+        raise TemplateError(message)
 
     def _abandon(self, holding: Iterable[Accepted]) -> None:
         """The tree has ended: what the tasks hold and what waits is undelivered, and is kept in `left`."""

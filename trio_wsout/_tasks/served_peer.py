@@ -20,6 +20,7 @@ from attrs import frozen
 
 from trio_wsout._core.ending import Cause, Ending
 from trio_wsout._core.heartbeat import HeartbeatMonitor
+from trio_wsout._core.packing import PackingError
 from trio_wsout._tasks.audience import TRY_AGAIN_LATER
 from trio_wsout._tasks.heartbeat import beat
 from trio_wsout._tasks.reader import run_reader
@@ -68,6 +69,7 @@ class ServedPeer:
     """A peer and its place in the log. Part of `Member`, `Watched` and `WritingSide`."""
 
     due = inf
+    ticket = 0
 
     def __init__(self, peer: Peer, audience: Audience, watch: Watch, config: Config) -> None:
         """A peer that is about to be let in."""
@@ -110,6 +112,7 @@ class ServedPeer:
                 await self._part()
                 reading.cancel_scope.deadline = trio.current_time() + _DRAIN
         finally:
+            self._watch.forget(self)
             self.leave_log()
             self._audience.leave(self)
             self._audience.heartbeat_misses += self.monitor.misses
@@ -172,7 +175,7 @@ class ServedPeer:
             except Overtaken:
                 self.close(TRY_AGAIN_LATER)
                 return
-            except HistoryError as error:
+            except (HistoryError, PackingError) as error:
                 _log.error("a peer's replay was broken off: %s", error)
                 self.close(_INTERNAL_ERROR)
                 return
@@ -240,7 +243,6 @@ class ServedPeer:
             count = await self.connection.write_frames(frames, ping)
             self._audience.sent_bytes += count
         now = trio.current_time()
-        self.monitor.frame_sent(now)
         if ping is not None:
             self.monitor.ping_written(now)
         if frames:

@@ -41,7 +41,6 @@ async def run_writer(connection: Connection, outbox: Outbox, monitor: HeartbeatM
         except trio.BrokenResourceError:
             return
         now = trio.current_time()
-        monitor.frame_sent(now)
         if ping is not None:
             monitor.ping_written(now)
         outbox.wrote(messages, count)

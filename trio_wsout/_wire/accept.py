@@ -8,6 +8,7 @@ sequence gets further than its own connection (SPEC 10; RFC 6455 section 4.2).
 from __future__ import annotations
 
 import logging
+import traceback
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -153,8 +154,13 @@ class Acceptor:
             return Admit()
         try:
             verdict = cast("object", await self._authenticate(handshake))
-        except Exception:  # noqa: BLE001 - the application's, whatever it is
-            _log.exception("the application's authenticate callable raised; the peer was refused")
+        except Exception as error:  # noqa: BLE001 - the application's, whatever it is
+            # Its text may hold what the peer asked with, and so a secret.
+            where = "".join(traceback.format_tb(error.__traceback__)).rstrip()
+            kind = type(error).__name__
+            _log.error(
+                "the application's authenticate callable raised %s; the peer was refused\n%s", kind, where
+            )
             return Deny(status=500, reason="not admitted")
         if not isinstance(verdict, Admit) and not isinstance(verdict, Deny):
             _log.error(

@@ -106,11 +106,12 @@ class Dialer:
     ) -> trio.abc.Stream:
         try:
             return await open_stream(host, port)
-        except (OSError, trio.BrokenResourceError):
-            raise
-        except Exception as error:
-            detail = f"the open_stream callable raised {type(error).__name__}"
-            raise AttemptFailed(Ending(cause=Cause.UNREACHABLE, detail=detail)) from error
+        except Exception as error:  # noqa: BLE001 - the application's, whatever it is
+            kind, code = type(error).__name__, error.errno if isinstance(error, OSError) else None
+        # Raised out here, for the text of the application's exception, which would go with it, may hold a secret.
+        told = f" ({os.strerror(code)})" if code else ""
+        detail = f"can't connect to {host}:{port}: the open_stream callable raised {kind}{told}"
+        raise AttemptFailed(Ending(cause=Cause.UNREACHABLE, detail=detail))
 
     async def _start_tls(self, stream: trio.abc.Stream, request: Request) -> trio.SSLStream[trio.abc.Stream]:
         self.stage = f"the TLS handshake with {request.host}"

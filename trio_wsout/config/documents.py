@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,9 @@ def _refused(path: Path, reason: str, place: Place | None = None) -> ConfigError
     return ConfigError([Problem(path="", reason=reason, line=line, column=column)], source=str(path))
 
 
+_DUPLICATE = re.compile(r'found duplicate key "[\w.-]+"(?= with value)')
+_QUOTED = re.compile(r"""(['"]).*\1""")
+
 # -- YAML -------------------------------------------------------------------------------------------
 
 
@@ -76,19 +80,27 @@ def _read_yaml(path: Path, text: str) -> Document:
     except ImportError:
         raise _refused(path, "YAML files need ruamel.yaml: pip install 'trio-wsout[yaml]'") from None
     try:
-        loaded = YAML(typ="rt", pure=True).load(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they show lines of the file
+            loaded = YAML(typ="rt", pure=True).load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark
         place = None if mark is None else (mark.line + 1, mark.column + 1)
-        raise _refused(path, f"is not valid YAML: {_first_line(error.problem)}", place) from None
+        refused = _refused(path, f"is not valid YAML: {_problem(error.problem)}", place)
     except (YAMLError, ValueError, RecursionError) as error:
-        raise _refused(path, f"is not valid YAML: {type(error).__name__}") from None
-    places: dict[KeyPath, Place] = {}
-    return Document(_plain(loaded, (), places), places)
+        refused = _refused(path, f"is not valid YAML: {type(error).__name__}")
+    else:
+        places: dict[KeyPath, Place] = {}
+        return Document(_plain(loaded, (), places), places)
+    # Out here, for the library's exception, which would go with it, shows the file's text.
+    raise refused
 
 
-def _first_line(problem: str | None) -> str:
-    return (problem or "it can't be parsed").strip().splitlines()[0]
+def _problem(problem: str | None) -> str:
+    """The library's word without what it quotes of the file, which may be a secret; but for the name of a key."""
+    text = (problem or "it can't be parsed").strip().splitlines()[0]
+    key = _DUPLICATE.match(text)
+    return key[0] if key else _QUOTED.sub("…", text)
 
 
 def _plain(value: Any, path: KeyPath, places: dict[KeyPath, Place]) -> Any:  # noqa: ANN401 - YAML holds anything
@@ -161,10 +173,12 @@ def _read_json(path: Path, text: str) -> Document:
     try:
         mapping = json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
-        raise _refused(path, f"is not valid JSON: {error.msg}", (error.lineno, error.colno)) from None
+        refused = _refused(path, f"is not valid JSON: {error.msg}", (error.lineno, error.colno))
     except RecursionError:
-        raise _refused(path, "is nested too deeply") from None
-    return Document(mapping, places)
+        refused = _refused(path, "is nested too deeply")
+    else:
+        return Document(mapping, places)
+    raise refused
 
 
 _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')

@@ -21,12 +21,14 @@ from trio_wsout.config.templates import Template
 
 __all__ = [
     "BIND",
+    "CHARACTERS",
     "CODES",
     "DOTTED",
     "FLAG",
     "HEADER",
     "ORIGIN",
     "PATH",
+    "PLACE",
     "POINTER",
     "PROXY",
     "SECRET_TEMPLATE",
@@ -68,6 +70,22 @@ def _text(value: object) -> str:
     return value
 
 
+def _characters(value: object) -> str:
+    text = _text(value)
+    if not quantities.is_unicode(text):
+        message = "holds half of a surrogate pair, which is no character"
+        raise ValueError(message)
+    return text
+
+
+def _place(value: object) -> str:
+    text = _characters(value)
+    if "\0" in text:
+        message = "holds a NUL, which no path can"
+        raise ValueError(message)
+    return text
+
+
 def _template(value: object) -> str:
     text = _text(value)
     Template.parse(text)
@@ -84,6 +102,9 @@ def _flag(value: object) -> bool:
 _TEMPLATE_SCHEMA = {"type": "string", "format": "trio-wsout-template"}
 
 TEXT = Kind(parse=_text, schema={"type": "string"})
+CHARACTERS = Kind(parse=_characters, schema={"type": "string"})
+"""A text that bytes can say."""
+PLACE = Kind(parse=_place, schema={"type": "string", "pattern": r"^[^\u0000]*$"})
 TEMPLATE = Kind(parse=_template, schema=_TEMPLATE_SCHEMA, templated=True)
 HEADER = Kind(parse=_template, schema=_TEMPLATE_SCHEMA, templated=True, secret=True)
 """A header's value: shown where it is configured and not sensitive, but never in an error."""

@@ -19,6 +19,7 @@ __all__ = [
     "format_codes",
     "format_duration",
     "format_size",
+    "is_unicode",
     "parse_allowed_origin",
     "parse_bind",
     "parse_codes",
@@ -67,6 +68,15 @@ _SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 _MOST_PORT = 65535
 _CODES = re.compile(r"(\d{4})(?:-(\d{4}))?", re.ASCII)
 _FIRST_CODE, _LAST_CODE = 1000, 4999
+
+
+def is_unicode(text: str) -> bool:
+    """Whether bytes can say a text: one with half of a surrogate pair in it has none (RFC 3629 section 3)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def parse_duration(value: object) -> float:
@@ -216,6 +226,9 @@ def parse_url(text: str) -> str:
     """A remote endpoint as ``ws://`` or ``wss://`` (SPEC 1)."""
     if _CONTROL.search(text):
         message = "a URL holds no spaces, line breaks or control characters"
+        raise ValueError(message)
+    if not is_unicode(text):
+        message = "a URL holds characters, and no halves of surrogate pairs"
         raise ValueError(message)
     try:
         parts = urlsplit(text)

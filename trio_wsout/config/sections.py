@@ -15,12 +15,14 @@ from attrs import Factory, field, frozen, has, resolve_types
 
 from trio_wsout.config.kinds import (
     BIND,
+    CHARACTERS,
     CODES,
     DOTTED,
     FLAG,
     HEADER,
     ORIGIN,
     PATH,
+    PLACE,
     POINTER,
     PROXY,
     SECRET_TEMPLATE,
@@ -208,12 +210,12 @@ class Heartbeat:
     """Finds dead peers (SPEC 8)."""
 
     ping_interval: Annotated[float, duration()] = 20.0
-    """Seconds of silence in both directions before a ping; > 0."""
+    """Seconds after the last inbound frame until a ping; > 0."""
     timeout: Annotated[float, duration()] = 10.0
     """Seconds from a ping's writing within which any frame must come; > 0."""
     action: Annotated[HeartbeatAction, choice(HeartbeatAction)] = HeartbeatAction.RECONNECT
     """``reconnect`` cuts the connection; ``log-only`` warns and counts."""
-    payload: Annotated[str, TEXT] = ""
+    payload: Annotated[str, CHARACTERS] = ""
     """Carried by every ping; at most 125 bytes of UTF-8."""
 
 
@@ -249,7 +251,7 @@ class Delivery:
     """Most messages in the window; ≥ 1."""
     max_unconfirmed_bytes: Annotated[int, size()] = 8 * MIB
     """Most bytes of messages in the window; ≥ 1. One message always fits."""
-    stamp: Annotated[str, TEXT] | None = None
+    stamp: Annotated[str, CHARACTERS] | None = None
     """Key under which each object event carries ``epoch-seq``; None: not stamped."""
 
 
@@ -261,7 +263,7 @@ class Cursor:
     """Header that carries the cursor in the opening handshake."""
     query_parameter: Annotated[str, TEXT] | None = None
     """Query parameter that carries the cursor in the opening handshake."""
-    persist_to: Annotated[str, TEXT] | None = None
+    persist_to: Annotated[str, PLACE] | None = None
     """``memory:``, ``sqlite:PATH``, a directory or a file; None: see `state_id`."""
     initial_value: Annotated[str, TEXT] | None = None
     """Cursor for the first connection, where nothing is stored."""
@@ -327,7 +329,7 @@ class Server:
 class History:
     """The retained log of events (SPEC 11)."""
 
-    store: Annotated[str, TEXT] = "memory:"
+    store: Annotated[str, PLACE] = "memory:"
     """``memory:`` or ``sqlite:PATH``."""
     max_events: Annotated[int, count(1)] | None = None
     """Most events kept; None: no bound."""

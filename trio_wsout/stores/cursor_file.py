@@ -51,8 +51,8 @@ class FileCursorStore(BlockingCursorStore):
             descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise self._error(f"can't be opened: {error.strerror} (symbolic links are refused)") from error
+        except (OSError, ValueError) as error:
+            raise self._trouble("opened", error) from error
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
@@ -101,10 +101,15 @@ class FileCursorStore(BlockingCursorStore):
                 "checksum": checksum(self._state_id, cursor),
             }
         )
+        if len(content) > _LARGEST:
+            raise self._error(
+                f"can't keep a cursor of {len(cursor.value)} characters, the file may have {_LARGEST} bytes; "
+                "the old value is intact; set cursor.value-field to something shorter"
+            )
         try:
             self._replace(content)
-        except OSError as error:
-            raise self._error(f"can't be written: {error.strerror}; the old value is intact") from error
+        except (OSError, ValueError) as error:
+            raise self._trouble("written", error, ", the old value is intact") from error
 
     def _replace(self, content: bytes) -> None:
         aside = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")

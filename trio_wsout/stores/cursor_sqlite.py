@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 from trio_wsout.stores.cursor_file import checksum
 from trio_wsout.stores.cursors import BlockingCursorStore, StoredCursor
+from trio_wsout.stores.mends import mend_of_sqlite
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from trio_wsout.errors import CursorError
 
 __all__ = ["SqliteCursorStore"]
 
@@ -53,8 +56,8 @@ class SqliteCursorStore(BlockingCursorStore):
         try:
             with closing(self._connect()) as connection:
                 row = connection.execute(_LOAD, (self._state_id,)).fetchone()
-        except sqlite3.Error as error:
-            raise self._error(f"can't be read: {error}; restore it, or remove it to start anew") from error
+        except (sqlite3.Error, ValueError) as error:
+            raise self._failed("read", error) from error
         if row is None:
             return None
         epoch, value, found = row
@@ -68,9 +71,14 @@ class SqliteCursorStore(BlockingCursorStore):
         try:
             with closing(self._connect()) as connection:
                 written = connection.execute(_SAVE, row).rowcount
-        except sqlite3.Error as error:
-            raise self._error(f"can't be written: {error}; the old value is intact") from error
+        except (sqlite3.Error, ValueError) as error:
+            raise self._failed("written", error, ", the old value is intact") from error
         if written == 0:
             raise self._error(
                 "another process has taken the cursor over; only one may use a state id at a time"
             )
+
+    def _failed(self, doing: str, error: sqlite3.Error | ValueError, kept: str = "") -> CursorError:
+        if isinstance(error, ValueError):
+            return self._trouble(doing, error)
+        return self._error(f"can't be {doing}: {error}{kept}; {mend_of_sqlite(error)}")

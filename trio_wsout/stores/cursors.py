@@ -9,6 +9,7 @@ import trio
 from attrs import frozen
 
 from trio_wsout.errors import CursorError
+from trio_wsout.stores.mends import mend_of_error
 
 __all__ = ["BlockingCursorStore", "CursorStore", "MemoryCursorStore", "StoredCursor"]
 
@@ -57,6 +58,14 @@ class BlockingCursorStore(ABC):
 
     def _error(self, what: str) -> CursorError:
         return CursorError(f"{self._place}: {what}")
+
+    def _trouble(self, doing: str, error: OSError | ValueError, kept: str = "") -> CursorError:
+        """What the system says about the place, and what to do; ValueError: it can be no place at all."""
+        if isinstance(error, OSError):
+            cause, mend = error.strerror or type(error).__name__, mend_of_error(error)
+        else:
+            cause, mend = "it is no path", "name another place in cursor.persist-to"
+        return self._error(f"can't be {doing}: {cause}{kept}; {mend}")
 
     @abstractmethod
     def _load(self) -> StoredCursor | None:

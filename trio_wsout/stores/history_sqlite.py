@@ -21,6 +21,7 @@ from attrs import evolve, frozen
 
 from trio_wsout._core.history import Entry, Extent, Limits, check_entries, taken_over
 from trio_wsout.errors import HistoryError
+from trio_wsout.stores.mends import mend_of_sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -71,17 +72,7 @@ _SET_CURSOR = "UPDATE history_cursors SET value = ? WHERE name = ? AND value = ?
 
 _BUSY = 5.0
 """Seconds to wait for another process that writes."""
-_MENDS = {
-    sqlite3.SQLITE_FULL: "free some space; what it held is intact",
-    sqlite3.SQLITE_IOERR: "look at the disk and its quota; what it held is intact",
-    sqlite3.SQLITE_CANTOPEN: "create its directory or make it accessible, or set history.store",
-    sqlite3.SQLITE_READONLY: "make the file and its directory writable for this user",
-    sqlite3.SQLITE_BUSY: "another process holds it; only one may write to it at a time",
-    sqlite3.SQLITE_NOTADB: "restore it or remove it to start anew, or set history.store",
-    sqlite3.SQLITE_CORRUPT: "restore it or remove it to start anew",
-}
 _DAMAGED = "a row is damaged"
-_OTHERWISE = "mend that, or set history.store"
 
 
 class SqliteHistoryStore:
@@ -161,12 +152,16 @@ class _Log:
         self._epoch = 0
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
         self._closed = False
 
     def open(self, epoch: int) -> Extent:
         if not self._closed and self._writer is None:
-            with self._telling("opened"):
-                self._connect()
+            try:
+                with self._telling("opened"):
+                    self._connect()
+            except ValueError as error:
+                raise self._error("opened", "it is no path", "name another place in history.store") from error
         try:
             with self._transaction("opened") as connection:
                 self._make_tables(connection)
@@ -269,6 +264,20 @@ class _Log:
             reader.execute("PRAGMA query_only = ON")
             opened.pop_all()
             self._writer, self._reader = writer, reader
+            self._file = self._file_at_place()
+
+    def _file_at_place(self) -> tuple[int, int] | None:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def _check_place(self) -> None:
+        """A file that was removed while it is open takes everything and keeps nothing."""
+        if self._file_at_place() != self._file:
+            cause = "it was removed or replaced while it was open"
+            raise self._error("written", cause, "find out by whom, stop that, and start again")
 
     def _make_tables(self, connection: sqlite3.Connection) -> None:
         connection.execute(_META_TABLE)
@@ -315,6 +324,7 @@ class _Log:
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer
+                self._check_place()
                 self._writer.execute("COMMIT")
             finally:
                 if self._writer.in_transaction:
@@ -333,8 +343,7 @@ class _Log:
         try:
             yield
         except (sqlite3.Error, UnicodeDecodeError) as error:
-            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
-            raise self._error(what, str(error), _MENDS.get(code & 0xFF, _OTHERWISE)) from error
+            raise self._error(what, str(error), mend_of_sqlite(error)) from error
 
     def _error(self, what: str, cause: str, mend: str) -> HistoryError:
         return HistoryError(f"{self._place}: can't be {what}: {cause}; {mend}")

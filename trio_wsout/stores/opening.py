@@ -51,7 +51,7 @@ async def open_cursor_store(cursor: Cursor, *, url: str | None) -> CursorStore:
     path = Path(place)
     if place.endswith(("/", os.sep)):
         await trio.to_thread.run_sync(_make_directory, path)
-    if await trio.Path(path).is_dir():
+    if await trio.to_thread.run_sync(os.path.isdir, path):
         path = file_in_directory(path, state_id)
     return FileCursorStore(path, state_id)
 

@@ -1,0 +1,226 @@
+"""Processes killed with -9 while events are on their way: what was promised before holds, and all the rest arrives."""
+
+from __future__ import annotations
+
+import json
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+import trio_wsout
+from processes import LONG, Child, Receiving, Subscriber, bounded, ending, free_port, seeded, until
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+    from pathlib import Path
+
+pytestmark = [pytest.mark.faults, pytest.mark.network]
+
+KILLS = 20 if LONG else 3
+
+
+@pytest.mark.parametrize("level", ["received", "acked"])
+@bounded
+async def test_a_receiver_killed_again_and_again_had_read_all_that_was_confirmed_and_gets_the_rest(
+    level: str, tmp_path: Path, figures: Callable[[str], None]
+) -> None:
+    draw, window = seeded(), 256
+    receiver = Receiving(tmp_path, acks=level == "acked")
+    config = {
+        "url": receiver.url,
+        "reconnect": {"initial-backoff": "10ms", "max-backoff": "20ms"},
+        "delivery": {"level": level, "stamp": "seq", "max-unconfirmed": window},
+    }
+    sent, at_risk, enough = 0, 0, False
+
+    async def post(output: trio_wsout.Output) -> None:
+        nonlocal sent
+        while not enough:
+            await output.send({"n": sent})
+            sent += 1
+
+    with ending(receiver):
+        await receiver.start()
+        async with trio_wsout.open_output(config) as output, trio.open_nursery() as nursery:
+            nursery.start_soon(post, output)
+            for _ in range(KILLS):
+                goal = output.statistics().confirmed + draw.randrange(100, 3000)
+                await until(lambda: output.statistics().confirmed >= goal)  # noqa: B023
+                await trio.sleep(draw.random() * 0.02)
+                receiver.kill()
+                await until(lambda: output.statistics().peers == 0)
+                confirmed, read = output.statistics().confirmed, receiver.distinct
+                assert read == list(range(len(read)))
+                assert confirmed <= len(read), "confirmed, and the process that died had not read it"
+                at_risk += output.statistics().window
+                await receiver.start()
+            goal = output.statistics().confirmed + 1
+            await until(lambda: output.statistics().confirmed >= goal)
+            enough = True
+        statistics = output.statistics()
+        numbers = receiver.numbers
+    assert list(dict.fromkeys(numbers)) == list(range(sent)), "first arrivals: all of them, in order"
+    assert (statistics.confirmed, statistics.undelivered, statistics.reconnects) == (sent, 0, KILLS)
+    duplicates = len(numbers) - sent
+    assert duplicates <= statistics.resent <= KILLS * window
+    figures(
+        f"receiver killed {KILLS} times, {level}: {sent} events, 0 lost, 0 confirmed that it had not read, "
+        f"{at_risk} unconfirmed at the kills, {duplicates} duplicates"
+    )
+
+
+@pytest.mark.parametrize("store", ["file", "sqlite"])
+@bounded
+async def test_a_sender_killed_again_and_again_goes_on_from_its_stored_cursor_and_nothing_is_missing(
+    store: str, tmp_path: Path, figures: Callable[[str], None]
+) -> None:
+    draw, window = seeded(), 64
+    receiver = Receiving(tmp_path)
+    place = tmp_path / "cursors.db"
+    config = {
+        "url": receiver.url,
+        "delivery": {"max-unconfirmed": window},
+        "cursor": {
+            "persist-to": f"sqlite:{place}" if store == "sqlite" else str(tmp_path / "cursors"),
+            "state-id": "numbers",
+            "header-name": "Last-Event-ID",
+            "value-field": "n",
+        },
+    }
+    pace: dict[str, Any] = {"pace": 0.005, "burst": 5}  # at most 100 events in the 100 ms of coalescing
+    repeated: list[int] = []
+
+    with ending(receiver):
+        await receiver.start()
+        for _ in range(KILLS):
+            before = len(receiver.distinct)
+            sender = Child(tmp_path, "send", config=config, **pace)
+            with ending(sender):
+                goal = before + draw.randrange(1, 400)
+                await sender.until(lambda: len(receiver.distinct) >= goal)  # noqa: B023
+                await trio.sleep(draw.random() * 0.02)
+            first = await sender.wait_said("first")
+            assert first <= before, "the cursor was ahead of what had arrived"
+            repeated.append(before - first)
+        total = len(receiver.distinct) + 100
+        sender = Child(tmp_path, "send", config=config, total=total, **pace)
+        with ending(sender):
+            assert await sender.wait() == 0
+        repeated.append(total - 100 - await sender.wait_said("first"))
+        lines, distinct = receiver.lines, receiver.distinct
+    assert distinct == list(range(total)), "first arrivals: all of them, in order"
+    runs = [[(kind, rest) for _, kind, rest in run] for _, run in groupby(lines, lambda line: line[0])]
+    assert len(runs) == KILLS + 1
+    for (_, cursor), *events in runs:
+        numbers = [json.loads(text)["n"] for _, text in events]
+        start = int(cursor or -1) + 1
+        assert numbers == list(range(start, start + len(numbers))), "what follows the cursor of the handshake"
+    # The window, and what was confirmed while a save was under way: 2 s are for a slow disk.
+    assert max(repeated) <= window + 2000
+    figures(
+        f"sender killed {KILLS} times, cursor in {store}: {total} events, 0 lost, "
+        f"{sum(repeated)} duplicates, at most {max(repeated)} for a kill"
+    )
+
+
+class Audience:
+    """Five clients that come and go, and all that they saw."""
+
+    def __init__(self, draw: random.Random) -> None:
+        self.draw = draw
+        self.seen: list[list[Any]] = [[] for _ in range(5)]
+        self.clients = [Subscriber(events.append) for events in self.seen]
+
+    @property
+    def most(self) -> list[Any]:
+        return max(self.seen, key=len)
+
+    async def live(self, port: int) -> None:
+        """Come and go until nobody listens."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._resume_anywhere, port)
+            for client in self.clients:
+                nursery.start_soon(self._come_and_go, client, port)
+
+    async def _come_and_go(self, client: Subscriber, port: int) -> None:
+        try:
+            while True:
+                await client.visit(port, self.draw.randrange(20, 500))
+                await trio.sleep(self.draw.random() * 0.01)
+        except OSError:
+            return
+
+    async def _resume_anywhere(self, port: int) -> None:
+        """Resume after an event that some client saw: what follows is what that client saw."""
+        known = list(self.most)
+        if len(known) < 2:
+            return
+        at = self.draw.randrange(len(known) - 1)
+        got: list[Any] = []
+        auditor = Subscriber(got.append, cursor=known[at]["seq"])
+        await auditor.visit(port, len(known) - at - 1)
+        assert auditor.resumed == ["resumed"]
+        assert got == known[at + 1 :][: len(got)]
+
+    async def take_the_rest(self, config: dict[str, Any], port: int) -> list[Any]:
+        """Have everybody catch up with a server that runs here; gives the whole history."""
+        history: list[Any] = []
+        everything = Subscriber(history.append, cursor="nothing that was ever a cursor")
+        async with trio_wsout.open_output(config) as output:
+            kept = output.statistics().history_events
+            await everything.visit(port, kept)
+            notice, *events = history
+            assert everything.resumed == ["gap"]
+            assert "gap" in notice
+            assert len(events) == kept
+            places = {event["seq"]: place for place, event in enumerate(events, 1)}
+            for client in self.clients:
+                left = kept - places[client.cursor]
+                if left:
+                    await client.visit(port, left)
+        return events
+
+
+@bounded
+async def test_a_server_killed_again_and_again_keeps_what_any_client_saw_and_all_that_was_confirmed(
+    tmp_path: Path, figures: Callable[[str], None]
+) -> None:
+    draw, port, noted = seeded(), free_port(), tmp_path / "confirmed"
+    config = {
+        "mode": "server-output",
+        "server": {"bind": f"127.0.0.1:{port}"},
+        "history": {"store": f"sqlite:{tmp_path / 'history.db'}"},
+        "cursor": {"header-name": "Last-Event-ID"},
+        "delivery": {"stamp": "seq"},
+    }
+    audience = Audience(draw)
+    for run in range(KILLS):
+        goal = len(audience.most) + draw.randrange(50, 800)
+        server = Child(tmp_path, "serve", config=config, run=run, confirmed=str(noted))
+        with ending(server):
+            await server.wait_said("ready")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(audience.live, port)
+                await server.until(lambda: len(audience.most) >= goal and all(audience.seen))  # noqa: B023
+                await trio.sleep(draw.random() * 0.02)
+                server.kill()
+
+    events = await audience.take_the_rest(config, port)
+    for client, got in zip(audience.clients, audience.seen, strict=True):
+        assert got == events[-len(got) :], "no gap, and nothing twice"
+        assert set(client.resumed[1:]) == {"resumed"}
+    for run, of_run in groupby(events, lambda event: int(event["run"])):
+        numbers = [event["n"] for event in of_run]
+        assert numbers == list(range(len(numbers))), f"run {run}"
+    assert [run for run, _ in groupby(event["run"] for event in events)] == list(range(KILLS))
+    confirmed = [tuple(map(int, line.split())) for line in noted.read_text().split("\n")[:-1]]
+    assert confirmed
+    lost = set(confirmed) - {(event["run"], event["n"]) for event in events}
+    assert not lost, "a receipt was confirmed, and its event is not in the history"
+    comings = sum(len(client.resumed) for client in audience.clients)
+    figures(
+        f"server with history killed {KILLS} times: {len(events)} events, {len(confirmed)} confirmed before, "
+        f"0 of them lost; 5 clients, {comings} connections: no gap, nothing twice"
+    )

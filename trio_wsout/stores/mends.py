@@ -1,0 +1,47 @@
+"""What to do about what the system, or SQLite, says of a place."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+
+__all__ = ["mend_of_error", "mend_of_sqlite"]
+
+_SPACE = "free some space"
+_ACCESS = "make the file and its directory writable for this user"
+_ERRORS = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EACCES: _ACCESS,
+    errno.EPERM: _ACCESS,
+    errno.EROFS: "name a place that can be written to",
+    errno.ENOENT: "create its directory",
+    errno.ENOTDIR: "a part of its path is no directory; name another place",
+    errno.ELOOP: "symbolic links are refused; name the file itself",
+    errno.EISDIR: "it is a directory; name a file",
+    errno.ENAMETOOLONG: "name a shorter path",
+    errno.EMFILE: "make the limit of open files higher",
+    errno.ENFILE: "make the limit of open files higher",
+}
+_SQLITE = {
+    sqlite3.SQLITE_FULL: _SPACE,
+    sqlite3.SQLITE_IOERR: "look at the disk and its quota",
+    sqlite3.SQLITE_CANTOPEN: f"create its directory, or {_ACCESS}",
+    sqlite3.SQLITE_READONLY: _ACCESS,
+    sqlite3.SQLITE_PERM: _ACCESS,
+    sqlite3.SQLITE_BUSY: "another process holds it; only one may use it at a time: stop the other",
+    sqlite3.SQLITE_NOTADB: "restore it or remove it to start anew, or name another place",
+    sqlite3.SQLITE_CORRUPT: "restore it or remove it to start anew",
+}
+_OTHERWISE = "mend that, or name another place"
+
+
+def mend_of_error(error: OSError) -> str:
+    """What to do about an error of the system."""
+    return _ERRORS.get(error.errno or 0, _OTHERWISE)
+
+
+def mend_of_sqlite(error: Exception) -> str:
+    """What to do about an error of SQLite's; one without a code is damage, found by Python or by us."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+    return _SQLITE.get(code & 0xFF, _OTHERWISE)
