@@ -71,6 +71,16 @@ def test_rounds_become_shorter_as_queues_run_dry(sizes: dict[int, int]) -> None:
     assert taken(turns) == [(name, item) for item in rounds for name, size in sizes.items() if item < size]
 
 
+def test_one_queue_can_be_named_and_the_others_wait() -> None:
+    turns = Turns[str]()
+    for name in "abc":
+        for number in range(2):
+            assert turns.put(name, f"{name}{number}", 2)
+    assert [turns.take("b") for _ in range(3)] == [("b", "b0"), ("b", "b1"), None]
+    assert turns.take("none") is None
+    assert [item for _, item in taken(turns)] == ["a0", "c0", "a1", "c1"]
+
+
 class TurnsMachine(RuleBasedStateMachine):
     """Lists that hold what waits, and a note of who had turns while others waited."""
 

@@ -11,7 +11,8 @@ Rules
    or call them stuck (policy ``drop-oldest``). A stuck peer makes nobody wait: it loses its oldest
    messages, counted, and hears after which event its gap begins. It is stuck until it takes again.
 4. Written and not confirmed, a peer may have `max_unconfirmed` messages and about as many bytes;
-   beyond that it takes nothing.
+   beyond that it takes nothing. While this side does not read from it there is no bound but room on
+   its connection: what would confirm lies unread, and to wait for it would be to wait for oneself.
 5. Confirmed means, by level: ``written`` handed to the kernel; ``received`` the pong of a ping that
    was written after it; ``acked`` named, or followed, by an acknowledgement.
 6. A message is settled when every peer that had joined when it was posted has it confirmed, has
@@ -235,12 +236,12 @@ class Subscriber:
     @property
     def ready(self) -> bool:
         """Whether `take` would give something now."""
+        if self.next >= self._log.end or not self.joined:
+            return False
         delivery = self._log.delivery
-        return (
-            self.next < self._log.end
-            and self._in_flight < delivery.max_unconfirmed
+        return self._held or (
+            self._in_flight < delivery.max_unconfirmed
             and self._in_flight_bytes < delivery.max_unconfirmed_bytes
-            and self.joined
         )
 
     def take(self, now: float) -> bytes:
@@ -250,7 +251,8 @@ class Subscriber:
         self.stuck = False
         block = self._block_at(self.next)
         first = self.next
-        last = min(block.end, first + self._log.delivery.max_unconfirmed - self._in_flight)
+        most = self._log.end if self._held else first + self._log.delivery.max_unconfirmed - self._in_flight
+        last = min(block.end, most)
         if self._owns(last):
             blob = self._take_others(block, first, last, now)
         else:

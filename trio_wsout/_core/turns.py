@@ -5,6 +5,7 @@ Rules
 1. Items of one queue are taken in the order in which they were put.
 2. Between two turns of a queue every other queue that holds something has one, so that who puts
    much never keeps others waiting for longer than one turn of each.
+   Where a taker names one queue it takes of that; its turn counts as any other.
 3. A queue that is full takes nothing; its owner waits, and nobody else does.
 """
 
@@ -41,8 +42,13 @@ class Turns(Generic[T]):
         queue.append(item)
         return True
 
-    def take(self) -> tuple[object, T] | None:
-        """The next item with its queue's name; None: nothing waits."""
+    def take(self, only: object = None) -> tuple[object, T] | None:
+        """The next item with its queue's name, of the queue `only` if one is named; None: nothing waits."""
+        if only is not None:
+            if only not in self._queues:
+                return None
+            self._order.remove(only)
+            self._order.appendleft(only)
         if not self._order:
             return None
         name = self._order.popleft()

@@ -63,12 +63,16 @@ class RelayTree(ServingTree):
         self.stopping = False
         """Whether nothing is passed on any more."""
         self.intake = self._queue.source(_APPLICATION)
+        self._down = self._queue.source(_EACH)
         self._taking = self._queue
         self._link: ClientTree | None = None
         if config.url is not None:
             self._link = ClientTree(_link_config(config), evolve(hooks, receive=True), inbox=_RelayInbox)
             anew = None if config.delivery.stamp is None else self.encoder.event
-            self.audience.uplink = Uplink(self.audience.log, anew, self.audience.settle)
+            uplink = Uplink(self.audience.log, anew, self.audience.settle, self._queue.ring)
+            self.audience.uplink = uplink
+            # What comes down goes on: behind it lie the pongs for what went up, and so the uplink's room.
+            self._queue.hold(lambda: uplink.full, but=self._down)
         if not hooks.receive:
             self._giving.close()
 
@@ -97,7 +101,7 @@ class RelayTree(ServingTree):
 
     async def _take_down(self, link: ClientTree, uplink: Uplink) -> None:
         """Give to every peer what comes down the link."""
-        turns = self._turns(uplink)
+        turns = _TurnTaking(self, self._down, uplink)
         async for item in link.received:
             await turns.send(item)
 
@@ -133,10 +137,8 @@ class RelayTree(ServingTree):
 
     def inbox_for(self, peer: ServedPeer) -> Inbox:
         """What a peer sends waits for its turn."""
-        return _RelayInbox(self._config.payload, self._turns(peer), self._acks, counts=self.counts)
-
-    def _turns(self, source: ServedPeer | Uplink) -> _TurnTaking:
-        return _TurnTaking(self, self._queue.source(_EACH), source)
+        taking = _TurnTaking(self, self._queue.source(_EACH), peer)
+        return _RelayInbox(self._config.payload, taking, self._acks, counts=self.counts)
 
     def accepted_from(self, source: ServedPeer | Uplink, item: _Relayed) -> Accepted | None:
         """A message as an event that all others get; None, counted and logged: it can't be passed on."""

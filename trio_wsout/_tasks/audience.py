@@ -95,7 +95,7 @@ class Audience:
 
     def accept(self, message: Message) -> bool:
         """Post a message if every peer has room for it, or must do without; gives whether it was posted."""
-        if self.log.full or (self.uplink is not None and self.uplink.full):
+        if self.log.full:
             return False
         source: Member | Uplink | None = message.source
         place = None
@@ -150,8 +150,6 @@ class Audience:
     async def _make_room(self) -> None:
         """Wait until nobody makes the log full, or treat those who do."""
         self.ring()
-        if self.uplink is not None:
-            await self.uplink.wait_room()
         for _ in range(_TURNS):
             await trio.lowlevel.checkpoint()
             if not self.log.full:

@@ -10,6 +10,8 @@ from trio_wsout._core.turns import Turns
 from trio_wsout._tasks.waking import Doorbell
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_wsout._tasks.sender import Intake
 
 __all__ = ["FairQueue", "FairSource"]
@@ -21,6 +23,8 @@ class FairQueue:
     def __init__(self) -> None:
         self._turns = Turns["Intake"]()
         self._bell = Doorbell()
+        self._held: Callable[[], bool] = bool
+        self._free: FairSource | None = None
         self.closed = False
 
     def __len__(self) -> int:
@@ -31,6 +35,14 @@ class FairQueue:
         """A new source, of which at most `most` items wait."""
         return FairSource(self, most)
 
+    def hold(self, while_: Callable[[], bool], *, but: FairSource) -> None:
+        """While that is so nothing is taken but from one source; `ring` says that it may have ended."""
+        self._held, self._free = while_, but
+
+    def ring(self) -> None:
+        """There may be something to take."""
+        self._bell.ring()
+
     def put(self, source: FairSource, item: Intake, most: int) -> bool:
         """Part of a source."""
         if not self._turns.put(source, item, most):
@@ -40,7 +52,7 @@ class FairQueue:
 
     def receive_nowait(self) -> Intake:
         """The next item; raises trio.WouldBlock when none waits."""
-        taken = self._turns.take()
+        taken = self._turns.take(self._free if self._held() else None)
         if taken is None:
             raise trio.WouldBlock
         source, item = taken

@@ -277,6 +277,7 @@ class ServedPeer:
         self._held = True
         if self.place is not None:
             self.place.held()
+            self.bell.ring()
 
     def released(self, now: float) -> None:
         """This side reads again since `now`."""

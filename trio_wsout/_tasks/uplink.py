@@ -45,16 +45,23 @@ class Uplink:
     """Numbers of events that it must not get from the history: it gets nothing from there."""
 
     def __init__(
-        self, log: Fanout, encode: Callable[[object], bytes] | None, settle: Callable[[], object]
+        self,
+        log: Fanout,
+        encode: Callable[[object], bytes] | None,
+        settle: Callable[[], object],
+        room: Callable[[], object],
     ) -> None:
-        """Take part in `log`; `encode` events anew (None: the link sends the bytes that the peers get)."""
+        """Take part in `log`; `encode` events anew (None: the link sends the bytes that the peers get).
+
+        `room` is called when it is no longer full.
+        """
         self._log = log
         self._encode = encode
         self._settle = settle
         self._waiting: deque[Accepted] = deque()
         self._open: dict[int, int] = {}
         self._bell = Doorbell()
-        self._room = Doorbell()
+        self._room = room
         self._confirmed = log.end
         self.failed: dict[int, str] = {}
         """Why the link will not have an event, by its number; until it settles."""
@@ -64,11 +71,6 @@ class Uplink:
     def full(self) -> bool:
         """Whether too many events wait for the link."""
         return len(self._waiting) >= _WAITING
-
-    async def wait_room(self) -> None:
-        """Wait until fewer events wait."""
-        while self.full:
-            await self._room.wait()
 
     def offer(self, message: Message, number: int) -> None:
         """The message `number` was posted: have it sent up, unless it came down."""
@@ -86,7 +88,7 @@ class Uplink:
             while self._waiting:
                 await intake.send(self._waiting[0])
                 self._waiting.popleft()
-                self._room.ring()
+                self._room()
             await self._bell.wait()
 
     def advance(self) -> None:

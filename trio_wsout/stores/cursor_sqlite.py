@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trio_wsout.stores.cursor_file import checksum
 from trio_wsout.stores.cursors import BlockingCursorStore, StoredCursor
-from trio_wsout.stores.mends import mend_of_sqlite
+from trio_wsout.stores.places import mend_of_sqlite
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ import trio
 from attrs import frozen
 
 from trio_wsout.errors import CursorError
-from trio_wsout.stores.mends import mend_of_error
+from trio_wsout.stores.places import mend_of_error
 
 __all__ = ["BlockingCursorStore", "CursorStore", "MemoryCursorStore", "StoredCursor"]
 

@@ -21,7 +21,7 @@ from attrs import evolve, frozen
 
 from trio_wsout._core.history import Entry, Extent, Limits, check_entries, taken_over
 from trio_wsout.errors import HistoryError
-from trio_wsout.stores.mends import mend_of_sqlite
+from trio_wsout.stores.places import file_at, mend_of_sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -264,18 +264,11 @@ class _Log:
             reader.execute("PRAGMA query_only = ON")
             opened.pop_all()
             self._writer, self._reader = writer, reader
-            self._file = self._file_at_place()
-
-    def _file_at_place(self) -> tuple[int, int] | None:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        return status.st_dev, status.st_ino
+            self._file = file_at(self._path)
 
     def _check_place(self) -> None:
         """A file that was removed while it is open takes everything and keeps nothing."""
-        if self._file_at_place() != self._file:
+        if file_at(self._path) != self._file:
             cause = "it was removed or replaced while it was open"
             raise self._error("written", cause, "find out by whom, stop that, and start again")
 

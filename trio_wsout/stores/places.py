@@ -1,11 +1,15 @@
-"""What to do about what the system, or SQLite, says of a place."""
+"""The places of stores: which file is there, and what to do about what the system, or SQLite, says of one."""
 
 from __future__ import annotations
 
 import errno
 import sqlite3
+from typing import TYPE_CHECKING
 
-__all__ = ["mend_of_error", "mend_of_sqlite"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["file_at", "mend_of_error", "mend_of_sqlite"]
 
 _SPACE = "free some space"
 _ACCESS = "make the file and its directory writable for this user"
@@ -34,6 +38,15 @@ _SQLITE = {
     sqlite3.SQLITE_CORRUPT: "restore it or remove it to start anew",
 }
 _OTHERWISE = "mend that, or name another place"
+
+
+def file_at(path: Path) -> tuple[int, int] | None:
+    """Device and number of the file at a place; None: there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def mend_of_error(error: OSError) -> str:

@@ -1,0 +1,785 @@
+"""Whole runs through links that are cut in every way: nothing is lost, nothing hangs.
+
+FAULTS=long makes the runs long; FAULTS_SEED gives the seed that a failure printed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import ssl
+from contextlib import asynccontextmanager, suppress
+from math import inf
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+import trio_wsout
+from chaos import Chaos, Fault, Kind, Place, Way, fault_plan, open_chaos
+from history_check import Identity, Verdict, check, event, identify
+from trio_wsout._core.delivery import DeliveryWindow
+from trio_wsout._modes.client import ClientTree
+from trio_wsout._tasks.outbox import Outbox
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, CloseConnection, Event, Ping, Pong, Request, TextMessage
+from wsproto.utilities import LocalProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    import trustme
+    from figures import Figures
+    from trio_wsout._core.delivery import Message as WindowMessage
+
+pytestmark = [pytest.mark.faults, pytest.mark.network]
+
+LONG = os.environ.get("FAULTS") == "long"
+EVENTS, CUTS, ROUNDS = (100_000, 75, 4) if LONG else (3_000, 12, 1)
+WINDOW = 256
+"""Messages that may be unconfirmed."""
+PACE = 100
+"""Events that a source may be ahead of who is to see them as they are sent."""
+SIZE = 100
+"""Bytes of an event's padding, about."""
+FEW = 32
+"""Messages that a peer may have unconfirmed while it receives much."""
+BYTES = 180 * EVENTS // (25 * ROUNDS)
+"""Bytes of events between two cuts, about, when all cuts happen."""
+LINK: dict[str, Any] = {
+    "reconnect": {"initial-backoff": "10ms", "max-backoff": "50ms"},
+    "connect": {"timeout": "2s"},
+    "heartbeat": {"ping-interval": "500ms", "timeout": "500ms"},
+    "delivery": {"max-unconfirmed": WINDOW},
+    "shutdown-timeout": "20s",
+}
+
+
+@pytest.fixture
+def seed() -> int:
+    """Drives everything that is random. pytest shows it with a failure."""
+    given = os.environ.get("FAULTS_SEED", "1" if os.environ.get("CI") else "")
+    drawn = int(given) if given else random.randrange(10**6)
+    print(f"FAULTS_SEED={drawn}")
+    return drawn
+
+
+@pytest.fixture(autouse=True)
+async def bounded() -> AsyncIterator[None]:
+    """No run may hang."""
+    with trio.fail_after(900 if LONG else 90):
+        yield
+
+
+async def until(holds: Callable[[], object], seconds: float = 60) -> None:
+    with trio.fail_after(seconds):
+        while not holds():
+            await trio.sleep(0.005)
+
+
+class Line:
+    """One connection of an end: keeps what comes, answers pings, says Close where it is to."""
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        role: ConnectionType,
+        close_after: Callable[[], int | None],
+        seen: set[Identity],
+    ) -> None:
+        self.stream = stream
+        self.arrived: list[Identity | None] = []
+        self.cursor: str | None = None
+        """The stamp of the latest message."""
+        self.times: list[float] = []
+        """When they came, in seconds of trio's clock."""
+        self.opened = trio.Event()
+        self.opened_at = inf
+        self.pong = b""
+        """The payload of the latest pong."""
+        self.ponged = trio.Event()
+        self._websocket = WSConnection(role)
+        self._close_after = close_after
+        self._seen = seen
+        self._parts: list[str] = []
+        self._lock = trio.Lock()
+
+    async def say(self, *events: Event) -> None:
+        async with self._lock:
+            await self.stream.send_all(b"".join([self._websocket.send(each) for each in events]))
+
+    async def run(self) -> None:
+        """Read to the end; a message that is torn there is not kept."""
+        with suppress(trio.BrokenResourceError, LocalProtocolError):
+            while data := await self.stream.receive_some(65536):
+                self._websocket.receive_data(bytes(data))
+                for each in self._websocket.events():
+                    await self._on(each)
+
+    async def wait_pong(self, payload: bytes) -> None:
+        while self.pong != payload:
+            self.ponged = trio.Event()
+            await self.ponged.wait()
+
+    async def _on(self, event: Event) -> None:
+        match event:
+            case Request() | AcceptConnection():
+                if isinstance(event, Request):
+                    await self.say(AcceptConnection())
+                self.opened_at = trio.current_time()
+                self.opened.set()
+            case TextMessage():
+                await self._on_text(event)
+            case Pong():
+                self.pong = bytes(event.payload)
+                self.ponged.set()
+            case Ping() | CloseConnection():
+                await self.say(event.response())
+            case _:
+                pytest.fail(f"unexpected: {event}")
+
+    async def _on_text(self, event: TextMessage) -> None:
+        self._parts.append(event.data)
+        if not event.message_finished:
+            return
+        text = "".join(self._parts)
+        self._parts.clear()
+        one = identify(text)
+        self.arrived.append(one)
+        self.times.append(trio.current_time())
+        self.cursor = json.loads(text).get("seq")
+        if one is not None:
+            self._seen.add(one)
+        if len(self.times) == self._close_after():
+            await self.say(CloseConnection(code=1012))
+
+
+class End:
+    """The other end of connections that are cut: what came on each of them."""
+
+    chaos: Chaos | None = None
+    """What they go through."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+        self.seen: set[Identity] = set()
+
+    @property
+    def arrived(self) -> list[list[Identity | None]]:
+        """Who came on each connection."""
+        return [line.arrived for line in self.lines]
+
+    @property
+    def cursor(self) -> str | None:
+        """The stamp of the latest message."""
+        return next((line.cursor for line in reversed(self.lines) if line.cursor is not None), None)
+
+    @property
+    def whole(self) -> int:
+        """How many different events there are."""
+        return len(self.seen)
+
+    def _close_after(self) -> int | None:
+        """After how many messages to say Close; None: never."""
+        fault = None if self.chaos is None else self.chaos.fault
+        return 20 + fault.after if fault is not None and fault.place is Place.CLOSE else None
+
+    async def serve(self, stream: trio.abc.Stream) -> None:
+        """Be the server of a connection, to its end."""
+        await self._run(Line(stream, ConnectionType.SERVER, self._close_after, self.seen))
+
+    async def dial(self, port: int) -> None:
+        """Be the client of a connection, to its end; ask for what follows the latest message."""
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        line = Line(stream, ConnectionType.CLIENT, self._close_after, self.seen)
+        asked = [] if self.cursor is None else [(b"last-event-id", self.cursor.encode())]
+        with suppress(trio.BrokenResourceError):
+            await line.say(Request(host="peer", target="/feed", extra_headers=asked))
+        await self._run(line)
+
+    async def follow(self, port: int) -> None:
+        """Dial again and again."""
+        while True:
+            with suppress(OSError):
+                await self.dial(port)
+            await trio.sleep(0.01)
+
+    async def _run(self, line: Line) -> None:
+        self.lines.append(line)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._talk, line)
+                await line.run()
+                nursery.cancel_scope.cancel()
+        finally:
+            await trio.aclose_forcefully(line.stream)
+
+    async def _talk(self, line: Line) -> None:
+        """Say what is to be said on a connection."""
+
+
+class Source:
+    """Sends the events of one run, and keeps what it was told of each."""
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        self._receipts: list[trio_wsout.Receipt] = []
+        self.undelivered_to, self._undelivered = trio.open_memory_channel[trio_wsout.Undelivered](inf)
+        self._failed: list[Identity] = []
+
+    async def send(
+        self,
+        output: trio_wsout.Output,
+        count: int,
+        enough: Callable[[], bool],
+        ends: Sequence[End] = (),
+    ) -> None:
+        """Send so many events, and then one by one up to twice as many more until enough has happened.
+
+        Ends that are to see the events as they are sent, and not afterwards, are not all left far behind.
+        """
+        begin = len(self._receipts)
+        for number in range(begin, begin + 3 * count):
+            if number >= begin + count:
+                if enough():
+                    break
+                await trio.sleep(0.001)
+            if number % PACE == 0:
+                await self._not_far_ahead_of(ends)
+            self._receipts.append(await output.submit(event(self._run, number, SIZE)))
+
+    async def _not_far_ahead_of(self, ends: Sequence[End]) -> None:
+        known = (self._run, len(self._receipts) - PACE)
+        if ends and known[1] >= 0:
+            await until(lambda: any(known in end.seen for end in ends))
+
+    @property
+    def sent(self) -> list[Identity]:
+        return [(self._run, number) for number in range(len(self._receipts))]
+
+    @property
+    def undelivered(self) -> list[Identity]:
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            while True:
+                item = self._undelivered.receive_nowait()
+                self._failed.append((item.event["run"], item.event["n"]))
+        return self._failed
+
+    @property
+    def confirmed(self) -> list[Identity]:
+        failed = set(self.undelivered)
+        told = zip(self.sent, self._receipts, strict=True)
+        return [one for one, receipt in told if receipt.settled and one not in failed]
+
+
+@asynccontextmanager
+async def serving(end: End, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """An end as a server on a free port, for as long as the block lasts."""
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+
+    async def take(stream: trio.abc.Stream) -> None:
+        if tls is not None:
+            stream = trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
+        await end.serve(stream)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(trio.serve_listeners, take, listeners)
+        yield listeners[0].socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+def port_of(output: trio_wsout.Output) -> int:
+    return int(output.statistics().addresses[0].rpartition(":")[2])
+
+
+def ends_of(*proxies: Chaos) -> int:
+    """How many connections ended: cut, or ended by a side that was told or had lost patience."""
+    return sum(len(chaos.cuts) + len(chaos.left) for chaos in proxies)
+
+
+def faults_of(*proxies: Chaos) -> dict[str, int]:
+    """What happened to connections, by kind and by place, and how often in all."""
+    kinds: dict[str, int] = {"cuts": sum(len(chaos.cuts) for chaos in proxies)}
+    for chaos in proxies:
+        for name, count in {**chaos.kinds, **chaos.counts}.items():
+            kinds[name] = kinds.get(name, 0) + count
+    return kinds
+
+
+REQUIRED: dict[str, int] = {
+    "cuts": CUTS,
+    Kind.FIN: ROUNDS,
+    Kind.RST: ROUNDS,
+    Kind.HOLD: ROUNDS,
+    Kind.HOLE: 1,
+    Place.HANDSHAKE: ROUNDS,
+    Place.FRAME: ROUNDS,
+    Place.CLOSE: ROUNDS,
+    "slices": 1,
+    "late": 1,
+    "refusing": 1,
+}
+"""What must have happened in a run."""
+
+
+def missing(chaos: Chaos, required: Mapping[str, int]) -> bool:
+    """Whether something that is required has not happened."""
+    faults = faults_of(chaos)
+    return any(faults.get(name, 0) < count for name, count in required.items())
+
+
+def waits(chaos: Chaos, end: End) -> list[float]:
+    """Seconds from each cut to the first arrival on a later connection, where no black hole lies between."""
+    firsts = [(line.opened_at, line.times[0]) for line in end.lines if line.times]
+    found: list[float] = []
+    holes = [cut.at for cut in chaos.cuts if cut.kind is Kind.HOLE]
+    for cut in chaos.cuts:
+        arrival = min((time for opened_at, time in firsts if opened_at > cut.at), default=inf)
+        if arrival < inf and not any(cut.at <= hole < arrival for hole in holes):
+            found.append(arrival - cut.at)
+    return found
+
+
+def reopened(end: End) -> list[float]:
+    """Seconds from the opening of each connection to its first message."""
+    return [line.times[0] - line.opened_at for line in end.lines if line.times]
+
+
+def tell(
+    figures: Figures, name: str, verdict: Verdict, proxies: Sequence[Chaos], ends: Sequence[End]
+) -> None:
+    """Note what a run measured, and complain."""
+    after_cuts = [each for chaos, end in zip(proxies, ends, strict=False) for each in waits(chaos, end)]
+    after_opening = [each for end in ends for each in reopened(end)]
+    faults = ", ".join(f"{count} {each}" for each, count in sorted(faults_of(*proxies).items()))
+    figures(
+        f"{name}: {verdict.sent} events; {faults}; lost {len(verdict.lost)}, "
+        f"reordered {len(verdict.reordered)}, duplicates {verdict.duplicates} of {verdict.allowed} allowed; "
+        f"next arrival after a cut: median {median(after_cuts):.3f} s, worst {max(after_cuts):.3f} s, "
+        f"after reopening: median {median(after_opening):.3f} s, worst {max(after_opening):.3f} s"
+    )
+    assert verdict.complaints == []
+    assert max(after_opening) < 10
+
+
+async def run_client(
+    plan: Iterable[Fault],
+    count: int,
+    *,
+    tls: tuple[ssl.SSLContext, str] | None = None,
+    required: Mapping[str, int] = REQUIRED,
+) -> tuple[Verdict, Chaos, End]:
+    """Client mode through a proxy."""
+    end, source = End(), Source("client")
+    context, ca = tls or (None, None)
+    async with serving(end, context) as port, open_chaos(port, plan) as chaos:
+        end.chaos = chaos
+        scheme = "ws" if tls is None else "wss"
+        fields = {**LINK, "url": f"{scheme}://127.0.0.1:{chaos.port}/"}
+        if ca is not None:
+            fields["tls"] = {"ca-certificate": ca}
+        async with trio_wsout.open_output(fields, undelivered=source.undelivered_to) as output:
+            await source.send(output, count, lambda: not missing(chaos, required))
+    verdict = check(
+        source.sent,
+        source.confirmed,
+        source.undelivered,
+        end.arrived,
+        window=WINDOW,
+        cuts=ends_of(chaos),
+        faults=faults_of(chaos),
+        required=required,
+    )
+    return verdict, chaos, end
+
+
+async def test_a_client_whose_link_is_cut_in_every_way_loses_nothing(seed: int, figures: Figures) -> None:
+    plan = fault_plan(random.Random(seed), ROUNDS, head=180, up=BYTES, down=20)
+    verdict, chaos, end = await run_client(plan, EVENTS)
+    tell(figures, "client", verdict, [chaos], [end])
+
+
+async def test_a_client_loses_nothing_through_tls_either(seed: int, figures: Figures, ca: trustme.CA) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+    plan = fault_plan(random.Random(seed), ROUNDS, head=800, up=BYTES, down=150, closes=False)
+    required = {name: count for name, count in REQUIRED.items() if name != Place.CLOSE}
+    tls = context, ca.cert_pem.bytes().decode()
+    verdict, chaos, end = await run_client(plan, EVENTS, tls=tls, required=required)
+    tell(figures, "client, TLS", verdict, [chaos], [end])
+
+
+def served(tmp_path: Path, store: str, **more: Any) -> dict[str, Any]:
+    """The fields of an output with a listener and a history, from which peers resume."""
+    place = "memory:" if store == "memory" else f"sqlite:{tmp_path / 'history.db'}"
+    return {
+        "mode": "server-output",
+        "server": {"bind": "127.0.0.1:0", "slow-peer-timeout": "30s"},
+        "history": {"store": place},
+        "cursor": {"header-name": "last-event-id"},
+        "delivery": {"stamp": "seq", "max-unconfirmed": WINDOW},
+        "heartbeat": LINK["heartbeat"],
+        "shutdown-timeout": "20s",
+        **more,
+    }
+
+
+def peer_plan(seed: int, number: int) -> list[Fault]:
+    """Faults for a peer. It has read something before the first: who never read has no cursor."""
+    plan = fault_plan(random.Random(f"{seed} {number}"), ROUNDS, head=180, up=20, down=BYTES)
+    return [Fault(kind=Kind.RST, way=Way.DOWN, place=Place.FRAME, after=2000), *plan]
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+async def test_peers_that_are_cut_and_resume_have_every_event_once(
+    store: str, seed: int, figures: Figures, tmp_path: Path
+) -> None:
+    source, ends = Source("served"), [End(), End()]
+
+    def enough() -> bool:
+        return not any(missing(chaos, REQUIRED) for chaos in proxies)
+
+    async with trio.open_nursery() as nursery:
+        async with trio_wsout.open_output(served(tmp_path, store)) as output:
+            proxies = [Chaos(port_of(output), peer_plan(seed, number)) for number in range(2)]
+            for end, chaos in zip(ends, proxies, strict=True):
+                end.chaos = chaos
+                await nursery.start(chaos.run)
+                nursery.start_soon(end.follow, chaos.port)
+            await output.wait_peers(2)
+            await source.send(output, EVENTS, enough, ends)
+            await until(lambda: all(end.whole == len(source.sent) for end in ends))
+        nursery.cancel_scope.cancel()
+    for number, (end, chaos) in enumerate(zip(ends, proxies, strict=True)):
+        verdict = check(
+            source.sent,
+            source.confirmed,
+            source.undelivered,
+            end.arrived,
+            window=0,
+            cuts=ends_of(chaos),
+            faults=faults_of(chaos),
+            required=REQUIRED,
+        )
+        tell(figures, f"peer {number} of a server, {store}", verdict, [chaos], [end])
+
+
+class Upstream(End):
+    """A server for a relay's link: reads what comes up, and says as many events as come, each at least once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said = 0
+        self._confirmed = 0
+        self.done = False
+        """Whether nothing new is to be said."""
+
+    @property
+    def sent(self) -> list[Identity]:
+        return [("upstream", number) for number in range(self._said)]
+
+    @property
+    def confirmed(self) -> list[Identity]:
+        """Those after which a ping was answered."""
+        return self.sent[: self._confirmed]
+
+    async def _talk(self, line: Line) -> None:
+        await line.opened.wait()
+        with suppress(trio.BrokenResourceError, LocalProtocolError):
+            while not self.done or self._confirmed < self._said:
+                self._said = self._said if self.done else self._confirmed + FEW
+                numbers = range(self._confirmed, self._said)
+                events = [json.dumps(event("upstream", number, SIZE)) for number in numbers]
+                barrier = Ping(payload=str(self._said).encode())
+                await line.say(*[TextMessage(data=each) for each in events], barrier)
+                await line.wait_pong(bytes(barrier.payload))
+                self._confirmed = numbers.stop
+                while not self.done and self._confirmed > len(self.seen) // 2:
+                    await trio.sleep(0.005)
+
+
+async def test_a_relay_whose_link_and_peers_are_cut_passes_on_everything(
+    seed: int, figures: Figures, tmp_path: Path
+) -> None:
+    """Up go events of the application and of a peer that sends; down come events for every peer."""
+    count = EVENTS // 2
+    upstream, peer = Upstream(), End()
+    application, device = Source("application"), Source("device")
+    up = [application, device]
+    sources_of_peer: list[Source | Upstream] = [*up, upstream]
+    draw = random.Random(seed)
+    head, few = 180, 2000
+    async with trio.open_nursery() as nursery, serving(upstream) as port:
+        link = Chaos(port, fault_plan(draw, ROUNDS, head=head, up=BYTES // 2, down=few))
+        upstream.chaos = link
+        await nursery.start(link.run)
+        fields = served(tmp_path, "memory", mode="relay", payload="json", url=f"ws://127.0.0.1:{link.port}/")
+        async with trio_wsout.open_output({**LINK, **fields}) as output:
+            to_peer = Chaos(port_of(output), peer_plan(seed, 0))
+            to_device = Chaos(
+                port_of(output), fault_plan(draw, ROUNDS, head=head, up=BYTES // 8, down=BYTES // 8)
+            )
+            peer.chaos = to_peer
+            await nursery.start(to_peer.run)
+            await nursery.start(to_device.run)
+            nursery.start_soon(peer.follow, to_peer.port)
+            await output.wait_peers(1)
+
+            def enough() -> bool:
+                return not (missing(link, REQUIRED) or missing(to_peer, REQUIRED))
+
+            async def send_from_device() -> None:
+                fields = {
+                    **LINK,
+                    "url": f"ws://127.0.0.1:{to_device.port}/",
+                    "delivery": {"max-unconfirmed": FEW},
+                }
+                async with trio_wsout.open_output(fields, undelivered=device.undelivered_to) as sending:
+                    await device.send(sending, count, lambda: True, [upstream])
+
+            async with trio.open_nursery() as sources:
+                sources.start_soon(send_from_device)
+                await application.send(output, count, enough, [upstream])
+            upstream.done = True
+            await until(lambda: upstream.confirmed == upstream.sent)
+            await output.flush()
+            await until(lambda: peer.whole == sum(len(each.sent) for each in sources_of_peer))
+        nursery.cancel_scope.cancel()
+    verdict = check(
+        [one for source in up for one in source.sent],
+        [one for source in up for one in source.confirmed],
+        [one for source in up for one in source.undelivered],
+        upstream.arrived,
+        window=WINDOW,
+        cuts=ends_of(link, to_device),
+        direct=False,
+        faults=faults_of(link),
+        required=REQUIRED,
+    )
+    tell(figures, "up a relay's link", verdict, [link], [upstream])
+    verdict = check(
+        [one for source in sources_of_peer for one in source.sent],
+        [one for source in sources_of_peer for one in source.confirmed],
+        [one for source in up for one in source.undelivered],
+        peer.arrived,
+        window=WINDOW,
+        cuts=ends_of(link, to_device),
+        direct=False,
+        faults=faults_of(to_peer),
+        required=REQUIRED,
+    )
+    tell(figures, "peer of a relay", verdict, [to_peer], [peer])
+
+
+RELAY: dict[str, Any] = {
+    "mode": "relay",
+    "server": {"bind": "127.0.0.1:0"},
+    "payload": "json",
+    "shutdown-timeout": "1s",
+}
+
+
+async def test_a_relay_that_is_busy_both_ways_over_its_link_does_not_stand_still() -> None:
+    count = 5000
+    end, here, there = End(), Source("here"), Source("there")
+    async with trio.open_nursery() as nursery:
+        async with trio_wsout.open_output(RELAY) as upstream:
+            port = port_of(upstream)
+            nursery.start_soon(end.dial, port)
+            await upstream.wait_peers(1)
+            fields = {**RELAY, "url": f"ws://127.0.0.1:{port}/", "connect": {"mode": "eager"}}
+            async with trio_wsout.open_output(fields) as relay:
+                await upstream.wait_peers(2)
+                with trio.fail_after(15):
+                    async with trio.open_nursery() as sending:
+                        sending.start_soon(here.send, relay, count, lambda: True)
+                        sending.start_soon(there.send, upstream, count, lambda: True)
+                    await relay.flush()
+                    await upstream.flush()
+        nursery.cancel_scope.cancel()
+    sent = [*here.sent, *there.sent]
+    assert check(sent, sent, [], end.arrived, window=0, cuts=0).complaints == []
+
+
+async def test_peers_of_a_relay_that_send_while_they_receive_are_not_called_slow() -> None:
+    count = 5000
+    sources = [Source("one"), Source("other")]
+    async with trio_wsout.open_output(RELAY) as relay:
+        fields = {"url": f"ws://127.0.0.1:{port_of(relay)}/", "connect": {"mode": "eager"}}
+
+        async def run(source: Source) -> None:
+            async with trio_wsout.open_output(fields) as output:
+                await relay.wait_peers(2)
+                await source.send(output, count, lambda: True)
+
+        with trio.move_on_after(15):
+            async with trio.open_nursery() as nursery:
+                for source in sources:
+                    nursery.start_soon(run, source)
+        told = relay.statistics()
+    assert (told.expelled, told.dropped) == (0, 0)
+    assert [len(source.confirmed) for source in sources] == [count, count]
+
+
+def confirm_on_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    def written(window: DeliveryWindow) -> list[WindowMessage]:
+        return window._confirm(window.in_flight)
+
+    monkeypatch.setattr(DeliveryWindow, "written", written)
+
+
+def go_on_behind_what_is_torn(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Outbox.disconnected
+
+    async def disconnected(outbox: Outbox, ending: Any) -> None:
+        outbox.confirm(outbox.window._confirm(outbox.window.in_flight))
+        await real(outbox, ending)
+
+    monkeypatch.setattr(Outbox, "disconnected", disconnected)
+
+
+def drop_the_queue_on_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def finish(tree: ClientTree) -> None:
+        tree.supervisor.close()
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(ClientTree, "finish", finish)
+    monkeypatch.setattr(ClientTree, "_abandon", lambda tree, holding: tree._taking.close())
+
+
+@pytest.mark.parametrize(
+    ("plant", "words"),
+    [
+        (None, ""),
+        (confirm_on_write, "lost"),
+        (go_on_behind_what_is_torn, "lost"),
+        (drop_the_queue_on_close, "forgotten"),
+    ],
+    ids=["as it is", "confirmed when written", "torn connection taken for whole", "queue dropped on close"],
+)
+async def test_a_planted_bug_is_complained_about(
+    plant: Callable[[pytest.MonkeyPatch], None] | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if plant is not None:
+        plant(monkeypatch)
+    plan = [Fault(kind=Kind.HOLD, place=Place.FRAME, after=20_000), Fault(kind=Kind.RST, after=30_001)]
+    verdict, _, _ = await run_client(plan, 1000, required={"cuts": 2})
+    assert words in " ".join(verdict.complaints)
+    assert bool(verdict.complaints) == (plant is not None)
+
+
+PULSE = {"ping-interval": "300ms", "timeout": "300ms"}
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["quiet", "busy"])
+async def test_a_client_finds_a_black_hole_in_time_and_everything_arrives_afterwards(
+    busy: bool, figures: Figures
+) -> None:
+    end, source, changes = End(), Source("client"), list[float]()
+    async with serving(end) as port, open_chaos(port) as chaos:
+        fields = {**LINK, "url": f"ws://127.0.0.1:{chaos.port}/", "heartbeat": PULSE}
+        async with trio_wsout.open_output(
+            fields, on_state=lambda _: changes.append(trio.current_time())
+        ) as output:
+            await source.send(output, 500, lambda: True)
+            await output.flush()
+            async with trio.open_nursery() as nursery:
+                if busy:
+                    nursery.start_soon(source.send, output, 2000, lambda: True)
+                await until(lambda: len(end.seen) >= (600 if busy else 500))
+                changes.clear()
+                since = chaos.go_dark()
+                await until(lambda: changes)
+                found = changes[0] - since
+                chaos.heal()
+    verdict = check(source.sent, source.confirmed, [], end.arrived, window=WINDOW, cuts=ends_of(chaos))
+    assert verdict.complaints == []
+    figures(
+        f"black hole, {'busy' if busy else 'quiet'} client: found after {found:.3f} s; pings: 0.3 s + 0.3 s"
+    )
+    assert found < 5
+
+
+async def test_a_server_finds_a_black_hole_in_time_and_the_peer_resumes(
+    figures: Figures, tmp_path: Path
+) -> None:
+    end, source = End(), Source("served")
+    fields = served(tmp_path, "memory", heartbeat=PULSE)
+    async with trio.open_nursery() as nursery:
+        async with trio_wsout.open_output(fields) as output, open_chaos(port_of(output)) as chaos:
+            port = chaos.port
+            nursery.start_soon(end.follow, port)
+            await output.wait_peers(1)
+            await source.send(output, 500, lambda: True)
+            await until(lambda: end.whole == 500)
+            since = chaos.go_dark()
+            await until(lambda: output.statistics().peers == 0)
+            found = trio.current_time() - since
+            await source.send(output, 500, lambda: True)
+            chaos.heal()
+            await until(lambda: end.whole == 1000)
+        nursery.cancel_scope.cancel()
+    verdict = check(source.sent, source.confirmed, [], end.arrived, window=0, cuts=1)
+    assert verdict.complaints == []
+    figures(f"black hole, server: found after {found:.3f} s; pings: 0.3 s + 0.3 s")
+    assert found < 5
+
+
+class Talker(End):
+    """Says these messages on each connection."""
+
+    def __init__(self, messages: Sequence[str]) -> None:
+        super().__init__()
+        self._messages = messages
+
+    async def _talk(self, line: Line) -> None:
+        await line.opened.wait()
+        for message in self._messages:
+            await line.say(TextMessage(data=message))
+
+
+async def test_a_thousand_unread_messages_are_no_reason_for_an_alarm() -> None:
+    end = Talker([str(n) for n in range(1000)])
+    async with serving(end) as port:
+        fields = {**LINK, "url": f"ws://127.0.0.1:{port}/", "heartbeat": PULSE}
+        async with trio_wsout.open_output(fields, receive=True) as output:
+            await output.wait_connected()
+            await trio.sleep(5 if LONG else 1.2)
+            await output.send(event("client", 0))
+            for n in range(1000):
+                assert (await output.received.receive()).event == str(n)
+            await output.flush()
+    figures = output.statistics()
+    assert (figures.reconnects, figures.heartbeat_misses) == (0, 0)
+    assert end.arrived == [[("client", 0)]]
+
+
+@pytest.mark.parametrize("way", list(Way))
+async def test_a_large_message_on_a_slow_line_is_no_reason_for_an_alarm(way: Way, figures: Figures) -> None:
+    size = 1_000_000 if LONG else 128_000
+    end = Talker(["x" * size] if way is Way.DOWN else [])
+    async with serving(end) as port, open_chaos(port, rate=65536) as chaos:
+        fields = {
+            **LINK,
+            "url": f"ws://127.0.0.1:{chaos.port}/",
+            # A ping waits behind what lies in the buffers on the way: some tenths of a second.
+            "heartbeat": {"ping-interval": "2s", "timeout": "2s"},
+            "connect": {"mode": "eager"},
+        }
+        start = trio.current_time()
+        async with trio_wsout.open_output(fields, receive=True) as output:
+            if way is Way.UP:
+                await output.send(event("client", 0, size - 100))
+            else:
+                assert (await output.received.receive()).event == "x" * size
+                await output.send(event("client", 0))
+            await output.flush()
+        took = trio.current_time() - start
+    told = output.statistics()
+    figures(
+        f"{size} bytes {way} at 64 KB/s: {took:.1f} s, {told.heartbeat_misses} misses, {told.reconnects} reconnects"
+    )
+    assert (told.reconnects, told.heartbeat_misses) == (0, 0)
+    assert end.arrived == [[("client", 0)]]
