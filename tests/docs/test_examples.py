@@ -223,6 +223,7 @@ def free_port() -> int:
 
 
 @pytest.mark.network
+@pytest.mark.heavy
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_what_a_page_shows_is_so(page: Path, tmp_path: Path, endpoint: Endpoint) -> None:
     told = list(blocks(page))

@@ -23,6 +23,8 @@ from trio_wsout._wire.frames import BINARY, CLOSE, PING, PONG, TEXT, masked_fram
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+pytestmark = pytest.mark.heavy
+
 DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 BATCHES = 500 if DEEP else 25
 """For each of two seeds."""
