@@ -147,7 +147,7 @@ def oldest(session: nox.Session) -> None:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """What breaks on the way: prints the figures of the documentation, and takes half an hour; `-- -k soak` for some."""
+    """What breaks on the way: prints the figures of the documentation, and takes its time; `-- -k soak` for some."""
     session.install(*group("tests"), "-e", EXTRAS)
     chosen = [] if any(each.startswith(("-m", "tests")) for each in session.posargs) else ["-m", "faults"]
     session.run("pytest", "-q", *chosen, *session.posargs, env={"FAULTS": "long"})

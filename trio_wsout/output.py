@@ -266,11 +266,6 @@ async def open_output(
         CursorError: The stored cursor can't be read.
         DeliveryError: Events were not confirmed; ``undelivered`` holds them.
     """
-    config = _usable(
-        config,
-        for_listener={"authenticate": authenticate, "listeners": listeners},
-        for_history={"history": history},
-    )
     hooks = Hooks(
         headers=headers,
         token=token,
@@ -284,6 +279,7 @@ async def open_output(
         history=history,
         draw=draw,
     )
+    config = _usable(config, hooks)
     tree = _TREES[config.mode](config, hooks)
     output = Output(tree, config)
     trouble: BaseException | None = None
@@ -313,12 +309,8 @@ async def open_output(
     _raise_left(tree)
 
 
-def _usable(
-    config: Config | Mapping[str, object],
-    for_listener: Mapping[str, object],
-    for_history: Mapping[str, object],
-) -> Config:
-    """The configuration, checked, also against arguments that would do nothing; ConfigError says all that is wrong."""
+def _usable(config: Config | Mapping[str, object], hooks: Hooks) -> Config:
+    """The configuration, checked, also against hooks that would do nothing; ConfigError says all that is wrong."""
     if not isinstance(config, Config):
         config = load_config(config)
     problems = check(config)
@@ -328,15 +320,14 @@ def _usable(
         )
     if config.spool is not None:
         problems.append(Problem(path="spool", reason="is not available in this version; leave it out"))
-    for section, there, arguments in (
-        ("server", config.server, for_listener),
-        ("history", config.history, for_history),
+    for section, there, name, hook in (
+        ("server", config.server, "authenticate", hooks.authenticate),
+        ("server", config.server, "listeners", hooks.listeners),
+        ("history", config.history, "history", hooks.history),
     ):
-        problems += [
-            Problem(path=section, reason=f"is not set, and open_output(…, {name}=…) is of no use without it")
-            for name, value in arguments.items()
-            if value is not None and there is None
-        ]
+        if there is None and hook is not None:
+            reason = f"is not set, and open_output(…, {name}=…) is of no use without it"
+            problems.append(Problem(path=section, reason=reason))
     if problems:
         raise ConfigError(problems)
     if config.url is not None and config.url.startswith("wss:"):

@@ -109,7 +109,7 @@ class Dialer:
         except Exception as error:  # noqa: BLE001 - the application's, whatever it is
             kind, code = type(error).__name__, error.errno if isinstance(error, OSError) else None
         # Raised out here, for the text of the application's exception, which would go with it, may hold a secret.
-        told = f" ({os.strerror(code)})" if code else ""
+        told = f" ({os.strerror(code)})" if code and code > 0 else ""  # name look-up has numbers of its own
         detail = f"can't connect to {host}:{port}: the open_stream callable raised {kind}{told}"
         raise AttemptFailed(Ending(cause=Cause.UNREACHABLE, detail=detail))
 
