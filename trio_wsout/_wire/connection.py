@@ -41,6 +41,8 @@ class Connection:
         self._frame = masked_frame if masking else plain_frame
         self._opcode = TEXT if text else BINARY
         self._closing = False
+        self.write_now = tap.write_now
+        """Write frames without waiting, if that can be; see `Tap.write_now`."""
         self.subprotocol = websocket.subprotocol
         """The subprotocol that the server chose; None: none."""
         self.pongs = tap.pongs
@@ -116,6 +118,12 @@ class Connection:
             frames += self._frame(ping, PING)
         await self._tap.write(frames)
         return len(frames)
+
+    def ping_now(self, payload: bytes) -> None:
+        """Write a ping at once, or have it written before all else when the writer comes to it. Nobody may be writing."""
+        frame = self._frame(payload, PING)
+        if not self._tap.write_now(frame):
+            self._tap.queue(frame)
 
     # -- receiving ------------------------------------------------------------------------------------
 
