@@ -570,7 +570,137 @@ def test_after_drain_nothing_settles_any_more() -> None:
     assert made.settled() == []
 
 
-# -- rule 7: time -----------------------------------------------------------------------------------------------
+# -- rule 7: who is asked, and when -----------------------------------------------------------------------------
+
+
+def crowd(made: Fanout, count: int = 20) -> list[Subscriber]:
+    return [made.join() for _ in range(count)]
+
+
+def test_few_peers_are_asked_at_once() -> None:
+    made = log(capacity=10)
+    peer = made.join()
+    post(made)
+    peer.take(0.0)
+    assert peer.pings_now
+
+
+def test_many_peers_are_asked_once_a_second_where_nobody_waits() -> None:
+    made = log(capacity=10)
+    peers = crowd(made)
+    assert made.ask_at is None
+    post(made)
+    for peer in peers:
+        peer.take(3.0)
+        assert peer.wants_ping
+        assert not peer.pings_now
+    post(made)
+    peers[0].take(3.5)
+    assert made.ask_at == 4.0
+    made.want()
+    assert made.ask_at is None
+    assert all(peer.pings_now for peer in peers)
+    pong(peers[0])
+    assert not peers[0].pings_now
+    post(made)
+    peers[0].take(4.0)
+    assert not peers[0].pings_now, "that is wanted again in a second"
+    assert made.ask_at == 5.0
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_many_peers_are_asked_at_once_for_a_message_whose_fate_is_asked_for(batch: bool) -> None:
+    made = log(capacity=10)
+    peers = crowd(made)
+    events = [Accepted(b"", event=seq, seq=seq) for seq in (1, 2)]
+    events[1 if batch else 0].fate = Told()
+    made.post(BatchMessage(b"", events) if batch else events[0], frame(0))
+    peers[0].take(0.0)
+    assert peers[0].pings_now
+
+
+class Told:
+    """Somebody who asks."""
+
+    def confirmed(self, document: Any) -> None: ...
+
+    def failed(self, reason: str) -> None: ...
+
+
+@pytest.mark.parametrize(("most", "most_bytes"), [(3, 10**6), (100, 10)])
+def test_many_peers_are_asked_at_once_when_half_of_the_room_is_used(most: int, most_bytes: int) -> None:
+    made = log(capacity=10, most=most, most_bytes=most_bytes)
+    peers = crowd(made)
+    post(made)
+    for peer in peers:
+        peer.take(0.0)
+        assert not peer.pings_now
+    post(made)
+    wave = made.next_wave(0.0)
+    assert wave is None, "nobody stands where nothing was offered"
+    made.skip_waves()
+    peers[0].take(0.0)
+    assert peers[0].pings_now
+
+
+# -- waves --------------------------------------------------------------------------------------------------------
+
+
+def test_a_wave_is_what_all_who_stand_there_can_be_written() -> None:
+    made = log(capacity=10)
+    peers = crowd(made)
+    post(made, 2)
+    wave = made.next_wave(1.0)
+    assert wave is not None
+    assert numbers(wave.frames) == [0, 1]
+    assert all(peer.fits(wave) for peer in peers)
+    assert not made.took(wave, peers[:15])
+    assert made.ask_at == 2.0
+    assert [peer.queued for peer in peers] == [0] * 15 + [2] * 5
+    assert [peer.deadline for peer in peers[13:17]] == [31.0, 31.0, None, None]
+    assert made.next_wave(1.0) is None
+    assert peers[15].take(1.0) is wave.frames, "who comes for it later shares it"
+    post(made)
+    wave = made.next_wave(1.0)
+    assert wave is not None
+    assert [peer.fits(wave) for peer in peers] == [True] * 16 + [False] * 4
+    assert made.took(wave, []) is False
+
+
+def test_a_wave_is_one_block_at_most() -> None:
+    made = log(capacity=10)
+    peers = crowd(made, 2)
+    post(made, 3, size=BLOCK)
+    for number in range(3):
+        wave = made.next_wave(0.0)
+        assert wave is not None
+        assert numbers(wave.frames) == [number]
+        made.took(wave, peers)
+    assert made.next_wave(0.0) is None
+
+
+def test_whom_a_wave_does_not_fit() -> None:
+    made = log(capacity=2, most=3)
+    names = ("own", "left", "behind", "lost", "full", "fine")
+    peers = dict(zip(names, crowd(made, len(names)), strict=True))
+    post(made, 2)
+    for peer in peers.values():
+        if peer not in (peers["behind"], peers["lost"]):
+            peer.take(0.0)
+    pong(peers["fine"])
+    pong(peers["own"])
+    pong(peers["left"])
+    peers["behind"].stuck = peers["lost"].stuck = True
+    made.skip_waves()
+    post(made, 2, source=peers["own"])
+    made.leave(peers["left"])
+    peers["lost"].skip_to(2)
+    wave = made.next_wave(0.0)
+    assert wave is not None
+    assert [name for name, peer in peers.items() if peer.fits(wave)] == ["fine"]
+
+
+# -- rule 8: time -----------------------------------------------------------------------------------------------
 
 
 def test_the_oldest_message_in_flight_sets_the_deadline() -> None:
@@ -797,6 +927,50 @@ class FanoutMachine(RuleBasedStateMachine):
             assert blobs[0] is blobs[1]
 
     @precondition(lambda self: self.peers)
+    @rule(
+        some=st.sets(st.integers(0, 2), min_size=1),
+        skip=st.booleans(),
+        count=st.integers(0, 2),
+        source=st.none() | st.integers(0, 4),
+    )
+    def wave(self, some: set[int], skip: bool, count: int, source: int | None) -> None:
+        """Some take the next frames together, as each alone would."""
+        if skip:
+            for peer in self.peers:
+                self._catch_up(peer)
+            self.log.skip_waves()
+        for _ in range(count):
+            if not self.log.full:
+                self._post(1, 0, source)
+        self.now += 0.5
+        wave = self.log.next_wave(self.now)
+        if wave is None:
+            self.log.skip_waves()
+            return
+        there = numbers(wave.frames)
+        took = [
+            peer
+            for at, peer in enumerate(self.peers)
+            if at in some and peer.place.fits(wave) and not peer.gap
+        ]
+        much = self.log.took(wave, [peer.place for peer in took])
+        for peer in took:
+            taken, peer.waiting = peer.waiting[: len(there)], peer.waiting[len(there) :]
+            assert taken == peer.others(taken) == there
+            assert not peer.place.stuck
+            peer.got += taken
+            peer.writes.append(Write(taken, len(wave.frames), self.now))
+            peer.unpinged = True
+            assert len(peer.flight) <= self.most
+        asks = any(peer.place.pings_now for peer in took)
+        assert much or not asks, "who is to be asked now is not forgotten"
+
+    @rule()
+    def nobody_waits_for_waves(self) -> None:
+        self.log.skip_waves()
+        assert self.log.next_wave(self.now) is None
+
+    @precondition(lambda self: self.peers)
     @rule(index=st.integers(0, 4))
     def kernel_has_it(self, index: int) -> None:
         peer = self._one(index)
@@ -948,16 +1122,20 @@ class FanoutMachine(RuleBasedStateMachine):
         pong(peer.place)
         peer.place.acked(self.log.last_seq)
         peer.confirm(self.log.end)
+        peer.unpinged, peer.ping = False, None
+
+    def _catch_up(self, peer: Peer) -> None:
+        self._confirm_all(peer)
+        while peer.waiting:
+            assert peer.place.ready, "nothing is unconfirmed"
+            self._take(peer)
+            self._confirm_all(peer)
 
     def teardown(self) -> None:
         if not hasattr(self, "log"):
             return
         for peer in self.peers:
-            self._confirm_all(peer)
-            while peer.waiting:
-                assert peer.place.ready, "nothing is unconfirmed"
-                self._take(peer)
-                self._confirm_all(peer)
+            self._catch_up(peer)
             assert peer.place.deadline is None
         self._settle()
         if self.peers:

@@ -72,6 +72,15 @@ class WatermarkMachine(RuleBasedStateMachine):
         self.model[member] += step
 
     @precondition(lambda self: self.model)
+    @rule(data=st.data(), step=st.integers(1, 5))
+    def move_all(self, data: Any, step: int) -> None:
+        old = self.model[self._one(data)]
+        there = [member for member, at in self.model.items() if at == old]
+        some = data.draw(st.sets(st.sampled_from(there), min_size=1))
+        self.marks.move_all(some, old, old + step)
+        self.model.update(dict.fromkeys(some, old + step))
+
+    @precondition(lambda self: self.model)
     @rule(data=st.data())
     def remove(self, data: Any) -> None:
         member = self._one(data)

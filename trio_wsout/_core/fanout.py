@@ -32,8 +32,9 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from trio_wsout._core.blocks import Block
-from trio_wsout._core.subscriber import Subscriber, Wave
+from trio_wsout._core.subscriber import ASKING, Subscriber, Wave, take_together
 from trio_wsout._core.watermark import Watermark
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -123,10 +124,15 @@ class Fanout:
         """Nobody has use for a wave of what was posted."""
         self._offered = self.end
 
-    def took(self, wave: Wave, peers: Collection[Subscriber]) -> None:
-        """These peers have taken a wave, each by its `take_wave`."""
-        if peers:
-            self.taken.move_all(peers, wave.write.first, wave.write.last)
+    def took(self, wave: Wave, peers: Collection[Subscriber]) -> bool:
+        """These peers, whom it fits, have taken a wave; gives whether there are some among them to be asked now."""
+        if not peers:
+            return False
+        self.taken.move_all(peers, wave.write.first, wave.write.last)
+        if self.ask_at is None:
+            self.ask_at = wave.write.at + ASKING
+        much = take_together(peers, wave)
+        return much or self.wanted > wave.write.first
 
     @property
     def full(self) -> bool:

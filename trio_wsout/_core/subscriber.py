@@ -13,13 +13,15 @@ from attrs import frozen
 from trio_wsout.config.sections import DeliveryLevel
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from trio_wsout._core.blocks import Block
     from trio_wsout._core.delivery import Accepted
     from trio_wsout._core.fanout import Fanout
 
-__all__ = ["Subscriber", "Wave"]
+__all__ = ["Subscriber", "Wave", "take_together"]
 
-ASKING = 0.25
+ASKING = 1.0
 """Seconds after which peers are asked what they have, where nobody waits for that: a ping and its pong
 cost more than the message before it, so one of them serves many messages."""
 
@@ -46,6 +48,26 @@ class Wave:
     """The block that they lie in."""
 
 
+def take_together(peers: Collection[Subscriber], wave: Wave) -> bool:
+    """All these peers, whom it fits, take a wave; gives whether one of them has half of what may be unconfirmed.
+
+    Written out for all, because it is done for each peer at each event.
+    """
+    write, block = wave.write, wave.block
+    last, count, size = write.last, write.last - write.first, write.size
+    much = False
+    for peer in peers:
+        peer.next = last
+        peer.block = block
+        peer.stuck = False
+        peer.writes.append(write)
+        peer.in_flight += count
+        peer.in_flight_bytes += size
+        peer.since_ping = True
+        much = much or peer.has_much
+    return much
+
+
 class Subscriber:
     """One peer's place in the log."""
 
@@ -61,16 +83,33 @@ class Subscriber:
     stuck: bool
     """Whether it was found too slow, and has taken nothing since."""
 
+    block: Block
+    """The block that the next message lies in, or one before it."""
+
+    writes: deque[_Write]
+    """What is in flight, oldest first."""
+
+    in_flight: int
+    """Messages of it."""
+
+    in_flight_bytes: int
+    """Bytes of it, about."""
+
+    since_ping: bool
+    """Whether something was taken since the last ping."""
+
     gap_after: int | None
     """Number of the last event before those lost since the last `take`; None: nothing was lost."""
 
     def __init__(self, log: Fanout, block: Block, number: int) -> None:
         self._log = log
-        self._block = block
-        self._writes: deque[_Write] = deque()
-        self._in_flight = 0
-        self._in_flight_bytes = 0
-        self._since_ping = False
+        self._much = (log.delivery.max_unconfirmed + 1) // 2
+        self._much_bytes = (log.delivery.max_unconfirmed_bytes + 1) // 2
+        self.block = block
+        self.writes = deque()
+        self.in_flight = 0
+        self.in_flight_bytes = 0
+        self.since_ping = False
         self._before_ping: int | None = None
         self._held = False
         self._held_until = float("-inf")
@@ -101,8 +140,8 @@ class Subscriber:
             return False
         delivery = self._log.delivery
         return self._held or (
-            self._in_flight < delivery.max_unconfirmed
-            and self._in_flight_bytes < delivery.max_unconfirmed_bytes
+            self.in_flight < delivery.max_unconfirmed
+            and self.in_flight_bytes < delivery.max_unconfirmed_bytes
         )
 
     def take(self, now: float) -> bytes:
@@ -112,7 +151,7 @@ class Subscriber:
         self.stuck = False
         block = self._block_at(self.next)
         first = self.next
-        most = self._log.end if self._held else first + self._log.delivery.max_unconfirmed - self._in_flight
+        most = self._log.end if self._held else first + self._log.delivery.max_unconfirmed - self.in_flight
         last = min(block.end, most)
         if self._owns(last):
             blob = self._take_others(block, first, last, now)
@@ -133,34 +172,26 @@ class Subscriber:
         write, delivery = wave.write, self._log.delivery
         return (
             self.next == write.first
-            and self._in_flight + write.last - write.first <= delivery.max_unconfirmed
-            and self._in_flight_bytes < delivery.max_unconfirmed_bytes
+            and self.in_flight + write.last - write.first <= delivery.max_unconfirmed
+            and self.in_flight_bytes < delivery.max_unconfirmed_bytes
+            and (not self.own or self.own[0] >= write.last)
             and self.gap_after is None
             and self.joined
-            and not self._owns(write.last)
         )
-
-    def take_wave(self, wave: Wave) -> None:
-        """Take these frames, which fit; `Fanout.took` moves all at once that did."""
-        write = wave.write
-        self.stuck = False
-        self.next = write.last
-        self._block = wave.block
-        self._note(write)
 
     def _block_at(self, number: int) -> Block:
         """Go on to the block that holds a message, and let go those before it."""
-        block = self._block
+        block = self.block
         while block.end <= number and block.next is not None:
             block = block.next
-        self._block = block
+        self.block = block
         return block
 
     def _note(self, write: _Write) -> None:
-        self._writes.append(write)
-        self._in_flight += write.last - write.first
-        self._in_flight_bytes += write.size
-        self._since_ping = True
+        self.writes.append(write)
+        self.in_flight += write.last - write.first
+        self.in_flight_bytes += write.size
+        self.since_ping = True
         if self._log.ask_at is None:
             self._log.ask_at = write.at + ASKING
 
@@ -188,22 +219,22 @@ class Subscriber:
     @property
     def wants_ping(self) -> bool:
         """Whether a ping written now would confirm something when it is answered."""
-        return self._since_ping and self._log.delivery.level is DeliveryLevel.RECEIVED
+        return self.since_ping and self._log.delivery.level is DeliveryLevel.RECEIVED
 
     @property
     def pings_now(self) -> bool:
         """Whether that confirmation is wanted now, by somebody or for the room that it makes."""
-        delivery = self._log.delivery
-        return self.wants_ping and (
-            self.confirmed < self._log.wanted
-            or 2 * self._in_flight >= delivery.max_unconfirmed
-            or 2 * self._in_flight_bytes >= delivery.max_unconfirmed_bytes
-        )
+        return self.wants_ping and (self.confirmed < self._log.wanted or self.has_much)
+
+    @property
+    def has_much(self) -> bool:
+        """Whether half of what may be unconfirmed is."""
+        return self.in_flight >= self._much or self.in_flight_bytes >= self._much_bytes
 
     def ping_taken(self) -> None:
         """A ping goes out behind everything taken so far, and takes the place of any before it."""
         self._before_ping = self.next
-        self._since_ping = False
+        self.since_ping = False
 
     def pong_received(self) -> None:
         """The outstanding ping was answered."""
@@ -221,13 +252,13 @@ class Subscriber:
         return self._log.between(self.confirmed, self.next)
 
     def _confirm_before(self, number: int) -> None:
-        writes = self._writes
+        writes = self.writes
         while writes and writes[0].last <= number:
             done = writes.popleft()
-            self._in_flight -= done.last - done.first
-            self._in_flight_bytes -= done.size
+            self.in_flight -= done.last - done.first
+            self.in_flight_bytes -= done.size
         if writes and writes[0].first < number:
-            self._in_flight -= number - writes[0].first
+            self.in_flight -= number - writes[0].first
             write = writes[0]
             writes[0] = _Write(number, write.last, write.size, write.at)
         self._settle()
@@ -254,7 +285,7 @@ class Subscriber:
 
     def _settle(self) -> None:
         """Confirmed is what lies before the oldest write in flight; without one, everything taken."""
-        number = self._writes[0].first if self._writes else self.next
+        number = self.writes[0].first if self.writes else self.next
         if self.joined:
             self._log.confirmed.move(self, self.confirmed, number)
         self.confirmed = number
@@ -264,9 +295,9 @@ class Subscriber:
     @property
     def deadline(self) -> float | None:
         """When the oldest message in flight makes the peer stalled; None: nothing to wait for."""
-        if self._held or not self._writes:
+        if self._held or not self.writes:
             return None
-        return max(self._writes[0].at, self._held_until) + self._log.timeout
+        return max(self.writes[0].at, self._held_until) + self._log.timeout
 
     def held(self) -> None:
         """This side stopped reading: confirmations can't be seen."""

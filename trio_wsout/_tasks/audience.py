@@ -14,7 +14,7 @@ from trio_wsout._core.fanout import Fanout
 from trio_wsout._tasks.waking import Doorbell
 from trio_wsout._tasks.watch import Watch
 from trio_wsout._wire.frames import BINARY, TEXT, plain_frame
-from trio_wsout.config.sections import SlowPeer
+from trio_wsout.config.sections import DeliveryLevel, SlowPeer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,8 +54,12 @@ class Member(Protocol):
         """There is something for its fan-out to do, which `take_wave` and `ask` can't."""
         ...
 
-    def take_wave(self, wave: Wave) -> Subscriber | None:
-        """Write these frames at once and give its place; None: that can't be, and its fan-out was woken."""
+    def write_wave(self, wave: Wave) -> bool:
+        """Write these frames at once, if that can be; gives whether it was done, or at least begun."""
+        ...
+
+    def written(self) -> None:
+        """What it took was written, unless some of it waits."""
         ...
 
     def ping(self) -> None:
@@ -84,6 +88,7 @@ class Audience:
         self.watch = Watch()
         """Looks at the deadlines of all peers."""
         self._asking = _Asking(self)
+        self._confirms_writes = config.delivery.level is DeliveryLevel.WRITTEN
         self._stamp = config.delivery.stamp
         self.epoch = 0
         self.uplink: Uplink | None = None
@@ -139,12 +144,24 @@ class Audience:
         if self._ledger.awaited:
             log.want()
         while self.idle and (wave := log.next_wave(trio.current_time())) is not None:
-            places = [place for peer in tuple(self.idle) if (place := peer.take_wave(wave)) is not None]
-            log.took(wave, places)
-            self._count(wave, len(places))
+            self._spread(wave)
         log.skip_waves()
         self.watch.look_at(self._asking)
         self.settle()
+
+    def _spread(self, wave: Wave) -> None:
+        """Write frames to all peers that they fit, and wake the others."""
+        idle = tuple(self.idle)
+        took = [peer for peer in idle if peer.write_wave(wave)]
+        if len(took) < len(idle):
+            for peer in self.idle.difference(took):
+                peer.wake()
+        ask = self.log.took(wave, [peer.place for peer in took if peer.place is not None])
+        for peer in took if ask else ():
+            peer.ping()
+        for peer in took if self._confirms_writes else ():
+            peer.written()
+        self._count(wave, len(took))
 
     def _count(self, wave: Wave, peers: int) -> None:
         first, last = wave.write.first, wave.write.last

@@ -30,6 +30,8 @@ from trio_wsout._wire.connection import FAREWELL
 from trio_wsout.errors import HistoryError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_wsout._core.delivery import Accepted
     from trio_wsout._core.fanout import Subscriber, Wave
     from trio_wsout._core.received import Peer
@@ -75,6 +77,7 @@ class ServedPeer:
         assert config.server is not None  # noqa: S101 - the rules see to it
         self.peer = peer
         self.connection: Connection
+        self._write_now: Callable[[bytes], bool]
         self.place: Subscriber | None = None
         self.sent_early: set[int] = set()
         self.monitor = HeartbeatMonitor(config.heartbeat)
@@ -94,6 +97,7 @@ class ServedPeer:
     async def run(self, connection: Connection, inbox: Inbox, greeting: Greeting) -> None:
         """Serve an open connection until it is over, or `close` was called. Then it is cut."""
         self.connection = connection
+        self._write_now = connection.write_now
         self._active_at = now = trio.current_time()
         self.monitor.opened(now)
         connection.on_life(self.monitor.frame_received)
@@ -160,20 +164,20 @@ class ServedPeer:
 
     # -- writing at once ------------------------------------------------------------------------------------
 
-    def take_wave(self, wave: Wave) -> Subscriber | None:
-        """Write these frames at once and give the place; None: that can't be, and the fan-out was woken."""
+    def write_wave(self, wave: Wave) -> bool:
+        """Write these frames at once, if that can be; gives whether it was done, or at least begun."""
         place = self.place
-        if place is None or not place.fits(wave) or not self.connection.write_now(wave.frames):
-            self.wake()
-            return None
-        place.take_wave(wave)
-        if not self.connection.has_control:
-            place.written()
-        self._active_at = wave.write.at
-        if place.pings_now:
-            self.ping()
-        self._watch.no_later_than(self, place.deadline)
-        return place
+        if place is None or not place.fits(wave) or not self._write_now(wave.frames):
+            return False
+        self._active_at = now = wave.write.at
+        if self.due > now + self._write_timeout:
+            self._watch.no_later_than(self, now + self._write_timeout)
+        return True
+
+    def written(self) -> None:
+        """What was taken was written, unless some of it waits."""
+        if self.place is not None and not self.connection.has_control:
+            self.place.written()
 
     def ping(self) -> None:
         """Write the ping that is due or wanted, if one is, behind everything that was taken."""

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 import trio
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["WritesAtOnce", "writer_at_once"]
-
-
-@runtime_checkable
-class WritesAtOnce(Protocol):
-    """A stream of another kind that can do so."""
-
-    def send_at_once(self, data: bytes) -> int:
-        """Take bytes if there is room; gives how many, at least one. Raises OSError, BlockingIOError: there is none."""
-        ...
+__all__ = ["writer_at_once"]
 
 
 def writer_at_once(stream: trio.abc.Stream) -> Callable[[bytes], int] | None:
@@ -28,8 +19,6 @@ def writer_at_once(stream: trio.abc.Stream) -> Callable[[bytes], int] | None:
 
     It raises OSError, and BlockingIOError where the system takes nothing. Nobody may be in `send_all` of the stream.
     """
-    if isinstance(stream, WritesAtOnce):
-        return stream.send_at_once
     if not isinstance(stream, trio.SocketStream) or sys.platform == "win32":
         return None
     write, number_of = os.write, stream.socket.fileno

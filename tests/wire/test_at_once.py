@@ -1,0 +1,135 @@
+"""Frames written without waiting: whole, in their order, by one writer at a time, and never to a closed socket."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from trio.testing import memory_stream_pair
+from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._wire.at_once import writer_at_once
+from trio_wsout._wire.tap import Tap
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = pytest.mark.network
+
+LARGE = bytes(range(256)) * 16_384
+
+
+@asynccontextmanager
+async def tapped() -> AsyncIterator[tuple[Tap, trio.SocketStream, list[str]]]:
+    """The tap of an open connection, the other side of its socket, and how often the writer was called."""
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    other = await trio.open_tcp_stream("127.0.0.1", listeners[0].socket.getsockname()[1])
+    stream, calls = await listeners[0].accept(), list[str]()
+    tap = Tap(stream, masked=True)
+    tap.opened()
+    tap.on_control = lambda: calls.append("writer")
+    try:
+        yield tap, other, calls
+    finally:
+        for each in (stream, other, *listeners):
+            await trio.aclose_forcefully(each)
+
+
+async def read(stream: trio.SocketStream, count: int) -> bytes:
+    found = bytearray()
+    while len(found) < count:
+        chunk = await stream.receive_some(65536)
+        assert chunk
+        found += chunk
+    return bytes(found)
+
+
+async def test_what_the_system_takes_is_written_and_nobody_is_woken() -> None:
+    async with tapped() as (tap, other, calls):
+        assert tap.write_now(b"one")
+        assert tap.write_now(b"two")
+        assert not tap.has_control
+        assert calls == []
+        assert await read(other, 6) == b"onetwo"
+
+
+async def test_the_rest_of_what_did_not_fit_goes_before_all_else() -> None:
+    async with tapped() as (tap, other, calls):
+        assert tap.write_now(LARGE)
+        assert tap.has_control
+        assert calls == ["writer"]
+        assert not tap.torn, "its rest can still be written"
+        assert not tap.write_now(b"no"), "nothing lands in the middle of a frame"
+        tap.queue(b"ping")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tap.write, b"next")
+            await trio.testing.wait_all_tasks_blocked()
+            assert not tap.write_now(b"no"), "somebody is writing"
+            whole = LARGE + b"pingnext"
+            assert await read(other, len(whole)) == whole
+        assert not tap.has_control
+        assert tap.write_now(b"again")
+        assert await read(other, 5) == b"again"
+
+
+async def test_where_there_is_no_room_at_all_nothing_is_taken() -> None:
+    async with tapped() as (tap, other, _):
+        while tap.write_now(LARGE):
+            await trio.lowlevel.checkpoint()
+            if tap.has_control:
+                with trio.move_on_after(0.1):
+                    await tap.write(b"")
+                break
+        assert tap.torn, "a write that was cancelled in the middle"
+        assert not tap.write_now(b"no")
+        del other
+
+
+async def test_a_full_socket_takes_nothing_and_its_frames_stay_whole() -> None:
+    async with tapped() as (tap, other, _):
+        sent = 0
+        while tap.write_now(b"12345678"):
+            sent += 8
+        assert not tap.has_control
+        assert tap.ending is None
+        assert await read(other, sent) == b"12345678" * (sent // 8)
+
+
+async def test_a_close_is_the_last_that_is_written() -> None:
+    async with tapped() as (tap, other, _):
+        await tap.say_close(b"close")
+        assert not tap.write_now(b"no")
+        assert await read(other, 5) == b"close"
+
+
+async def test_a_peer_that_is_gone_ends_the_connection_and_raises_nothing() -> None:
+    async with tapped() as (tap, other, _):
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        await trio.aclose_forcefully(other)
+        with trio.fail_after(5):
+            while tap.write_now(b"x"):
+                await trio.sleep(0.001)
+        assert tap.ending is not None
+        assert tap.ending.cause is Cause.LOST
+        assert not tap.write_now(b"x")
+
+
+async def test_nothing_is_written_once_the_connection_is_over_or_its_socket_closed() -> None:
+    async with tapped() as (tap, _, _):
+        tap.fail(Ending(cause=Cause.LOCAL, detail="over"))
+        assert not tap.write_now(b"x")
+    async with tapped() as (tap, _, _):
+        stream = tap._stream
+        await trio.aclose_forcefully(stream)
+        assert not tap.write_now(b"x"), "its number may be another socket's now"
+        assert tap.ending is not None
+
+
+async def test_a_stream_that_can_t_is_written_to_by_its_task() -> None:
+    one, _ = memory_stream_pair()
+    assert writer_at_once(one) is None
+    tap = Tap(one, masked=True)
+    tap.opened()
+    assert not tap.write_now(b"x")
