@@ -96,7 +96,7 @@ class ServedPeer:
         """Serve an open connection until it is over, or `close` was called. Then it is cut."""
         self.connection = connection
         self._active_at = now = trio.current_time()
-        self.monitor.opened(now)
+        self.monitor.opened(now, looks=connection.progress() is not None)
         connection.on_life(self.monitor.frame_received)
         connection.on_control(self.bell.ring)
         connection.on_pong(self._pong)

@@ -9,7 +9,9 @@ import trio
 from trio_websocket import ConnectionClosed
 
 from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._core.heartbeat import Progress
 from trio_wsout._wire.frames import BINARY, CLOSE, PING, TEXT, masked_frame, masked_frames, plain_frame
+from trio_wsout._wire.tcp import bytes_told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,6 +43,7 @@ class Connection:
         self._frame = masked_frame if masking else plain_frame
         self._opcode = TEXT if text else BINARY
         self._closing = False
+        self._written_with_ping = 0
         self.subprotocol = websocket.subprotocol
         """The subprotocol that the server chose; None: none."""
         self.pongs = tap.pongs
@@ -108,6 +111,8 @@ class Connection:
             frames.append(masked_frame(ping, PING))
         blob = b"".join(frames)
         await self._tap.write(blob)
+        if ping is not None:
+            self._written_with_ping = self._tap.written_bytes
         return len(blob)
 
     async def write_frames(self, frames: bytes, ping: bytes | None = None) -> int:
@@ -115,7 +120,19 @@ class Connection:
         if ping is not None:
             frames += self._frame(ping, PING)
         await self._tap.write(frames)
+        if ping is not None:
+            self._written_with_ping = self._tap.written_bytes
         return len(frames)
+
+    def progress(self) -> Progress | None:
+        """How far what was written has come; None: the system does not know. One system call."""
+        told = bytes_told(self._tap.stream)
+        if told is None:
+            return None
+        given, acknowledged = told
+        # What TLS adds to the writes behind the ping, and the part of one that is under way, is not known.
+        behind_ping = self._tap.written_bytes - self._written_with_ping
+        return Progress(acknowledged=acknowledged, awaited=given - behind_ping)
 
     # -- receiving ------------------------------------------------------------------------------------
 

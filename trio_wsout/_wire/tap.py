@@ -57,6 +57,9 @@ class Tap(trio.abc.Stream):
     received_bytes: int
     """Bytes that came, TLS taken off."""
 
+    written_bytes: int
+    """Bytes of the writes that are done, before TLS."""
+
     close_queued: bool
     """Whether trio_websocket's Close is, or was, among the control frames that wait: nothing may follow it."""
 
@@ -84,6 +87,7 @@ class Tap(trio.abc.Stream):
         self.ending = None
         self.peer_close = None
         self.received_bytes = 0
+        self.written_bytes = 0
 
     # -- the end ------------------------------------------------------------------------------------
 
@@ -206,6 +210,11 @@ class Tap(trio.abc.Stream):
         return bool(self._control)
 
     @property
+    def stream(self) -> trio.abc.Stream:
+        """What it taps."""
+        return self._stream
+
+    @property
     def torn(self) -> bool:
         """Whether a write stopped inside a frame: nothing may be written any more."""
         return self._torn
@@ -231,6 +240,7 @@ class Tap(trio.abc.Stream):
             trouble = transport_trouble(error)
         else:
             self._torn = False
+            self.written_bytes += len(data)
             return
         await self._hear_why()
         self._lost(f"writing failed: {trouble}")
