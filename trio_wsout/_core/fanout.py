@@ -17,7 +17,10 @@ Rules
    was written after it; ``acked`` named, or followed, by an acknowledgement.
 6. A message is settled when every peer that had joined when it was posted has it confirmed, has
    lost it by rule 3, posted it itself, or has left. Messages settle in their order.
-7. A message in flight to a peer longer than `retry.timeout` makes that peer stalled, except for the
+7. Where there are many peers, they are asked for a confirmation when somebody waits for it (`want`,
+   or a message whose fate is asked for), when half of what may be unconfirmed is, and otherwise
+   only so often (`ask_at`).
+8. A message in flight to a peer longer than `retry.timeout` makes that peer stalled, except for the
    time in which this side held reading back.
 """
 
@@ -28,29 +31,20 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from attrs import define
-
 from trio_wsout._core.blocks import Block
+from trio_wsout._core.subscriber import Subscriber, Wave
 from trio_wsout._core.watermark import Watermark
-from trio_wsout.config.sections import DeliveryLevel
-
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from trio_wsout._core.delivery import Accepted, Message
     from trio_wsout.config.sections import Delivery, Retry
 
-__all__ = ["Fanout", "Subscriber"]
+__all__ = ["Fanout", "Subscriber", "Wave"]
 
 
-@define(eq=False)
-class _Write:
-    """What one write brought to a peer and is not confirmed."""
-
-    first: int
-    last: int
-    """The number after the last message."""
-    size: int
-    at: float
-    """When it began."""
+_MANY = 16
+"""Peers from which on confirmations are put off where nobody waits for them (rule 7)."""
 
 
 class Fanout:
@@ -65,11 +59,18 @@ class Fanout:
     unheard: int
     """Messages that were posted while no peer had joined."""
 
+    wanted: int
+    """The messages before this one are to be confirmed as soon as may be."""
+
+    ask_at: float | None
+    """When to call `want` at the latest; None: nothing was written since it was called."""
+
     def __init__(self, delivery: Delivery, retry: Retry, *, capacity: int) -> None:
         self.delivery = delivery
         self.timeout = retry.timeout
         self._capacity = capacity
         self._last = Block(0)
+        self._offered = 0
         self._pending: deque[Message] = deque()
         self._seqs: deque[int] = deque()
         self._base = 0
@@ -80,6 +81,8 @@ class Fanout:
         self.end = 0
         self.dropped = 0
         self.unheard = 0
+        self.wanted = 0
+        self.ask_at = None
 
     # -- the log --------------------------------------------------------------------------------------
 
@@ -96,8 +99,34 @@ class Fanout:
         self.end += 1
         if not self.members:
             self.unheard += 1
-        else:
-            self._drop_oldest()
+            return
+        self._drop_oldest()
+        if len(self.members) < _MANY or any(event.fate is not None for event in message.events):
+            self.wanted = self.end
+
+    def want(self) -> None:
+        """Have everything posted so far confirmed as soon as may be."""
+        self.wanted = self.end
+        self.ask_at = None
+
+    def next_wave(self, now: float) -> Wave | None:
+        """The next frames that were not offered so yet, one block of them at most; None: nobody stands there."""
+        first = self._offered
+        standing = next(iter(self.taken.at(first)), None)
+        if first == self.end or standing is None:
+            return None
+        wave = standing.wave(now)
+        self._offered = wave.write.last
+        return wave
+
+    def skip_waves(self) -> None:
+        """Nobody has use for a wave of what was posted."""
+        self._offered = self.end
+
+    def took(self, wave: Wave, peers: Collection[Subscriber]) -> None:
+        """These peers have taken a wave, each by its `take_wave`."""
+        if peers:
+            self.taken.move_all(peers, wave.write.first, wave.write.last)
 
     @property
     def full(self) -> bool:
@@ -183,196 +212,3 @@ class Fanout:
         """The events of the messages `first` to before `last`, as far as they have not settled."""
         messages = islice(self._pending, max(0, first - self._base), max(0, last - self._base))
         return [event for message in messages for event in message.events]
-
-
-class Subscriber:
-    """One peer's place in the log."""
-
-    next: int
-    """The first message that it has not taken."""
-
-    confirmed: int
-    """The first message that it has not confirmed."""
-
-    dropped: int
-    """Messages that it lost by being slow."""
-
-    stuck: bool
-    """Whether it was found too slow, and has taken nothing since."""
-
-    gap_after: int | None
-    """Number of the last event before those lost since the last `take`; None: nothing was lost."""
-
-    def __init__(self, log: Fanout, block: Block, number: int) -> None:
-        self._log = log
-        self._block = block
-        self._writes: deque[_Write] = deque()
-        self._in_flight = 0
-        self._in_flight_bytes = 0
-        self._since_ping = False
-        self._before_ping: int | None = None
-        self._held = False
-        self._held_until = float("-inf")
-        self.own: deque[int] = deque()
-        self.joined = True
-        self.next = number
-        self.confirmed = number
-        self.dropped = 0
-        self.stuck = False
-        self.gap_after = None
-
-    # -- writing ----------------------------------------------------------------------------------------
-
-    @property
-    def queued(self) -> int:
-        """How many messages wait for it."""
-        return self._log.end - self.next
-
-    @property
-    def has_all(self) -> bool:
-        """Whether it has confirmed, or lost, everything that was posted."""
-        return self.confirmed == self._log.end
-
-    @property
-    def ready(self) -> bool:
-        """Whether `take` would give something now."""
-        if self.next >= self._log.end or not self.joined:
-            return False
-        delivery = self._log.delivery
-        return self._held or (
-            self._in_flight < delivery.max_unconfirmed
-            and self._in_flight_bytes < delivery.max_unconfirmed_bytes
-        )
-
-    def take(self, now: float) -> bytes:
-        """Take the next frames to write in one go; empty: nothing is there but messages of its own."""
-        if not self.ready:
-            return b""
-        self.stuck = False
-        block = self._block_at(self.next)
-        first = self.next
-        most = self._log.end if self._held else first + self._log.delivery.max_unconfirmed - self._in_flight
-        last = min(block.end, most)
-        if self._owns(last):
-            blob = self._take_others(block, first, last, now)
-        else:
-            blob = block.joined(first, last)
-            self._note(_Write(first, last, len(blob), now))
-        self._move_to(last)
-        return blob
-
-    def _block_at(self, number: int) -> Block:
-        """Go on to the block that holds a message, and let go those before it."""
-        block = self._block
-        while block.end <= number and block.next is not None:
-            block = block.next
-        self._block = block
-        return block
-
-    def _note(self, write: _Write) -> None:
-        self._writes.append(write)
-        self._in_flight += write.last - write.first
-        self._in_flight_bytes += write.size
-        self._since_ping = True
-
-    def _owns(self, last: int) -> bool:
-        return bool(self.own) and self.own[0] < last
-
-    def _take_others(self, block: Block, first: int, last: int, now: float) -> bytes:
-        """The frames without those of its own messages, which are as good as confirmed."""
-        own: set[int] = set()
-        while self._owns(last):
-            own.add(self.own.popleft())
-        others = [number for number in range(first, last) if number not in own]
-        blob = b"".join(block.frames[number - block.start] for number in others)
-        if others:
-            self._note(_Write(others[0], others[-1] + 1, len(blob), now))
-        return blob
-
-    def written(self) -> None:
-        """Everything taken was handed to the kernel."""
-        if self._log.delivery.level is DeliveryLevel.WRITTEN:
-            self._confirm_before(self.next)
-
-    # -- confirming ---------------------------------------------------------------------------------------
-
-    @property
-    def wants_ping(self) -> bool:
-        """Whether a ping written now would confirm something when it is answered."""
-        return self._since_ping and self._log.delivery.level is DeliveryLevel.RECEIVED
-
-    def ping_taken(self) -> None:
-        """A ping goes out behind everything taken so far, and takes the place of any before it."""
-        self._before_ping = self.next
-        self._since_ping = False
-
-    def pong_received(self) -> None:
-        """The outstanding ping was answered."""
-        number, self._before_ping = self._before_ping, None
-        if number is not None and self._log.delivery.level is DeliveryLevel.RECEIVED:
-            self._confirm_before(number)
-
-    def acked(self, seq: int) -> None:
-        """The peer's application has every event up to `seq` (level acked)."""
-        if self._log.delivery.level is DeliveryLevel.ACKED:
-            self._confirm_before(min(self._log.number_after(seq), self.next))
-
-    def events_in_flight(self) -> list[Accepted]:
-        """The events that an acknowledgement may name, oldest first."""
-        return self._log.between(self.confirmed, self.next)
-
-    def _confirm_before(self, number: int) -> None:
-        writes = self._writes
-        while writes and writes[0].last <= number:
-            done = writes.popleft()
-            self._in_flight -= done.last - done.first
-            self._in_flight_bytes -= done.size
-        if writes and writes[0].first < number:
-            self._in_flight -= number - writes[0].first
-            writes[0].first = number
-        self._settle()
-
-    # -- falling behind -------------------------------------------------------------------------------------
-
-    def skip_to(self, number: int) -> int:
-        """Lose what waits before `number`; gives how many messages of others that were."""
-        lost = number - self.next
-        while self._owns(number):
-            self.own.popleft()
-            lost -= 1
-        if lost and self.gap_after is None:
-            self.gap_after = self._log.seq_before(self.next)
-        self.dropped += lost
-        self._block_at(number)
-        self._move_to(number)
-        return lost
-
-    def _move_to(self, number: int) -> None:
-        self._log.taken.move(self, self.next, number)
-        self.next = number
-        self._settle()
-
-    def _settle(self) -> None:
-        """Confirmed is what lies before the oldest write in flight; without one, everything taken."""
-        number = self._writes[0].first if self._writes else self.next
-        if self.joined:
-            self._log.confirmed.move(self, self.confirmed, number)
-        self.confirmed = number
-
-    # -- time -------------------------------------------------------------------------------------------------
-
-    @property
-    def deadline(self) -> float | None:
-        """When the oldest message in flight makes the peer stalled; None: nothing to wait for."""
-        if self._held or not self._writes:
-            return None
-        return max(self._writes[0].at, self._held_until) + self._log.timeout
-
-    def held(self) -> None:
-        """This side stopped reading: confirmations can't be seen."""
-        self._held = True
-
-    def released(self, now: float) -> None:
-        """This side reads again since `now`."""
-        self._held = False
-        self._held_until = now

@@ -5,15 +5,16 @@ Rules
 1. One ping is outstanding at a time; confirmation pings (`delivery`) and periodic pings share it.
 2. A periodic ping is due `ping_interval` after the last sign of life: an inbound frame. What this
    side sends puts it off by nothing, for it says nothing about the peer. It may take the place of an
-   older ping that was never answered, because frames came instead of its pong.
+   older ping that was never answered, because frames came instead of its pong. From when it is due
+   until it is written nothing else is: what lies before it may take its time.
 3. From the moment that a ping is written, some frame must come within `timeout`. Any inbound
    frame is life, not only the pong.
-4. A slow line is not a dead one. Where the system knows what the peer's has acknowledged, it is
-   asked (LOOK) every eighth of `timeout`, but not less than twice a second, while a ping waits for
-   a sign of life. As long as the ping, with all before it, is not acknowledged, each look that finds more
-   acknowledged than the last has the timeout run anew from there. The first look can't tell; and
-   one that finds the ping acknowledged is the last. So when acknowledgements end, that is found
-   one look and `timeout` later; and if none came since the first look, `timeout` after the ping.
+4. A slow line is not a dead one. Where this side's system knows what the peer's has acknowledged,
+   it is asked (LOOK) eight times within `timeout`, and at least twice a second, while nothing comes
+   after a ping. A look that finds more acknowledged than the one before has the timeout run anew
+   from there. The first finds nothing but what to compare with, and one by which the whole ping is
+   acknowledged is the last: from there on only the peer can be slow. So where acknowledgements end,
+   that is found one look and `timeout` later; and where there were none, `timeout` after the ping.
 5. A miss is CUT (action ``reconnect``), or WARN, once a miss (action ``log-only``).
 6. While this side holds reading back, silence is no evidence: nothing is due until it reads again.
 7. A pong answers a ping only by its payload: the configured payload and a number, where both fit
@@ -82,6 +83,7 @@ class HeartbeatMonitor:
         self._number = 0
         self._outstanding: bytes | None = None
         self._due = False
+        self._going = False
         self._silent_since: float | None = None
         self._look_at = inf
         self._acknowledged: int | None = None
@@ -103,7 +105,7 @@ class HeartbeatMonitor:
     def deadline(self) -> float | None:
         """When `poll` has something to say; None: not before something else happens."""
         policy = self._policy
-        if policy is None or self._held or self._due:
+        if policy is None or self._held or self._due or self._going:
             return None
         if self._silent_since is not None:
             return min(self._look_at, self._silent_since + self._timeout)
@@ -143,10 +145,12 @@ class HeartbeatMonitor:
         fits = len(self._prefix) + len(number) <= _MOST
         self._outstanding = self._prefix + number if fits else self._prefix
         self._due = False
+        self._going = True
         return self._outstanding
 
     def ping_written(self, now: float) -> None:
         """The ping was handed to the kernel at `now`: its timeout starts."""
+        self._going = False
         if self._outstanding is not None:
             self._wait_from(now)
 

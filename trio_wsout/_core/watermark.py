@@ -56,3 +56,17 @@ class Watermark(Generic[T]):
         if old != new:
             self.remove(member, old)
             self.add(member, new)
+
+    def move_all(self, members: Collection[T], old: int, new: int) -> None:
+        """Many members, none twice, go from `old` to `new`, which is higher; at once where all that are there go."""
+        if len(members) < len(self._members[old]):
+            for member in members:
+                self.move(member, old, new)
+            return
+        moving = self._members.pop(old)
+        there = self._members.get(new)
+        if there is None:
+            self._members[new] = moving
+            heappush(self._positions, new)
+        else:
+            there |= moving

@@ -44,6 +44,7 @@ class ServingTree(Tree):
         super().__init__(config, hooks)
         self._epoch = time.time_ns() // 1_000_000
         self.audience = Audience(config, self.ledger, text=self.encoder.is_text)
+        self.ledger.on_awaited = self.audience.hurry
         self.listener = Listener(
             config, self, self.audience, hooks.authenticate, self.encoder.is_text, hooks.listeners
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 import orjson
@@ -11,6 +12,7 @@ import trio
 from trio_wsout._core.acknowledgement import stamp_of
 from trio_wsout._core.fanout import Fanout
 from trio_wsout._tasks.waking import Doorbell
+from trio_wsout._tasks.watch import Watch
 from trio_wsout._wire.frames import BINARY, TEXT, plain_frame
 from trio_wsout.config.sections import SlowPeer
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trio_wsout._core.delivery import Message
-    from trio_wsout._core.fanout import Subscriber
+    from trio_wsout._core.fanout import Subscriber, Wave
     from trio_wsout._core.heartbeat import HeartbeatMonitor
     from trio_wsout._core.received import Peer
     from trio_wsout._tasks.ledger import Ledger
@@ -43,12 +45,22 @@ class Member(Protocol):
     """Who it is."""
     connection: Connection
     monitor: HeartbeatMonitor
-    bell: Doorbell
-    """Wakes its fan-out."""
     place: Subscriber | None
     """Its place in the log; None until its replay has caught up."""
     sent_early: set[int]
     """Numbers of the events that it sent before it had a place, and has not passed in its replay."""
+
+    def wake(self) -> None:
+        """There is something for its fan-out to do, which `take_wave` and `ask` can't."""
+        ...
+
+    def take_wave(self, wave: Wave) -> Subscriber | None:
+        """Write these frames at once and give its place; None: that can't be, and its fan-out was woken."""
+        ...
+
+    def ping(self) -> None:
+        """Write the ping that is due or wanted, if one is."""
+        ...
 
     def close(self, code: int) -> None:
         """Say Close with `code`, and end."""
@@ -67,7 +79,11 @@ class Audience:
         self._ledger = ledger
         self._policy = server.slow_peer
         self._patience = server.slow_peer_timeout
-        self._idle: set[Doorbell] = set()
+        self.idle: set[Member] = set()
+        """Whose fan-outs wait: nothing is to be done for these peers, and nobody writes to them."""
+        self.watch = Watch()
+        """Looks at the deadlines of all peers."""
+        self._asking = _Asking(self)
         self._stamp = config.delivery.stamp
         self.epoch = 0
         self.uplink: Uplink | None = None
@@ -114,15 +130,33 @@ class Audience:
             await self._make_room()
 
     def ring(self) -> None:
-        """Messages were posted: wake the peers that have written everything."""
-        idle, self._idle = self._idle, set()
-        for bell in idle:
-            bell.ring()
+        """Messages were posted: have them written to all peers.
+
+        One that has nothing else to do is written to here and now: it costs a system call, of bytes that
+        all share, and wakes no task. The others' fan-outs are woken.
+        """
+        log = self.log
+        if self._ledger.awaited:
+            log.want()
+        while self.idle and (wave := log.next_wave(trio.current_time())) is not None:
+            places = [place for peer in tuple(self.idle) if (place := peer.take_wave(wave)) is not None]
+            log.took(wave, places)
+            self._count(wave, len(places))
+        log.skip_waves()
+        self.watch.look_at(self._asking)
         self.settle()
 
-    def ring_later(self, bell: Doorbell) -> None:
-        """Ring this bell when messages are posted."""
-        self._idle.add(bell)
+    def _count(self, wave: Wave, peers: int) -> None:
+        first, last = wave.write.first, wave.write.last
+        self.written_messages += peers * (last - first)
+        self.written_events += peers * (self.log.seq_before(last) - self.log.seq_before(first))
+        self.sent_bytes += peers * wave.write.size
+
+    def hurry(self) -> None:
+        """Somebody waits: ask all peers what they have."""
+        self.log.want()
+        for peer in tuple(self.peers):
+            peer.ping()
 
     def settle(self) -> None:
         """Confirm what every peer has, or can't have any more; see whether there is room."""
@@ -173,7 +207,7 @@ class Audience:
         """Nothing more will be posted: each peer goes when it has everything, and waits for no other."""
         self.complete = True
         for peer in self.peers:
-            peer.bell.ring()
+            peer.wake()
 
     # -- gaps ---------------------------------------------------------------------------------------------
 
@@ -201,7 +235,7 @@ class Audience:
     def leave(self, peer: Member) -> None:
         """A peer's connection is over."""
         self.peers.discard(peer)
-        self._idle.discard(peer.bell)
+        self.idle.discard(peer)
         self.received_bytes += peer.connection.received_bytes
         self._change()
 
@@ -212,3 +246,20 @@ class Audience:
     async def wait_changed(self) -> None:
         """Wait until a peer comes or goes."""
         await self._changed.wait()
+
+
+class _Asking:
+    """Has all peers asked what they have, where nobody waited for it. A `Watched`."""
+
+    due = inf
+    ticket = 0
+
+    def __init__(self, audience: Audience) -> None:
+        self._audience = audience
+
+    @property
+    def deadline(self) -> float | None:
+        return self._audience.log.ask_at
+
+    def poll(self) -> None:
+        self._audience.hurry()

@@ -54,6 +54,8 @@ class Ledger:
         self._waiters: list[Flush] = []
         self._reporting: deque[tuple[Accepted, str]] = deque()
         self.on_confirmed: Callable[[Sequence[Message]], object] | None = None
+        self.on_awaited: Callable[[], object] | None = None
+        """Called when somebody begins to wait."""
         self.broken = None
         self.broke = trio.Event()
         self.taken = 0
@@ -138,6 +140,11 @@ class Ledger:
 
     # -- who waits --------------------------------------------------------------------------------------
 
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for the fate of events."""
+        return bool(self._waiters)
+
     def watch(self, flush: Flush) -> None:
         """The mark left the intake: set its `done` when every event taken so far has its fate."""
         flush.seq = self.last
@@ -145,8 +152,10 @@ class Ledger:
         flush.passed.set()
         if flush.missing == 0:
             flush.done.set()
-        else:
-            self._waiters.append(flush)
+            return
+        self._waiters.append(flush)
+        if self.on_awaited is not None:
+            self.on_awaited()
 
     def _settle(self, events: Iterable[Accepted]) -> None:
         if not self._waiters:

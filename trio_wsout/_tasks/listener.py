@@ -14,7 +14,6 @@ import trio
 from attrs import define, field
 
 from trio_wsout._tasks.served_peer import Greeting, ServedPeer
-from trio_wsout._tasks.watch import Watch
 from trio_wsout._wire.accept import Acceptor
 from trio_wsout._wire.listen import address_of, is_local, listening_at, open_listeners, remove_socket
 from trio_wsout._wire.tls import ServerContext
@@ -65,7 +64,6 @@ class Listener:
     addresses: tuple[str, ...] = ()
     """Where it listens."""
     acceptor: Acceptor = field(init=False)
-    _watch: Watch = field(factory=Watch, init=False)
     _accepting: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     _listeners: Sequence[trio.abc.Listener[trio.abc.Stream]] = field(default=(), init=False)
 
@@ -90,7 +88,7 @@ class Listener:
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Accept until `stop`; who was accepted goes on in `nursery`. The listeners are closed then."""
-        nursery.start_soon(self._watch.run)
+        nursery.start_soon(self._audience.watch.run)
         try:
             with self._accepting:  # noqa: ASYNC912 - serving waits
                 await trio.serve_listeners(self._serve, list(self._listeners), handler_nursery=nursery)
@@ -139,7 +137,7 @@ class Listener:
             _log.error("a peer that wants to resume was refused with 503: %s", error)
             await self.acceptor.turn_away(guest, "the history can't be read")
             return
-        peer = ServedPeer(guest.peer, self._audience, self._watch, self._config)
+        peer = ServedPeer(guest.peer, self._audience, self._config)
         headers: list[tuple[str, str]] = []
         if greeting.resumed is not None:
             headers.append((_STATUS, "resumed" if greeting.resumed else "gap"))

@@ -31,12 +31,11 @@ from trio_wsout.errors import HistoryError
 
 if TYPE_CHECKING:
     from trio_wsout._core.delivery import Accepted
-    from trio_wsout._core.fanout import Subscriber
+    from trio_wsout._core.fanout import Subscriber, Wave
     from trio_wsout._core.received import Peer
     from trio_wsout._tasks.audience import Audience
     from trio_wsout._tasks.reader import Inbox
     from trio_wsout._tasks.replay import Replay
-    from trio_wsout._tasks.watch import Watch
     from trio_wsout._wire.connection import Connection
     from trio_wsout.config.sections import Config
 
@@ -71,7 +70,7 @@ class ServedPeer:
     due = inf
     ticket = 0
 
-    def __init__(self, peer: Peer, audience: Audience, watch: Watch, config: Config) -> None:
+    def __init__(self, peer: Peer, audience: Audience, config: Config) -> None:
         """A peer that is about to be let in."""
         assert config.server is not None  # noqa: S101 - the rules see to it
         self.peer = peer
@@ -79,9 +78,9 @@ class ServedPeer:
         self.place: Subscriber | None = None
         self.sent_early: set[int] = set()
         self.monitor = HeartbeatMonitor(config.heartbeat)
-        self.bell = Doorbell()
+        self._bell = Doorbell()
         self._audience = audience
-        self._watch = watch
+        self._watch = audience.watch
         self._idle_timeout = config.server.idle_timeout
         self._write_timeout = config.retry.timeout
         self._active_at = 0.0
@@ -98,7 +97,8 @@ class ServedPeer:
         self._active_at = now = trio.current_time()
         self.monitor.opened(now, looks=connection.progress() is not None)
         connection.on_life(self.monitor.frame_received)
-        connection.on_control(self.bell.ring)
+        connection.on_control(self.wake)
+        connection.on_ping(self.monitor.ping_written)
         connection.on_pong(self._pong)
         self._audience.enter(self)
         self._watch.look_at(self)
@@ -123,13 +123,13 @@ class ServedPeer:
             self._code = code
             self._part_by = self._writing.deadline = trio.current_time() + _PARTING
             self.give_up_place()
-            self.bell.ring()
+            self.wake()
 
     def _ended(self) -> None:
         """The connection is over: no more is written, but our answer to a Close may be under way."""
         if self.connection.hears:
             self._writing.deadline = min(self._writing.deadline, trio.current_time() + FAREWELL)
-            self.bell.ring()
+            self.wake()
         else:
             self._writing.cancel()
 
@@ -153,6 +153,38 @@ class ServedPeer:
             with trio.CancelScope(deadline=self._part_by):
                 await connection.aclose(self._code)
         await connection.cut()
+
+    def wake(self) -> None:
+        """There is something for the fan-out to do."""
+        self._audience.idle.discard(self)
+        self._bell.ring()
+
+    # -- writing at once ------------------------------------------------------------------------------------
+
+    def take_wave(self, wave: Wave) -> Subscriber | None:
+        """Write these frames at once and give the place; None: that can't be, and the fan-out was woken."""
+        place = self.place
+        if place is None or not place.fits(wave) or not self.connection.write_now(wave.frames):
+            self.wake()
+            return None
+        place.take_wave(wave)
+        if not self.connection.has_control:
+            place.written()
+        self._active_at = wave.write.at
+        if place.pings_now:
+            self.ping()
+        self._watch.no_later_than(self, place.deadline)
+        return place
+
+    def ping(self) -> None:
+        """Write the ping that is due or wanted, if one is, behind everything that was taken."""
+        if self._over or not self._pinging:
+            return
+        payload = self.monitor.next_ping()
+        if self.place is not None:
+            self.place.ping_taken()
+        self.connection.ping_now(payload)
+        self._watch.look_at(self)
 
     # -- writing --------------------------------------------------------------------------------------------
 
@@ -201,8 +233,8 @@ class ServedPeer:
                 if audience.complete and place is not None and place.has_all:
                     self.close(GOING_AWAY)
                     return
-                audience.ring_later(self.bell)
-                await self.bell.wait()
+                audience.idle.add(self)
+                await self._bell.wait()
                 continue
             frames, count = b"", 0
             if ready and place is not None:
@@ -230,7 +262,7 @@ class ServedPeer:
     @property
     def _pinging(self) -> bool:
         monitor, place = self.monitor, self.place
-        return monitor.ping_due or (monitor.free and place is not None and place.wants_ping)
+        return monitor.ping_due or (monitor.free and place is not None and place.pings_now)
 
     async def _write(self, frames: bytes) -> None:
         ping = None
@@ -242,18 +274,22 @@ class ServedPeer:
             self._watch.no_later_than(self, self._stalls_at)
             count = await self.connection.write_frames(frames, ping)
             self._audience.sent_bytes += count
-        now = trio.current_time()
-        if ping is not None:
-            self.monitor.ping_written(now)
         if frames:
-            self._active_at = now
+            self._active_at = trio.current_time()
         self._watch.look_at(self)
 
     def _pong(self, payload: bytes) -> None:
         if self.monitor.pong_received(payload) and self.place is not None:
             self.place.pong_received()
             self._audience.settle()
-            self.bell.ring()
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Something was confirmed: that may make room, or be the last; and more may be to ask for."""
+        if self._audience.complete or (self.place is not None and self.place.ready):
+            self.wake()
+        else:
+            self.ping()
 
     # -- WritingSide: what the reader has to do with ------------------------------------------------------------
 
@@ -270,14 +306,14 @@ class ServedPeer:
         if self.place is not None:
             self.place.acked(seq)
             self._audience.settle()
-            self.bell.ring()
+            self._go_on()
 
     def held(self) -> None:
         """This side stopped reading, because nobody takes what was read."""
         self._held = True
         if self.place is not None:
             self.place.held()
-            self.bell.ring()
+            self.wake()
 
     def released(self, now: float) -> None:
         """This side reads again since `now`."""
@@ -311,4 +347,4 @@ class ServedPeer:
         idle_at = self._idle_at
         if idle_at is not None and trio.current_time() >= idle_at:
             self.close(GOING_AWAY)
-        beat(self.connection, self.monitor, self._stalls_at, self.bell.ring)
+        beat(self.connection, self.monitor, self._stalls_at, self.ping)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._wire.at_once import writer_at_once
 from trio_wsout._wire.frames import CLOSE, MOST_FRAGMENTS, FrameScanner, parse_close
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Tap(trio.abc.Stream):
     """Bytes that came, TLS taken off."""
 
     written_bytes: int
-    """Bytes of the writes that are done, before TLS."""
+    """Bytes that the system has, without those of a `write` under way; before TLS."""
 
     close_queued: bool
     """Whether trio_websocket's Close is, or was, among the control frames that wait: nothing may follow it."""
@@ -73,6 +74,8 @@ class Tap(trio.abc.Stream):
         self._open.set()
         self._scanner = FrameScanner()
         self._control = bytearray()
+        self._now = writer_at_once(stream)
+        self._unsent: bytes | memoryview = b""
         self._is_open = False
         self._closing = False
         self.close_queued = False
@@ -206,8 +209,8 @@ class Tap(trio.abc.Stream):
 
     @property
     def has_control(self) -> bool:
-        """Whether control frames wait for the writer."""
-        return bool(self._control)
+        """Whether control frames, or the rest of what `write_now` could not write, wait for the writer."""
+        return bool(self._control or self._unsent)
 
     @property
     def stream(self) -> trio.abc.Stream:
@@ -218,6 +221,36 @@ class Tap(trio.abc.Stream):
     def torn(self) -> bool:
         """Whether a write stopped inside a frame: nothing may be written any more."""
         return self._torn
+
+    def write_now(self, data: bytes) -> bool:
+        """Write frames at once if nobody is writing and the system takes some of them; gives whether it did.
+
+        What it did not take of them waits for the writer then, as control frames do. It costs one system
+        call and wakes no task: for the many connections to which the same bytes go.
+        """
+        if self._now is None or self._torn or self._control or self._unsent or self._closing:
+            return False
+        if self.ending is not None:
+            return False
+        try:
+            sent = self._now(data)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._lost(f"writing failed: {transport_trouble(error)}")
+            return False
+        self.written_bytes += sent
+        if sent < len(data):
+            self._unsent = memoryview(data)[sent:]
+            if self.on_control is not None:
+                self.on_control()
+        return True
+
+    def queue(self, frame: bytes) -> None:
+        """Have a control frame written before all else, when the writer comes to it."""
+        self._control += frame
+        if self.on_control is not None:
+            self.on_control()
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Write the queued control frames and then `data`, whole, or make the connection dead.
@@ -230,9 +263,8 @@ class Tap(trio.abc.Stream):
             raise trio.BrokenResourceError
         # A cancellation that is there already tears nothing; on sockets, none that comes later does while there is room.
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._control:
-            data = b"".join((self._control, data))
-            self._control = bytearray()
+        if self._control or self._unsent:
+            data = self._before(data)
         self._torn = True
         try:
             await self._stream.send_all(data)
@@ -248,8 +280,7 @@ class Tap(trio.abc.Stream):
 
     async def last_words(self, data: bytes) -> None:
         """Write what control frames still wait, and `data`, on a connection that is over. Never raises."""
-        data = bytes(self._control) + data
-        self._control = bytearray()
+        data = self._before(data)
         if data and not self._torn:
             self._torn = True
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -279,6 +310,12 @@ class Tap(trio.abc.Stream):
         return self._stream
 
     # -- inside ---------------------------------------------------------------------------------------
+
+    def _before(self, data: bytes | bytearray | memoryview) -> bytes:
+        """What waits to be written, and `data` behind it; the rest of a frame that is begun comes first."""
+        whole = b"".join((self._unsent, self._control, data))
+        self._unsent, self._control = b"", bytearray()
+        return whole
 
     async def _read(self) -> bytes:
         self._reading = trio.Event()
