@@ -793,11 +793,9 @@ async def test_a_large_message_for_a_peer_on_a_slow_line_is_no_reason_for_an_ala
         "heartbeat": {"ping-interval": "1s", "timeout": "1s"},
     }
     async with trio.open_nursery() as nursery:
-        async with (
-            trio_wsout.open_output(fields) as output,
-            open_chaos(port_of(output), rate=65536) as chaos,
-        ):
-            nursery.start_soon(end.dial, chaos.port)
+        async with trio_wsout.open_output(fields) as output, open_chaos(port_of(output), rate=65536) as chaos:
+            port = chaos.port
+            nursery.start_soon(end.dial, port)
             await output.wait_peers(1)
             await output.send(event("served", 0, size - 100))
             await until(lambda: end.seen or output.statistics().peers == 0)

@@ -14,8 +14,9 @@ from trio_wsout.testing import Accept, open_peer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from conftest import Client, MemoryListener
     from trio.testing import MockClock
+
+    from conftest import Client, MemoryListener
 
 RATE = 1000
 """Bytes a second of a slow line."""
@@ -90,7 +91,12 @@ class Link:
             self.lines.append(line)
             return line
 
-        fields = {"url": "ws://peer.test/", "connect": {"mode": "eager"}, "retry": {"timeout": "60s"}, **fields}
+        fields = {
+            "url": "ws://peer.test/",
+            "connect": {"mode": "eager"},
+            "retry": {"timeout": "60s"},
+            **fields,
+        }
         fields |= {"reconnect": {"jitter": 0}}
         return trio_wsout.open_output({"heartbeat": PULSE, **fields}, open_stream=dial)
 
