@@ -195,6 +195,45 @@ def test_our_own_cuts_blame_nobody(cause: Cause) -> None:
         assert made.disconnected(Ending(cause=cause, detail="")) == []
 
 
+@pytest.mark.parametrize("cause", [Cause.UNHEALTHY, Cause.STALLED, Cause.LOCAL])
+def test_a_cut_of_our_own_ends_the_row_of_blames(cause: Cause) -> None:
+    made = window(filled=1)
+    told: list[int] = []
+    for ending in (LOST, LOST, Ending(cause=cause, detail=""), LOST, LOST, LOST):
+        prove(made)
+        assert seqs(made.take(0.0, 5)) == [1]
+        told.append(len(made.disconnected(ending)))
+    assert told == [0, 0, 0, 0, 0, 1]
+
+
+def test_connections_on_which_a_message_was_not_written_leave_its_row_as_it_is() -> None:
+    made = window(filled=1)
+    told: list[int] = []
+    for cause in (Cause.LOST, Cause.UNHEALTHY, Cause.STALLED, Cause.LOCAL):
+        prove(made)
+        if cause is Cause.LOST:
+            made.take(0.0, 5)
+        told.append(len(made.disconnected(Ending(cause=cause, detail=""))))
+    for _ in range(2):
+        prove(made)
+        made.take(0.0, 5)
+        told.append(len(made.disconnected(LOST)))
+    assert told == [0, 0, 0, 0, 0, 1]
+
+
+@given(faults=st.lists(st.sampled_from([LOST, Ending(cause=Cause.STALLED, detail="")]), max_size=20))
+def test_only_three_blames_one_after_the_other_make_a_message_undelivered(faults: list[Ending]) -> None:
+    made = window(filled=1)
+    row = 0
+    for ending in faults:
+        row = row + 1 if ending is LOST else 0
+        prove(made)
+        made.take(0.0, 5)
+        assert bool(made.disconnected(ending)) == (row == 3)
+        if row == 3:
+            return
+
+
 def test_without_an_answered_ping_nobody_is_blamed() -> None:
     made = window(filled=1)
     made.connected()
@@ -434,6 +473,8 @@ class WindowMachine(RuleBasedStateMachine):
             self.blames[seq] += 1
             if self.blames[seq] == 3:
                 return True
+        else:
+            self.blames[seq] = 0
         return self.retries is not None and self.sends[seq] > self.retries
 
     @invariant()

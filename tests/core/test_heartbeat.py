@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from math import inf
+from typing import TYPE_CHECKING
+
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from trio_wsout._core.heartbeat import HeartbeatMonitor, Pulse
+from trio_wsout._core.heartbeat import HeartbeatMonitor, Progress, Pulse
 from trio_wsout.config.sections import Heartbeat, HeartbeatAction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 POLICY = Heartbeat(ping_interval=20.0, timeout=10.0)
 LOG_ONLY = Heartbeat(ping_interval=20.0, timeout=10.0, action=HeartbeatAction.LOG_ONLY)
@@ -147,26 +155,212 @@ def test_a_ping_that_was_answered_while_it_was_written_needs_no_timeout() -> Non
     assert monitor.deadline == 24.0
 
 
+def test_nothing_is_due_while_a_ping_is_being_written() -> None:
+    monitor = opened()
+    monitor.next_ping()
+    assert monitor.deadline is None
+    assert monitor.poll(1e6) is None
+    monitor.ping_written(100.0)
+    assert monitor.deadline == 110.0
+
+
+def line(acknowledged: int, awaited: int = 100) -> Progress:
+    return Progress(acknowledged=acknowledged, awaited=awaited)
+
+
+def watched(policy: Heartbeat = POLICY) -> HeartbeatMonitor:
+    """A monitor that can look; a ping was written at 0."""
+    monitor = HeartbeatMonitor(policy)
+    monitor.opened(0.0, looks=True)
+    monitor.next_ping()
+    monitor.ping_written(0.0)
+    return monitor
+
+
+def test_looks_are_eight_within_the_timeout_and_two_a_second() -> None:
+    assert watched(Heartbeat(timeout=2.0)).deadline == 0.25
+    assert watched(Heartbeat(timeout=60.0)).deadline == 0.5
+
+
+def test_a_ping_that_is_answered_soon_costs_no_look() -> None:
+    monitor = watched()
+    assert monitor.poll(0.4) is None
+    monitor.frame_received(0.4)
+    assert monitor.deadline == 20.4
+    assert monitor.poll(0.5) is None
+
+
+def test_while_more_is_acknowledged_the_timeout_runs_anew() -> None:
+    monitor = watched()
+    for number in range(200):
+        now = (number + 1) / 2
+        assert monitor.deadline == now
+        assert monitor.poll(now) is Pulse.LOOK
+        monitor.looked(now, line(number, awaited=1000))
+        assert monitor.poll(now) is None
+    assert monitor.poll(100.5) is Pulse.LOOK
+    monitor.looked(100.5, line(199, awaited=1000))
+    assert monitor.deadline == 101.0
+    for now in (101.0, 105.0, 109.9):
+        assert monitor.poll(now) is Pulse.LOOK
+        monitor.looked(now, line(199, awaited=1000))
+    assert monitor.deadline == 110.0, "ten seconds after the last look that found more"
+    assert monitor.poll(110.0) is Pulse.LOOK
+    monitor.looked(110.0, line(199, awaited=1000))
+    assert monitor.poll(110.0) is Pulse.CUT
+    assert monitor.misses == 1
+
+
+def test_what_the_last_look_finds_still_counts() -> None:
+    monitor = watched()
+    monitor.looked(0.5, line(5))
+    assert monitor.poll(10.0) is Pulse.LOOK
+    monitor.looked(10.0, line(6))
+    assert monitor.poll(10.0) is None
+    assert monitor.deadline == 10.5
+
+
+def test_without_progress_since_the_first_look_the_timeout_runs_from_the_ping() -> None:
+    monitor = watched()
+    for now in (0.5, 5.0, 10.0):
+        assert monitor.poll(now) is Pulse.LOOK
+        monitor.looked(now, line(50))
+    assert monitor.poll(10.0) is Pulse.CUT
+
+
+def test_a_ping_that_is_acknowledged_at_once_needs_no_more_looks() -> None:
+    monitor = watched()
+    monitor.looked(0.5, line(100))
+    assert monitor.deadline == 10.0
+    assert monitor.poll(10.0) is Pulse.CUT
+
+
+def test_from_when_all_is_acknowledged_only_the_timeout_counts() -> None:
+    monitor = watched()
+    monitor.looked(0.5, line(10))
+    monitor.looked(1.0, line(100))
+    assert monitor.deadline == 11.0
+    assert monitor.poll(11.0) is Pulse.CUT
+
+
+def test_a_system_that_stops_telling_leaves_the_timeout_as_it_is() -> None:
+    monitor = watched()
+    monitor.looked(0.5, line(10))
+    monitor.looked(1.0, line(20))
+    monitor.looked(1.5, None)
+    assert monitor.deadline == 11.0
+
+
+def test_what_is_looked_at_when_no_ping_waits_changes_nothing() -> None:
+    monitor = watched()
+    monitor.frame_received(0.4)
+    monitor.looked(0.5, line(10))
+    assert monitor.deadline == 20.4
+
+
+def test_each_ping_and_each_release_begins_to_look_anew() -> None:
+    monitor = watched(LOG_ONLY)
+    monitor.looked(0.5, line(10))
+    assert monitor.poll(10.0) is Pulse.LOOK
+    monitor.looked(10.0, line(10))
+    assert monitor.poll(10.0) is Pulse.WARN
+    assert monitor.poll(30.0) is Pulse.PING
+    monitor.next_ping()
+    monitor.ping_written(30.0)
+    monitor.looked(30.5, line(20, awaited=200))
+    assert monitor.deadline == 31.0
+    monitor.looked(39.0, line(20, awaited=200))
+    assert monitor.deadline == 39.5
+    monitor.held()
+    assert monitor.deadline is None
+    monitor.released(50.0)
+    monitor.looked(50.5, line(60, awaited=200))
+    for now in (55.0, 60.0):
+        monitor.looked(now, line(60, awaited=200))
+    assert monitor.poll(60.0) is Pulse.WARN
+
+
+def test_without_a_section_nobody_looks() -> None:
+    monitor = HeartbeatMonitor(None)
+    monitor.opened(0.0, looks=True)
+    monitor.next_ping()
+    monitor.ping_written(0.0)
+    assert monitor.deadline is None
+
+
+def cut_at(monitor: HeartbeatMonitor, told: Callable[[float], Progress]) -> float:
+    """Drive a monitor without a sign of life, each look at its time; gives when it cuts."""
+    while True:
+        now = monitor.deadline
+        assert now is not None
+        pulse = monitor.poll(now)
+        if pulse is Pulse.LOOK:
+            monitor.looked(now, told(now))
+            pulse = monitor.poll(now)
+        if pulse is Pulse.CUT:
+            return now
+        assert pulse is None
+        assert monitor.deadline is not None
+        assert monitor.deadline > now, "it goes on"
+
+
+@given(
+    timeout=st.floats(0.001, 100),
+    steps=st.lists(st.tuples(st.floats(0, 1000), st.integers(0, 50)), max_size=30),
+    awaited=st.integers(0, 300),
+)
+def test_a_line_is_cut_when_it_was_still_for_the_timeout_and_not_much_later(
+    timeout: float, steps: list[tuple[float, int]], awaited: int
+) -> None:
+    """Whatever is acknowledged when: cut neither before `timeout` without progress, nor more than a look after."""
+    steps = sorted(steps)
+    moves = [at for at, size in steps if size]
+
+    def acknowledged(now: float) -> int:
+        return sum(size for at, size in steps if at <= now)
+
+    end = cut_at(watched(Heartbeat(timeout=timeout)), lambda now: line(acknowledged(now), awaited))
+    look = min(timeout / 8, 0.5)
+    reached = next((at for at in [0.0, *moves] if acknowledged(at) >= awaited), inf)
+    # The first look can't know what came before it, and none looks behind what is awaited.
+    known = [at for at in moves if look < at <= min(reached, end)]
+    last = max(known, default=0.0)
+    assert end >= last + timeout * (1 - 1e-9)
+    assert end <= last + look + timeout * (1 + 1e-9)
+    still = [later - at for at, later in zip([0.0, *known], known, strict=False)]
+    assert all(gap <= timeout + look for gap in still), "or it would have been cut there"
+
+
+@given(timeout=st.floats(0.001, 100), acknowledged=st.integers(0, 200))
+def test_a_dead_line_is_cut_exactly_at_its_time(timeout: float, acknowledged: int) -> None:
+    end = cut_at(watched(Heartbeat(timeout=timeout)), lambda _: line(acknowledged))
+    assert end == timeout
+
+
 class MonitorMachine(RuleBasedStateMachine):
     """The monitor against a log of what happened, read anew each time."""
 
-    @initialize(action=st.sampled_from(HeartbeatAction))
-    def begin(self, action: HeartbeatAction) -> None:
+    @initialize(action=st.sampled_from(HeartbeatAction), looks=st.sampled_from([True, True, False]))
+    def begin(self, action: HeartbeatAction, looks: bool) -> None:
         self.policy = Heartbeat(ping_interval=8.0, timeout=3.0, action=action)
         self.monitor = HeartbeatMonitor(self.policy)
         self.now = 0.0
-        self.monitor.opened(0.0)
+        self.monitor.opened(0.0, looks=looks)
+        self.looks = looks
         self.last = 0.0
         self.asked = False
         self.writing = False
-        self.silent_since: float | None = None
+        self.waits_from: float | None = None
+        self.told: list[tuple[float, Progress | None]] = []
+        self.acknowledged = 0
+        self.awaited = 0
         self.payload: bytes | None = None
         self.seen: list[bytes] = []
         self.holding = False
         self.cut = False
         self.misses = 0
 
-    @rule(seconds=st.sampled_from([0.0, 0.5, 1.0, 3.0, 8.0]))
+    @rule(seconds=st.sampled_from([0.0, 0.375, 0.5, 1.0, 3.0, 8.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
 
@@ -175,45 +369,107 @@ class MonitorMachine(RuleBasedStateMachine):
         due = self._due()
         expected = None
         if due is not None and self.now >= due:
-            if self.silent_since is None:
+            if self.waits_from is None:
                 expected = Pulse.PING
                 self.asked = True
+            elif self.now >= self._look_at():
+                expected = Pulse.LOOK
             else:
                 expected = Pulse.CUT if self.policy.action is HeartbeatAction.RECONNECT else Pulse.WARN
-                self.silent_since = None
+                self.waits_from = None
                 self.last = self.now
                 self.misses += 1
         assert self.monitor.poll(self.now) is expected
 
     def _due(self) -> float | None:
-        if self.holding or self.asked:
+        if self.holding or self.asked or self.writing:
             return None
-        return self.last + 8.0 if self.silent_since is None else self.silent_since + 3.0
+        return self.last + 8.0 if self.waits_from is None else min(self._look_at(), self._over_at())
+
+    def _over_at(self) -> float:
+        """When the timeout is over, by all looks since the ping."""
+        assert self.waits_from is not None
+        since = self.waits_from
+        for (_, before), (at, after) in pairwise(self.told):
+            if before is not None and after is not None and after.acknowledged > before.acknowledged:
+                since = at
+        return since + 3.0
+
+    def _look_at(self) -> float:
+        if not self.looks:
+            return inf
+        if not self.told:
+            assert self.waits_from is not None
+            return self.waits_from + 0.375
+        at, progress = self.told[-1]
+        if progress is None or progress.acknowledged >= progress.awaited or at >= self._over_at():
+            return inf
+        return min(at + 0.375, self._over_at())
+
+    @precondition(lambda self: self.waits_from is not None and not self.holding)
+    @rule(
+        steps=st.lists(
+            st.tuples(st.sampled_from([0.0, 0.1, 3.0]), st.sampled_from([0, 0, 1, 2, 3, None])),
+            min_size=1,
+            max_size=12,
+        )
+    )
+    def looked(self, steps: list[tuple[float, int | None]]) -> None:
+        """Look as often as that is asked for, each time so much late; so much more is acknowledged then."""
+        for late, more in steps:
+            if self._look_at() == inf:
+                return
+            self.now = max(self.now, self._look_at()) + late
+            assert self.monitor.poll(self.now) is Pulse.LOOK
+            self.acknowledged += more or 0
+            known = Progress(acknowledged=self.acknowledged, awaited=self.awaited)
+            progress = None if more is None else known
+            self.monitor.looked(self.now, progress)
+            self.told.append((self.now, progress))
+            assert self.monitor.deadline == self._due()
 
     @precondition(lambda self: not self.holding)
     @rule()
     def frame_in(self) -> None:
         self.monitor.frame_received(self.now)
         self.last = self.now
-        self.silent_since = None
+        self.waits_from = None
 
-    @precondition(lambda self: self.asked or self.payload is None)
+    @precondition(lambda self: (self.asked or self.payload is None) and not self.writing)
     @rule()
-    def ping_goes(self) -> None:
+    def ping_is_taken(self) -> None:
         self.payload = self.monitor.next_ping()
         assert self.payload not in self.seen
         self.seen.append(self.payload)
-        self.monitor.ping_written(self.now)
         self.asked = False
-        self.silent_since = self.now
+        self.writing = True
+
+    @precondition(lambda self: (self.asked or self.payload is None) and not self.writing)
+    @rule(behind=st.sampled_from([0, 5, 1000]))
+    def ping_goes(self, behind: int) -> None:
+        self.ping_is_taken()
+        self.ping_is_written(behind)
+
+    @precondition(lambda self: self.writing)
+    @rule(behind=st.integers(0, 9))
+    def ping_is_written(self, behind: int) -> None:
+        self.monitor.ping_written(self.now)
+        self.writing = False
+        if self.payload is not None:
+            self._wait()
+            self.awaited = self.acknowledged + behind
+
+    def _wait(self) -> None:
+        self.waits_from = self.now
+        self.told.clear()
 
     @precondition(lambda self: self.seen and not self.holding)
     @rule(index=st.integers(0, 50))
     def pong_comes(self, index: int) -> None:
-        payload = self.seen[index % len(self.seen)]
+        payload = self.seen[-1 - index % len(self.seen)]
         self.monitor.frame_received(self.now)
         self.last = self.now
-        self.silent_since = None
+        self.waits_from = None
         answers = payload == self.payload
         assert self.monitor.pong_received(payload) == answers
         if answers:
@@ -230,8 +486,8 @@ class MonitorMachine(RuleBasedStateMachine):
         self.monitor.released(self.now)
         self.holding = False
         self.last = self.now
-        if self.silent_since is not None:
-            self.silent_since = self.now
+        if self.waits_from is not None:
+            self._wait()
 
     @invariant()
     def agrees(self) -> None:

@@ -189,13 +189,14 @@ class Subscriber:
         if how == "RST":
             reset(stream)
         try:
-            await self._visit(stream, self.seen + most)
+            await self.stay(stream, self.seen + most)
         except trio.BrokenResourceError:
             return
         finally:
             await trio.aclose_forcefully(stream)
 
-    async def _visit(self, stream: trio.SocketStream, most: int) -> None:
+    async def stay(self, stream: trio.SocketStream, most: int) -> None:
+        """Take events on a stream that is open, until the connection is over, or until there were so many in all."""
         websocket = WSConnection(ConnectionType.CLIENT)
         extra = [] if self.cursor is None else [(b"last-event-id", self.cursor.encode())]
         await stream.send_all(websocket.send(Request(host="127.0.0.1", target="/", extra_headers=extra)))

@@ -764,8 +764,7 @@ async def test_a_large_message_on_a_slow_line_is_no_reason_for_an_alarm(way: Way
         fields = {
             **LINK,
             "url": f"ws://127.0.0.1:{chaos.port}/",
-            # A ping waits behind what lies in the buffers on the way: some tenths of a second.
-            "heartbeat": {"ping-interval": "2s", "timeout": "2s"},
+            "heartbeat": {"ping-interval": "1s", "timeout": "1s"},
             "connect": {"mode": "eager"},
         }
         start = trio.current_time()
@@ -783,3 +782,28 @@ async def test_a_large_message_on_a_slow_line_is_no_reason_for_an_alarm(way: Way
     )
     assert (told.reconnects, told.heartbeat_misses) == (0, 0)
     assert end.arrived == [[("client", 0)]]
+
+
+async def test_a_large_message_for_a_peer_on_a_slow_line_is_no_reason_for_an_alarm(figures: Figures) -> None:
+    size = 1_000_000 if LONG else 128_000
+    end, start = End(), trio.current_time()
+    fields = {
+        "mode": "server-output",
+        "server": {"bind": "127.0.0.1:0"},
+        "heartbeat": {"ping-interval": "1s", "timeout": "1s"},
+    }
+    async with trio.open_nursery() as nursery:
+        async with trio_wsout.open_output(fields) as output, open_chaos(port_of(output), rate=65536) as chaos:
+            port = chaos.port
+            nursery.start_soon(end.dial, port)
+            await output.wait_peers(1)
+            await output.send(event("served", 0, size - 100))
+            await until(lambda: end.seen or output.statistics().peers == 0)
+            await output.flush()
+            told = output.statistics()
+        nursery.cancel_scope.cancel()
+    figures(
+        f"{size} bytes to a peer at 64 KB/s: {trio.current_time() - start:.1f} s, {told.heartbeat_misses} misses"
+    )
+    assert (told.peers, told.heartbeat_misses) == (1, 0)
+    assert end.arrived == [[("served", 0)]]

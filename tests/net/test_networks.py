@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import json
 import os
 import select
 import signal
@@ -16,6 +17,7 @@ import struct
 import subprocess
 import threading
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -24,7 +26,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 import trio
-from processes import LONG, Child, Receiving, bounded, ending, seeded
+import trio_wsout
+from processes import LONG, Child, Receiving, StrictPeer, Subscriber, bounded, ending, seeded, until
 
 if TYPE_CHECKING:
     import random
@@ -71,6 +74,8 @@ class Wire:
         """Share of the packets that are lost; 1 is a black hole."""
         self.most_in_a_row = MANY
         """Packets that are lost at most one after the other in one direction."""
+        self.rate: float | None = None
+        """Bytes a second in each direction, with room for all that wait; None: as many as come."""
         self.carried = 0
         self.lost = 0
         self._draw = draw
@@ -85,14 +90,26 @@ class Wire:
         for number in (self._stopping, *self._ends[0], *self._ends[1]):
             os.close(number)
 
+    def connected(self) -> tuple[trio.SocketStream, trio.SocketStream]:
+        """A TCP connection from the first end to the other: its two sides."""
+        listener = self._at(1, partial(socket.create_server, (self.ADDRESSES[1], 0)))
+        with listener:
+            dialled = self._at(0, partial(socket.create_connection, listener.getsockname()))
+            accepted, _ = listener.accept()
+        one, other = (trio.socket.from_stdlib_socket(each) for each in (dialled, accepted))
+        return trio.SocketStream(one), trio.SocketStream(other)
+
+    def _at(self, end: int, make: Callable[[], T]) -> T:
+        def at_that_end() -> T:
+            change_namespace("setns", self._ends[end][1], _CLONE_NEWNET)
+            return make()
+
+        return apart(at_that_end)
+
     def popen(self, end: int) -> Callable[..., subprocess.Popen[bytes]]:
         """Starts processes at that end."""
 
-        def start(*arguments: Any, **more: Any) -> subprocess.Popen[bytes]:
-            change_namespace("setns", self._ends[end][1], _CLONE_NEWNET)
-            return subprocess.Popen(*arguments, **more)
-
-        return lambda *arguments, **more: apart(partial(start, *arguments, **more))
+        return lambda *arguments, **more: self._at(end, partial(subprocess.Popen, *arguments, **more))
 
     def _make_end(self, end: int) -> tuple[int, int]:
         """The TUN device and the namespace of one end."""
@@ -114,10 +131,15 @@ class Wire:
     def _carry(self) -> None:
         one, other = self._ends[0][0], self._ends[1][0]
         across, in_a_row = {one: other, other: one}, {one: 0, other: 0}
+        on_its_way = {device: deque[tuple[float, bytes]]() for device in across}
         while True:
-            ready, _, _ = select.select([one, other, self._stopping], [], [])
+            now = time.monotonic()
+            next_at = min((queue[0][0] for queue in on_its_way.values() if queue), default=None)
+            wait = None if next_at is None else max(0.0, next_at - now)
+            ready, _, _ = select.select([one, other, self._stopping], [], [], wait)
             if self._stopping in ready:
                 return
+            now = time.monotonic()
             for device in ready:
                 packet = os.read(device, 65536)
                 if in_a_row[device] < self.most_in_a_row and self._draw.random() < self.loss:
@@ -126,8 +148,13 @@ class Wire:
                     continue
                 in_a_row[device] = 0
                 self.carried += 1
-                with suppress(OSError):  # a full queue loses, as queues do
-                    os.write(across[device], packet)
+                queue = on_its_way[device]
+                begins = queue[-1][0] if queue else now
+                queue.append((begins + (len(packet) / self.rate if self.rate else 0), packet))
+            for device, queue in on_its_way.items():
+                while queue and queue[0][0] <= now:
+                    with suppress(OSError):  # a full queue loses, as queues do
+                        os.write(across[device], queue.popleft()[1])
 
 
 @pytest.fixture
@@ -271,3 +298,87 @@ async def test_a_wire_that_loses_every_tenth_packet_raises_no_false_alarm_and_ev
         f"{end['misses']} false alarms, {end['reconnects']} reconnects"
     )
     assert (end["misses"], end["reconnects"]) == (0, 0)
+
+
+SLOW = 65_536
+"""Bytes a second on a slow line."""
+LARGE = 1_000_000 if LONG else 128_000
+"""Bytes of a message that is large for it."""
+PULSE = {"ping-interval": "1s", "timeout": "1s"}
+
+
+def large(number: int) -> dict[str, Any]:
+    return {"n": number, "text": "x" * (LARGE - 100)}
+
+
+@bounded
+async def test_a_link_on_a_slow_line_with_a_deep_queue_raises_no_false_alarm(
+    wire: Wire, figures: Callable[[str], None]
+) -> None:
+    ours, theirs = wire.connected()
+    wire.rate = SLOW
+    came: list[int] = []
+    peer = StrictPeer(lambda _, text: came.append(json.loads(text)["n"]))
+    fields = {"url": "ws://peer/", "heartbeat": PULSE, "reconnect": {"max-attempts": 1}}
+
+    async def dial(host: str, port: int) -> trio.SocketStream:
+        assert not came
+        return ours
+
+    start = time.monotonic()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.serve, theirs)
+        async with trio_wsout.open_output(fields, open_stream=dial) as output:
+            for number in range(3):
+                await output.send(large(number))
+            await output.flush()
+        nursery.cancel_scope.cancel()
+    told = output.statistics()
+    figures(
+        f"three messages of {LARGE} bytes up a line of 64 KB/s that queues all: {time.monotonic() - start:.1f} s, "
+        f"{told.heartbeat_misses} misses, {told.reconnects} reconnects; pings: 1 s + 1 s"
+    )
+    assert (told.heartbeat_misses, told.reconnects, came) == (0, 0, [0, 1, 2])
+
+
+class Accepting(trio.abc.Listener[trio.SocketStream]):
+    """Accepts what is connected already."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._streams = [stream]
+
+    async def accept(self) -> trio.SocketStream:
+        if not self._streams:
+            await trio.sleep_forever()
+        return self._streams.pop()
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+@bounded
+async def test_a_peer_on_a_slow_line_with_a_deep_queue_raises_no_false_alarm(
+    wire: Wire, figures: Callable[[str], None]
+) -> None:
+    ours, theirs = wire.connected()
+    wire.rate = SLOW
+    came: list[int] = []
+    client = Subscriber(lambda event: came.append(event["n"]))
+    fields = {"mode": "server-output", "server": {"bind": "127.0.0.1:0"}, "heartbeat": PULSE}
+    start = time.monotonic()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.stay, theirs, MANY)
+        async with trio_wsout.open_output(fields, listeners=[Accepting(ours)]) as output:
+            await output.wait_peers(1)
+            for number in range(3):
+                await output.send(large(number))
+            await until(lambda: len(came) == 3 or output.statistics().peers == 0, 120)
+            await output.flush()
+        nursery.cancel_scope.cancel()
+    await trio.aclose_forcefully(theirs)
+    told = output.statistics()
+    figures(
+        f"three messages of {LARGE} bytes to a peer at a line of 64 KB/s that queues all: "
+        f"{time.monotonic() - start:.1f} s, {told.heartbeat_misses} misses; pings: 1 s + 1 s"
+    )
+    assert (told.heartbeat_misses, came, client.close_code) == (0, [0, 1, 2], 1001)

@@ -14,7 +14,9 @@ Rules
 6. A message may be written again `retry.retries` times; then it is undelivered.
 7. Blame falls on a message only when nothing else can have ended the connection: it was alone in
    flight, after a ping that was answered. Blamed three times in a row, or once by close code 1009
-   (there being alone is enough), it is undelivered.
+   (there being alone is enough), it is undelivered. The row ends with a connection that ends
+   while the message is in flight without that being its fault: where this side cut it, say. One on
+   which the message was never written says nothing of it.
 8. So that blame can be told, a connection that follows a break with messages in flight starts
    slowly: a ping first, then one message, and twice as many after each confirmation.
    (With level ``written`` nothing stays in flight, and so there is neither blame nor slow start.)
@@ -284,6 +286,8 @@ class DeliveryWindow:
             message.blamed += 1
             if message.blamed >= _BLAMES:
                 return f"the message ended the connection {_BLAMES} times in a row ({ending.detail})"
+        else:
+            message.blamed = 0
         if self._sends_allowed is not None and message.sends >= self._sends_allowed:
             return f"sent {message.sends} times without a confirmation, retry.retries allows no more"
         return None

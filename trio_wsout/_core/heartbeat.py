@@ -5,30 +5,44 @@ Rules
 1. One ping is outstanding at a time; confirmation pings (`delivery`) and periodic pings share it.
 2. A periodic ping is due `ping_interval` after the last sign of life: an inbound frame. What this
    side sends puts it off by nothing, for it says nothing about the peer. It may take the place of an
-   older ping that was never answered, because frames came instead of its pong.
+   older ping that was never answered, because frames came instead of its pong. From when it is due
+   until it is written nothing else is: what lies before it may take its time.
 3. From the moment that a ping is written, some frame must come within `timeout`. Any inbound
    frame is life, not only the pong.
-4. A miss is CUT (action ``reconnect``), or WARN, once a miss (action ``log-only``).
-5. While this side holds reading back, silence is no evidence: nothing is due until it reads again.
-6. A pong answers a ping only by its payload: the configured payload and a number, where both fit
+4. A slow line is not a dead one. Where this side's system knows what the peer's has acknowledged,
+   it is asked (LOOK) eight times within `timeout`, and at least twice a second, while nothing comes
+   after a ping. A look that finds more acknowledged than the one before has the timeout run anew
+   from there. The first finds nothing but what to compare with, and one by which the whole ping is
+   acknowledged is the last: from there on only the peer can be slow. So where acknowledgements end,
+   that is found one look and `timeout` later; and where there were none, `timeout` after the ping.
+5. A miss is CUT (action ``reconnect``), or WARN, once a miss (action ``log-only``).
+6. While this side holds reading back, silence is no evidence: nothing is due until it reads again.
+7. A pong answers a ping only by its payload: the configured payload and a number, where both fit
    in 125 bytes. So a pong that comes twice, or late, never answers a later ping.
-7. Without a heartbeat section nothing is due, ever; confirmation pings are still counted here.
+8. Without a heartbeat section nothing is due, ever; confirmation pings are still counted here.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
+from math import inf
 from typing import TYPE_CHECKING
+
+from attrs import frozen
 
 if TYPE_CHECKING:
     from trio_wsout.config.sections import Heartbeat
 
 from trio_wsout.config.sections import HeartbeatAction
 
-__all__ = ["HeartbeatMonitor", "Pulse"]
+__all__ = ["HeartbeatMonitor", "Progress", "Pulse"]
 
 _MOST = 125
 """Bytes that a control frame carries at most (RFC 6455 section 5.5)."""
+_LOOKS = 8
+"""Looks within the timeout, at least."""
+_RAREST_LOOK = 0.5
+"""Seconds between two looks, at most: how much later than by its timeout a dead peer may be found."""
 
 
 class Pulse(StrEnum):
@@ -40,6 +54,18 @@ class Pulse(StrEnum):
     """The peer is dead: cut the connection."""
     WARN = "warn"
     """The peer missed a ping and the policy is only to say so."""
+    LOOK = "look"
+    """Look how far what was written has come, say so (`looked`), and poll again."""
+
+
+@frozen(kw_only=True)
+class Progress:
+    """How far what was written has come, in bytes of the transport, counted from any one point."""
+
+    acknowledged: int
+    """What the peer's system has acknowledged."""
+    awaited: int
+    """How much that is when it has the latest ping; more than that, but never less, where nobody can tell exactly."""
 
 
 class HeartbeatMonitor:
@@ -51,11 +77,16 @@ class HeartbeatMonitor:
     def __init__(self, policy: Heartbeat | None) -> None:
         """Make the monitor of a connection that opens with its first `opened`."""
         self._policy = policy
+        self._timeout = policy.timeout if policy else inf
+        self._look_every = inf
         self._prefix = policy.payload.encode() if policy else b""
         self._number = 0
         self._outstanding: bytes | None = None
         self._due = False
-        self._written_at: float | None = None
+        self._going = False
+        self._silent_since: float | None = None
+        self._look_at = inf
+        self._acknowledged: int | None = None
         self._last_life = 0.0
         self._held = False
         self.misses = 0
@@ -74,10 +105,10 @@ class HeartbeatMonitor:
     def deadline(self) -> float | None:
         """When `poll` has something to say; None: not before something else happens."""
         policy = self._policy
-        if policy is None or self._held or self._due:
+        if policy is None or self._held or self._due or self._going:
             return None
-        if self._written_at is not None:
-            return self._written_at + policy.timeout
+        if self._silent_since is not None:
+            return min(self._look_at, self._silent_since + self._timeout)
         return self._last_life + policy.ping_interval
 
     def poll(self, now: float) -> Pulse | None:
@@ -86,22 +117,26 @@ class HeartbeatMonitor:
         deadline = self.deadline
         if policy is None or deadline is None or now < deadline:
             return None
-        if self._written_at is None:
+        if self._silent_since is None:
             self._due = True
             return Pulse.PING
+        if now >= self._look_at:
+            return Pulse.LOOK
         self.misses += 1
-        self._written_at = None
+        self._silent_since = None
         self._last_life = now
         return Pulse.CUT if policy.action is HeartbeatAction.RECONNECT else Pulse.WARN
 
-    def opened(self, now: float) -> None:
-        """The connection opened at `now`."""
+    def opened(self, now: float, *, looks: bool = False) -> None:
+        """The connection opened at `now`; `looks` says whether the system knows what was acknowledged."""
         self._last_life = now
+        if looks:
+            self._look_every = min(self._timeout / _LOOKS, _RAREST_LOOK)
 
     def frame_received(self, now: float) -> None:
         """Bytes of a frame came at `now`: life."""
         self._last_life = now
-        self._written_at = None
+        self._silent_since = None
 
     def next_ping(self) -> bytes:
         """Take the payload for a ping that is about to be written; it becomes the outstanding one."""
@@ -110,19 +145,34 @@ class HeartbeatMonitor:
         fits = len(self._prefix) + len(number) <= _MOST
         self._outstanding = self._prefix + number if fits else self._prefix
         self._due = False
+        self._going = True
         return self._outstanding
 
     def ping_written(self, now: float) -> None:
         """The ping was handed to the kernel at `now`: its timeout starts."""
+        self._going = False
         if self._outstanding is not None:
-            self._written_at = now
+            self._wait_from(now)
+
+    def looked(self, now: float, progress: Progress | None) -> None:
+        """This is what the system told at `now`; None: nothing, so that only the timeout tells."""
+        before, since = self._acknowledged, self._silent_since
+        self._look_at = inf
+        if progress is None or since is None:
+            return
+        self._acknowledged = progress.acknowledged
+        if before is not None and progress.acknowledged > before:
+            self._silent_since = since = now
+        # The last look is as the timeout is over: then the miss follows.
+        if progress.acknowledged < progress.awaited and now < since + self._timeout:
+            self._look_at = min(now + self._look_every, since + self._timeout)
 
     def pong_received(self, payload: bytes) -> bool:
         """Say whether this pong answers the outstanding ping; report its bytes to `frame_received` too."""
         if payload != self._outstanding:
             return False
         self._outstanding = None
-        self._written_at = None
+        self._silent_since = None
         return True
 
     def held(self) -> None:
@@ -133,5 +183,11 @@ class HeartbeatMonitor:
         """This side reads again since `now`."""
         self._held = False
         self._last_life = now
-        if self._written_at is not None:
-            self._written_at = now
+        if self._silent_since is not None:
+            self._wait_from(now)
+
+    def _wait_from(self, now: float) -> None:
+        """The timeout runs from `now`, and what was found before counts for nothing."""
+        self._silent_since = now
+        self._acknowledged = None
+        self._look_at = now + self._look_every

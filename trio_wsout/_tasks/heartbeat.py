@@ -53,7 +53,11 @@ def beat(
     if stalls is not None and now >= stalls:
         connection.end(Ending(cause=Cause.STALLED, detail="a message was not confirmed within retry.timeout"))
         return False
-    match monitor.poll(now):
+    pulse = monitor.poll(now)
+    if pulse is Pulse.LOOK:
+        monitor.looked(now, connection.progress())
+        pulse = monitor.poll(now)
+    match pulse:
         case Pulse.PING:
             ring()
         case Pulse.CUT:
@@ -61,7 +65,7 @@ def beat(
             return False
         case Pulse.WARN:
             _log.warning("no sign of life within heartbeat.timeout")
-        case None:
+        case Pulse.LOOK | None:
             pass
     return True
 

@@ -40,6 +40,7 @@ async def run_connection(
     alarm = Alarm()
     written = trio.Event()
     connection.on_life(monitor.frame_received)
+    connection.on_ping(monitor.ping_written)
     connection.on_control(outbox.to_write.ring)
     try:
         async with connection, trio.open_nursery() as reading:

@@ -99,9 +99,10 @@ class ServedPeer:
         self.connection = connection
         self._write_now = connection.write_now
         self._active_at = now = trio.current_time()
-        self.monitor.opened(now)
+        self.monitor.opened(now, looks=connection.progress() is not None)
         connection.on_life(self.monitor.frame_received)
         connection.on_control(self.wake)
+        connection.on_ping(self.monitor.ping_written)
         connection.on_pong(self._pong)
         self._audience.enter(self)
         self._watch.look_at(self)
@@ -187,7 +188,6 @@ class ServedPeer:
         if self.place is not None:
             self.place.ping_taken()
         self.connection.ping_now(payload)
-        self.monitor.ping_written(trio.current_time())
         self._watch.look_at(self)
 
     # -- writing --------------------------------------------------------------------------------------------
@@ -278,11 +278,8 @@ class ServedPeer:
             self._watch.no_later_than(self, self._stalls_at)
             count = await self.connection.write_frames(frames, ping)
             self._audience.sent_bytes += count
-        now = trio.current_time()
-        if ping is not None:
-            self.monitor.ping_written(now)
         if frames:
-            self._active_at = now
+            self._active_at = trio.current_time()
         self._watch.look_at(self)
 
     def _pong(self, payload: bytes) -> None:

@@ -187,7 +187,7 @@ class Supervisor:
 
     def _begin(self, connection: Connection, monitor: HeartbeatMonitor) -> None:
         now = trio.current_time()
-        monitor.opened(now)
+        monitor.opened(now, looks=connection.progress() is not None)
         self.connection = connection
         self._outbox.window.connected()
         self._link.opened(now)

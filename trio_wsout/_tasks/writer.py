@@ -40,8 +40,5 @@ async def run_writer(connection: Connection, outbox: Outbox, monitor: HeartbeatM
             count = await connection.write([message.payload for message in messages], ping)
         except trio.BrokenResourceError:
             return
-        now = trio.current_time()
-        if ping is not None:
-            monitor.ping_written(now)
         outbox.wrote(messages, count)
         alarm.no_later_than(earliest(monitor.deadline, window.deadline))

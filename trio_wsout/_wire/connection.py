@@ -9,7 +9,9 @@ import trio
 from trio_websocket import ConnectionClosed
 
 from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._core.heartbeat import Progress
 from trio_wsout._wire.frames import BINARY, CLOSE, PING, TEXT, masked_frame, masked_frames, plain_frame
+from trio_wsout._wire.tcp import bytes_told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,6 +43,9 @@ class Connection:
         self._frame = masked_frame if masking else plain_frame
         self._opcode = TEXT if text else BINARY
         self._closing = False
+        self._ping_waits = False
+        self._written_with_ping = 0
+        self._on_ping: Callable[[float], object] | None = None
         self.write_now = tap.write_now
         """Write frames without waiting, if that can be; see `Tap.write_now`."""
         self.subprotocol = websocket.subprotocol
@@ -81,6 +86,10 @@ class Connection:
         """Have `call` called when the connection is over; at once if it is already."""
         self._tap.on_end(call)
 
+    def on_ping(self, call: Callable[[float], object]) -> None:
+        """Have `call` called with the time when the system has all of a ping; its timeout runs from there."""
+        self._on_ping = call
+
     def on_pong(self, call: Callable[[bytes], object]) -> None:
         """Have `call` called with the payload of each pong, as it is read."""
         self._tap.on_pong = call
@@ -109,21 +118,47 @@ class Connection:
         if ping is not None:
             frames.append(masked_frame(ping, PING))
         blob = b"".join(frames)
-        await self._tap.write(blob)
+        await self._write(blob, pings=ping is not None)
         return len(blob)
 
     async def write_frames(self, frames: bytes, ping: bytes | None = None) -> int:
         """Write frames that are ready, and then a ping, in one go; gives the bytes written, raises as `write`."""
         if ping is not None:
             frames += self._frame(ping, PING)
-        await self._tap.write(frames)
+        await self._write(frames, pings=ping is not None)
         return len(frames)
 
     def ping_now(self, payload: bytes) -> None:
-        """Write a ping at once, or have it written before all else when the writer comes to it. Nobody may be writing."""
+        """Write a ping at once, or have it written before all else when the writer comes to it."""
         frame = self._frame(payload, PING)
         if not self._tap.write_now(frame):
+            self._ping_waits = True
             self._tap.queue(frame)
+        elif self._tap.has_control:
+            self._ping_waits = True  # the rest of it does
+        else:
+            self._pinged()
+
+    async def _write(self, data: bytes, *, pings: bool) -> None:
+        pings, self._ping_waits = pings or self._ping_waits, False
+        await self._tap.write(data)
+        if pings:
+            self._pinged()
+
+    def _pinged(self) -> None:
+        self._written_with_ping = self._tap.written_bytes
+        if self._on_ping is not None:
+            self._on_ping(trio.current_time())
+
+    def progress(self) -> Progress | None:
+        """How far what was written has come; None: the system does not know. One system call."""
+        told = bytes_told(self._tap.stream)
+        if told is None:
+            return None
+        given, acknowledged = told
+        # What TLS adds to the writes behind the ping, and the part of one that is under way, is not known.
+        behind_ping = self._tap.written_bytes - self._written_with_ping
+        return Progress(acknowledged=acknowledged, awaited=given - behind_ping)
 
     # -- receiving ------------------------------------------------------------------------------------
 

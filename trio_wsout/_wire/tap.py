@@ -58,6 +58,9 @@ class Tap(trio.abc.Stream):
     received_bytes: int
     """Bytes that came, TLS taken off."""
 
+    written_bytes: int
+    """Bytes that the system has, without those of a `write` under way; before TLS."""
+
     close_queued: bool
     """Whether trio_websocket's Close is, or was, among the control frames that wait: nothing may follow it."""
 
@@ -87,6 +90,7 @@ class Tap(trio.abc.Stream):
         self.ending = None
         self.peer_close = None
         self.received_bytes = 0
+        self.written_bytes = 0
 
     # -- the end ------------------------------------------------------------------------------------
 
@@ -209,6 +213,11 @@ class Tap(trio.abc.Stream):
         return bool(self._control or self._unsent)
 
     @property
+    def stream(self) -> trio.abc.Stream:
+        """What it taps."""
+        return self._stream
+
+    @property
     def torn(self) -> bool:
         """Whether a write stopped inside a frame: nothing may be written any more."""
         return self._torn
@@ -230,6 +239,7 @@ class Tap(trio.abc.Stream):
         except OSError as error:
             self._lost(f"writing failed: {transport_trouble(error)}")
             return False
+        self.written_bytes += sent
         if sent < len(data):
             self._unsent = memoryview(data)[sent:]
             if self.on_control is not None:
@@ -262,6 +272,7 @@ class Tap(trio.abc.Stream):
             trouble = transport_trouble(error)
         else:
             self._torn = False
+            self.written_bytes += len(data)
             return
         await self._hear_why()
         self._lost(f"writing failed: {trouble}")

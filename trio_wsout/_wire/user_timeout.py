@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-import trio
+from trio_wsout._wire.tcp import tcp_stream
 
 if TYPE_CHECKING:
+    import trio
+
     from trio_wsout.config.sections import Heartbeat
 
 __all__ = ["set_user_timeout"]
@@ -17,13 +19,9 @@ _LARGEST = 2**31 - 1
 
 def set_user_timeout(stream: trio.abc.Stream, heartbeat: Heartbeat | None) -> None:
     """Set TCP_USER_TIMEOUT where there is a heartbeat, a TCP socket and a system that has it."""
-    transport: object = stream
-    if isinstance(stream, trio.SSLStream):
-        transport = cast("trio.SSLStream[trio.abc.Stream]", stream).transport_stream
+    tcp = tcp_stream(stream)
     option = getattr(socket, "TCP_USER_TIMEOUT", None)
-    if heartbeat is None or option is None or not isinstance(transport, trio.SocketStream):
-        return
-    if transport.socket.family not in (socket.AF_INET, socket.AF_INET6):
+    if heartbeat is None or option is None or tcp is None:
         return
     seconds = heartbeat.ping_interval + heartbeat.timeout
-    transport.setsockopt(socket.IPPROTO_TCP, option, min(int(seconds * 1000), _LARGEST))
+    tcp.setsockopt(socket.IPPROTO_TCP, option, min(int(seconds * 1000), _LARGEST))

@@ -212,7 +212,7 @@ class Heartbeat:
     ping_interval: Annotated[float, duration()] = 20.0
     """Seconds after the last inbound frame until a ping; > 0."""
     timeout: Annotated[float, duration()] = 10.0
-    """Seconds from a ping's writing within which any frame must come; > 0."""
+    """Seconds from a ping's writing, or from the latest progress of what lies before it, until any frame; > 0."""
     action: Annotated[HeartbeatAction, choice(HeartbeatAction)] = HeartbeatAction.RECONNECT
     """``reconnect`` cuts the connection; ``log-only`` warns and counts."""
     payload: Annotated[str, CHARACTERS] = ""

@@ -1,0 +1,61 @@
+"""What the system knows of a connection below TLS: its TCP socket, and what the peer's system has acknowledged."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from struct import Struct
+from typing import Protocol, cast, runtime_checkable
+
+import trio
+
+__all__ = ["TellsBytes", "bytes_told", "tcp_stream"]
+
+_TOLD = Struct("=120xQ16xI52xQQ")
+"""Of Linux' ``struct tcp_info`` (linux/tcp.h): bytes_acked, notsent_bytes, bytes_sent, bytes_retrans (since 4.19)."""
+
+
+@runtime_checkable
+class TellsBytes(Protocol):
+    """A stream of another kind that knows what became of what it was given."""
+
+    def bytes_told(self) -> tuple[int, int] | None:
+        """How many bytes it was given, and how many of them the other side has acknowledged; None: not now."""
+        ...
+
+
+def tcp_stream(stream: trio.abc.Stream) -> trio.SocketStream | None:
+    """The TCP socket that a stream runs over, through any TLS; None: there is none that we can see."""
+    stream = _transport(stream)
+    if isinstance(stream, trio.SocketStream) and stream.socket.family in (socket.AF_INET, socket.AF_INET6):
+        return stream
+    return None
+
+
+def bytes_told(stream: trio.abc.Stream) -> tuple[int, int] | None:
+    """How many bytes the system was given to send, and how many of them the peer's system has acknowledged.
+
+    Both count TLS where there is any. None: the system does not say (it is no Linux, or one before 4.19), or
+    there is no TCP socket. One system call.
+    """
+    transport = _transport(stream)
+    if isinstance(transport, TellsBytes):
+        return transport.bytes_told()
+    tcp = tcp_stream(transport) if sys.platform == "linux" else None
+    if tcp is None:
+        return None
+    try:
+        told = tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TOLD.size)
+    except (OSError, trio.ClosedResourceError):
+        return None
+    if len(told) < _TOLD.size:
+        return None
+    # The side that dialled finds its SYN acknowledged, too: one byte, which matters to nobody.
+    acknowledged, unsent, sent, again = _TOLD.unpack(told)
+    return sent - again + unsent, acknowledged
+
+
+def _transport(stream: trio.abc.Stream) -> trio.abc.Stream:
+    while isinstance(stream, trio.SSLStream):
+        stream = cast("trio.SSLStream[trio.abc.Stream]", stream).transport_stream
+    return stream
