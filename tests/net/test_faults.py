@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import trustme
-    from figures import Figures
     from trio_wsout._core.delivery import Message as WindowMessage
 
 pytestmark = [pytest.mark.faults, pytest.mark.network]
@@ -348,7 +347,7 @@ def reopened(end: End) -> list[float]:
 
 
 def tell(
-    figures: Figures, name: str, verdict: Verdict, proxies: Sequence[Chaos], ends: Sequence[End]
+    figures: Callable[[str], None], name: str, verdict: Verdict, proxies: Sequence[Chaos], ends: Sequence[End]
 ) -> None:
     """Note what a run measured, and complain."""
     after_cuts = [each for chaos, end in zip(proxies, ends, strict=False) for each in waits(chaos, end)]
@@ -395,13 +394,17 @@ async def run_client(
     return verdict, chaos, end
 
 
-async def test_a_client_whose_link_is_cut_in_every_way_loses_nothing(seed: int, figures: Figures) -> None:
+async def test_a_client_whose_link_is_cut_in_every_way_loses_nothing(
+    seed: int, figures: Callable[[str], None]
+) -> None:
     plan = fault_plan(random.Random(seed), ROUNDS, head=180, up=BYTES, down=20)
     verdict, chaos, end = await run_client(plan, EVENTS)
     tell(figures, "client", verdict, [chaos], [end])
 
 
-async def test_a_client_loses_nothing_through_tls_either(seed: int, figures: Figures, ca: trustme.CA) -> None:
+async def test_a_client_loses_nothing_through_tls_either(
+    seed: int, figures: Callable[[str], None], ca: trustme.CA
+) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert("127.0.0.1").configure_cert(context)
     plan = fault_plan(random.Random(seed), ROUNDS, head=800, up=BYTES, down=150, closes=False)
@@ -434,7 +437,7 @@ def peer_plan(seed: int, number: int) -> list[Fault]:
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
 async def test_peers_that_are_cut_and_resume_have_every_event_once(
-    store: str, seed: int, figures: Figures, tmp_path: Path
+    store: str, seed: int, figures: Callable[[str], None], tmp_path: Path
 ) -> None:
     source, ends = Source("served"), [End(), End()]
 
@@ -501,7 +504,7 @@ class Upstream(End):
 
 
 async def test_a_relay_whose_link_and_peers_are_cut_passes_on_everything(
-    seed: int, figures: Figures, tmp_path: Path
+    seed: int, figures: Callable[[str], None], tmp_path: Path
 ) -> None:
     """Up go events of the application and of a peer that sends; down come events for every peer."""
     count = EVENTS // 2
@@ -675,7 +678,7 @@ PULSE = {"ping-interval": "300ms", "timeout": "300ms"}
 
 @pytest.mark.parametrize("busy", [False, True], ids=["quiet", "busy"])
 async def test_a_client_finds_a_black_hole_in_time_and_everything_arrives_afterwards(
-    busy: bool, figures: Figures
+    busy: bool, figures: Callable[[str], None]
 ) -> None:
     end, source, changes = End(), Source("client"), list[float]()
     async with serving(end) as port, open_chaos(port) as chaos:
@@ -703,7 +706,7 @@ async def test_a_client_finds_a_black_hole_in_time_and_everything_arrives_afterw
 
 
 async def test_a_server_finds_a_black_hole_in_time_and_the_peer_resumes(
-    figures: Figures, tmp_path: Path
+    figures: Callable[[str], None], tmp_path: Path
 ) -> None:
     end, source = End(), Source("served")
     fields = served(tmp_path, "memory", heartbeat=PULSE)
@@ -757,7 +760,9 @@ async def test_a_thousand_unread_messages_are_no_reason_for_an_alarm() -> None:
 
 
 @pytest.mark.parametrize("way", list(Way))
-async def test_a_large_message_on_a_slow_line_is_no_reason_for_an_alarm(way: Way, figures: Figures) -> None:
+async def test_a_large_message_on_a_slow_line_is_no_reason_for_an_alarm(
+    way: Way, figures: Callable[[str], None]
+) -> None:
     size = 1_000_000 if LONG else 128_000
     end = Talker(["x" * size] if way is Way.DOWN else [])
     async with serving(end) as port, open_chaos(port, rate=65536) as chaos:
