@@ -10,7 +10,6 @@ import re
 import shutil
 import socket
 import stat
-import subprocess
 import tempfile
 import threading
 import unicodedata
@@ -537,20 +536,6 @@ async def test_a_place_of_a_configuration_without_permission_is_told(reachable: 
 # -- disks ------------------------------------------------------------------------------------------------------
 
 
-def mount(folder: Path, options: str) -> None:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", folder], check=True, capture_output=True)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Generator[Path, None, None]:
-    try:
-        mount(tmp_path, "size=256k")
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no disk can be mounted: {error}")
-    yield tmp_path
-    subprocess.run(["umount", tmp_path], check=True)
-
-
 def fill(folder: Path) -> Path:
     """A file that takes all the room that is left."""
     filler = folder / "filler"
@@ -591,24 +576,28 @@ def test_a_full_disk_is_no_reason_to_remove_what_is_kept(kind: Kind, small_disk:
 
 
 @of_every_kind
-def test_a_disk_that_takes_nothing_is_told_with_what_to_do(kind: Kind, small_disk: Path) -> None:
+def test_a_disk_that_takes_nothing_is_told_with_what_to_do(
+    kind: Kind, small_disk: Path, remount: Callable[[str], None]
+) -> None:
     path = small_disk / "store"
     kind.put(path, "old")
     fill(small_disk)
     found = useless(kind, path)
-    mount(small_disk, "remount,ro")
+    remount("ro")
     assert found + useless(kind, path) == []
 
 
 @of_every_kind
-def test_a_disk_that_became_read_only_is_told(kind: Kind, small_disk: Path) -> None:
+def test_a_disk_that_became_read_only_is_told(
+    kind: Kind, small_disk: Path, remount: Callable[[str], None]
+) -> None:
     path = small_disk / "store"
     kind.put(path, "old")
-    mount(small_disk, "remount,ro")
+    remount("ro")
     with pytest.raises(kind.error) as caught:
         kind.put(path, "new")
     assert str(path) in str(caught.value)
-    mount(small_disk, "remount,rw")
+    remount("rw")
     assert kind.get(path) == "old"
 
 
