@@ -151,6 +151,9 @@ def faults(session: nox.Session) -> None:
     session.install(*group("tests"), "-e", EXTRAS)
     chosen = [] if any(each.startswith(("-m", "tests")) for each in session.posargs) else ["-m", "faults"]
     session.run("pytest", "-q", *chosen, *session.posargs, env={"FAULTS": "long"})
+    if not session.posargs:
+        session.run("python", "tests/bench/reconnect.py")
+        session.run("python", "tests/bench/reconnect.py", "--pace", "0")
 
 
 @nox.session

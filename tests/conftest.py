@@ -1,9 +1,10 @@
-"""Hypothesis profiles, and the clock of tests that need no real time."""
+"""Hypothesis profiles, and the figures that runs print for whoever reads the log."""
 
 from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # dev: what a developer waits for; ci: the same examples every time; deep: on demand, for hours of doubt.
@@ -13,3 +14,33 @@ settings.register_profile(
 )
 settings.register_profile("deep", deadline=None, max_examples=2000, stateful_step_count=100)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+
+class Figures:
+    """What runs measured, a line each, in the order in which it was noted. Called with a text, it notes it."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def __call__(self, text: str) -> None:
+        self._lines.append(text)
+
+    def print(self, reporter: pytest.TerminalReporter) -> None:
+        """Print what was noted under a heading; nothing, if nothing was."""
+        if self._lines:
+            reporter.section("figures")
+        for line in self._lines:
+            reporter.write_line(line)
+
+
+FIGURES = pytest.StashKey[Figures]()
+
+
+@pytest.fixture(scope="session")
+def figures(pytestconfig: pytest.Config) -> Figures:
+    """Called with a text, it notes one line for the end of pytest's summary."""
+    return pytestconfig.stash.setdefault(FIGURES, Figures())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    config.stash.get(FIGURES, Figures()).print(terminalreporter)

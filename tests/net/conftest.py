@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 # What several test modules share lies beside them: pytest's importlib mode puts no folder on the path.
 sys.path.insert(0, str(Path(__file__).parent))
-from figures import Figures
-
-FIGURES = pytest.StashKey[Figures]()
 
 SERVER = """
 import asyncio, json, sys
@@ -90,13 +87,3 @@ def receiver(tmp_path: Path) -> Iterator[Receiver]:
 @pytest.fixture(scope="session")
 def ca() -> trustme.CA:
     return trustme.CA()
-
-
-@pytest.fixture(scope="session")
-def figures(pytestconfig: pytest.Config) -> Figures:
-    """Called with a text, it notes one line for the end of pytest's summary."""
-    return pytestconfig.stash.setdefault(FIGURES, Figures())
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    config.stash.get(FIGURES, Figures()).print(terminalreporter)

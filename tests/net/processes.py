@@ -85,6 +85,8 @@ class StrictPeer:
         """Gives the most bytes to read next."""
         self.cut_after: Callable[[], int] | None = None
         """Gives how many messages a connection lives."""
+        self.close_after: Callable[[], int | None] = lambda: None
+        """Gives the message of a connection after which to say Close, and read on; None: never."""
         self.opened: Callable[[int, Request], object] = lambda number, request: None
         self.connections = 0
         self.faults: list[str] = []
@@ -123,6 +125,8 @@ class _One:
         self._websocket = WSConnection(ConnectionType.SERVER)
         self._left = peer.cut_after() if peer.cut_after is not None else None
         self._ack: bytes | None = None
+        self._whole_messages = 0
+        self._closing = False
 
     async def run(self) -> None:
         while True:
@@ -152,7 +156,8 @@ class _One:
             case Ping():
                 await self._send(event.response())
             case CloseConnection():
-                await self._send(event.response())
+                if not self._closing:
+                    await self._send(event.response())
                 return False
             case _:
                 raise RemoteProtocolError(f"{event!r} is not what this side sends")
@@ -162,6 +167,10 @@ class _One:
         text = "".join(self.parts)
         self.parts.clear()
         self._ack = self._peer.took(self.number, text)
+        self._whole_messages += 1
+        if self._whole_messages == self._peer.close_after():
+            self._closing = True
+            await self._send(CloseConnection(code=1012))
         if self._left is not None:
             self._left -= 1
             if self._left <= 0:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import logging
 import os
 import re
 import socket
 import struct
 import traceback
+from collections import Counter
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote_to_bytes
 
@@ -26,9 +26,10 @@ import trio_wsout
 from attrs import define, field, frozen
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from told import Told, everything_told
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 
 pytestmark = [pytest.mark.faults, pytest.mark.network]
 
@@ -79,6 +80,37 @@ def telling(test: Callable[[str], None]) -> Callable[[str], None]:
     return test
 
 
+TRIED: Counter[str] = Counter()
+"""Values that each law was tried with."""
+HEADS: Counter[str] = Counter()
+"""Requests that came to a server whole, and attempts that ended before anything was sent."""
+
+
+def counted(law: Callable[..., None]) -> Callable[..., None]:
+    """Count the values that a law is tried with."""
+
+    @wraps(law)
+    def counting(*arguments: Any, **more: Any) -> None:
+        law(*arguments, **more)
+        TRIED[law.__name__] += 1
+
+    return counting
+
+
+@pytest.fixture(scope="module", autouse=True)
+def noted(figures: Callable[[str], None]) -> Iterator[None]:
+    """Note how many values were tried, and how many handshakes a server read because of them."""
+    TRIED.clear()
+    HEADS.clear()
+    yield
+    for name, count in TRIED.items():
+        figures(f"hostile values: {name.removeprefix('test_').replace('_', ' ')}: held for {count}")
+    figures(
+        f"hostile values: {sum(TRIED.values())} in all; {HEADS['requests']} requests read strictly, none with a line, "
+        f"parameter or request more; {HEADS['refused']} attempts refused with none sent"
+    )
+
+
 def some_of(slots: Sequence[str]) -> st.SearchStrategy[Sequence[str]]:
     """The slots to try a value in: all, or where time is short one."""
     return st.just(slots) if DEEP else st.sampled_from(slots).map(lambda slot: [slot])
@@ -100,43 +132,13 @@ def is_name(value: str) -> bool:
 # -- what is told ---------------------------------------------------------------------------------------
 
 
-class Told(logging.Handler):
-    """Everything that is told: what all loggers say, and what `note` is given."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.DEBUG)
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts += [self.format(record), repr(vars(record))]
-
-    def note(self, *things: object) -> None:
-        for thing in things:
-            self.texts += [repr(thing), str(thing)]
-            if isinstance(thing, BaseException):
-                self.texts += traceback.TracebackException.from_exception(thing).format()
-                self.texts.append(repr(vars(thing)))
-
-    def shows(self, value: str) -> list[str]:
-        """What holds a value, plain or encoded."""
-        raw = value.encode()
-        forms = {value, quote(raw), raw.hex(), base64.b64encode(raw).decode()}
-        return [text for text in self.texts if any(form in text for form in forms)]
-
-
 @contextmanager
 def nothing_shown() -> Generator[Told, None, None]:
-    """Whatever is told meanwhile, `MARK` is not in it."""
-    told, root = Told(), logging.getLogger()
-    before = root.level
-    root.addHandler(told)
-    root.setLevel(logging.DEBUG)
-    try:
+    """Whatever is told meanwhile, `MARK` is not in it, plain or encoded."""
+    with everything_told() as told:
         yield told
-    finally:
-        root.removeHandler(told)
-        root.setLevel(before)
-    assert told.shows(MARK) == []
+    raw = MARK.encode()
+    assert told.holding({MARK, quote(raw), raw.hex(), base64.b64encode(raw).decode()}) == []
 
 
 # -- the capturing server --------------------------------------------------------------------------------
@@ -152,8 +154,11 @@ class Asked:
     """Those that are no part of every handshake."""
 
 
-def parsed(head: bytes) -> tuple[Asked, dict[str, bytes]]:
-    """The one request that these bytes are, by the letter of RFC 9112 and RFC 6455, and all its headers."""
+def parsed(head: bytes, *, any_query: bool = False) -> tuple[Asked, dict[str, bytes]]:
+    """The one request that these bytes are, by the letter of RFC 9112 and RFC 6455, and all its headers.
+
+    The query that stands in the URL itself may be of any form; then the parameters are not looked at.
+    """
     assert head.endswith(b"\r\n\r\n")
     first, *lines = head[:-4].split(b"\r\n")
     assert not re.search(rb"[\x00-\x08\x0a-\x1f\x7f]", b"".join([first, *lines]))
@@ -166,7 +171,7 @@ def parsed(head: bytes) -> tuple[Asked, dict[str, bytes]]:
     assert headers["sec-websocket-version"] == b"13"
     assert len(base64.b64decode(headers["sec-websocket-key"], validate=True)) == 16
     path, _, query = target.decode().partition("?")
-    pairs = [pair(each) for each in query.split("&")] if query else []
+    pairs = [pair(each) for each in query.split("&")] if query and not any_query else []
     assert len(dict(pairs)) == len(pairs)
     own = {name: value for name, value in headers.items() if name not in HANDSHAKE}
     return Asked(path, dict(pairs), own), headers
@@ -218,6 +223,8 @@ class Capture:
     accepts: bool = False
     hangs_up: bytes = b"\0"
     """The message after which it does."""
+    any_query: bool = False
+    """Whether the query of the URL is what is tried."""
     address: str = ""
     asked: list[Asked] = field(factory=list)
     frames: list[tuple[int, bytes]] = field(factory=list)
@@ -228,7 +235,8 @@ class Capture:
         head = await read_head(stream)
         if not head:
             return
-        asked, headers = parsed(head)
+        asked, headers = parsed(head, any_query=self.any_query)
+        HEADS["requests"] += 1
         self.asked.append(asked)
         if not self.accepts:
             await stream.send_all(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
@@ -317,7 +325,9 @@ async def attempts(
             told.note(output)
     told.note(caught.value, *changes)
     ended = {trio_wsout.State.BACKING_OFF, trio_wsout.State.GAVE_UP}
-    return [change.ending.cause.value for change in changes if change.ending and change.state in ended]
+    endings = [change.ending.cause.value for change in changes if change.ending and change.state in ended]
+    HEADS["refused"] += endings.count("request")
+    return endings
 
 
 def basic(username: str, password: str) -> bytes:
@@ -383,6 +393,7 @@ def is_environment(value: str) -> bool:
 @VALUES
 @given(HOSTILE | PLAIN)
 @telling
+@counted
 def test_a_value_of_an_attempt_stays_in_its_place_or_is_not_sent(value: str) -> None:
     slots = [slot for slot in SLOTS if slot != "env" or is_environment(value)]
     waiting = iter(slots)
@@ -421,6 +432,7 @@ def test_a_value_of_an_attempt_stays_in_its_place_or_is_not_sent(value: str) -> 
 @VALUES
 @given(HOSTILE | PLAIN)
 @telling
+@counted
 def test_a_bearer_token_is_one_or_is_not_sent(value: str) -> None:
     async def token() -> str:
         return value
@@ -446,6 +458,7 @@ def test_a_bearer_token_is_one_or_is_not_sent(value: str) -> None:
 @VALUES
 @given(HOSTILE | PLAIN)
 @telling
+@counted
 def test_a_cursor_stays_in_its_place_or_is_not_sent(value: str) -> None:
     async def main() -> None:
         endings: list[str] = []
@@ -501,6 +514,7 @@ LITERALS: Mapping[str, tuple[dict[str, Any], Callable[[str], bool], Callable[[st
 
 @VALUES
 @given(HOSTILE | PLAIN, some_of(list(LITERALS)))
+@counted
 def test_a_value_of_the_configuration_stays_in_its_place_or_is_not_sent(
     value: str, slots: Sequence[str]
 ) -> None:
@@ -563,6 +577,7 @@ NAMES: Mapping[str, tuple[Callable[[str], dict[str, Any]], Callable[[str], bool]
 
 @VALUES
 @given(HOSTILE | PLAIN, some_of(list(NAMES)))
+@counted
 def test_a_name_of_the_configuration_stays_in_its_place_or_is_not_sent(
     name: str, slots: Sequence[str]
 ) -> None:
@@ -588,9 +603,13 @@ def test_a_name_of_the_configuration_stays_in_its_place_or_is_not_sent(
 @VALUES
 @given(HOSTILE | PLAIN)
 @telling
+@example(f"{MARK}&&x")
+@example(f"{MARK}&x=1&x=1&{MARK}")
+@counted
 def test_a_url_is_one_target_and_one_host_or_is_not_sent(value: str) -> None:
     async def main() -> None:
         async with capturing() as capture:
+            capture.any_query = True
 
             async def open_stream(host: str, port: int) -> trio.SocketStream:
                 return await trio.open_tcp_stream("127.0.0.1", int(capture.address.rpartition(":")[2]))
@@ -614,6 +633,7 @@ def test_a_url_is_one_target_and_one_host_or_is_not_sent(value: str) -> None:
 @VALUES
 @given(HOSTILE | PLAIN)
 @telling
+@counted
 def test_credentials_for_a_proxy_stay_in_their_line_or_are_not_sent(value: str) -> None:
     assume(is_encodable(value))
     heads: list[bytes] = []
@@ -678,6 +698,7 @@ async def batched(told: Told, value: str) -> None:
 
 @VALUES
 @given(HOSTILE)
+@counted
 def test_header_and_footer_of_a_batch_are_a_line_each_or_the_event_is_not_sent(value: str) -> None:
     assume(is_encodable(value))
     with nothing_shown() as told:
@@ -698,6 +719,7 @@ async def test_a_header_of_a_batch_that_is_no_text_costs_its_event_only(value: A
 @VALUES
 @given(HOSTILE)
 @telling
+@counted
 def test_an_event_is_one_message_or_refused(value: str) -> None:
     async def main() -> None:
         events: list[object] = []
@@ -717,7 +739,8 @@ def test_an_event_is_one_message_or_refused(value: str) -> None:
         async with trio_wsout.open_output({"url": "ws://127.0.0.1:9/"}) as output:
             with pytest.raises(ValueError, match="surrogate") as caught:
                 await output.send(event)
-            told.note(caught.value)
+            # What is printed of it: the event is the application's own, and it may look behind the error.
+            told.note(*traceback.format_exception(caught.value), vars(caught.value))
 
     with nothing_shown() as told:
         trio.run(main)
@@ -726,6 +749,7 @@ def test_an_event_is_one_message_or_refused(value: str) -> None:
 @VALUES
 @given(HOSTILE)
 @telling
+@counted
 def test_a_stamp_is_one_key_or_refused(key: str) -> None:
     async def main() -> None:
         try:
@@ -745,6 +769,7 @@ def test_a_stamp_is_one_key_or_refused(key: str) -> None:
 @VALUES
 @given(HOSTILE)
 @telling
+@counted
 def test_what_a_ping_carries_is_one_payload_or_refused(value: str) -> None:
     async def main() -> None:
         async with capturing(accepts=True) as capture:
@@ -771,6 +796,7 @@ def test_what_a_ping_carries_is_one_payload_or_refused(value: str) -> None:
 @VALUES
 @given(HOSTILE)
 @telling
+@counted
 def test_a_cursor_that_came_with_an_event_stays_in_its_place_or_is_not_sent(value: str) -> None:
     assume(is_encodable(value))
 
@@ -856,6 +882,7 @@ def request_of(target: bytes = b"/", *lines: bytes) -> bytes:
 @VALUES
 @given(HOSTILE)
 @telling
+@counted
 def test_what_a_peer_sends_never_becomes_a_line_of_its_answer(value: str) -> None:
     raw = value.encode("utf-8", "surrogatepass")
     document = {
@@ -907,6 +934,7 @@ def test_what_a_peer_sends_never_becomes_a_line_of_its_answer(value: str) -> Non
 @given(
     HOSTILE | st.text(st.characters(exclude_categories=["C", "Z"])).map(MARK.__add__), st.integers(400, 599)
 )
+@counted
 def test_the_reason_of_a_denial_is_one_line_of_its_body_or_refused(reason: str, status: int) -> None:
     async def authenticate(_: trio_wsout.Handshake) -> trio_wsout.Deny:
         return trio_wsout.Deny(reason=reason, status=status)

@@ -9,13 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import logging
 import os
 import sqlite3
 import ssl
 import subprocess
 import sys
-import traceback
+from collections import Counter
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -25,11 +24,12 @@ from urllib.parse import quote
 import pytest
 import trio
 import trio_wsout
+from told import Told, everything_told
 from trio_wsout.config import dump_config
 from trio_wsout.testing import open_peer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping
 
     import trustme
 
@@ -61,65 +61,30 @@ def forms(canary: str) -> set[str]:
 FORMS = {slot: forms(canary) for slot, canary in CANARY.items()}
 
 
-class Told(logging.Handler):
-    """Everything that is told: what all loggers say, and what `note` is given."""
+TOLD: Counter[str] = Counter()
+"""Scenarios, and the texts that were told in them."""
 
-    def __init__(self) -> None:
-        super().__init__(logging.DEBUG)
-        self.texts: list[str] = []
 
-    def emit(self, record: logging.LogRecord) -> None:
-        # As a formatter does it, with the traceback.
-        self.texts += [self.format(record), repr(vars(record))]
-
-    def note(self, *things: object) -> None:
-        for thing in things:
-            self.texts += [repr(thing), str(thing)]
-            if isinstance(thing, BaseException):
-                self._note_error(thing)
-
-    def _note_error(self, error: BaseException) -> None:
-        self.texts += traceback.TracebackException.from_exception(error).format()
-        todo, seen = [error], set[int]()
-        while todo:
-            each = todo.pop()
-            if id(each) in seen:
-                continue
-            seen.add(id(each))
-            self.texts += [repr(each), str(each), repr(each.args)]
-            if isinstance(each, trio_wsout.OutputError):
-                self.texts.append(repr(vars(each)))
-            todo += [other for other in (each.__cause__, each.__context__) if other is not None]
-            todo += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
-
-    def shown(self) -> list[str]:
-        """Which canaries are shown, and where."""
-        return [
-            f"{slot}: {text}"
-            for text in self.texts
-            for slot, found in FORMS.items()
-            if any(form in text for form in found)
-        ]
+@pytest.fixture(scope="module", autouse=True)
+def counted(figures: Callable[[str], None]) -> Iterator[None]:
+    """Note how much was searched, and for how much."""
+    TOLD.clear()
+    yield
+    figures(
+        f"canaries: {len(CANARY)} secrets in {sum(map(len, FORMS.values()))} forms, {TOLD['scenarios']} failing "
+        f"scenarios, {TOLD['texts']} texts told at DEBUG: {TOLD['shown']} shown"
+    )
 
 
 @contextmanager
 def nothing_shown() -> Generator[Told, None, None]:
     """Whatever is told meanwhile, by any logger at DEBUG, there is no canary in it."""
-    told, root = Told(), logging.getLogger()
-    names = ("trio_wsout", "trio-websocket", "trio_websocket", "wsproto", "h11", "python_socks", "trio")
-    loggers = [root, *map(logging.getLogger, names)]
-    before = [logger.level for logger in loggers]
-    root.addHandler(told)
-    for logger in loggers:
-        logger.setLevel(logging.DEBUG)
-    try:
+    with everything_told() as told:
         yield told
-    finally:
-        root.removeHandler(told)
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+    shown = [f"{slot}: {text}" for slot, found in FORMS.items() for text in told.holding(found)]
+    TOLD.update(scenarios=1, texts=len(told.texts), shown=len(shown))
     assert told.texts
-    assert told.shown() == []
+    assert shown == []
 
 
 # -- a client's secrets ----------------------------------------------------------------------------------

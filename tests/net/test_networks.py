@@ -39,8 +39,7 @@ T = TypeVar("T")
 
 INTERVAL, TIMEOUT = 0.5, 0.5
 ALLOWED = INTERVAL + TIMEOUT + 0.5
-SLACK = 3.0
-"""Seconds more, for a machine that is busy; what is asserted tells right from wrong, the figure tells how good."""
+"""Seconds in which a dead link must be found."""
 ROUNDS = 5 if LONG else 1
 MANY = 10**9
 
@@ -246,7 +245,7 @@ async def test_a_peer_that_is_stopped_is_found_dead_in_time_and_has_everything_w
         f"peer stopped {ROUNDS} times, {level}, {kind}: found dead after at most {max(found):.2f} s "
         f"({ALLOWED:g} s allowed), {end['sent']} events, 0 lost"
     )
-    assert max(found) < ALLOWED + SLACK
+    assert max(found) <= ALLOWED
 
 
 @pytest.mark.parametrize(("level", "kind"), SITUATIONS)
@@ -272,7 +271,7 @@ async def test_a_black_hole_is_found_in_time_and_everything_arrives_when_it_is_g
         f"black hole {ROUNDS} times, {level}, {kind}: found after at most {max(found):.2f} s "
         f"({ALLOWED:g} s allowed), {end['sent']} events, 0 lost"
     )
-    assert max(found) < ALLOWED + SLACK
+    assert max(found) <= ALLOWED
 
 
 @bounded
@@ -297,6 +296,7 @@ async def test_a_wire_that_loses_every_tenth_packet_raises_no_false_alarm_and_ev
         f"{wire.lost} of {wire.lost + wire.carried} packets lost: {total} events, 0 lost, "
         f"{end['misses']} false alarms, {end['reconnects']} reconnects"
     )
+    assert wire.lost > 0.05 * (wire.lost + wire.carried), "too few packets were lost"
     assert (end["misses"], end["reconnects"]) == (0, 0)
 
 

@@ -207,6 +207,18 @@ async def test_sqlite_damage_is_told(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(CursorError, match="damaged"):
         await store.load()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE cursors SET state_id = 'ie'")
+    connection.close()
+    with pytest.raises(CursorError, match="a row is damaged, which may be that of this state id"):
+        await store.load()
+    path.write_bytes(path.read_bytes()[:4097])
+    with pytest.raises(CursorError, match="the file is damaged"):
+        await store.load()
+    for _ in range(2):
+        path.write_bytes(b"")
+        with pytest.raises(CursorError, match="the file is cut off; restore the file, or remove it"):
+            await store.load()
     path.write_bytes(b"no database, " * 100)
     with pytest.raises(CursorError, match="can't be read"):
         await store.load()

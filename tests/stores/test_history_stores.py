@@ -766,28 +766,14 @@ async def test_a_file_that_may_not_grow_keeps_what_it_has(tmp_path: Path) -> Non
         assert await positions(store) == list(range(1, tail + 4))
 
 
-def mount(folder: Path, options: str) -> None:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", folder], check=True, capture_output=True)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Generator[Path, None, None]:
-    try:
-        mount(tmp_path, "size=512k")
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no disk can be mounted: {error}")
-    yield tmp_path
-    subprocess.run(["umount", tmp_path], check=True)
-
-
-async def test_a_full_disk_keeps_what_it_has(small_disk: Path) -> None:
+async def test_a_full_disk_keeps_what_it_has(small_disk: Path, remount: Callable[[str], None]) -> None:
     tail, error = fill(small_disk / "h.db")
     assert "can't be written: database or disk is full; free some space" in error
-    mount(small_disk, "remount,size=4m")
+    remount("size=4m")
     async with opened("sqlite", small_disk) as store:
         assert await positions(store) == list(range(1, tail + 1))
         assert (await store.append(entries(tail + 1, epoch=2))).tail == tail + 1
-    mount(small_disk, "remount,ro")
+    remount("ro")
     with pytest.raises(HistoryError, match="can't be opened: .*(readonly|unable to open)"):
         await make("sqlite", small_disk).open(3)
     assert connections_to(small_disk) == []

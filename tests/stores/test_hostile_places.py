@@ -6,14 +6,15 @@ A place that can't be used gives a typed error which names it, and what was kept
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import socket
 import stat
-import subprocess
 import tempfile
 import threading
 import unicodedata
+from collections import Counter
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,7 @@ pytestmark = pytest.mark.faults
 
 DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep" or os.environ.get("FAULTS") == "long"
 EXAMPLES = settings(max_examples=1000 if DEEP else 40, deadline=None)
+DAMAGES = 2000 if DEEP else 200
 PATIENCE = 30
 """Seconds that anything here may take, on a machine that is busy."""
 
@@ -65,6 +67,19 @@ IDS = st.one_of(
     st.text(min_size=150, max_size=400),
     st.lists(st.sampled_from(["../", "..", "/", "a", "A", "é", "e\u0301", "\0"]), max_size=5).map("".join),
 )
+
+
+TRIED: Counter[str] = Counter()
+"""What was tried and held, by what it is."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def noted(figures: Callable[[str], None]) -> Generator[None, None, None]:
+    """Note what was tried."""
+    TRIED.clear()
+    yield
+    for what, count in TRIED.items():
+        figures(f"hostile places: {count} {what}")
 
 
 def is_encodable(text: str) -> bool:
@@ -102,6 +117,7 @@ def check_names(state_ids: list[str]) -> None:
             status = (folder / file).lstat()
             assert stat.S_ISREG(status.st_mode)
             assert status.st_mode & 0o777 == 0o600
+    TRIED["state ids, each with a file of its own inside the directory"] += len(state_ids)
 
 
 @EXAMPLES
@@ -135,9 +151,11 @@ def test_a_state_id_of_a_configuration_is_refused_or_a_file_in_the_directory(sta
             assert "state-id" in str(error)
             assert not 0 < len(state_id) <= 200 or not state_id.isprintable()
             assert tree(Path(name)) == {"in"}
+            TRIED["state ids of a configuration refused"] += 1
         else:
             (file,) = Path(name, "in").iterdir()
             assert tree(Path(name)) == {"in", f"in/{file.name}"}
+            TRIED["state ids of a configuration, each with a file inside the directory"] += 1
 
 
 @settings(EXAMPLES, max_examples=1000 if DEEP else 20)
@@ -154,6 +172,7 @@ def test_every_state_id_has_a_row_of_its_own_in_a_database(state_ids: list[str])
 
     with tempfile.TemporaryDirectory() as name:
         trio.run(main, Path(name) / "c.db")
+    TRIED["state ids, each with a row of its own in a database"] += len(state_ids)
 
 
 # -- three stores, told apart by nothing but their errors ---------------------------------------------------
@@ -328,6 +347,7 @@ def test_what_is_no_store_is_told_and_left_alone(kind: Kind, place: str, tmp_pat
             call()
         assert str(path) in str(caught.value)
     assert looks(tmp_path) == before
+    TRIED["places that are no store (links, FIFOs, directories, other files), each told and left alone"] += 1
 
 
 def useless(kind: Kind, path: Path) -> list[str]:
@@ -520,6 +540,28 @@ def test_missing_rights_are_told_with_what_to_do(kind: Kind, reachable: Path) ->
     assert found == []
 
 
+@of_every_kind
+@pytest.mark.parametrize("mode", [0o600, 0o400])
+def test_a_file_of_another_owner_is_told_and_stays(kind: Kind, mode: int, reachable: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file to somebody else")
+    path = reachable / "store"
+    kind.put(path, "old")
+    for each in reachable.iterdir():
+        each.chmod(mode)
+    os.chown(reachable, NOBODY, NOBODY)  # who could replace the file
+    before = looks(reachable)
+    with without_root(reachable):
+        for call in (partial(kind.get, path), partial(kind.put, path, "new")):
+            with pytest.raises(kind.error) as caught:
+                call()
+            assert str(path) in str(caught.value)
+    assert looks(reachable) == before
+    assert path.stat().st_uid == 0
+    assert kind.get(path) == "old"
+    TRIED["files of another owner told, the old value intact"] += 1
+
+
 async def test_a_place_of_a_configuration_without_permission_is_told(reachable: Path) -> None:
     (reachable / "shut").mkdir(mode=0)
     with without_root(reachable):
@@ -535,20 +577,6 @@ async def test_a_place_of_a_configuration_without_permission_is_told(reachable: 
 
 
 # -- disks ------------------------------------------------------------------------------------------------------
-
-
-def mount(folder: Path, options: str) -> None:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", folder], check=True, capture_output=True)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Generator[Path, None, None]:
-    try:
-        mount(tmp_path, "size=256k")
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no disk can be mounted: {error}")
-    yield tmp_path
-    subprocess.run(["umount", tmp_path], check=True)
 
 
 def fill(folder: Path) -> Path:
@@ -577,6 +605,7 @@ def test_a_full_disk_is_told_and_keeps_the_old_value(kind: Kind, small_disk: Pat
     assert not [each for each in tree(small_disk) if each.startswith(".")], "nothing half written is left"
     kind.put(path, "new")
     assert kind.get(path) == "new"
+    TRIED["stores on a full disk told, the old value intact"] += 1
 
 
 @of_every_kind
@@ -591,25 +620,68 @@ def test_a_full_disk_is_no_reason_to_remove_what_is_kept(kind: Kind, small_disk:
 
 
 @of_every_kind
-def test_a_disk_that_takes_nothing_is_told_with_what_to_do(kind: Kind, small_disk: Path) -> None:
+def test_a_disk_that_takes_nothing_is_told_with_what_to_do(
+    kind: Kind, small_disk: Path, remount: Callable[[str], None]
+) -> None:
     path = small_disk / "store"
     kind.put(path, "old")
     fill(small_disk)
     found = useless(kind, path)
-    mount(small_disk, "remount,ro")
+    remount("ro")
     assert found + useless(kind, path) == []
 
 
 @of_every_kind
-def test_a_disk_that_became_read_only_is_told(kind: Kind, small_disk: Path) -> None:
+def test_a_disk_that_became_read_only_is_told(
+    kind: Kind, small_disk: Path, remount: Callable[[str], None]
+) -> None:
     path = small_disk / "store"
     kind.put(path, "old")
-    mount(small_disk, "remount,ro")
+    remount("ro")
     with pytest.raises(kind.error) as caught:
         kind.put(path, "new")
     assert str(path) in str(caught.value)
-    mount(small_disk, "remount,rw")
+    remount("rw")
     assert kind.get(path) == "old"
+
+
+# -- damage -------------------------------------------------------------------------------------------------------
+
+
+def damaged(whole: bytes, draw: random.Random) -> Generator[bytes, None, None]:
+    """What may become of a file: cut off anywhere, zeros, and single bits that turn."""
+    yield from (whole[:size] for size in (0, 1, 99, 100, 101, 512, 4095, 4096, 4097) if size < len(whole))
+    yield from (whole[: draw.randrange(len(whole))] for _ in range(DAMAGES // 10))
+    yield bytes(len(whole))
+    telling = [at for at, byte in enumerate(whole) if byte]
+    for number in range(DAMAGES):
+        # Most of a database is zeros that mean nothing.
+        at = draw.choice(telling) if number % 2 else draw.randrange(len(whole))
+        yield whole[:at] + bytes((whole[at] ^ 1 << draw.randrange(8),)) + whole[at + 1 :]
+
+
+@pytest.mark.parametrize("kind", KINDS[:2], ids=lambda kind: kind.name)
+def test_a_damaged_cursor_is_told_and_never_begun_anew(kind: Kind, tmp_path: Path) -> None:
+    seed = int(os.environ.get("FAULTS_SEED") or random.randrange(10**6))
+    print(f"FAULTS_SEED={seed}")
+    path = tmp_path / "store"
+    kind.put(path, "old")
+    for content in damaged(path.read_bytes(), random.Random(seed)):
+        for each in tmp_path.iterdir():
+            each.unlink()
+        path.write_bytes(content)
+        path.chmod(0o600)
+        try:
+            found = trio.run(kind.read, path)
+        except kind.error as error:
+            assert str(path) in str(error)
+            assert MEND.search(str(error).replace(str(path), ""))
+            with pytest.raises(kind.error):
+                trio.run(kind.read, path)
+            TRIED[f"times a cursor in {kind.name} was damaged and told, no time begun anew"] += 1
+        else:
+            assert found == "old"
+            TRIED[f"times damage to a cursor in {kind.name} was to what means nothing"] += 1
 
 
 # -- what changes under an open store ---------------------------------------------------------------------------

@@ -28,8 +28,16 @@ ON CONFLICT (state_id) DO UPDATE SET epoch = excluded.epoch, value = excluded.va
     checksum = excluded.checksum WHERE cursors.epoch <= excluded.epoch
 """
 _LOAD = "SELECT epoch, value, checksum FROM cursors WHERE state_id = ?"
+_LOAD_ALL = "SELECT state_id, epoch, value, checksum FROM cursors"
+_HEADER = 100
+"""Bytes that every SQLite database has at least; SQLite itself takes an empty file for an empty database."""
 _BUSY = 5.0
 """Seconds to wait for another process that writes."""
+
+
+def _whole(state_id: str, epoch: int, value: str, found: str) -> bool:
+    """Whether a row is as it was written."""
+    return found == checksum(state_id, StoredCursor(value=value, epoch=epoch))
 
 
 class SqliteCursorStore(BlockingCursorStore):
@@ -53,18 +61,37 @@ class SqliteCursorStore(BlockingCursorStore):
         return connection
 
     def _load(self) -> StoredCursor | None:
+        if 0 <= self._size() < _HEADER:
+            raise self._damaged("the file is cut off")
         try:
             with closing(self._connect()) as connection:
                 row = connection.execute(_LOAD, (self._state_id,)).fetchone()
+                if row is None:
+                    self._look_for_damage(connection)
+                    return None
         except (sqlite3.Error, ValueError) as error:
             raise self._failed("read", error) from error
-        if row is None:
-            return None
-        epoch, value, found = row
-        cursor = StoredCursor(value=value, epoch=epoch)
-        if found != checksum(self._state_id, cursor):
-            raise self._error("the cursor's row is damaged; restore the file, or remove it to start anew")
-        return cursor
+        if not _whole(self._state_id, *row):
+            raise self._damaged("the cursor's row is damaged")
+        epoch, value, _ = row
+        return StoredCursor(value=value, epoch=epoch)
+
+    def _size(self) -> int:
+        """Bytes of the file; -1: there is none, or SQLite has to say what is there."""
+        try:
+            return self._path.stat().st_size if self._path.is_file() else -1
+        except (OSError, ValueError):
+            return -1
+
+    def _look_for_damage(self, connection: sqlite3.Connection) -> None:
+        """There is no row of this state id: raise unless that is because there never was one."""
+        if connection.execute("PRAGMA quick_check").fetchone() != ("ok",):
+            raise self._damaged("the file is damaged")
+        if not all(_whole(*row) for row in connection.execute(_LOAD_ALL)):
+            raise self._damaged("a row is damaged, which may be that of this state id")
+
+    def _damaged(self, what: str) -> CursorError:
+        return self._error(f"{what}; restore the file, or remove it to start anew")
 
     def _save(self, cursor: StoredCursor) -> None:
         row = (self._state_id, cursor.epoch, cursor.value, checksum(self._state_id, cursor))
