@@ -3,12 +3,12 @@
 ::
 
     server-output
-    ├─ sender     events → batches → frames, once → the log that all peers read
+    ├─ sender     events → batches → frames, once → the log that all peers read → those that are free
     ├─ archive    where there is a history: messages → history → the log
     ├─ watch      the deadlines of all peers
     └─ listener   accept → handshake → admit, each peer in a guarded nursery
        └─ peer
-          ├─ fan-out  history, then the log → one joined write per wake-up
+          ├─ fan-out  history, then what the sender could not write at once → one joined write
           └─ reader   always drains
 """
 

@@ -3,7 +3,7 @@
 ::
 
     peer
-    ├─ fan-out  history first, then this peer's part of the log → one joined write per wake-up
+    ├─ fan-out  history first, then what could not be written at once → one joined write per wake-up
     └─ reader   always drains; → received, or the relay
 
 Its timers (heartbeat, retry.timeout, idle-timeout) are watched by the listener's one `Watch`.
