@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # What several test modules share lies beside them: pytest's importlib mode puts no folder on the path.
 sys.path.insert(0, str(Path(__file__).parent))
+from layers import Layer, secured
 
 SERVER = """
 import asyncio, json, sys
@@ -87,3 +88,8 @@ def receiver(tmp_path: Path) -> Iterator[Receiver]:
 @pytest.fixture(scope="session")
 def ca() -> trustme.CA:
     return trustme.CA()
+
+
+@pytest.fixture
+def tls(ca: trustme.CA, tmp_path: Path) -> Layer:
+    return secured(ca, tmp_path)

@@ -24,12 +24,12 @@ import trio
 import trio.lowlevel
 import trio_wsout
 from attrs import define, field, frozen
+from layers import PLAIN, Layer
 from trio_wsout._wire.frames import BINARY, CLOSE, PING, PONG, TEXT, masked_frame
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 
-    import trustme
 
 pytestmark = [pytest.mark.network, pytest.mark.heavy]
 
@@ -288,28 +288,6 @@ class Door:
                 self.bystander.got.append(str(message.event))
             else:
                 self.heard.append(message.event)
-
-
-@frozen(kw_only=True)
-class Layer:
-    """Plain TCP, or TLS and what both sides need for it."""
-
-    context: ssl.SSLContext | None = None
-    fields: Mapping[str, Any] = field(factory=dict[str, Any])
-
-
-PLAIN = Layer()
-
-
-@pytest.fixture
-def tls(ca: trustme.CA, tmp_path: Path) -> Layer:
-    made = ca.issue_cert("localhost")
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    cert.write_bytes(b"".join(each.bytes() for each in made.cert_chain_pems))
-    key.write_bytes(made.private_key_pem.bytes())
-    context = ssl.create_default_context()
-    ca.configure_trust(context)
-    return Layer(context=context, fields={"tls": {"cert": str(cert), "key": str(key)}})
 
 
 @pytest.fixture(params=["plain", "tls"])

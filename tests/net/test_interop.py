@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
 
     import trustme
+    from layers import Layer
 
     Aio = Callable[[Coroutine[Any, Any, Any]], Awaitable[Any]]
 
@@ -607,15 +608,9 @@ async def test_binary_events_reach_a_client(aio: Aio, kind: type[Client]) -> Non
 
 
 @each_client
-async def test_events_over_tls(aio: Aio, kind: type[Client], ca: trustme.CA, tmp_path: Path) -> None:
-    made = ca.issue_cert("127.0.0.1")
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    cert.write_bytes(b"".join(each.bytes() for each in made.cert_chain_pems))
-    key.write_bytes(made.private_key_pem.bytes())
-    context = ssl.create_default_context()
-    ca.configure_trust(context)
-    fields = listener("server-output", server={"tls": {"cert": str(cert), "key": str(key)}})
-    async with serving(aio, fields, kind, ssl=context) as (output, peer):
+async def test_events_over_tls(aio: Aio, kind: type[Client], tls: Layer) -> None:
+    fields = listener("server-output", server=dict(tls.fields))
+    async with serving(aio, fields, kind, ssl=tls.context) as (output, peer):
         await send_numbers(output, 500)
         assert numbers(await aio(peer.take(500))) == list(range(500))
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio_wsout
+from layers import Layer, write_certificate
 from trio_websocket import open_websocket_url
 
 if TYPE_CHECKING:
@@ -189,13 +190,6 @@ async def test_peers_that_do_not_answer_the_close_are_cut_within_shutdown_timeou
 
 
 async def test_tls_is_read_anew_when_its_files_change(ca: trustme.CA, tmp_path: Path) -> None:
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-
-    def renew(name: str) -> None:
-        made = ca.issue_cert(name)
-        cert.write_bytes(b"".join(each.bytes() for each in made.cert_chain_pems))
-        key.write_bytes(made.private_key_pem.bytes())
-
     context = ssl.create_default_context()
     ca.configure_trust(context)
     context.check_hostname = False
@@ -208,36 +202,30 @@ async def test_tls_is_read_anew_when_its_files_change(ca: trustme.CA, tmp_path: 
         await trio.aclose_forcefully(secured)
         return shown
 
-    renew("first.example")
-    fields = config(server={"tls": {"cert": str(cert), "key": str(key)}})
+    files = write_certificate(ca, tmp_path, "first.example")
+    fields = config(server={"tls": files})
     async with trio_wsout.open_output(fields) as output:
         port = port_of(output)
         assert await name_shown(port) == "first.example"
-        renew("second.example")
+        write_certificate(ca, tmp_path, "second.example")
         await trio.sleep(1.1)
         assert await name_shown(port) == "second.example"
-        key.write_text("not a key")
+        Path(files["key"]).write_text("not a key")
         await trio.sleep(1.1)
         assert await name_shown(port) == "second.example"  # the old one stays
 
-    cert.write_text("nonsense")
+    Path(files["cert"]).write_text("nonsense")
     with pytest.raises(trio_wsout.ConfigError) as caught:
         async with trio_wsout.open_output(fields):
             pytest.fail("the block must not begin")
     assert [problem.path for problem in caught.value.problems] == ["server.tls"]
 
 
-async def test_events_over_tls(ca: trustme.CA, tmp_path: Path) -> None:
-    made = ca.issue_cert("localhost")
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    cert.write_bytes(b"".join(each.bytes() for each in made.cert_chain_pems))
-    key.write_bytes(made.private_key_pem.bytes())
-    context = ssl.create_default_context()
-    ca.configure_trust(context)
-    fields = config(server={"bind": "localhost:0", "tls": {"cert": str(cert), "key": str(key)}})
+async def test_events_over_tls(tls: Layer) -> None:
+    fields = config(server={"bind": "localhost:0", **tls.fields})
     async with trio_wsout.open_output(fields) as output:
         url = f"wss://localhost:{port_of(output)}/"
-        async with open_websocket_url(url, ssl_context=context) as client:
+        async with open_websocket_url(url, ssl_context=tls.context) as client:
             for n in range(100):
                 await output.send({"n": n})
             assert [json.loads(await client.get_message())["n"] for _ in range(100)] == list(range(100))
