@@ -1,6 +1,9 @@
 """The stream that trio_websocket is given instead of the socket's, so that this library owns both sides.
 
-What comes in passes through `receive_some`, where every frame is watched for pongs and Closes.
+Once the connection is open, who receives reads the socket: `next_part` gives whole messages as they are,
+takes pongs at once, and answers a ping when everything before it was taken. The rest goes to wsproto frame
+by frame, through `receive_some`, and nothing goes on before wsproto is done with it. So the order stays, and
+more is read only when all that was read is taken.
 What trio_websocket wants to send (pongs, the answer to a Close) is queued while the connection is
 open, because only the writer writes then: so a reader never waits for a writer, and no control
 frame lands inside another frame.
@@ -15,10 +18,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_wsout._core.ending import Cause, Ending
-from trio_wsout._wire.frames import CLOSE, MOST_FRAGMENTS, FrameScanner, parse_close
+from trio_wsout._wire.frames import MOST_FRAGMENTS, PONG, FrameScanner, masked_frame, parse_close, plain_frame
+from trio_wsout._wire.split import Ping, Slow, Splitter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
+
+    from trio_wsout._wire.split import Part
 
 __all__ = ["RECEIVE_BYTES", "Tap", "transport_trouble"]
 
@@ -60,15 +66,21 @@ class Tap(trio.abc.Stream):
     close_queued: bool
     """Whether trio_websocket's Close is, or was, among the control frames that wait: nothing may follow it."""
 
-    def __init__(self, stream: trio.abc.Stream, *, masked: bool) -> None:
-        """Tap a stream whose peer masks its frames, or does not (RFC 6455 section 5.1)."""
+    def __init__(self, stream: trio.abc.Stream, *, masked: bool, most: int) -> None:
+        """Tap a stream whose peer masks its frames, or does not (RFC 6455 section 5.1).
+
+        Messages of more than `most` bytes are left to trio_websocket, which refuses them.
+        """
         self._stream = stream
-        self._masked = masked
-        self._first = b""
-        self._frames = b""
-        self._open = trio.Event()
-        self._open.set()
-        self._scanner = FrameScanner()
+        self._frame = plain_frame if masked else masked_frame
+        self._splitter = Splitter(masked=masked, most=most)
+        self._head: bytes | bytearray = b""
+        self._unread = b""
+        self._parts: list[Part] = []
+        self._for_wsproto = b""
+        self._wanted = trio.Event()
+        self._done: trio.Event | None = None
+        self._gone = False
         self._control = bytearray()
         self._is_open = False
         self._closing = False
@@ -79,6 +91,7 @@ class Tap(trio.abc.Stream):
         self.on_control: Callable[[], object] | None = None
         self.on_life: Callable[[float], object] | None = None
         self.on_pong: Callable[[bytes], object] | None = None
+        self.before_answer: Callable[[], Awaitable[object]] | None = None
         self._pong_sender, self.pongs = trio.open_memory_channel[bytes](_PONGS_KEPT)
         self.ended = trio.Event()
         self.ending = None
@@ -107,7 +120,7 @@ class Tap(trio.abc.Stream):
         if close is None:
             return None
         code, reason = close
-        said = f" ({reason!r})" if reason else ""
+        said = f" ({self._shown(reason)!r})" if reason else ""
         return Ending(cause=Cause.CLOSED, code=code, detail=f"the peer closed with {code}{said}")
 
     def fail_by_peer(self, code: int | None) -> None:
@@ -122,33 +135,24 @@ class Tap(trio.abc.Stream):
     # -- what trio_websocket calls ------------------------------------------------------------------
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Read the next bytes; end of file once the connection is over."""
+        """Read the handshake, and then what `next_part` has for wsproto; end of file if it is over before it began."""
         del max_bytes
-        if self.ending is not None:
-            await trio.lowlevel.checkpoint()
-            return b""
-        if self._first:
-            await trio.lowlevel.checkpoint()
-            first, self._first = self._first, b""
-            return first
-        # What wsproto reads before the handshake is answered it looks at when something comes behind that.
-        await self._open.wait()
-        if self._frames:
-            frames, self._frames = self._frames, b""
-            self._watch(frames)
-            return frames
-        while True:
-            chunk = await self._read()
-            # Most of what comes while this side sends: wsproto need not look at it, for it does nothing with pongs.
-            pong = self._scanner.lone_pong(chunk, masked=self._masked) if chunk else None
-            if pong is None:
-                self._watch(chunk)
-                if self._scanner.scattered:
-                    detail = f"the peer sent more than {MOST_FRAGMENTS} fragments of a message"
-                    self.fail(Ending(cause=Cause.PROTOCOL, code=_TOO_BIG, detail=detail))
-                    return b""
-                return chunk
-            self._take_pong(pong)
+        if not self._is_open:
+            head = await self._receive_head()
+            if head or self.ending is not None:
+                return head
+        if self._done is not None:
+            self._done.set()
+        await self._wanted.wait()
+        self._wanted = trio.Event()
+        data, self._for_wsproto = self._for_wsproto, b""
+        return data
+
+    async def _receive_head(self) -> bytes:
+        """The next bytes of the handshake; empty: wsproto has them all."""
+        await trio.lowlevel.checkpoint()
+        head, self._head = self._head, b""
+        return bytes(head)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Queue control frames once the connection is open, drop them once Close was said; write before that."""
@@ -156,6 +160,10 @@ class Tap(trio.abc.Stream):
             await self.write(data)
             return
         await trio.lowlevel.checkpoint()
+        self._queue(data)
+
+    def _queue(self, data: bytes | bytearray | memoryview) -> None:
+        """Have a control frame written by the writer; nothing is said behind our Close."""
         if self._closing:
             return
         if len(self._control) + len(data) > _MOST_CONTROL:
@@ -177,8 +185,7 @@ class Tap(trio.abc.Stream):
     async def aclose(self) -> None:
         """Close the stream, unless the connection is open or was: then its owner closes it."""
         if self._is_open:
-            broke = Ending(cause=Cause.PROTOCOL, detail="the peer broke the WebSocket protocol")
-            self.fail(self.closed_by_peer() or broke)
+            self.reader_gone()
             await trio.lowlevel.checkpoint()
         else:
             await self._stream.aclose()
@@ -186,14 +193,55 @@ class Tap(trio.abc.Stream):
     # -- what the connection calls ------------------------------------------------------------------
 
     def begin_with(self, head: bytes, frames: bytes) -> None:
-        """Give a head first, and once the connection is open the frames that came behind it."""
-        self._first, self._frames = head, frames
-        self._open = trio.Event()
+        """Give a head to trio_websocket, and once the connection is open what came behind it to who receives."""
+        self._head, self._unread = head, frames
 
     def opened(self) -> None:
         """The handshake is over: from now on control frames wait for the writer."""
         self._is_open = True
-        self._open.set()
+
+    def reader_gone(self) -> None:
+        """trio_websocket reads no more: what it has not said by now it never will."""
+        self._gone = True
+        if self._done is not None:
+            self._done.set()
+
+    @property
+    def reader_is_gone(self) -> bool:
+        """Whether trio_websocket reads no more."""
+        return self._gone
+
+    async def next_part(self) -> list[str | bytes] | Slow | None:
+        """Wait for what comes next: messages, or bytes that wsproto has seen now; None: the connection is over.
+
+        Who calls has taken everything before. It is a checkpoint.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        waited = False
+        while True:
+            if self._parts:
+                part = self._parts.pop()
+                if isinstance(part, list):
+                    if not waited:
+                        await trio.lowlevel.cancel_shielded_checkpoint()
+                    return part
+                if self.before_answer is not None and (isinstance(part, Ping) or part.close is not None):
+                    await self.before_answer()
+                if isinstance(part, Slow):
+                    await self._judge(part)
+                    return part
+                self._queue(self._frame(part.payload, PONG))
+                continue
+            if self.ending is not None:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return None
+            waited = True
+            if self._splitter.scattered:
+                detail = f"the peer sent more than {MOST_FRAGMENTS} fragments of a message"
+                self.fail(Ending(cause=Cause.PROTOCOL, code=_TOO_BIG, detail=detail))
+                continue
+            chunk, self._unread = self._unread, b""
+            self._split(chunk or await self._read())
 
     async def say_close(self, frame: bytes) -> None:
         """Write a Close, behind which nothing is written; the peer's own is the end then. Raises as `write`."""
@@ -254,7 +302,7 @@ class Tap(trio.abc.Stream):
             return
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             chunk = b""
-            while not any(opcode == CLOSE for opcode, _ in self._scanner.feed(chunk)):
+            while not self._splitter.close_in(chunk):
                 chunk = b""
                 with trio.move_on_after(_QUIET):
                     chunk = bytes(await self._stream.receive_some(RECEIVE_BYTES))
@@ -294,14 +342,45 @@ class Tap(trio.abc.Stream):
     async def _hear_why(self) -> None:
         """Before a failed write becomes the ending: a chance to read why."""
 
-    def _watch(self, chunk: bytes | bytearray) -> None:
-        for opcode, payload in self._scanner.feed(chunk):
-            if opcode == CLOSE:
-                self.peer_close = payload if self.peer_close is None else self.peer_close
-                if self._closing:
-                    self.fail(Ending(cause=Cause.LOCAL, detail="closed by this side"))
-            else:
-                self._take_pong(payload)
+    def _shown(self, reason: str) -> str:
+        """The reason of the peer's Close, as it may be told."""
+        return reason
+
+    def _split(self, chunk: bytes) -> None:
+        """Put the next bytes into parts; take the pongs in them, and note a Close."""
+        if not chunk:
+            return
+        # Most of what comes while this side sends.
+        pong = self._splitter.lone_pong(chunk)
+        if pong is not None:
+            self._take_pong(pong)
+            return
+        parts, pongs = self._splitter.split(chunk)
+        for payload in pongs:
+            self._take_pong(payload)
+        if parts:
+            last = parts[-1]
+            if isinstance(last, Slow) and last.close is not None:
+                self._heard_close(last.close)
+            parts.reverse()
+            self._parts = parts
+
+    def _heard_close(self, payload: bytes) -> None:
+        if self.peer_close is None:
+            self.peer_close = payload
+        if self._closing:
+            self.fail(Ending(cause=Cause.LOCAL, detail="closed by this side"))
+
+    async def _judge(self, part: Slow) -> None:
+        """Give bytes to wsproto, and wait until trio_websocket is done with them."""
+        if self._gone:
+            await trio.lowlevel.checkpoint()
+            return
+        self._for_wsproto = part.data
+        self._done = trio.Event()
+        self._wanted.set()
+        await self._done.wait()
+        self._done = None
 
     def _take_pong(self, payload: bytes) -> None:
         if self.on_pong is not None:
