@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from attrs import define, field
+from attrs import define, field, frozen
 from hypothesis import given
 from hypothesis import strategies as st
 from trio_wsout._wire.frames import BINARY, CLOSE, MOST_FRAGMENTS, PING, PONG, TEXT, parse_close
@@ -127,6 +127,14 @@ def frame(
     return head + key + bytes(byte ^ key[at % 4] for at, byte in enumerate(payload))
 
 
+@frozen
+class Stream:
+    """What one peer sends."""
+
+    chunks: list[bytes] = field(repr=lambda chunks: f"{str(chunks)[:2000]}, {[*map(len, chunks)]}")
+    masked: bool
+
+
 KEYS = st.binary(min_size=4, max_size=4)
 TEXTS = st.text(max_size=40).map(str.encode)
 CLOSES = st.one_of(
@@ -157,7 +165,7 @@ ANY = st.one_of(
 
 
 @st.composite
-def streams(draw: st.DrawFn, *, faults: bool) -> tuple[list[bytes], bool]:
+def streams(draw: st.DrawFn, *, faults: bool) -> Stream:
     """Chunks of frames, and whether they are masked. Without faults every message is ended before the next."""
     masked = draw(st.booleans())
     pieces: list[bytes] = []
@@ -180,14 +188,14 @@ def streams(draw: st.DrawFn, *, faults: bool) -> tuple[list[bytes], bool]:
     if draw(st.booleans()):
         blob = blob[: draw(st.integers(0, len(blob)))]
     if len(blob) < 200 and draw(st.booleans()):
-        return [blob[at : at + 1] for at in range(len(blob))], masked
+        return Stream([blob[at : at + 1] for at in range(len(blob))], masked)
     cuts = sorted(draw(st.lists(st.integers(0, len(blob)), max_size=8)))
-    return [blob[a:b] for a, b in zip([0, *cuts], [*cuts, len(blob)], strict=True)], masked
+    return Stream([blob[a:b] for a, b in zip([0, *cuts], [*cuts, len(blob)], strict=True)], masked)
 
 
 @given(streams(faults=True))
-def test_messages_answers_and_the_end_are_those_of_wsproto_alone(case: tuple[list[bytes], bool]) -> None:
-    chunks, masked = case
+def test_messages_answers_and_the_end_are_those_of_wsproto_alone(stream: Stream) -> None:
+    chunks, masked = stream.chunks, stream.masked
     expected = judged(chunks, masked=masked)
     got, _ = split(chunks, masked=masked)
     pongs = got.pongs
@@ -199,8 +207,8 @@ def test_messages_answers_and_the_end_are_those_of_wsproto_alone(case: tuple[lis
 
 
 @given(streams(faults=False))
-def test_without_a_fault_nothing_fails(case: tuple[list[bytes], bool]) -> None:
-    chunks, masked = case
+def test_without_a_fault_nothing_fails(stream: Stream) -> None:
+    chunks, masked = stream.chunks, stream.masked
     got, splitter = split(chunks, masked=masked)
     assert got == judged(chunks, masked=masked)
     assert not splitter.closed

@@ -14,7 +14,7 @@ from trio_wsout._core.payload import MessageError, decode
 from trio_wsout._core.received import Received
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from trio_wsout._core.acknowledgement import AckReader
     from trio_wsout._core.delivery import Accepted
@@ -190,7 +190,7 @@ class _Reading:
         waiting.clear()
 
     @contextmanager
-    def _held(self) -> Iterator[None]:
+    def _held(self) -> Generator[None, None, None]:
         """Meanwhile this side does not read, so the peer's silence means nothing."""
         self._monitor.held()
         self._side.held()
