@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 from attrs import define
 
 from trio_wsout._core.cursor import MISSING
-from trio_wsout._core.payload import MessageError, decode
+from trio_wsout._core.payload import MessageError, decode, parse_json
 from trio_wsout._core.received import Received
+from trio_wsout.config.sections import Payload
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from trio_wsout._core.received import Peer
     from trio_wsout._core.unpacking import Unpacker
     from trio_wsout._wire.connection import Connection
-    from trio_wsout.config.sections import Payload
 
 __all__ = ["Counts", "Inbox", "Taking", "WritingSide", "run_reader"]
 
@@ -108,12 +108,16 @@ class Inbox:
 
     def items(self, messages: Sequence[str | bytes], peer: Peer) -> list[Received]:
         """The events of messages; those that can't be decoded are counted, and logged."""
+        unpacker = self._unpacker
+        if unpacker is None and self.payload is Payload.JSON:
+            with suppress(ValueError):
+                # Nearly always this is all that there is to do.
+                return [Received(parse_json(message), peer) for message in messages]
         items: list[Received] = []
-        payload, unpacker = self.payload, self._unpacker
         for message in messages:
             try:
                 if unpacker is None:
-                    items.append(Received(decode(message, payload), peer))
+                    items.append(Received(decode(message, self.payload), peer))
                 else:
                     items += [Received(event, peer) for event in unpacker.events(message)]
             except MessageError as error:

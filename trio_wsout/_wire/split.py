@@ -47,6 +47,9 @@ _LARGEST_HELD = 64 * 1024
 
 _FIN = 0x80
 _MASKED = 0x80
+_RESERVED = 0x70
+_LONGEST = 2**63 - 1
+"""Bytes of a payload at most: the first bit of 8 bytes of length is 0."""
 _PLAIN_TEXT, _PLAIN_BINARY = _FIN | TEXT, _FIN | BINARY
 _PLAIN = (_PLAIN_TEXT, _PLAIN_BINARY)
 _CONTROL = {_FIN | opcode: opcode for opcode in (CLOSE, PING, PONG)}
@@ -181,7 +184,7 @@ class Splitter:
         else:
             measured = _measure(chunk, at)
             if measured is None:
-                if _may_be_header(chunk, at):
+                if self._may_be_header(chunk, at):
                     self._held = chunk[at:]
                     return end
                 stop = end
@@ -197,6 +200,21 @@ class Splitter:
                 stop = min(stop, end)
         self._pass(chunk[at:stop], parts)
         return stop
+
+    def _may_be_header(self, chunk: bytes, at: int) -> bool:
+        """Whether wsproto, too, waits for the rest of a header that begins at `at`: it finds no fault so far."""
+        if len(chunk) - at < _SHORTEST:
+            return True
+        first, second = chunk[at], chunk[at + 1]
+        opcode, short = first & 0xF, second & ~_MASKED
+        if opcode not in _OPCODES or first & _RESERVED or second & _MASKED != self._mask:
+            return False
+        if opcode >= CLOSE:
+            return first & _FIN != 0 and short <= LONGEST_CONTROL
+        if len(chunk) - at < header_length(short):
+            return True
+        # The length is there, and only the mask is not.
+        return _is_shortest(short, from_bytes(chunk[at + 2 : at + header_length(short)], "big"))
 
     def _control_opcode(self, chunk: bytes, at: int) -> int:
         """The opcode of a control frame without fault; 0: it is something else."""
@@ -275,15 +293,6 @@ def _measure(chunk: bytes, at: int) -> tuple[int, int] | None:
 
 def _is_shortest(short: int, size: int) -> bool:
     """Whether a length is in the shortest form (RFC 6455 section 5.2)."""
-    return short < _LENGTH_2 or (size > LONGEST_SHORT if short == _LENGTH_8 else size >= _LENGTH_2)
-
-
-def _may_be_header(chunk: bytes, at: int) -> bool:
-    """Whether wsproto, too, waits for the rest of a header that begins at `at`."""
-    if len(chunk) - at < _SHORTEST:
-        return True
-    first, second = chunk[at], chunk[at + 1]
-    opcode = first & 0xF
-    if opcode not in _OPCODES:
-        return False
-    return opcode < CLOSE or (first & _FIN != 0 and second & ~_MASKED < _LENGTH_2)
+    if short == _LENGTH_8:
+        return LONGEST_SHORT < size <= _LONGEST
+    return short < _LENGTH_2 or size >= _LENGTH_2
