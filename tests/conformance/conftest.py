@@ -180,13 +180,14 @@ class EchoServer:
     async def _read(self, connection: Connection, frames: deque[bytes], bell: Doorbell) -> None:
         while True:
             try:
-                message = await connection.receive()
+                messages = await connection.receive_many()
             except trio.EndOfChannel:
                 return
-            if isinstance(message, str):
-                frames.append(plain_frame(message.encode(), TEXT))
-            else:
-                frames.append(plain_frame(message, BINARY))
+            for message in messages:
+                if isinstance(message, str):
+                    frames.append(plain_frame(message.encode(), TEXT))
+                else:
+                    frames.append(plain_frame(message, BINARY))
             bell.ring()
 
     async def _write(self, connection: Connection, frames: deque[bytes], bell: Doorbell) -> None:

@@ -293,6 +293,31 @@ LATER: Mapping[str, Serve] = {
 }
 
 
+ECHOES: Mapping[str, Callable[[bytes], bytes]] = {
+    "in a Close": lambda said: frame(8, b"\x11\x95no such token: " + said[:100]),
+    "in a Close, cut off": lambda said: frame(8, b"\x11\x95" + b"x" * 95 + said[:28]),
+    "in a ping": lambda said: frame(9, said[:125]) + frame(8, b"\x11\x95"),
+}
+"""What a server may say of secrets that it was told."""
+
+
+@pytest.mark.parametrize("echo", ECHOES)
+async def test_no_secret_is_told_that_a_peer_says_back(echo: str, key: str) -> None:
+    """The peer may say it as it came, in the form in which the header has it, or without its beginning."""
+    with nothing_shown() as told:
+        for name, document in documents(key).items():
+            for secret in (b"", b"Bearer ", b"Basic ", b"Digest ", b"canary", b"token="):
+
+                def said(request: bytes, secret: bytes = secret) -> bytes:
+                    text = all_secrets(request)
+                    return ECHOES[echo](text[max(0, text.find(secret)) :] or b"none")
+
+                async with listening(upgrade(frames=said)) as address:
+                    fields = {"url": f"ws://{address}/a", **document}
+                    error = await fail(told, fields, called=name == "callables")
+                assert "4501" in error
+
+
 @pytest.mark.parametrize("peer", PEERS)
 async def test_no_secret_is_told_when_the_peer_answers_with(peer: str, key: str) -> None:
     with nothing_shown() as told:

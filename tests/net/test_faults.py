@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import socket
 import ssl
 from contextlib import asynccontextmanager, suppress
 from math import inf
@@ -641,6 +642,60 @@ async def test_peers_of_a_relay_that_send_while_they_receive_are_not_called_slow
     assert [len(source.confirmed) for source in sources] == [count, count]
 
 
+async def test_a_peer_that_is_cut_while_a_relay_reads_nothing_overtakes_none_of_its_own() -> None:
+    """What a relay confirmed goes on before what the peer sends over its next connection."""
+    count, cuts = 1000, 4
+    hearer, device = End(), Source("device")
+    async with trio.open_nursery() as nursery:
+        server = {"bind": "127.0.0.1:0", "send-buffer-capacity": 16, "slow-peer-timeout": "2s"}
+        async with trio_wsout.open_output({**RELAY, "server": server}) as relay:
+            port = port_of(relay)
+            chaos = Chaos(port)
+            await nursery.start(chaos.run)
+            nursery.start_soon(hearer.dial, port)
+            await relay.wait_peers(1)
+
+            async def stall() -> None:
+                """Be a peer that reads nothing, until it is expelled."""
+                stream = await trio.open_tcp_stream("127.0.0.1", port)
+                async with stream:
+                    stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                    await stream.send_all(
+                        WSConnection(ConnectionType.CLIENT).send(Request(host="h", target="/"))
+                    )
+                    expelled = relay.statistics().expelled
+                    await until(lambda: relay.statistics().expelled > expelled)
+
+            async def cut_when_stalled() -> None:
+                for _ in range(cuts):
+                    seen = -1
+                    while seen < relay.statistics().received:
+                        seen = relay.statistics().received
+                        await trio.sleep(0.2)
+                    chaos.cut(Kind.RST)
+                    await until(lambda seen=seen: relay.statistics().received > seen)
+
+            fields = {**LINK, "url": f"ws://127.0.0.1:{chaos.port}/", "delivery": {"max-unconfirmed": WINDOW}}
+            async with trio_wsout.open_output(fields, undelivered=device.undelivered_to) as output:
+                nursery.start_soon(stall)
+                await relay.wait_peers(2)
+                nursery.start_soon(cut_when_stalled)
+                await device.send(output, count, lambda: True)
+                await output.flush()
+            await until(lambda: hearer.whole == count)
+        nursery.cancel_scope.cancel()
+    verdict = check(
+        device.sent,
+        device.confirmed,
+        device.undelivered,
+        hearer.arrived,
+        window=WINDOW,
+        cuts=cuts,
+        direct=False,
+    )
+    assert verdict.complaints == []
+
+
 def confirm_on_write(monkeypatch: pytest.MonkeyPatch) -> None:
     def written(window: DeliveryWindow) -> list[WindowMessage]:
         return window._confirm(window.in_flight)
@@ -816,7 +871,9 @@ async def test_a_large_message_on_a_slow_line_is_no_reason_for_an_alarm(
     assert end.arrived == [[("client", 0)]]
 
 
-async def test_a_large_message_for_a_peer_on_a_slow_line_is_no_reason_for_an_alarm(figures: Figures) -> None:
+async def test_a_large_message_for_a_peer_on_a_slow_line_is_no_reason_for_an_alarm(
+    figures: Callable[[str], None],
+) -> None:
     size = 1_000_000 if LONG else 128_000
     end, start = End(), trio.current_time()
     fields = {

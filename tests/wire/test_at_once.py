@@ -27,7 +27,7 @@ async def tapped() -> AsyncIterator[tuple[Tap, trio.SocketStream, list[str]]]:
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     other = await trio.open_tcp_stream("127.0.0.1", listeners[0].socket.getsockname()[1])
     stream, calls = await listeners[0].accept(), list[str]()
-    tap = Tap(stream, masked=True)
+    tap = Tap(stream, masked=True, most=1 << 20)
     tap.opened()
     tap.on_control = lambda: calls.append("writer")
     try:
@@ -130,6 +130,6 @@ async def test_nothing_is_written_once_the_connection_is_over_or_its_socket_clos
 async def test_a_stream_that_can_t_is_written_to_by_its_task() -> None:
     one, _ = memory_stream_pair()
     assert writer_at_once(one) is None
-    tap = Tap(one, masked=True)
+    tap = Tap(one, masked=True, most=1 << 20)
     tap.opened()
     assert not tap.write_now(b"x")

@@ -27,7 +27,7 @@ class Peer:
     """Who it is, as `authenticate` said; None: nobody in particular."""
 
 
-@frozen(kw_only=True)
+@frozen
 class Received:
     """One message from a peer, decoded by `payload`."""
 

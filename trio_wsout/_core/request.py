@@ -11,17 +11,22 @@ Rules
 4. A value that would not be one header line (control characters, also CR, LF and NUL) fails the
    attempt; space around a value is cut off; what is not ASCII goes as UTF-8.
 5. No error text holds a value.
+6. What is secret in a handshake is noted, so that it can be masked where the server says it back:
+   credentials, values of `auth.headers` and `auth.query`, of ``Authorization`` and ``Cookie``, of what
+   the application's callables give, and of every ``${secret|…}``; each as it is written and as it is sent.
 """
 
 from __future__ import annotations
 
 import base64
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from attrs import field, frozen
 
 from trio_wsout.config.rules import BEARER_ALLOWED, is_bearer, is_header_value, is_reserved_header, is_token
+from trio_wsout.config.secret import SENSITIVE_HEADERS
 from trio_wsout.config.templates import Template, TemplateError
 
 if TYPE_CHECKING:
@@ -35,6 +40,10 @@ __all__ = ["Request", "RequestError", "build_request"]
 
 _PATH_SAFE = "/%:@!$&'()*+,;=~-._"
 _QUERY_SAFE = _PATH_SAFE + "?"
+_BETWEEN = re.compile(r"""[\s;,="]+""")
+"""What stands between the values in one header."""
+_PART = 4
+"""Characters of such a value from which on it is a secret of its own."""
 _PORTS = {"ws": 80, "wss": 443}
 
 
@@ -60,6 +69,8 @@ class Request:
     """Further headers, no name twice."""
     subprotocols: tuple[str, ...]
     """Offered in this order."""
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    """What nobody may be told of what the server is told here."""
 
 
 def build_request(
@@ -82,6 +93,7 @@ def build_request(
     Raises:
         RequestError: A value can't be sent, or is missing.
     """
+    secrets = _Secrets(resolve)
     parts = urlsplit(config.url or "")
     host = (
         (parts.hostname or "").encode("idna").decode("ascii")
@@ -95,10 +107,32 @@ def build_request(
         host=host,
         port=port,
         authority=bracketed if port == _PORTS[parts.scheme] else f"{bracketed}:{port}",
-        resource=_resource(parts.path, parts.query, _parameters(config, resolve, cursor)),
-        headers=_headers(config, resolve, cursor, headers or {}, token),
+        resource=_resource(parts.path, parts.query, _parameters(config, secrets, cursor)),
+        headers=_headers(config, secrets, cursor, headers or {}, token),
         subprotocols=config.subprotocols,
+        secrets=tuple(secrets.found),
     )
+
+
+class _Secrets:
+    """Notes the secrets of one handshake."""
+
+    def __init__(self, resolve: Resolve) -> None:
+        self._resolve = resolve
+        self.found: dict[str, None] = {}
+
+    def add(self, *values: str) -> None:
+        """Note values, as they are and as a query has them."""
+        for value in values:
+            if value:
+                self.found |= {value: None, quote(value, safe="", errors="replace"): None}
+
+    def resolve(self, source: str, name: str | None) -> str | None:
+        """Give the value of a ``${…}``, noted where it is a secret."""
+        value = self._resolve(source, name)
+        if source == "secret" and value is not None:
+            self.add(value)
+        return value
 
 
 def _expand(text: str, path: str, resolve: Resolve) -> str:
@@ -109,11 +143,13 @@ def _expand(text: str, path: str, resolve: Resolve) -> str:
         raise RequestError(message) from None
 
 
-def _parameters(config: Config, resolve: Resolve, cursor: str | None) -> dict[str, str]:
+def _parameters(config: Config, secrets: _Secrets, cursor: str | None) -> dict[str, str]:
+    resolve = secrets.resolve
     found = {
         name: _expand(secret.reveal(), f"auth.query.{name}", resolve)
         for name, secret in config.auth.query.items()
     }
+    secrets.add(*found.values())
     found |= {name: _expand(text, f"query.{name}", resolve) for name, text in config.query.items()}
     if cursor is not None and config.cursor is not None and config.cursor.query_parameter is not None:
         found[config.cursor.query_parameter] = cursor
@@ -132,39 +168,47 @@ def _resource(path: str, query: str, parameters: Mapping[str, str]) -> str:
 
 
 def _headers(
-    config: Config, resolve: Resolve, cursor: str | None, extra: Mapping[str, str], token: str | None
+    config: Config, secrets: _Secrets, cursor: str | None, extra: Mapping[str, str], token: str | None
 ) -> tuple[tuple[str, bytes], ...]:
+    resolve = secrets.resolve
     found: dict[str, tuple[str, bytes]] = {}
 
-    def put(name: str, value: str, path: str) -> None:
+    def put(name: str, value: str, path: str, *, secret: bool = False) -> None:
         if not is_token(name) or is_reserved_header(name):
             message = f"{path}: the header's name is reserved or not a valid name"
             raise RequestError(message)
         found[name.lower()] = (name, _header_value(value, path))
+        if secret or name.lower() in SENSITIVE_HEADERS:
+            # The name of a scheme ("Bearer") before it is none.
+            told = value.partition(" ")[2] or value if name.lower().endswith("authorization") else value
+            secrets.add(told.strip(" \t"), *[part for part in _BETWEEN.split(told) if len(part) >= _PART])
 
-    credentials = _credentials(config.auth, resolve)
+    credentials = _credentials(config.auth, secrets)
     if credentials is not None:
         put("Authorization", credentials, "auth")
     for name, secret in config.auth.headers.items():
-        put(name, _expand(secret.reveal(), f"auth.headers.{name}", resolve), f"auth.headers.{name}")
+        value = _expand(secret.reveal(), f"auth.headers.{name}", resolve)
+        put(name, value, f"auth.headers.{name}", secret=True)
     for name, text in config.headers.items():
         put(name, _expand(text, f"headers.{name}", resolve), f"headers.{name}")
     if token is not None:
         put("Authorization", _bearer(token, "the token callable"), "the token callable")
     for name, value in extra.items():
-        put(name, value, "the headers callable")
+        put(name, value, "the headers callable", secret=True)
     if cursor is not None and config.cursor is not None and config.cursor.header_name is not None:
         put(config.cursor.header_name, cursor, "cursor")
     return tuple(found.values())
 
 
-def _credentials(auth: Auth, resolve: Resolve) -> str | None:
+def _credentials(auth: Auth, secrets: _Secrets) -> str | None:
+    resolve = secrets.resolve
     if auth.bearer_token is not None:
         return _bearer(_expand(auth.bearer_token.reveal(), "auth.bearer-token", resolve), "auth.bearer-token")
     if auth.basic is None:
         return None
     username = _expand(auth.basic.username, "auth.basic.username", resolve)
     password = _expand(auth.basic.password.reveal(), "auth.basic.password", resolve)
+    secrets.add(password)
     if ":" in username:
         message = "auth.basic.username: a user name holds no colon (RFC 7617)"
         raise RequestError(message)

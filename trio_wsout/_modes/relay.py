@@ -33,12 +33,14 @@ from trio_wsout._tasks.uplink import Uplink
 from trio_wsout.config.sections import Mode, Payload
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from trio_wsout._core.acknowledgement import AckReader
     from trio_wsout._core.received import Peer
     from trio_wsout._core.statistics import Statistics
     from trio_wsout._modes.hooks import Hooks
     from trio_wsout._tasks.ledger import Flush
+    from trio_wsout._tasks.reader import Counts, Taking
     from trio_wsout._tasks.sender import Source
     from trio_wsout._tasks.served_peer import ServedPeer
     from trio_wsout.config.sections import Config
@@ -51,6 +53,8 @@ _APPLICATION = 256
 """Events of the application that wait for their turn."""
 _EACH = 64
 """Messages of one peer, or of the link, that wait for their turn."""
+_TURNS = 2
+"""Turns of other tasks after which the sender has surely had one."""
 
 
 class RelayTree(ServingTree):
@@ -90,6 +94,11 @@ class RelayTree(ServingTree):
             nursery.start_soon(self._break_with, link)
             nursery.start_soon(uplink.run, link.intake)
             nursery.start_soon(self._take_down, link, uplink)
+
+    def _abandon(self, holding: Iterable[Accepted]) -> None:
+        """Also what waits while the link is full is undelivered."""
+        self._queue.hold_nothing()
+        super()._abandon(holding)
 
     async def _break_with(self, link: ClientTree) -> None:
         """A link that broke breaks the relay, and says what of its events it will not have."""
@@ -137,8 +146,9 @@ class RelayTree(ServingTree):
 
     def inbox_for(self, peer: ServedPeer) -> Inbox:
         """What a peer sends waits for its turn."""
-        taking = _TurnTaking(self, self._queue.source(_EACH), peer)
-        return _RelayInbox(self._config.payload, taking, self._acks, counts=self.counts)
+        turns = self._queue.source(_EACH)
+        taking = _TurnTaking(self, turns, peer)
+        return _PeerInbox(turns, self._config.payload, taking, self._acks, counts=self.counts)
 
     def accepted_from(self, source: ServedPeer | Uplink, item: _Relayed) -> Accepted | None:
         """A message as an event that all others get; None, counted and logged: it can't be passed on."""
@@ -162,6 +172,14 @@ class RelayTree(ServingTree):
         accepted = Accepted(payload, item.event)
         accepted.source = source
         return accepted
+
+    def application_takes_nowait(self, item: Received) -> None:
+        """Give a message to the application, if it asked; raises trio.WouldBlock where there is no room."""
+        if self.receives:
+            try:
+                self._giving.send_nowait(item)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                self.counts.dropped += 1
 
     async def application_takes(self, item: Received) -> None:
         """Give a message to the application, if it asked; waits for room."""
@@ -203,7 +221,7 @@ class RelayTree(ServingTree):
         )
 
 
-@frozen(kw_only=True)
+@frozen
 class _Relayed(Received):
     """A message with its bytes."""
 
@@ -213,9 +231,36 @@ class _Relayed(Received):
 class _RelayInbox(Inbox):
     """Keeps the bytes of what it decodes."""
 
-    def items(self, message: str | bytes, peer: Peer) -> Sequence[Received]:
-        raw = message.encode() if isinstance(message, str) else message
-        return [_Relayed(event=item.event, peer=peer, raw=raw) for item in super().items(message, peer)]
+    def items(self, messages: Sequence[str | bytes], peer: Peer) -> list[Received]:
+        items: list[Received] = []
+        for message in messages:
+            raw = message.encode() if isinstance(message, str) else message
+            items += [_Relayed(item.event, peer, raw) for item in super().items((message,), peer)]
+        return items
+
+
+class _PeerInbox(_RelayInbox):
+    """Settled when the sender has taken everything.
+
+    So what a peer may take for confirmed is on its way to the others. When the peer comes back before its earlier
+    connection is found dead, what still waits from that is what it sends again, and nothing is overtaken.
+    """
+
+    def __init__(
+        self, turns: FairSource, payload: Payload, channel: Taking, acks: AckReader | None, counts: Counts
+    ) -> None:
+        super().__init__(payload, channel, acks, counts=counts)
+        self._turns = turns
+
+    async def settled_soon(self) -> bool:
+        for _ in range(_TURNS):
+            await trio.lowlevel.checkpoint()
+            if not self._turns.waiting:
+                return True
+        return False
+
+    async def wait_settled(self) -> None:
+        await self._turns.wait_taken()
 
 
 class _TurnTaking:
@@ -227,8 +272,9 @@ class _TurnTaking:
         self._source = source
 
     def send_nowait(self, value: Received) -> None:
-        if self._tree.receives:
+        if self._turns.full:
             raise trio.WouldBlock
+        self._tree.application_takes_nowait(value)
         accepted = self._accepted(value)
         if accepted is not None:
             self._turns.send_nowait(accepted)

@@ -39,6 +39,10 @@ class FairQueue:
         """While that is so nothing is taken but from one source; `ring` says that it may have ended."""
         self._held, self._free = while_, but
 
+    def hold_nothing(self) -> None:
+        """From now on everything is taken: for the end, when it is only counted."""
+        self._held = bool
+
     def ring(self) -> None:
         """There may be something to take."""
         self._bell.ring()
@@ -57,7 +61,7 @@ class FairQueue:
             raise trio.WouldBlock
         source, item = taken
         if isinstance(source, FairSource):
-            source.make_room()
+            source.taken()
         return item
 
     async def receive(self) -> Intake:
@@ -77,10 +81,20 @@ class FairQueue:
 class FairSource:
     """One sending end."""
 
+    waiting: int
+    """How many items of this source wait."""
+
     def __init__(self, queue: FairQueue, most: int) -> None:
         self._queue = queue
         self._most = most
-        self._room = trio.Event()
+        self.waiting = 0
+        self._down_to = 0
+        self._fewer: trio.Event | None = None
+
+    @property
+    def full(self) -> bool:
+        """Whether no more of this source may wait."""
+        return self.waiting >= self._most
 
     def send_nowait(self, value: Intake) -> None:
         """Put an item; raises trio.WouldBlock while too many of this source wait."""
@@ -88,6 +102,7 @@ class FairSource:
             raise trio.BrokenResourceError
         if not self._queue.put(self, value, self._most):
             raise trio.WouldBlock
+        self.waiting += 1
 
     async def send(self, value: Intake) -> None:
         """Put an item; waits while too many of this source wait."""
@@ -96,11 +111,25 @@ class FairSource:
             try:
                 self.send_nowait(value)
             except trio.WouldBlock:
-                await self._room.wait()
+                await self._wait_for(self._most - 1)
             else:
                 return
 
-    def make_room(self) -> None:
+    async def wait_taken(self) -> None:
+        """Wait until all items of this source were taken."""
+        await trio.lowlevel.checkpoint()
+        while self.waiting:
+            await self._wait_for(0)
+
+    async def _wait_for(self, count: int) -> None:
+        """Wait until at most so many wait; all who wait at a time wait for the same."""
+        if self._fewer is None:
+            self._fewer, self._down_to = trio.Event(), count
+        await self._fewer.wait()
+
+    def taken(self) -> None:
         """Part of the queue: an item of this source was taken."""
-        self._room.set()
-        self._room = trio.Event()
+        self.waiting -= 1
+        if self._fewer is not None and self.waiting <= self._down_to:
+            self._fewer.set()
+            self._fewer = None

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 from attrs import define
 
 from trio_wsout._core.cursor import MISSING
-from trio_wsout._core.payload import MessageError, decode
+from trio_wsout._core.payload import MessageError, decode, parse_json
 from trio_wsout._core.received import Received
+from trio_wsout.config.sections import Payload
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from trio_wsout._core.acknowledgement import AckReader
     from trio_wsout._core.delivery import Accepted
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from trio_wsout._core.received import Peer
     from trio_wsout._core.unpacking import Unpacker
     from trio_wsout._wire.connection import Connection
-    from trio_wsout.config.sections import Payload
 
 __all__ = ["Counts", "Inbox", "Taking", "WritingSide", "run_reader"]
 
@@ -105,16 +106,24 @@ class Inbox:
             self.channel.close()
             self.channel = None
 
-    def items(self, message: str | bytes, peer: Peer) -> Sequence[Received]:
-        """The events of a message; none, counted and logged, if it can't be decoded."""
-        try:
-            if self._unpacker is None:
-                return (Received(event=decode(message, self.payload), peer=peer),)
-            return [Received(event=event, peer=peer) for event in self._unpacker.events(message)]
-        except MessageError as error:
-            self.counts.dropped += 1
-            _log.warning("a received message was dropped: %s", error)
-            return ()
+    def items(self, messages: Sequence[str | bytes], peer: Peer) -> list[Received]:
+        """The events of messages; those that can't be decoded are counted, and logged."""
+        unpacker = self._unpacker
+        if unpacker is None and self.payload is Payload.JSON:
+            with suppress(ValueError):
+                # Nearly always this is all that there is to do.
+                return [Received(parse_json(message), peer) for message in messages]
+        items: list[Received] = []
+        for message in messages:
+            try:
+                if unpacker is None:
+                    items.append(Received(decode(message, self.payload), peer))
+                else:
+                    items += [Received(event, peer) for event in unpacker.events(message)]
+            except MessageError as error:
+                self.counts.dropped += 1
+                _log.warning("a received message was dropped: %s", error)
+        return items
 
     async def put(self, item: Received) -> None:
         """Hand one event over, waiting for room; it is dropped, and counted, if nobody takes it any more."""
@@ -129,57 +138,105 @@ class Inbox:
         finally:
             self.counts.dropped += 0 if delivered else 1
 
+    async def settled_soon(self) -> bool:
+        """Whether what was handed over counts as taken, at the latest after the turn of who takes it."""
+        await trio.lowlevel.checkpoint()
+        return True
+
+    async def wait_settled(self) -> None:
+        """Wait until what was handed over counts as taken; only then pings and Closes behind it are answered."""
+        await trio.lowlevel.checkpoint()
+
+
+class _Reading:
+    """One connection's messages, on their way to its inbox. While that takes nothing, the peer has to wait."""
+
+    def __init__(self, inbox: Inbox, side: WritingSide, monitor: HeartbeatMonitor) -> None:
+        self._inbox = inbox
+        self._side = side
+        self._monitor = monitor
+
+    async def settle(self) -> None:
+        """Wait until what was handed over counts as taken."""
+        if not await self._inbox.settled_soon():
+            with self._held():
+                await self._inbox.wait_settled()
+
+    async def hand_over(self, waiting: list[Received]) -> None:
+        """Hand over, from the end of the list on, waiting for room where there is none."""
+        self._hand_over_nowait(waiting)
+        if not waiting:
+            return
+        try:
+            with self._held():
+                while waiting:
+                    await self._inbox.put(waiting.pop())
+                    self._hand_over_nowait(waiting)
+        finally:
+            # Cancelled, nobody takes what is left.
+            self._inbox.counts.dropped += len(waiting)
+
+    def _hand_over_nowait(self, waiting: list[Received]) -> None:
+        """Hand over while there is room; what nobody takes any more is dropped, and counted."""
+        inbox = self._inbox
+        try:
+            if inbox.channel is not None:
+                put = inbox.channel.send_nowait
+                while waiting:
+                    put(waiting[-1])
+                    del waiting[-1]
+                return
+        except trio.WouldBlock:
+            return
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        inbox.counts.dropped += len(waiting)
+        waiting.clear()
+
+    @contextmanager
+    def _held(self) -> Generator[None, None, None]:
+        """Meanwhile this side does not read, so the peer's silence means nothing."""
+        self._monitor.held()
+        self._side.held()
+        try:
+            yield
+        finally:
+            now = trio.current_time()
+            self._monitor.released(now)
+            self._side.released(now)
+
 
 async def run_reader(
     connection: Connection, inbox: Inbox, side: WritingSide, monitor: HeartbeatMonitor, peer: Peer
 ) -> None:
-    """Read until the connection is over. While the application takes nothing, the peer has to wait."""
+    """Read until the connection is over, many messages at a time."""
+    counts = inbox.counts
+    reading = _Reading(inbox, side, monitor)
+    connection.before_answer(reading.settle)
     while True:
         try:
-            message = await connection.receive()
+            messages = await connection.receive_many()
         except trio.EndOfChannel:
             return
-        inbox.counts.received += 1
+        counts.received += len(messages)
         side.heard()
-        if _acknowledges(message, inbox, side):
-            continue
+        if inbox.acks is not None:
+            messages = [each for each in messages if not _acknowledges(each, inbox.acks, inbox, side)]
         if inbox.channel is None:
-            inbox.counts.dropped += 1
+            counts.dropped += len(messages)
             continue
-        for item in inbox.items(message, peer):
-            await _hand_over(item, inbox, side, monitor)
+        items = inbox.items(messages, peer)
+        items.reverse()
+        await reading.hand_over(items)
 
 
-def _acknowledges(message: str | bytes, inbox: Inbox, side: WritingSide) -> bool:
-    if inbox.acks is None:
-        return False
-    value = inbox.acks.value_in(message)
+def _acknowledges(message: str | bytes, acks: AckReader, inbox: Inbox, side: WritingSide) -> bool:
+    value = acks.value_in(message)
     if value is MISSING:
         return False
-    seq = inbox.acks.seq_of(value, side.events_in_flight())
+    seq = acks.seq_of(value, side.events_in_flight())
     if seq is None:
         inbox.counts.unknown_acks += 1
     else:
         side.acked(seq)
     return True
-
-
-async def _hand_over(item: Received, inbox: Inbox, side: WritingSide, monitor: HeartbeatMonitor) -> None:
-    """Hand over when there is room. Until then this side does not read, so silence means nothing."""
-    try:
-        if inbox.channel is not None:
-            inbox.channel.send_nowait(item)
-            return
-    except trio.WouldBlock:
-        pass
-    except (trio.BrokenResourceError, trio.ClosedResourceError):
-        inbox.counts.dropped += 1
-        return
-    monitor.held()
-    side.held()
-    try:
-        await inbox.put(item)
-    finally:
-        now = trio.current_time()
-        monitor.released(now)
-        side.released(now)

@@ -121,7 +121,7 @@ class Acceptor:
     ) -> Connection | None:
         """Let the guest in, with `headers` in the answer; its protocol runs in `nursery`. None: it has gone."""
         set_user_timeout(guest.stream, self._config.heartbeat)
-        tap = Tap(guest.stream, masked=True)
+        tap = Tap(guest.stream, masked=True, most=self._config.max_message_size)
         tap.begin_with(_request(guest), guest.rest)
         guard = Guard(nursery, tap, "the handshake broke off")
         extra = [(name.lower().encode("ascii"), value.encode("utf-8")) for name, value in headers]

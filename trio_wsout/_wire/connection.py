@@ -14,7 +14,7 @@ from trio_wsout._wire.frames import BINARY, CLOSE, PING, TEXT, masked_frame, mas
 from trio_wsout._wire.tcp import bytes_told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from trio_websocket import WebSocketConnection
 
@@ -94,6 +94,10 @@ class Connection:
         """Have `call` called with the payload of each pong, as it is read."""
         self._tap.on_pong = call
 
+    def before_answer(self, wait: Callable[[], Awaitable[object]]) -> None:
+        """Have `wait` awaited, by who receives, before a ping or a Close of the peer is answered."""
+        self._tap.before_answer = wait
+
     async def wait_ended(self) -> Ending:
         """Wait until the connection is over; gives why."""
         await self._tap.ended.wait()
@@ -162,19 +166,30 @@ class Connection:
 
     # -- receiving ------------------------------------------------------------------------------------
 
-    async def receive(self) -> str | bytes:
-        """Wait for the next message.
+    async def receive_many(self) -> list[str | bytes]:
+        """Wait for the next messages: at least one, and as many as have come whole, up to a millisecond's work.
+
+        Who calls has all that came before: only then more is read, and pings behind it are answered.
 
         Raises:
             trio.EndOfChannel: The connection is over; `ending` says why.
         """
-        try:
-            return await self._websocket.get_message()
-        except ConnectionClosed as closed:
-            code = closed.reason.code if closed.reason is not None else None
-        if not self._closing:
-            self._tap.fail_by_peer(code)
-        raise trio.EndOfChannel
+        while True:
+            part = await self._tap.next_part()
+            if isinstance(part, list):
+                return part
+            if part is None:
+                raise trio.EndOfChannel
+            if part.ends_message:
+                try:
+                    return [await self._websocket.get_message()]
+                except ConnectionClosed:
+                    pass
+            closed = self._websocket.closed
+            if closed is not None or self._tap.reader_is_gone:
+                if not self._closing:
+                    self._tap.fail_by_peer(None if closed is None else closed.code)
+                raise trio.EndOfChannel
 
     # -- the end --------------------------------------------------------------------------------------
 

@@ -18,8 +18,9 @@ from trio_wsout._core.ending import Cause, Ending
 from trio_wsout._wire.answer import AnswerTap
 from trio_wsout._wire.connection import Connection
 from trio_wsout._wire.guard import Guard
+from trio_wsout._wire.outgoing import transport_trouble
 from trio_wsout._wire.proxy import ProxyTrouble, open_tunnel, proxy_for
-from trio_wsout._wire.tap import RECEIVE_BYTES, transport_trouble
+from trio_wsout._wire.tap import RECEIVE_BYTES
 from trio_wsout._wire.tls import client_context
 from trio_wsout._wire.user_timeout import set_user_timeout
 from trio_wsout.errors import ConfigError
@@ -132,7 +133,12 @@ class Dialer:
         self, nursery: trio.Nursery, stream: trio.abc.Stream, request: Request
     ) -> Connection:
         self.stage = "the server's answer to the opening handshake"
-        tap = AnswerTap(stream, subprotocols=request.subprotocols)
+        tap = AnswerTap(
+            stream,
+            most=self._config.max_message_size,
+            subprotocols=request.subprotocols,
+            secrets=request.secrets,
+        )
         guard = Guard(nursery, tap, "the server's 101 is not valid")
         with trio.CancelScope() as shaking:
             tap.on_end(shaking.cancel)

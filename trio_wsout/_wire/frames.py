@@ -1,8 +1,8 @@
 """Messages to frames, and the frame boundaries of what comes in (RFC 6455 section 5.2).
 
 Outgoing data frames are made here and not in wsproto, so that many messages become one write.
-Incoming bytes all go to wsproto, which judges them; `FrameScanner` only watches them pass by,
-to see pongs and Closes without depending on anybody reading messages.
+Of incoming bytes `FrameScanner` finds the frames while wsproto judges them; what needs no judging
+is taken apart in `split`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,20 @@ if TYPE_CHECKING:
 __all__ = [
     "BINARY",
     "CLOSE",
+    "LONGEST_CONTROL",
+    "LONGEST_SHORT",
     "MOST_FRAGMENTS",
     "NO_STATUS",
     "PING",
     "PONG",
     "TEXT",
     "FrameScanner",
+    "header_length",
     "masked_frame",
     "masked_frames",
     "parse_close",
     "plain_frame",
+    "unmask",
 ]
 
 TEXT = 0x1
@@ -36,6 +40,12 @@ BINARY = 0x2
 CLOSE = 0x8
 PING = 0x9
 PONG = 0xA
+
+LONGEST_CONTROL = 125
+"""Bytes of a control frame's payload at most (RFC 6455 section 5.5)."""
+
+LONGEST_SHORT = 0xFFFF
+"""Bytes of a payload whose length is in two bytes at most (RFC 6455 section 5.2)."""
 
 NO_STATUS = 1005
 """Stands for a Close frame without a code; never sent (RFC 6455 section 7.4.1)."""
@@ -110,6 +120,10 @@ def _mask(payload: bytes, key: bytes) -> bytes:
     return bytes(masked)
 
 
+unmask = _mask
+"""A payload without the mask of its frame; the mask is its own inverse (RFC 6455 section 5.3)."""
+
+
 def parse_close(payload: bytes) -> tuple[int, str] | None:
     """Code and reason of a Close frame (1005: it had none); None: it is malformed (RFC 6455 section 7.4)."""
     if not payload:
@@ -132,18 +146,53 @@ class FrameScanner:
     frames: int
     """Frames whose first byte was seen."""
 
+    messages: int
+    """Messages whose last byte was seen."""
+
     scattered: bool
     """Whether a message came in more than `MOST_FRAGMENTS` frames."""
 
+    __slots__ = (
+        "_final",
+        "_fragments",
+        "_header",
+        "_key",
+        "_opcode",
+        "_open",
+        "_payload",
+        "_skip",
+        "frames",
+        "messages",
+        "scattered",
+    )
+
     def __init__(self) -> None:
         self.frames = 0
+        self.messages = 0
         self.scattered = False
+        self._open = False
+        self._final = False
         self._fragments = 0
         self._header = bytearray()
         self._skip = 0
         self._payload: bytearray | None = None
         self._opcode = 0
         self._key = b""
+
+    @property
+    def missing(self) -> int:
+        """Bytes of payload that the frame which has begun still lacks; 0: all is there, or its header is not."""
+        return self._skip
+
+    @property
+    def between_frames(self) -> bool:
+        """Whether the next byte begins a frame."""
+        return not (self._skip or self._header)
+
+    @property
+    def between_messages(self) -> bool:
+        """Whether the next byte begins a frame, and that may begin a message."""
+        return not (self._skip or self._header or self._open)
 
     def feed(self, data: bytes | bytearray) -> list[tuple[int, bytes]]:
         """Take the next bytes; give opcode and payload of the pongs and Closes that end in them, in order."""
@@ -173,13 +222,16 @@ class FrameScanner:
 
     def _header_complete(self) -> bool:
         header = self._header
-        return len(header) > 1 and len(header) == _header_length(header[1])
+        return len(header) > 1 and len(header) == header_length(header[1])
 
     def _begin_frame(self, seen: list[tuple[int, bytes]]) -> None:
         header = self._header
         self.frames += 1
         opcode = header[0] & 0xF
+        self._opcode = opcode
         if opcode < CLOSE:
+            self._final = header[0] & _FIN != 0
+            self._open = True
             self._fragments = 1 if opcode else self._fragments + 1
             self.scattered = self.scattered or self._fragments > MOST_FRAGMENTS
         length = header[1] & 0x7F
@@ -189,7 +241,6 @@ class FrameScanner:
             length = int.from_bytes(header[2:10], "big")
         if header[0] in _WATCHED and length < _LENGTH_2:
             self._payload = bytearray()
-            self._opcode = opcode
             self._key = bytes(header[2:])
         self._skip = length
         self._header = bytearray()
@@ -206,6 +257,9 @@ class FrameScanner:
         return position + step
 
     def _end_frame(self, seen: list[tuple[int, bytes]]) -> None:
+        if self._opcode < CLOSE and self._final:
+            self._open = False
+            self.messages += 1
         if self._payload is not None:
             payload = bytes(self._payload)
             payload = _mask(payload, self._key) if self._key else payload
@@ -213,7 +267,7 @@ class FrameScanner:
             self._payload = None
 
 
-def _header_length(second: int) -> int:
+def header_length(second: int) -> int:
     """Bytes of a frame's header, by its second byte."""
     length = 4 if second & _MASKED else 0
     short = second & 0x7F

@@ -50,3 +50,5 @@ class Guard:
             # trio_websocket has stopped reading, so nobody would see the end of the transport.
             if not self.opened:
                 self._tap.fail(Ending(cause=Cause.BAD_HANDSHAKE, detail=self._not_opened))
+        finally:
+            self._tap.reader_gone()

@@ -1,6 +1,9 @@
 """The stream that trio_websocket is given instead of the socket's, so that this library owns both sides.
 
-What comes in passes through `receive_some`, where every frame is watched for pongs and Closes.
+Once the connection is open, who receives reads the socket: `next_part` gives whole messages as they are,
+takes pongs at once, and answers a ping when everything before it was taken. The rest goes to wsproto frame
+by frame, through `receive_some`, and nothing goes on before wsproto is done with it. So the order stays, and
+more is read only when all that was read is taken.
 What trio_websocket wants to send (pongs, the answer to a Close) is queued while the connection is
 open, because only the writer writes then: so a reader never waits for a writer, and no control
 frame lands inside another frame.
@@ -8,154 +11,81 @@ frame lands inside another frame.
 
 from __future__ import annotations
 
-import ssl
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
 
 from trio_wsout._core.ending import Cause, Ending
-from trio_wsout._wire.at_once import writer_at_once
-from trio_wsout._wire.frames import CLOSE, MOST_FRAGMENTS, FrameScanner, parse_close
+from trio_wsout._wire.frames import MOST_FRAGMENTS, PONG, masked_frame, plain_frame
+from trio_wsout._wire.outgoing import Outgoing, transport_trouble
+from trio_wsout._wire.split import Ping, Slow, Splitter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
-__all__ = ["RECEIVE_BYTES", "Tap", "transport_trouble"]
+    from trio_wsout._wire.split import Part
+
+__all__ = ["RECEIVE_BYTES", "Tap"]
 
 RECEIVE_BYTES = 64 * 1024
 """Most bytes read by one call."""
-_MOST_CONTROL = 64 * 1024
-"""Bytes of queued control frames; a peer that pings on without reading is cut beyond that."""
 _PONGS_KEPT = 16
 _QUIET = 0.25
 """Seconds without a byte after which a peer that broke the protocol has said all that it will."""
 _TOO_BIG = 1009
-_CLOSE_BYTE = b"\x88"
 
 
-def transport_trouble(error: BaseException) -> str:
-    """One line about what broke a stream, from the most telling exception of the chain."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, ssl.SSLError):
-            return f"TLS: {inner.reason or 'broken'}"
-        if isinstance(inner, OSError) and inner.strerror:
-            return inner.strerror
-        inner = inner.__cause__ or inner.__context__
-    return "the connection broke"
-
-
-class Tap(trio.abc.Stream):
+class Tap(Outgoing):
     """One connection's bytes, between its stream and trio_websocket."""
-
-    ending: Ending | None
-    """Why the connection is over; None while it is not."""
-
-    peer_close: bytes | None
-    """Payload of the Close frame that the peer sent; None while it sent none."""
 
     received_bytes: int
     """Bytes that came, TLS taken off."""
 
-    written_bytes: int
-    """Bytes that the system has, without those of a `write` under way; before TLS."""
+    def __init__(self, stream: trio.abc.Stream, *, masked: bool, most: int) -> None:
+        """Tap a stream whose peer masks its frames, or does not (RFC 6455 section 5.1).
 
-    close_queued: bool
-    """Whether trio_websocket's Close is, or was, among the control frames that wait: nothing may follow it."""
-
-    def __init__(self, stream: trio.abc.Stream, *, masked: bool) -> None:
-        """Tap a stream whose peer masks its frames, or does not (RFC 6455 section 5.1)."""
-        self._stream = stream
-        self._masked = masked
-        self._first = b""
-        self._frames = b""
-        self._open = trio.Event()
-        self._open.set()
-        self._scanner = FrameScanner()
-        self._control = bytearray()
-        self._now = writer_at_once(stream)
-        self._unsent: bytes | memoryview = b""
+        Messages of more than `most` bytes are left to trio_websocket, which refuses them.
+        """
+        super().__init__(stream)
+        self._frame = plain_frame if masked else masked_frame
+        self._splitter = Splitter(masked=masked, most=most)
+        self._head: bytes | bytearray = b""
+        self._unread = b""
+        self._parts: list[Part] = []
+        self._for_wsproto = b""
+        self._wanted = trio.Event()
+        self._done: trio.Event | None = None
+        self._gone = False
         self._is_open = False
-        self._closing = False
-        self.close_queued = False
-        self._torn = False
         self._reading: trio.Event | None = None
-        self._on_end: Callable[[], object] | None = None
-        self.on_control: Callable[[], object] | None = None
         self.on_life: Callable[[float], object] | None = None
         self.on_pong: Callable[[bytes], object] | None = None
+        self.before_answer: Callable[[], Awaitable[object]] | None = None
         self._pong_sender, self.pongs = trio.open_memory_channel[bytes](_PONGS_KEPT)
-        self.ended = trio.Event()
-        self.ending = None
-        self.peer_close = None
         self.received_bytes = 0
-        self.written_bytes = 0
-
-    # -- the end ------------------------------------------------------------------------------------
-
-    def fail(self, ending: Ending) -> None:
-        """Record why the connection is over; the first reason stays. Wakes who waits for the end."""
-        if self.ending is None:
-            self.ending = ending
-            self.ended.set()
-        if self._on_end is not None:
-            self._on_end()
-
-    def on_end(self, call: Callable[[], object] | None) -> None:
-        """Have `call` called when the connection is over; at once if it is already."""
-        self._on_end = call
-        if call is not None and self.ending is not None:
-            call()
-
-    def closed_by_peer(self) -> Ending | None:
-        """The ending that the peer's Close frame means; None: none came, or none that is valid."""
-        close = None if self.peer_close is None else parse_close(self.peer_close)
-        if close is None:
-            return None
-        code, reason = close
-        said = f" ({reason!r})" if reason else ""
-        return Ending(cause=Cause.CLOSED, code=code, detail=f"the peer closed with {code}{said}")
-
-    def fail_by_peer(self, code: int | None) -> None:
-        """Record that the peer closed the connection, or broke a rule for which it is sent a Close with `code`."""
-        detail = (
-            "the peer sent more than max-message-size in a message"
-            if code == _TOO_BIG
-            else f"the peer broke the WebSocket protocol ({code})"
-        )
-        self.fail(self.closed_by_peer() or Ending(cause=Cause.PROTOCOL, code=code, detail=detail))
 
     # -- what trio_websocket calls ------------------------------------------------------------------
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Read the next bytes; end of file once the connection is over."""
+        """Read the handshake, and then what `next_part` has for wsproto; end of file if it is over before it began."""
         del max_bytes
-        if self.ending is not None:
-            await trio.lowlevel.checkpoint()
-            return b""
-        if self._first:
-            await trio.lowlevel.checkpoint()
-            first, self._first = self._first, b""
-            return first
-        # What wsproto reads before the handshake is answered it looks at when something comes behind that.
-        await self._open.wait()
-        if self._frames:
-            frames, self._frames = self._frames, b""
-            self._watch(frames)
-            return frames
-        while True:
-            chunk = await self._read()
-            # Most of what comes while this side sends: wsproto need not look at it, for it does nothing with pongs.
-            pong = self._scanner.lone_pong(chunk, masked=self._masked) if chunk else None
-            if pong is None:
-                self._watch(chunk)
-                if self._scanner.scattered:
-                    detail = f"the peer sent more than {MOST_FRAGMENTS} fragments of a message"
-                    self.fail(Ending(cause=Cause.PROTOCOL, code=_TOO_BIG, detail=detail))
-                    return b""
-                return chunk
-            self._take_pong(pong)
+        if not self._is_open:
+            head = await self._receive_head()
+            if head or self.ending is not None:
+                return head
+        if self._done is not None:
+            self._done.set()
+        await self._wanted.wait()
+        self._wanted = trio.Event()
+        data, self._for_wsproto = self._for_wsproto, b""
+        return data
+
+    async def _receive_head(self) -> bytes:
+        """The next bytes of the handshake; empty: wsproto has them all."""
+        await trio.lowlevel.checkpoint()
+        head, self._head = self._head, b""
+        return bytes(head)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Queue control frames once the connection is open, drop them once Close was said; write before that."""
@@ -163,19 +93,7 @@ class Tap(trio.abc.Stream):
             await self.write(data)
             return
         await trio.lowlevel.checkpoint()
-        if self._closing:
-            return
-        if len(self._control) + len(data) > _MOST_CONTROL:
-            self.fail(Ending(cause=Cause.PROTOCOL, detail="the peer sends pings and does not read"))
-            return
-        self._control += data
-        if data[:1] == _CLOSE_BYTE:
-            # `last_words` says it, and until then nobody writes: nothing may come behind a Close.
-            self.close_queued = True
-            ((_, payload),) = FrameScanner().feed(bytes(data))
-            self.fail_by_peer(int.from_bytes(payload[:2], "big"))
-        elif self.on_control is not None:
-            self.on_control()
+        self.queue(data)
 
     async def wait_send_all_might_not_block(self) -> None:
         """Part of the stream interface; trio_websocket does not call it."""
@@ -184,8 +102,7 @@ class Tap(trio.abc.Stream):
     async def aclose(self) -> None:
         """Close the stream, unless the connection is open or was: then its owner closes it."""
         if self._is_open:
-            broke = Ending(cause=Cause.PROTOCOL, detail="the peer broke the WebSocket protocol")
-            self.fail(self.closed_by_peer() or broke)
+            self.reader_gone()
             await trio.lowlevel.checkpoint()
         else:
             await self._stream.aclose()
@@ -193,98 +110,55 @@ class Tap(trio.abc.Stream):
     # -- what the connection calls ------------------------------------------------------------------
 
     def begin_with(self, head: bytes, frames: bytes) -> None:
-        """Give a head first, and once the connection is open the frames that came behind it."""
-        self._first, self._frames = head, frames
-        self._open = trio.Event()
+        """Give a head to trio_websocket, and once the connection is open what came behind it to who receives."""
+        self._head, self._unread = head, frames
 
     def opened(self) -> None:
         """The handshake is over: from now on control frames wait for the writer."""
         self._is_open = True
-        self._open.set()
 
-    async def say_close(self, frame: bytes) -> None:
-        """Write a Close, behind which nothing is written; the peer's own is the end then. Raises as `write`."""
-        self._closing = True
-        await self.write(frame)
-
-    @property
-    def has_control(self) -> bool:
-        """Whether control frames, or the rest of what `write_now` could not write, wait for the writer."""
-        return bool(self._control or self._unsent)
+    def reader_gone(self) -> None:
+        """trio_websocket reads no more: what it has not said by now it never will."""
+        self._gone = True
+        if self._done is not None:
+            self._done.set()
 
     @property
-    def stream(self) -> trio.abc.Stream:
-        """What it taps."""
-        return self._stream
+    def reader_is_gone(self) -> bool:
+        """Whether trio_websocket reads no more."""
+        return self._gone
 
-    @property
-    def torn(self) -> bool:
-        """Whether a write stopped inside a frame: nothing may be written any more."""
-        return self._torn
+    async def next_part(self) -> list[str | bytes] | Slow | None:
+        """Wait for what comes next: messages, or bytes that wsproto has seen now; None: the connection is over.
 
-    def write_now(self, data: bytes) -> bool:
-        """Write frames at once if nobody is writing and the system takes some of them; gives whether it did.
-
-        What it did not take of them waits for the writer then, as control frames do. It costs one system
-        call and wakes no task: for the many connections to which the same bytes go.
+        Who calls has taken everything before. It is a checkpoint.
         """
-        if self._now is None or self._torn or self._control or self._unsent or self._closing:
-            return False
-        if self.ending is not None:
-            return False
-        try:
-            sent = self._now(data)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            self._lost(f"writing failed: {transport_trouble(error)}")
-            return False
-        self.written_bytes += sent
-        if sent < len(data):
-            self._unsent = memoryview(data)[sent:]
-            if self.on_control is not None:
-                self.on_control()
-        return True
-
-    def queue(self, frame: bytes) -> None:
-        """Have a control frame written before all else, when the writer comes to it."""
-        self._control += frame
-        if self.on_control is not None:
-            self.on_control()
-
-    async def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Write the queued control frames and then `data`, whole, or make the connection dead.
-
-        Raises:
-            trio.BrokenResourceError: The connection is over; `ending` says why.
-        """
-        if self._torn or self.ending is not None:
-            await trio.lowlevel.checkpoint()
-            raise trio.BrokenResourceError
-        # A cancellation that is there already tears nothing; on sockets, none that comes later does while there is room.
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._control or self._unsent:
-            data = self._before(data)
-        self._torn = True
-        try:
-            await self._stream.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            trouble = transport_trouble(error)
-        else:
-            self._torn = False
-            self.written_bytes += len(data)
-            return
-        await self._hear_why()
-        self._lost(f"writing failed: {trouble}")
-        raise trio.BrokenResourceError
-
-    async def last_words(self, data: bytes) -> None:
-        """Write what control frames still wait, and `data`, on a connection that is over. Never raises."""
-        data = self._before(data)
-        if data and not self._torn:
-            self._torn = True
-            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await self._stream.send_all(data)
+        waited = False
+        while True:
+            if self._parts:
+                part = self._parts.pop()
+                if isinstance(part, list):
+                    if not waited:
+                        await trio.lowlevel.cancel_shielded_checkpoint()
+                    return part
+                if self.before_answer is not None and (isinstance(part, Ping) or part.close is not None):
+                    await self.before_answer()
+                if isinstance(part, Slow):
+                    await self._judge(part)
+                    return part
+                self.queue(self._frame(part.payload, PONG))
+                continue
+            if self.ending is not None:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return None
+            waited = True
+            if self._splitter.scattered:
+                detail = f"the peer sent more than {MOST_FRAGMENTS} fragments of a message"
+                self.fail(Ending(cause=Cause.PROTOCOL, code=_TOO_BIG, detail=detail))
+                continue
+            chunk, self._unread = self._unread, b""
+            self._split(chunk or await self._read())
 
     async def hear_out(self) -> None:
         """Read on until the peer answers our Close or is quiet: where bytes lie unread, closing would overtake it."""
@@ -295,7 +169,7 @@ class Tap(trio.abc.Stream):
             return
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             chunk = b""
-            while not any(opcode == CLOSE for opcode, _ in self._scanner.feed(chunk)):
+            while not self._splitter.close_in(chunk):
                 chunk = b""
                 with trio.move_on_after(_QUIET):
                     chunk = bytes(await self._stream.receive_some(RECEIVE_BYTES))
@@ -310,12 +184,6 @@ class Tap(trio.abc.Stream):
         return self._stream
 
     # -- inside ---------------------------------------------------------------------------------------
-
-    def _before(self, data: bytes | bytearray | memoryview) -> bytes:
-        """What waits to be written, and `data` behind it; the rest of a frame that is begun comes first."""
-        whole = b"".join((self._unsent, self._control, data))
-        self._unsent, self._control = b"", bytearray()
-        return whole
 
     async def _read(self) -> bytes:
         self._reading = trio.Event()
@@ -334,21 +202,41 @@ class Tap(trio.abc.Stream):
             self._lost("the peer closed the connection without a Close frame")
         return chunk
 
-    def _lost(self, detail: str) -> None:
-        """The transport is gone; a Close that came before is the better reason."""
-        self.fail(self.closed_by_peer() or Ending(cause=Cause.LOST, detail=detail))
+    def _split(self, chunk: bytes) -> None:
+        """Put the next bytes into parts; take the pongs in them, and note a Close."""
+        if not chunk:
+            return
+        # Most of what comes while this side sends.
+        pong = self._splitter.lone_pong(chunk)
+        if pong is not None:
+            self._take_pong(pong)
+            return
+        parts, pongs = self._splitter.split(chunk)
+        for payload in pongs:
+            self._take_pong(payload)
+        if parts:
+            last = parts[-1]
+            if isinstance(last, Slow) and last.close is not None:
+                self._heard_close(last.close)
+            parts.reverse()
+            self._parts = parts
 
-    async def _hear_why(self) -> None:
-        """Before a failed write becomes the ending: a chance to read why."""
+    def _heard_close(self, payload: bytes) -> None:
+        if self.peer_close is None:
+            self.peer_close = payload
+        if self._closing:
+            self.fail(Ending(cause=Cause.LOCAL, detail="closed by this side"))
 
-    def _watch(self, chunk: bytes | bytearray) -> None:
-        for opcode, payload in self._scanner.feed(chunk):
-            if opcode == CLOSE:
-                self.peer_close = payload if self.peer_close is None else self.peer_close
-                if self._closing:
-                    self.fail(Ending(cause=Cause.LOCAL, detail="closed by this side"))
-            else:
-                self._take_pong(payload)
+    async def _judge(self, part: Slow) -> None:
+        """Give bytes to wsproto, and wait until trio_websocket is done with them."""
+        if self._gone:
+            await trio.lowlevel.checkpoint()
+            return
+        self._for_wsproto = part.data
+        self._done = trio.Event()
+        self._wanted.set()
+        await self._done.wait()
+        self._done = None
 
     def _take_pong(self, payload: bytes) -> None:
         if self.on_pong is not None:

@@ -1,0 +1,216 @@
+"""The writing side of one connection's bytes, and its end: whole frames, in their order, by one writer at a time.
+
+Only the writer's task writes, and for it, while it has nothing to do, `write_now`. Control frames of others are
+queued, so that none lands inside another frame. What was begun is finished first, or the connection is dead.
+"""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._wire.at_once import writer_at_once
+from trio_wsout._wire.frames import FrameScanner, parse_close
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Outgoing", "transport_trouble"]
+
+_MOST_CONTROL = 64 * 1024
+"""Bytes of queued control frames; a peer that pings on without reading is cut beyond that."""
+_TOO_BIG = 1009
+_CLOSE_BYTE = b"\x88"
+
+
+def transport_trouble(error: BaseException) -> str:
+    """One line about what broke a stream, from the most telling exception of the chain."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, ssl.SSLError):
+            return f"TLS: {inner.reason or 'broken'}"
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror
+        inner = inner.__cause__ or inner.__context__
+    return "the connection broke"
+
+
+class Outgoing(trio.abc.Stream):
+    """Writes to the stream of one connection, and knows why that is over. `Tap` reads from it as well."""
+
+    ending: Ending | None
+    """Why the connection is over; None while it is not."""
+
+    peer_close: bytes | None
+    """Payload of the Close frame that the peer sent; None while it sent none."""
+
+    written_bytes: int
+    """Bytes that the system has, without those of a `write` under way; before TLS."""
+
+    close_queued: bool
+    """Whether trio_websocket's Close is, or was, among the control frames that wait: nothing may follow it."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        """Write to `stream`, which nobody else writes to."""
+        self._stream = stream
+        self._now = writer_at_once(stream)
+        self._control = bytearray()
+        self._unsent: bytes | memoryview = b""
+        self._closing = False
+        self._torn = False
+        self._on_end: Callable[[], object] | None = None
+        self.on_control: Callable[[], object] | None = None
+        self.ended = trio.Event()
+        self.ending = None
+        self.peer_close = None
+        self.close_queued = False
+        self.written_bytes = 0
+
+    @property
+    def stream(self) -> trio.abc.Stream:
+        """The stream itself."""
+        return self._stream
+
+    # -- the end ------------------------------------------------------------------------------------
+
+    def fail(self, ending: Ending) -> None:
+        """Record why the connection is over; the first reason stays. Wakes who waits for the end."""
+        if self.ending is None:
+            self.ending = ending
+            self.ended.set()
+        if self._on_end is not None:
+            self._on_end()
+
+    def on_end(self, call: Callable[[], object] | None) -> None:
+        """Have `call` called when the connection is over; at once if it is already."""
+        self._on_end = call
+        if call is not None and self.ending is not None:
+            call()
+
+    def closed_by_peer(self) -> Ending | None:
+        """The ending that the peer's Close frame means; None: none came, or none that is valid."""
+        close = None if self.peer_close is None else parse_close(self.peer_close)
+        if close is None:
+            return None
+        code, reason = close
+        said = f" ({self._shown(reason)!r})" if reason else ""
+        return Ending(cause=Cause.CLOSED, code=code, detail=f"the peer closed with {code}{said}")
+
+    def fail_by_peer(self, code: int | None) -> None:
+        """Record that the peer closed the connection, or broke a rule for which it is sent a Close with `code`."""
+        detail = (
+            "the peer sent more than max-message-size in a message"
+            if code == _TOO_BIG
+            else f"the peer broke the WebSocket protocol ({code})"
+        )
+        self.fail(self.closed_by_peer() or Ending(cause=Cause.PROTOCOL, code=code, detail=detail))
+
+    def _lost(self, detail: str) -> None:
+        """The transport is gone; a Close that came before is the better reason."""
+        self.fail(self.closed_by_peer() or Ending(cause=Cause.LOST, detail=detail))
+
+    def _shown(self, reason: str) -> str:
+        """The reason of the peer's Close, as it may be told."""
+        return reason
+
+    # -- writing ------------------------------------------------------------------------------------
+
+    @property
+    def has_control(self) -> bool:
+        """Whether control frames, or the rest of what `write_now` could not write, wait for the writer."""
+        return bool(self._control or self._unsent)
+
+    @property
+    def torn(self) -> bool:
+        """Whether a write stopped inside a frame: nothing may be written any more."""
+        return self._torn
+
+    def queue(self, data: bytes | bytearray | memoryview) -> None:
+        """Have a control frame written by the writer; nothing is said behind our Close."""
+        if self._closing:
+            return
+        if len(self._control) + len(data) > _MOST_CONTROL:
+            self.fail(Ending(cause=Cause.PROTOCOL, detail="the peer sends pings and does not read"))
+            return
+        self._control += data
+        if data[:1] == _CLOSE_BYTE:
+            # `last_words` says it, and until then nobody writes: nothing may come behind a Close.
+            self.close_queued = True
+            ((_, payload),) = FrameScanner().feed(bytes(data))
+            self.fail_by_peer(int.from_bytes(payload[:2], "big"))
+        elif self.on_control is not None:
+            self.on_control()
+
+    def write_now(self, data: bytes) -> bool:
+        """Write frames at once if nobody is writing and the system takes some of them; gives whether it did.
+
+        What it did not take of them waits for the writer then, as control frames do. It costs one system
+        call and wakes no task: for the many connections to which the same bytes go.
+        """
+        if self._now is None or self._torn or self._closing or self.has_control or self.ending is not None:
+            return False
+        try:
+            sent = self._now(data)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._lost(f"writing failed: {transport_trouble(error)}")
+            return False
+        self.written_bytes += sent
+        if sent < len(data):
+            self._unsent = memoryview(data)[sent:]
+            if self.on_control is not None:
+                self.on_control()
+        return True
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Write the queued control frames and then `data`, whole, or make the connection dead.
+
+        Raises:
+            trio.BrokenResourceError: The connection is over; `ending` says why.
+        """
+        if self._torn or self.ending is not None:
+            await trio.lowlevel.checkpoint()
+            raise trio.BrokenResourceError
+        # A cancellation that is there already tears nothing; on sockets, none that comes later does while there is room.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._control or self._unsent:
+            data = self._before(data)
+        self._torn = True
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            trouble = transport_trouble(error)
+        else:
+            self._torn = False
+            self.written_bytes += len(data)
+            return
+        await self._hear_why()
+        self._lost(f"writing failed: {trouble}")
+        raise trio.BrokenResourceError
+
+    async def say_close(self, frame: bytes) -> None:
+        """Write a Close, behind which nothing is written; the peer's own is the end then. Raises as `write`."""
+        self._closing = True
+        await self.write(frame)
+
+    async def last_words(self, data: bytes) -> None:
+        """Write what control frames still wait, and `data`, on a connection that is over. Never raises."""
+        data = self._before(data)
+        if data and not self._torn:
+            self._torn = True
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._stream.send_all(data)
+
+    def _before(self, data: bytes | bytearray | memoryview) -> bytes:
+        """What waits to be written, and `data` behind it; the rest of a frame that is begun comes first."""
+        whole = b"".join((self._unsent, self._control, data))
+        self._unsent, self._control = b"", bytearray()
+        return whole
+
+    async def _hear_why(self) -> None:
+        """Before a failed write becomes the ending: a chance to read why."""
