@@ -6,7 +6,7 @@ import statistics
 import sys
 from dataclasses import dataclass, field
 
-from rounds import RoundFailed, Stage, run_round
+from rounds import RoundError, Stage, run_round
 from subject import Subject
 from works import Work
 
@@ -45,7 +45,9 @@ class Measured:
 def measure(stage: Stage, work: Work, subjects: list[Subject], *, rounds: int, seconds: float) -> Measured:
     """Do all rounds of a work."""
     measured = Measured(work)
-    rates = {each.name: each.rate / (1 + work.size / 4096) for each in subjects}
+    rates = {
+        each.name: each.rate / (1 + work.size / 4096) / (4 if work.peers == 1 else 1) for each in subjects
+    }
     for number in range(rounds):
         for subject in subjects:
             if subject.name in measured.failed:
@@ -53,7 +55,7 @@ def measure(stage: Stage, work: Work, subjects: list[Subject], *, rounds: int, s
             print(f"{work.key}: round {number + 1}, {subject.name}", file=sys.stderr)
             try:
                 figures = run_round(stage, work, subject, work.events(rates[subject.name], seconds))
-            except RoundFailed as error:
+            except RoundError as error:
                 measured.failed[subject.name] = str(error)
                 print(f"failed: {error}", file=sys.stderr)
                 continue

@@ -19,9 +19,9 @@ def place() -> Path:
     return Path(cached) / "trio-wsout-bench"
 
 
-def npm_command(package: str, *, install: bool) -> tuple[list[str] | None, str]:
+def npm_command(package: str) -> tuple[list[str] | None, str]:
     """How to run a script with that package, and its version; or None, and why not."""
-    problem = _install() if install else ""
+    problem = _install()
     told = place() / "node_modules" / package / "package.json"
     if not told.exists():
         return None, problem or f"{package} is not installed in {place().name}"

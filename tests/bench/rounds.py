@@ -22,7 +22,7 @@ PATIENCE = 90
 """Seconds that a round may take."""
 
 
-class RoundFailed(Exception):
+class RoundError(Exception):
     """A round that did not end as it should; says what the processes said."""
 
 
@@ -31,7 +31,8 @@ class Stage:
 
     def __init__(self, commands: dict[str, list[str]]) -> None:
         self.commands = commands
-        self.directory = Path(tempfile.mkdtemp(prefix="trio-wsout-bench-"))
+        self._scratch = tempfile.TemporaryDirectory(prefix="trio-wsout-bench-")
+        self.directory = Path(self._scratch.name)
         self.files = 0
         authority = trustme.CA()
         issued = authority.issue_cert("localhost", "127.0.0.1")
@@ -63,7 +64,9 @@ class Stage:
         }
 
     @contextlib.contextmanager
-    def start(self, command: list[str], job: dict[str, object]) -> Iterator[Process]:
+    def start(
+        self, command: list[str], job: dict[str, object], *, patience: float = PATIENCE
+    ) -> Iterator[Process]:
         """Start a process; kill it at the end, or when it takes too long."""
         with (
             tempfile.TemporaryFile("w+") as trouble,
@@ -76,7 +79,7 @@ class Stage:
                 env=self.environ,
             ) as popen,
         ):
-            watchdog = threading.Timer(PATIENCE, popen.kill)
+            watchdog = threading.Timer(patience, popen.kill)
             watchdog.start()
             try:
                 yield Process(popen, trouble)
@@ -100,7 +103,7 @@ class Process:
         """Its next line."""
         line = self._popen.stdout.readline()
         if not line:
-            raise RoundFailed(f"{Path(self._popen.args[-2]).name}: {self.trouble() or 'it said nothing'}")
+            raise RoundError(f"{Path(self._popen.args[-2]).name}: {self.trouble() or 'it said nothing'}")
         return json.loads(line)
 
     def trouble(self) -> str:
@@ -130,7 +133,7 @@ def _push(stage: Stage, work: Work, command: list[str], job: dict[str, object]) 
             told = subject.hear()
         seen = sink.hear()
     if seen["messages"] != job["events"]:
-        raise RoundFailed(f"{seen['messages']} of {job['events']} messages came")
+        raise RoundError(f"{seen['messages']} of {job['events']} messages came")
     return {
         "cpu": told["cpu"],
         "wall": told["done"] - told["start"],
@@ -147,8 +150,8 @@ def _serve(stage: Stage, work: Work, command: list[str], job: dict[str, object])
             try:
                 load.hear()
                 seen = load.hear()
-            except RoundFailed as error:
-                raise RoundFailed(f"{error}\n{subject.trouble()}".strip()) from None
+            except RoundError as error:
+                raise RoundError(f"{error}\n{subject.trouble()}".strip()) from None
             told = subject.hear()
     begun = told if work.kind == "fanout" else seen
     ended = told if work.kind == "receive" else seen

@@ -77,12 +77,14 @@ class Roster:
         return [each for each in subjects if each.name in self.commands]
 
 
-def roster(*, install: bool) -> Roster:
-    """Look who can run."""
+def roster(names: list[str]) -> Roster:
+    """Look which of them can run; none named: all of them."""
     found = Roster()
     for subject in SUBJECTS:
+        if names and subject.name not in names:
+            continue
         if subject.made_of.startswith("npm:"):
-            command, told = npm_command(subject.made_of.removeprefix("npm:"), install=install)
+            command, told = npm_command(subject.made_of.removeprefix("npm:"))
         else:
             command, told = _python_command(subject)
         if command is None:

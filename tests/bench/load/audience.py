@@ -18,9 +18,8 @@ import sys
 import threading
 import time
 
-
 from event import DIGITS, OFFSET, text_of
-from load.frames import CLOSE, PING, PONG, Counter, answer, frame, join_server
+from load.frames import CLOSE, PING, PONG, Counter, answer, frame, join_server, read
 
 _STAMPS = 35  # SO_TIMESTAMPNS; Python has no name for it
 SETTLE = 0.3
@@ -41,18 +40,9 @@ class Peer:
         self.open = True
         self.socket.setblocking(False)
 
-    def read(self) -> bytes | None:
-        """What has come; None: nothing for now; empty: the end."""
-        try:
-            return self.socket.recv(1 << 18)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return None
-        except OSError:
-            return b""
-
     def read_stamped(self) -> tuple[bytes, int]:
         """What has come, and when the kernel had it, in nanoseconds."""
-        data, told, _, _ = self.socket.recvmsg(1 << 18, 64)
+        data, told, _, _ = self.socket.recvmsg(1 << 16, 64)
         for level, kind, value in told:
             if level == socket.SOL_SOCKET and kind == _STAMPS:
                 seconds, more = struct.unpack("qq", value[:16])
@@ -83,6 +73,7 @@ class Audience:
         self.selector = selectors.DefaultSelector()
         self.peers = [Peer(port, size, context) for _ in range(peers)]
         self.stamped = stamped and not tls
+        self.room = memoryview(bytearray(1 << 18))
         self.waiting = 0
         self.late: list[int] = []
         for peer in self.peers:
@@ -116,18 +107,13 @@ class Audience:
                 self._read(peer)
 
     def _read(self, peer: Peer) -> None:
-        at = 0
         if self.stamped:
             data, at = peer.read_stamped()
         else:
-            data = peer.read()
-            if data is None:
-                return
+            data, at = read(peer.socket, self.room), 0
         if data:
             self._take(peer, data, at)
-            while isinstance(peer.socket, ssl.SSLSocket) and peer.socket.pending():
-                self._take(peer, peer.read() or b"", 0)
-        else:
+        elif data is not None:
             self.drop(peer)
 
     def _take(self, peer: Peer, data: bytes, at: int) -> None:

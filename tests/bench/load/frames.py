@@ -11,6 +11,7 @@ import base64
 import hashlib
 import os
 import socket
+import ssl
 
 TEXT, CLOSE, PING, PONG = 0x81, 0x88, 0x89, 0x8A
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -94,6 +95,25 @@ class Counter:
             return masked
         key, payload = masked[:4], masked[4:]
         return bytes(byte ^ key[at % 4] for at, byte in enumerate(payload))
+
+
+def read(connection: socket.socket, room: memoryview) -> bytes | None:
+    """What has come, as much as `room` holds; None: nothing for now; empty: the end.
+
+    Over TLS a read gives one record, so many are taken before anything is counted.
+    """
+    filled = 0
+    while filled < len(room):
+        try:
+            count = connection.recv_into(room[filled:])
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return bytes(room[:filled]) if filled else None
+        except OSError:
+            count = 0
+        filled += count
+        if count == 0 or not isinstance(connection, ssl.SSLSocket):
+            break
+    return bytes(room[:filled])
 
 
 def join_server(connection: socket.socket) -> bytes:

@@ -8,29 +8,32 @@ It prints its port, then, once the client has left, how many messages came and i
 from __future__ import annotations
 
 import json
+import select
 import socket
 import ssl
 import sys
 import time
 
-
-from load.frames import CLOSE, PING, PONG, Counter, answer, take_client
+from load.frames import CLOSE, PING, PONG, Counter, answer, read, take_client
 
 
 def swallow(connection: socket.socket, counter: Counter) -> None:
     """Read until Close or the end."""
-    chunk = take_client(connection)
+    chunk, room = take_client(connection), memoryview(bytearray(1 << 20))
+    connection.setblocking(False)
     while True:
         _, controls = counter.feed(chunk)
         for opcode, payload in controls:
             if opcode == PING:
-                connection.sendall(answer(PONG, payload, masked=False))
+                connection.send(answer(PONG, payload, masked=False))
             elif opcode == CLOSE:
-                connection.sendall(answer(CLOSE, payload, masked=False))
+                connection.send(answer(CLOSE, payload, masked=False))
                 return
-        chunk = connection.recv(1 << 20)
-        if not chunk:
+        while (read_now := read(connection, room)) is None:
+            select.select([connection], [], [], 120)
+        if not read_now:
             return
+        chunk = read_now
 
 
 def main() -> None:
@@ -39,7 +42,6 @@ def main() -> None:
     print(listener.getsockname()[1], flush=True)
     connection, _ = listener.accept()
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.settimeout(120)
     if job["cert"]:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(job["cert"], job["key"])

@@ -12,7 +12,6 @@ import json
 import sys
 import time
 
-
 from load.audience import SETTLE, Audience, tell
 
 

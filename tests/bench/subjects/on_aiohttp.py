@@ -6,8 +6,8 @@ import asyncio
 
 import aiohttp
 from aiohttp import web
-from stage import LOOK, SETTLE, Clock, Job, perform, ready
 from event import now, text_of
+from stage import LOOK, SETTLE, Clock, Job, perform, ready
 
 
 async def listen(job: Job, take, main) -> None:

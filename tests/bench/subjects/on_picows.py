@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import picows
-from stage import LOOK, SETTLE, Clock, Job, perform, ready
 from event import now, text_of
+from stage import LOOK, SETTLE, Clock, Job, perform, ready
 
 TEXT = picows.WSMsgType.TEXT
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import trio
-from stage import LOOK, SETTLE, Clock, Job, perform, ready
 from event import now, text_of
+from stage import LOOK, SETTLE, Clock, Job, perform, ready
 from trio_websocket import ConnectionClosed, WebSocketConnection, open_websocket_url, serve_websocket
 
 

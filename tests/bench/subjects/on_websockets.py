@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from stage import LOOK, SETTLE, Clock, Job, perform, ready
 from event import now, text_of
+from stage import LOOK, SETTLE, Clock, Job, perform, ready
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 from websockets.exceptions import ConnectionClosed

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import trio
-from stage import LOOK, SETTLE, Clock, Job, perform, ready
 from event import now, text_of
+from stage import LOOK, SETTLE, Clock, Job, perform, ready
 from websockets.exceptions import ConnectionClosed
 from websockets.trio.client import connect
 from websockets.trio.connection import broadcast

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import trio
 import trio_wsout
 from event import event_of, now

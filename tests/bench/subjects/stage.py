@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-
 SETTLE = 0.3
 """Seconds between the last handshake and the first event."""
 LOOK = 0.01
