@@ -167,6 +167,4 @@ def deep(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """The benchmarks against the peers, in one run, as ratios."""
     session.install(*group("bench"), "-e", EXTRAS)
-    session.run("python", "tests/bench/push.py", *session.posargs)
-    session.run("python", "tests/bench/fanout.py")
-    session.run("python", "tests/bench/fanout.py", "--paced", "0.005", "--events", "500")
+    session.run("python", "tests/bench/bench.py", *session.posargs)

@@ -1,0 +1,49 @@
+"""Every benchmark of this library runs, in a tiny form, so that none rots; nothing is said about time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parent / "bench" / "bench.py"
+WORKS = ["burst-100-256", "paced-100-256", "push-256", "receive-1-256", "relay-110-256"]
+OURS = ["trio_wsout", "trio_wsout, history in memory", "trio_wsout, history in SQLite"]
+
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.network,
+    pytest.mark.skipif(sys.platform != "linux", reason="the load reads Linux's clock of arriving bytes"),
+]
+
+
+@pytest.mark.parametrize("tls", ["", "-tls"])
+def test_every_work_runs(tls, tmp_path):
+    told = run([each + tls for each in WORKS], tmp_path)
+    assert {key: set(each["rounds"]) for key, each in told["works"].items()} == {
+        each + tls: set(OURS if each.startswith(("burst", "paced")) else OURS[:1]) for each in WORKS
+    }
+    for work in told["works"].values():
+        assert not work["failed"]
+        assert all(each["units"] > 0 for rounds in work["rounds"].values() for each in rounds)
+
+
+def test_idle_peers_and_the_straight_lines(tmp_path):
+    told = run(["idle", "linear"], tmp_path)
+    assert told["idle"]["trio_wsout"]["peers"] == 20
+    assert [x for x, _ in told["lines"]["peers"]["points"]] == [10, 100, 250, 500, 1000]
+
+
+def run(works: list[str], directory: Path) -> dict:
+    answer = directory / "figures.json"
+    command = [sys.executable, str(BENCH), "--json", str(answer), "--rounds", "1", "--seconds", "0.02"]
+    command += ["--idle-peers", "20", "--idle-seconds", "0.5"]
+    command += [part for each in works for part in ("--work", each)]
+    command += [part for each in OURS for part in ("--subject", each)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return json.loads(answer.read_text(encoding="utf-8"))
