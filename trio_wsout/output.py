@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from trio_wsout._core.delivery import Accepted
+from trio_wsout._core.delivery import Accepted, Refused
 from trio_wsout._core.payload import Base64Error, EventError
 from trio_wsout._modes.client import ClientTree
 from trio_wsout._modes.hooks import Hooks
@@ -17,7 +17,7 @@ from trio_wsout._modes.relay import RelayTree
 from trio_wsout._modes.server_input import ServerInputTree
 from trio_wsout._modes.server_output import ServerOutputTree
 from trio_wsout._tasks.receipt import Receipt
-from trio_wsout._tasks.sender import DocumentEnd
+from trio_wsout._tasks.intake import DocumentEnd
 from trio_wsout._wire.tls import client_context
 from trio_wsout.config.loading import load_config
 from trio_wsout.config.rules import check
@@ -180,7 +180,7 @@ class Output(trio.abc.SendChannel[Any]):
         try:
             encoded = self._tree.encoder.event(event)
         except Base64Error as error:
-            return Accepted(b"", event, receipt, str(error))
+            return Refused(b"", event, receipt, reason=str(error))
         most = self._config.max_message_size - self._tree.overhead
         if len(encoded) > most:
             message = f"the event has {len(encoded)} bytes, {most} fit into max-message-size"
