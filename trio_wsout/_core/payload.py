@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["Base64Error", "Encoder", "EventError", "MessageError", "decode", "parse_json"]
 
 _STRICT = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+_dumps = orjson.dumps
+_NULL = b"null"
 _BYTES = (bytes, bytearray, memoryview)
 _MANY_DIGITS = re.compile(rb"[0-9]{19}")
 _MANY_DIGITS_OF_STR = re.compile(r"[0-9]{19}", re.ASCII)
@@ -84,7 +86,7 @@ class Encoder:
             EventError: It can't be encoded; the text names the path.
             Base64Error: Payload binary-base64, and the str is not base64.
         """
-        if type(event) is dict and self._objects:  # the common case, and so written out
+        if type(event) is dict and self._objects:  # the common case, and so first
             if self._stamp is not None and self._stamp in event:
                 message = f"$.{self._stamp}: the event holds the key of delivery.stamp already"
                 raise EventError(message)
@@ -183,12 +185,13 @@ def _unbase64(text: str) -> bytes:
 
 def _json(event: object) -> bytes:
     try:
-        encoded = orjson.dumps(event, option=_STRICT)
+        encoded = _dumps(event, None, _STRICT)
     except (TypeError, orjson.JSONEncodeError) as error:
         message = _culprit(event, "$", 0) or f"$: {error}"
         raise EventError(message) from None
     # orjson writes NaN and infinities as null: only where there is a null, one may be hidden.
-    if b"null" in encoded:
+    # (`find` is a quarter faster than `in`, which first takes what it is given for a number.)
+    if encoded.find(_NULL) >= 0:
         hidden = _culprit(event, "$", 0)
         if hidden is not None:
             raise EventError(hidden)
