@@ -16,8 +16,8 @@ from trio_wsout._modes.hooks import Hooks
 from trio_wsout._modes.relay import RelayTree
 from trio_wsout._modes.server_input import ServerInputTree
 from trio_wsout._modes.server_output import ServerOutputTree
-from trio_wsout._tasks.receipt import Receipt
 from trio_wsout._tasks.intake import DocumentEnd
+from trio_wsout._tasks.receipt import Receipt
 from trio_wsout._wire.tls import client_context
 from trio_wsout.config.loading import load_config
 from trio_wsout.config.rules import check

@@ -203,7 +203,9 @@ class DeliveryWindow:
             self._unsent.extend(messages)
             self._bytes = size
             return len(messages)
-        return next((index for index, message in enumerate(messages) if not self.accept(message)), len(messages))
+        return next(
+            (index for index, message in enumerate(messages) if not self.accept(message)), len(messages)
+        )
 
     def drain(self) -> list[Message]:
         """Empty the window for good: everything in it, in order."""
