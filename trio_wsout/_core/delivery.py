@@ -108,9 +108,8 @@ class BatchMessage:
     source: ClassVar[None] = None
     """What came from a peer of a relay is not batched."""
 
-    @count.default
-    def _(self) -> int:
-        return len(self.events)
+    def __attrs_post_init__(self) -> None:
+        self.count = len(self.events)
 
 
 Message = Accepted | BatchMessage

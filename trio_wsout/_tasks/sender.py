@@ -9,7 +9,7 @@ import trio
 
 from trio_wsout._core.delivery import Accepted, Refused
 from trio_wsout._core.packing import PackingError
-from trio_wsout._tasks.intake import DocumentEnd
+from trio_wsout._tasks.intake import DocumentEnd, Intake
 from trio_wsout._tasks.ledger import Flush
 from trio_wsout._tasks.waking import Alarm
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from trio_wsout._core.delivery import Message
     from trio_wsout._core.packing import Packer
-    from trio_wsout._tasks.intake import Intake, Item
+    from trio_wsout._tasks.intake import Item
     from trio_wsout._tasks.ledger import Ledger
     from trio_wsout._tasks.outbox import Outbox
 
@@ -156,8 +156,9 @@ class LinkSender(Sender):
         super().__init__(packer, outbox, ledger)
         self._window = outbox.window
 
-    async def run(self, source: Intake) -> None:  # type: ignore[override] # a link's intake shows what waits
+    async def run(self, source: Source) -> None:
         """Work until cancelled."""
+        assert isinstance(source, Intake)  # noqa: S101 - a link has no other
         while True:
             await source.wait()
             while source.waiting:
