@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from trio_wsout._core.delivery import Accepted
+from trio_wsout._core.delivery import Accepted, Refused
 from trio_wsout._core.payload import Base64Error, EventError
 from trio_wsout._modes.client import ClientTree
 from trio_wsout._modes.hooks import Hooks
 from trio_wsout._modes.relay import RelayTree
 from trio_wsout._modes.server_input import ServerInputTree
 from trio_wsout._modes.server_output import ServerOutputTree
+from trio_wsout._tasks.intake import DocumentEnd
 from trio_wsout._tasks.receipt import Receipt
-from trio_wsout._tasks.sender import DocumentEnd
 from trio_wsout._wire.tls import client_context
 from trio_wsout.config.loading import load_config
 from trio_wsout.config.rules import check
@@ -39,10 +39,6 @@ __all__ = ["Output", "open_output"]
 
 _log = logging.getLogger("trio_wsout")
 
-_YIELD_EVERY = 256
-"""Sends between two of which other tasks surely run, although nothing had to wait: about a millisecond."""
-
-
 _TREES: Mapping[Mode, type[Tree]] = {
     Mode.CLIENT: ClientTree,
     Mode.SERVER_OUTPUT: ServerOutputTree,
@@ -58,14 +54,19 @@ class Output(trio.abc.SendChannel[Any]):
         self._tree = tree
         self._config = config
         self._closed = False
-        self._since_yield = 0
+        # What every event needs, looked up once.
+        self._ledger = tree.ledger
+        self._event = tree.encoder.event
+        self._most = config.max_message_size - tree.overhead
+        self._offer = tree.intake.send_nowait
 
     # -- sending ----------------------------------------------------------------------------------------
 
     async def send(self, value: object) -> None:
         """Accept an event, any JSON value; waits while the buffer is full.
 
-        It is a cancellation point always; other tasks run at least once in 256 sends.
+        It is a cancellation point always; other tasks run at least once in 256 sends, because no more
+        than that fit into the buffer.
 
         Raises:
             ValueError: The event can't be encoded or is too large; the message names the path in it.
@@ -83,10 +84,8 @@ class Output(trio.abc.SendChannel[Any]):
         Raises:
             trio.WouldBlock: The buffer is full; the event was not accepted.
         """
-        item = self._encode(event, None)
-        if self._closed or self._tree.ledger.broken is not None:
-            self._check_open()
-        self._offer(item)
+        if not self._try_put(self._encode(event, None)):
+            raise trio.WouldBlock
 
     async def submit(self, event: object) -> Receipt:
         """Accept an event as `send` does; gives a receipt, to wait for its fate."""
@@ -194,36 +193,26 @@ class Output(trio.abc.SendChannel[Any]):
 
     def _encode(self, event: object, receipt: Receipt | None) -> Accepted:
         try:
-            encoded = self._tree.encoder.event(event)
+            encoded = self._event(event)
         except Base64Error as error:
-            return Accepted(b"", event, receipt, str(error))
-        most = self._config.max_message_size - self._tree.overhead
-        if len(encoded) > most:
-            message = f"the event has {len(encoded)} bytes, {most} fit into max-message-size"
+            return Refused(b"", event, receipt, reason=str(error))
+        if len(encoded) > self._most:
+            message = f"the event has {len(encoded)} bytes, {self._most} fit into max-message-size"
             raise EventError(message)
         return Accepted(encoded, event, receipt)
 
     def _try_put(self, item: Accepted) -> bool:
-        """Accept an event if that needs no waiting, and it is not time to let other tasks run."""
-        if self._closed or self._tree.ledger.broken is not None:
+        """Accept an event if there is room."""
+        if self._closed or self._ledger.broken is not None:
             self._check_open()
-        self._since_yield += 1
-        if self._since_yield >= _YIELD_EVERY:
-            self._since_yield = 0
-            return False
         try:
             self._offer(item)
         except trio.WouldBlock:
             return False
-        return True
-
-    def _offer(self, item: Accepted) -> None:
-        tree = self._tree
-        try:
-            tree.intake.send_nowait(item)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._raise_ended()
-        tree.accepted += 1
+        self._tree.accepted += 1
+        return True
 
     async def _put(self, item: Accepted | DocumentEnd) -> None:  # noqa: ASYNC910 - send is a checkpoint
         try:

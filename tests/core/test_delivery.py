@@ -334,6 +334,39 @@ def test_without_faults_everything_is_confirmed_once_in_order(level: DeliveryLev
     assert confirmed == list(range(1, len(sizes) + 1))
 
 
+@given(
+    sizes=st.lists(st.integers(0, 50), max_size=12),
+    before=st.lists(st.integers(0, 50), max_size=4),
+    most=st.integers(1, 8),
+    most_bytes=st.integers(1, 200),
+)
+def test_many_at_once_are_the_same_as_one_by_one(
+    sizes: list[int], before: list[int], most: int, most_bytes: int
+) -> None:
+    together, singly = window(most=most, most_bytes=most_bytes), window(most=most, most_bytes=most_bytes)
+    for made in (together, singly):
+        for seq, size in enumerate(before, 101):
+            made.accept(message(seq, size))
+    many = [message(seq, size) for seq, size in enumerate(sizes, 1)]
+    count = 0
+    while count < len(many) and singly.accept(many[count]):
+        count += 1
+    assert together.accept_many(many) == count
+    assert together.size == singly.size
+    assert seqs(together.drain()) == seqs(singly.drain())
+
+
+def test_an_ack_in_the_middle_of_a_write_leaves_the_rest_its_time_and_its_bytes() -> None:
+    made = window(DeliveryLevel.ACKED, filled=4)
+    made.connected()
+    assert seqs(made.take(1.0, 30)) == [1, 2, 3]
+    assert seqs(made.take(2.0, 30)) == [4]
+    assert seqs(made.acked(2)) == [1, 2]
+    assert (made.size, made.deadline) == (20, 31.0)
+    assert seqs(made.acked(3)) == [3]
+    assert (made.size, made.deadline) == (10, 32.0)
+
+
 class WindowMachine(RuleBasedStateMachine):
     """The window against lists: what is pending, what this connection was given, where its ping stands."""
 

@@ -117,3 +117,13 @@ def test_repacking_needs_header_and_footer() -> None:
     made, _ = packer(batch=Batch(mode=BatchMode.FIXED, header="${env|HEADER}"))
     with pytest.raises(PackingError, match=r"batch\.header"):
         made.repack([b"1"])
+
+
+def test_many_are_numbered_as_they_come() -> None:
+    made, encoder = packer()
+    many = [accepted(encoder, number) for number in range(3)]
+    made.number_many(many)
+    made.number_many([])
+    made.number(last := accepted(encoder, 3))
+    assert [each.seq for each in (*many, last)] == [1, 2, 3, 4]
+    assert made.taken == 4

@@ -24,9 +24,9 @@ Rules
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from attrs import define, field
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from trio_wsout._core.ending import Ending
     from trio_wsout.config.sections import Delivery, Retry
 
-__all__ = ["Accepted", "BatchMessage", "DeliveryWindow", "Fate", "Message"]
+__all__ = ["Accepted", "BatchMessage", "DeliveryWindow", "Fate", "Message", "Refused"]
 
 _TOO_BIG = 1009
 _BLAMES = 3
@@ -57,43 +57,28 @@ class Fate(Protocol):
         """The event will not be delivered."""
 
 
-@define(eq=False)
-class Message(ABC):
-    """One message of the window: what it carries, and what happened to it so far."""
+@define(eq=False, weakref_slot=False)
+class Accepted:
+    """One event on its way. Where events go one by one it is its own message, which saves making another.
+
+    There is one for every event, so it holds no more than it must: making it is a part of what an event costs.
+    """
 
     payload: bytes
-    """The encoded message, not yet framed."""
-    count: int = field(default=1, init=False)
-    """Events in it."""
-    document: Document | None = field(default=None, init=False)
-    """The document marker, if documents are marked."""
-    source: Any = field(default=None, init=False)
-    """Which peer of a relay it came from; None: it did not come from a peer."""
-    first_byte: float = field(default=0.0, init=False)
-    """When its latest writing began."""
-    sends: int = field(default=0, init=False)
-    """How often its writing began."""
-    blamed: int = field(default=0, init=False)
-    """How often in a row it alone can have ended the connection."""
-
-    @property
-    @abstractmethod
-    def events(self) -> Sequence[Accepted]:
-        """The events in it, never empty."""
-
-
-@define(eq=False)
-class Accepted(Message):
-    """One event on its way. Where events go one by one it is its own message, which saves making another."""
-
+    """The encoded event; as a message, not yet framed."""
     event: object
     """As the application gave it."""
     fate: Fate | None = None
     """Who waits for it."""
-    refusal: str | None = None
-    """Why it can't be delivered, known before it was ever written."""
     seq: int = 0
     """Sequence number, 1-based; given when the event leaves the intake."""
+    source: Any = field(default=None, init=False)
+    """Which peer of a relay it came from; None: it did not come from a peer."""
+
+    count: ClassVar[int] = 1
+    """Events in it."""
+    document: ClassVar[Document | None] = None
+    """The document marker: there is none without batches."""
 
     @property
     def events(self) -> Sequence[Accepted]:
@@ -101,17 +86,58 @@ class Accepted(Message):
         return (self,)
 
 
-@define(eq=False)
-class BatchMessage(Message):
+@define(eq=False, weakref_slot=False)
+class Refused(Accepted):
+    """An event of which it was known before it was ever written that it can't be delivered."""
+
+    reason: str = field(kw_only=True)
+    """Why."""
+
+
+@define(eq=False, weakref_slot=False)
+class BatchMessage:
     """A message of several events."""
 
-    _events: Sequence[Accepted]
-    """The events, in order."""
+    payload: bytes
+    """The encoded message, not yet framed."""
+    events: Sequence[Accepted]
+    """The events, in order, never empty."""
+    document: Document | None = None
+    """The document marker, if documents are marked."""
+    count: int = field(init=False)
+    """Events in it."""
 
-    @property
-    def events(self) -> Sequence[Accepted]:
-        """The events in it, never empty."""
-        return self._events
+    source: ClassVar[None] = None
+    """What came from a peer of a relay is not batched."""
+
+    def __attrs_post_init__(self) -> None:
+        self.count = len(self.events)
+
+
+Message = Accepted | BatchMessage
+"""One message of the window, and what it carries."""
+
+
+@define(eq=False)
+class _Write:
+    """What was taken for one write and is not confirmed yet. So no message needs a time of its own."""
+
+    begun: float
+    """When the writing began."""
+    count: int
+    """Messages."""
+    size: int
+    """Their bytes."""
+
+
+@define(eq=False)
+class _Tries:
+    """What befell a message on earlier connections; few have one, and so it is not part of the message."""
+
+    sends: int = 0
+    """How often it was in flight when a connection ended."""
+    blamed: int = 0
+    """How often in a row it alone can have ended the connection."""
 
 
 class DeliveryWindow:
@@ -129,6 +155,9 @@ class DeliveryWindow:
         self._sends_allowed = None if retry.retries is None else retry.retries + 1
         self._unsent: deque[Message] = deque()
         self._in_flight: deque[Message] = deque()
+        self._writes: deque[_Write] = deque()
+        self._tries: dict[Message, _Tries] = {}
+        self._again = 0
         self._bytes = 0
         self._connected = False
         self._held = False
@@ -167,11 +196,26 @@ class DeliveryWindow:
         self._bytes = size
         return True
 
+    def accept_many(self, messages: Sequence[Message]) -> int:
+        """Put messages at the end, in order, as far as there is room; gives how many."""
+        count = len(self._unsent) + len(self._in_flight) + len(messages)
+        size = self._bytes + sum([len(message.payload) for message in messages])
+        if count <= self._most and size <= self._most_bytes:  # the common case: one look for all of them
+            self._unsent.extend(messages)
+            self._bytes = size
+            return len(messages)
+        return next(
+            (index for index, message in enumerate(messages) if not self.accept(message)), len(messages)
+        )
+
     def drain(self) -> list[Message]:
         """Empty the window for good: everything in it, in order."""
         left = [*self._in_flight, *self._unsent]
         self._in_flight.clear()
         self._unsent.clear()
+        self._writes.clear()
+        self._tries.clear()
+        self._again = 0
         self._bytes = 0
         return left
 
@@ -193,23 +237,22 @@ class DeliveryWindow:
 
     def take(self, now: float, most_bytes: int) -> list[Message]:
         """Take the next messages to write in one go: at least one if `ready`, else about `most_bytes`."""
-        taken: list[Message] = []
         if not self.ready:
-            return taken
-        room = self._limit - len(self._in_flight)
+            return []
         unsent = self._unsent
-        size = 0
-        while unsent and room > 0 and size < most_bytes:
-            message = unsent.popleft()
-            message.first_byte = now
-            message.sends += 1
-            if message.sends > 1:
-                self.resent += 1
+        size = count = 0
+        for message in islice(unsent, self._limit - len(self._in_flight)):
             size += len(message.payload)
-            room -= 1
-            taken.append(message)
+            count += 1
+            if size >= most_bytes:
+                break
+        taken = [unsent.popleft() for _ in range(count)]
         self._in_flight.extend(taken)
-        self._since_ping += len(taken)
+        self._writes.append(_Write(now, count, size))
+        self._since_ping += count
+        again = min(self._again, count)
+        self._again -= again
+        self.resent += again
         return taken
 
     def written(self) -> list[Message]:
@@ -262,34 +305,39 @@ class DeliveryWindow:
         undelivered: list[tuple[Message, str]] = []
         again: list[Message] = []
         for message in self._in_flight:
-            reason = self._undelivered_by(ending, message, alone=alone)
+            tries = self._tries.setdefault(message, _Tries())
+            tries.sends += 1
+            reason = self._undelivered_by(ending, tries, alone=alone)
             if reason is None:
                 again.append(message)
             else:
+                del self._tries[message]
                 self._bytes -= len(message.payload)
                 undelivered.append((message, reason))
         if self._in_flight and self._level is not DeliveryLevel.WRITTEN:
             self._probing = True
             self._limit = 1
         self._in_flight.clear()
+        self._writes.clear()
         self._unsent.extendleft(reversed(again))
+        self._again += len(again)
         self._connected = False
         self._proved = False
         self._since_ping = 0
         self._before_ping = None
         return undelivered
 
-    def _undelivered_by(self, ending: Ending, message: Message, *, alone: bool) -> str | None:
+    def _undelivered_by(self, ending: Ending, tries: _Tries, *, alone: bool) -> str | None:
         if alone and ending.code == _TOO_BIG and ending.cause is Cause.CLOSED:
             return "the peer closed with 1009: the message is too big for it"
         if alone and self._proved and ending.cause in _BLAMING:
-            message.blamed += 1
-            if message.blamed >= _BLAMES:
+            tries.blamed += 1
+            if tries.blamed >= _BLAMES:
                 return f"the message ended the connection {_BLAMES} times in a row ({ending.detail})"
         else:
-            message.blamed = 0
-        if self._sends_allowed is not None and message.sends >= self._sends_allowed:
-            return f"sent {message.sends} times without a confirmation, retry.retries allows no more"
+            tries.blamed = 0
+        if self._sends_allowed is not None and tries.sends >= self._sends_allowed:
+            return f"sent {tries.sends} times without a confirmation, retry.retries allows no more"
         return None
 
     # -- time ---------------------------------------------------------------------------------------
@@ -297,9 +345,9 @@ class DeliveryWindow:
     @property
     def deadline(self) -> float | None:
         """When the oldest message in flight makes the connection stalled; None: nothing to wait for."""
-        if self._held or not self._in_flight:
+        if self._held or not self._writes:
             return None
-        return max(self._in_flight[0].first_byte, self._held_until) + self._timeout
+        return max(self._writes[0].begun, self._held_until) + self._timeout
 
     def held(self) -> None:
         """This side stopped reading: confirmations can't be seen."""
@@ -316,8 +364,24 @@ class DeliveryWindow:
         in_flight = self._in_flight
         confirmed = [in_flight.popleft() for _ in range(count)]
         if confirmed:
-            self._bytes -= sum(len(message.payload) for message in confirmed)
+            self._forget(confirmed)
             self._limit = min(self._limit * 2, self._most)
             if self._before_ping is not None:
                 self._before_ping = max(0, self._before_ping - count)
         return confirmed
+
+    def _forget(self, confirmed: list[Message]) -> None:
+        """Take confirmed messages off the account: a write at a time, of the last one maybe a part."""
+        writes, rest = self._writes, len(confirmed)
+        while rest and writes[0].count <= rest:
+            write = writes.popleft()
+            rest -= write.count
+            self._bytes -= write.size
+        if rest:
+            size = sum([len(message.payload) for message in confirmed[-rest:]])
+            writes[0].count -= rest
+            writes[0].size -= size
+            self._bytes -= size
+        if self._tries:
+            for message in confirmed:
+                self._tries.pop(message, None)

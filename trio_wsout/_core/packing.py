@@ -84,6 +84,12 @@ class Packer:
             stamp = stamp_of(self._epoch, accepted.seq).encode()
             accepted.payload = self._encoder.stamped(accepted.payload, stamp)
 
+    def number_many(self, events: Sequence[Accepted]) -> None:
+        """Give numbers to events that get no stamps, all at once."""
+        for number, accepted in enumerate(events, self.taken + 1):
+            accepted.seq = number
+        self.taken += len(events)
+
     def add(self, accepted: Accepted, now: float) -> Sequence[Message]:
         """Put a numbered event into the open batch; gives the messages that this closes.
 
@@ -155,7 +161,4 @@ class Packer:
 
     def _message(self, closed: ClosedBatch[Accepted]) -> Message:
         payload = self._encoder.message([accepted.payload for accepted in closed.items], *self._lines)
-        message = BatchMessage(payload, closed.items)
-        message.count = len(closed.items)
-        message.document = closed.document
-        return message
+        return BatchMessage(payload, closed.items, closed.document)

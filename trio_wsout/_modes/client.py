@@ -30,7 +30,7 @@ from trio_wsout._modes.tree import Tree, stop_when_broken
 from trio_wsout._tasks.outbox import Outbox
 from trio_wsout._tasks.persister import Persister
 from trio_wsout._tasks.reader import Inbox
-from trio_wsout._tasks.sender import Sender
+from trio_wsout._tasks.sender import LinkSender, Sender
 from trio_wsout._tasks.supervisor import Supervisor
 from trio_wsout._wire.dial import AttemptFailed, Dialer
 from trio_wsout.config.sections import ConnectMode, DeliveryLevel
@@ -60,7 +60,8 @@ class ClientTree(Tree):
         self.persister: Persister | None = None
         self.ledger.on_confirmed = self._confirmed
         packer = Packer(config, self.encoder, epoch=self._epoch, resolve=self._resolve)
-        self.sender = Sender(packer, self.outbox, self.ledger)
+        plain = packer.alone and config.delivery.stamp is None
+        self.sender = (LinkSender if plain else Sender)(packer, self.outbox, self.ledger)
         cursor = CursorReader(config.cursor) if config.cursor is not None else None
         acked = config.delivery.level is DeliveryLevel.ACKED
         acks = AckReader(config.delivery.ack_pointer, self._epoch, cursor) if acked else None

@@ -11,8 +11,9 @@ import trio
 from trio_wsout._core.delivery import Accepted
 from trio_wsout._core.payload import Encoder
 from trio_wsout._core.received import Received
+from trio_wsout._tasks.intake import Intake
 from trio_wsout._tasks.ledger import Flush, Ledger
-from trio_wsout._tasks.sender import Intake, Source
+from trio_wsout._tasks.sender import Source
 from trio_wsout.config.quantities import is_unicode
 from trio_wsout.config.templates import TemplateError
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from trio_wsout._core.statistics import Statistics
     from trio_wsout._modes.hooks import Hooks
+    from trio_wsout._tasks.intake import Item
     from trio_wsout.config.sections import Config
     from trio_wsout.errors import Undelivered
 
@@ -33,19 +35,19 @@ _RECEIVED = 64
 
 
 class Entry(Protocol):
-    """Where `Output` puts what it accepts; a memory channel is one."""
+    """Where `Output` puts what it accepts."""
 
-    def send_nowait(self, value: Intake) -> None:
+    def send_nowait(self, value: Item) -> None:
         """Put an item; raises trio.WouldBlock where there is no room."""
         ...
 
-    async def send(self, value: Intake) -> None:
+    async def send(self, value: Item) -> None:
         """Put an item; waits for room."""
         ...
 
 
 class Queue(Source, Protocol):
-    """What waits there; the receiving end of a memory channel is one."""
+    """What waits there."""
 
     def close(self) -> None:
         """Nobody receives any more."""
@@ -71,9 +73,9 @@ class Tree(ABC):
         self.encoder = Encoder(config.payload, config.batch, stamp=config.delivery.stamp)
         self.overhead = self.encoder.overhead(None, None) + _stamp_room(config.delivery.stamp)
         self.ledger = Ledger(hooks.undelivered)
-        self.intake: Entry
-        self._taking: Queue
-        self.intake, self._taking = trio.open_memory_channel[Intake](_INTAKE)
+        intake = Intake(_INTAKE)
+        self.intake: Entry = intake
+        self._taking: Queue = intake
         self._giving, self.received = trio.open_memory_channel[Received](_RECEIVED)
         self.receives = hooks.receive
         self.ended = trio.Event()
@@ -169,7 +171,7 @@ class Tree(ABC):
                     left.append(item)
                 elif isinstance(item, Flush):
                     item.abandon()
-        except (trio.WouldBlock, trio.EndOfChannel):
+        except trio.WouldBlock:
             self._taking.close()
         self.left = self.ledger.abandon(left, reason)
         if broken is not None:

@@ -12,7 +12,7 @@ from trio_wsout._tasks.waking import Doorbell
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trio_wsout._tasks.sender import Intake
+    from trio_wsout._tasks.intake import Item
 
 __all__ = ["FairQueue", "FairSource"]
 
@@ -21,7 +21,7 @@ class FairQueue:
     """The receiving end; a `Source`."""
 
     def __init__(self) -> None:
-        self._turns = Turns["Intake"]()
+        self._turns = Turns["Item"]()
         self._bell = Doorbell()
         self._held: Callable[[], bool] = bool
         self._free: FairSource | None = None
@@ -47,14 +47,14 @@ class FairQueue:
         """There may be something to take."""
         self._bell.ring()
 
-    def put(self, source: FairSource, item: Intake, most: int) -> bool:
+    def put(self, source: FairSource, item: Item, most: int) -> bool:
         """Part of a source."""
         if not self._turns.put(source, item, most):
             return False
         self._bell.ring()
         return True
 
-    def receive_nowait(self) -> Intake:
+    def receive_nowait(self) -> Item:
         """The next item; raises trio.WouldBlock when none waits."""
         taken = self._turns.take(self._free if self._held() else None)
         if taken is None:
@@ -64,7 +64,7 @@ class FairQueue:
             source.taken()
         return item
 
-    async def receive(self) -> Intake:
+    async def receive(self) -> Item:
         """Wait for the next item; cancelled, it has taken none."""
         await trio.lowlevel.checkpoint()
         while True:
@@ -96,7 +96,7 @@ class FairSource:
         """Whether no more of this source may wait."""
         return self.waiting >= self._most
 
-    def send_nowait(self, value: Intake) -> None:
+    def send_nowait(self, value: Item) -> None:
         """Put an item; raises trio.WouldBlock while too many of this source wait."""
         if self._queue.closed:
             raise trio.BrokenResourceError
@@ -104,7 +104,7 @@ class FairSource:
             raise trio.WouldBlock
         self.waiting += 1
 
-    async def send(self, value: Intake) -> None:
+    async def send(self, value: Item) -> None:
         """Put an item; waits while too many of this source wait."""
         await trio.lowlevel.checkpoint()
         while True:

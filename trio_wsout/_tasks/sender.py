@@ -3,42 +3,39 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import trio
-from attrs import define
 
-from trio_wsout._core.delivery import Accepted, Message
+from trio_wsout._core.delivery import Accepted, Refused
 from trio_wsout._core.packing import PackingError
+from trio_wsout._tasks.intake import DocumentEnd, Intake
 from trio_wsout._tasks.ledger import Flush
 from trio_wsout._tasks.waking import Alarm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+    from trio_wsout._core.delivery import Message
     from trio_wsout._core.packing import Packer
+    from trio_wsout._tasks.intake import Item
     from trio_wsout._tasks.ledger import Ledger
+    from trio_wsout._tasks.outbox import Outbox
 
-__all__ = ["DocumentEnd", "Intake", "Sender", "Sink", "Source"]
+__all__ = ["LinkSender", "Sender", "Sink", "Source"]
 
-
-@define(eq=False)
-class DocumentEnd:
-    """Mark in the intake: the document ends here."""
-
-
-Intake = Accepted | DocumentEnd | Flush
-"""What travels from ``send`` to the sender."""
+_PLAIN = {Accepted}
+"""The types of items that go as they are."""
 
 
 class Source(Protocol):
-    """Where the sender takes from; a memory channel is one."""
+    """Where the sender takes from."""
 
-    async def receive(self) -> Intake:
-        """The next item; raises trio.EndOfChannel when there will be none."""
+    async def receive(self) -> Item:
+        """Wait for the next item; cancelled, it has taken none."""
         ...
 
-    def receive_nowait(self) -> Intake:
+    def receive_nowait(self) -> Item:
         """The next item; raises trio.WouldBlock when none waits."""
         ...
 
@@ -80,36 +77,31 @@ class Sender:
             accepted for message in (*self._waiting, *self._packer.flush()) for accepted in message.events
         ]
 
-    async def run(self, intake: Source) -> None:
-        """Work until the intake ends; then what is in the open batch goes, too."""
+    async def run(self, source: Source) -> None:
+        """Work until cancelled."""
         while True:
-            item: Intake | None = None
+            item: Item | None = None
             with self._alarm.until(self._packer.deadline):
-                try:
-                    item = await intake.receive()
-                except trio.EndOfChannel:
-                    break
+                item = await source.receive()
             if item is not None:
-                await self._take_waiting(item, intake)
+                await self._take_waiting(item, source)
             else:
                 await self._put(self._packer.poll(trio.current_time()))
             self._sink.ring()
-        await self._put(self._packer.flush())
-        self._sink.ring()
 
-    async def _take_waiting(self, item: Intake, intake: Source) -> None:
+    async def _take_waiting(self, item: Item, source: Source) -> None:
         """Take one item and all that waits behind it: a task switch serves many, and a plain event costs none."""
         alone, offer = self._packer.alone, self._sink.accept
         try:
             while True:
-                if alone and isinstance(item, Accepted) and item.refusal is None:
+                if alone and type(item) is Accepted:
                     self._number(item)
                     if not offer(item):
                         await self._put((item,))
                 else:
                     await self._take(item)
-                item = intake.receive_nowait()
-        except (trio.WouldBlock, trio.EndOfChannel):
+                item = source.receive_nowait()
+        except trio.WouldBlock:
             return
 
     def _number(self, accepted: Accepted) -> None:
@@ -117,7 +109,7 @@ class Sender:
         self._ledger.taken += 1
         self._ledger.last = accepted.seq
 
-    async def _take(self, item: Intake) -> None:
+    async def _take(self, item: Item) -> None:
         match item:
             case Accepted():
                 self._number(item)
@@ -129,7 +121,7 @@ class Sender:
                 await self._put(self._packer.end_document())
 
     async def _pack(self, accepted: Accepted) -> None:
-        refusal = accepted.refusal
+        refusal = accepted.reason if isinstance(accepted, Refused) else None
         if accepted.source is not None:
             # What a relay passes on goes as it came; an open batch goes before it, for the order of numbers.
             await self._put([*self._packer.flush(), accepted])
@@ -151,3 +143,36 @@ class Sender:
         while waiting:
             await self._sink.put(waiting[0])
             waiting.popleft()
+
+
+class LinkSender(Sender):
+    """A sender of events that go as they are: one a message, without a stamp, to a link.
+
+    All that waits and has room in the window goes there at once, so that numbering an event and moving
+    it costs a part of what encoding it does. Only what must wait, or is no plain event, goes singly.
+    """
+
+    def __init__(self, packer: Packer, outbox: Outbox, ledger: Ledger) -> None:
+        super().__init__(packer, outbox, ledger)
+        self._window = outbox.window
+
+    async def run(self, source: Source) -> None:
+        """Work until cancelled."""
+        assert isinstance(source, Intake)  # noqa: S101 - a link has no other
+        while True:
+            await source.wait()
+            while source.waiting:
+                if not self._move(source):
+                    await self._take(source.receive_nowait())
+            self._sink.ring()
+
+    def _move(self, intake: Intake) -> int:
+        """Move what has room, unless something waits that is no plain event; gives how many events."""
+        waiting = intake.waiting
+        if set(map(type, waiting)) != _PLAIN:
+            return 0
+        count = self._window.accept_many(cast("Sequence[Accepted]", waiting))
+        self._packer.number_many(cast("list[Accepted]", intake.take(count)))
+        self._ledger.taken += count
+        self._ledger.last = self._packer.taken
+        return count

@@ -1,0 +1,138 @@
+"""The intake: what `send` accepted waits here for the sender, who may take all of it at once.
+
+A memory channel does the same one event at a time. Then putting and taking cost more than encoding
+the event does, so this one gives what it has as a whole.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import trio
+from attrs import define, field
+
+from trio_wsout._core.delivery import Accepted
+from trio_wsout._tasks.ledger import Flush
+from trio_wsout._tasks.waking import Doorbell
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["DocumentEnd", "Intake", "Item"]
+
+
+@define(eq=False)
+class DocumentEnd:
+    """Mark in the intake: the document ends here."""
+
+
+Item = Accepted | DocumentEnd | Flush
+"""What travels from ``send`` to the sender."""
+
+
+@define(eq=False)
+class _Waiting:
+    """Who waits in `send` for room, and with what."""
+
+    item: Item
+    over: trio.Event = field(factory=trio.Event)
+    """Set when the item was let in, or never will be."""
+    refused: bool = False
+    """Whether it never will be."""
+
+
+class Intake:
+    """A bounded queue with one taker. Who waits for room is let in in the order of waiting."""
+
+    def __init__(self, most: int) -> None:
+        """Let at most `most` items wait, beside those of who waits in `send`."""
+        self._most = most
+        self._items: deque[Item] = deque()
+        self._outside: deque[_Waiting] = deque()
+        self._bell = Doorbell()
+        self._closed = False
+
+    # -- who puts -----------------------------------------------------------------------------------------
+
+    def send_nowait(self, value: Item) -> None:
+        """Put an item.
+
+        Raises:
+            trio.WouldBlock: There is no room.
+            trio.BrokenResourceError: Nobody takes any more.
+        """
+        items = self._items
+        if len(items) >= self._most:  # so it is, too, when nobody takes any more
+            raise trio.BrokenResourceError if self._closed else trio.WouldBlock
+        if not items:
+            self._bell.ring()
+        items.append(value)
+
+    async def send(self, value: Item) -> None:
+        """Put an item; waits for room. Cancelled, it has put none.
+
+        Raises:
+            trio.BrokenResourceError: Nobody takes any more.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            self.send_nowait(value)
+        except trio.WouldBlock:
+            await self._wait(_Waiting(value))
+        else:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def _wait(self, waiting: _Waiting) -> None:
+        self._outside.append(waiting)
+        try:
+            await waiting.over.wait()
+        except BaseException:
+            self._outside.remove(waiting)
+            raise
+        if waiting.refused:
+            raise trio.BrokenResourceError
+
+    # -- who takes ----------------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> Sequence[Item]:
+        """What can be taken now, oldest first; not to be kept."""
+        return self._items
+
+    def take(self, count: int) -> list[Item]:
+        """Take so many of `waiting`."""
+        items = self._items
+        taken = [items.popleft() for _ in range(count)]
+        outside = self._outside
+        while outside and len(items) < self._most:
+            first = outside.popleft()
+            items.append(first.item)
+            first.over.set()
+        return taken
+
+    def receive_nowait(self) -> Item:
+        """Take the next item; raises trio.WouldBlock when none waits."""
+        if not self._items:
+            raise trio.WouldBlock
+        return self.take(1)[0]
+
+    async def receive(self) -> Item:
+        """Wait for the next item; cancelled, it has taken none."""
+        await self.wait()
+        return self.receive_nowait()
+
+    async def wait(self) -> None:
+        """Wait until something can be taken."""
+        await trio.lowlevel.checkpoint()
+        while not self._items:
+            await self._bell.wait()
+
+    def close(self) -> None:
+        """Nobody takes any more, or puts; what waits can still be taken."""
+        self._closed = True
+        self._most = 0
+        while self._outside:
+            waiting = self._outside.popleft()
+            waiting.refused = True
+            waiting.over.set()
