@@ -38,6 +38,8 @@ class Client:
         self.headers: dict[str, str] = {}
         self.subprotocol: str | None = None
         self.pings: list[float] = []
+        self.pongs: list[float] = []
+        """When pongs came."""
         self.close_code: int | None = None
         self.closed_at: float | None = None
         """When the close code came."""
@@ -102,6 +104,8 @@ class Client:
                 self.pings.append(trio.current_time())
                 if self.answers_pings:
                     await self.send(Pong(payload=bytes(event.payload)))
+            case Pong():
+                self.pongs.append(trio.current_time())
             case CloseConnection():
                 self.close_code = event.code
                 self.closed_at = trio.current_time()

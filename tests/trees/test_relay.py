@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.trees.conftest import Client, MemoryListener
 from trio_wsout.testing import Accept, MemoryPeer, Unreachable, open_peer
-from wsproto.events import CloseConnection, TextMessage
+from wsproto.events import CloseConnection, Ping, TextMessage
 from wsproto.utilities import LocalProtocolError
 
 if TYPE_CHECKING:
@@ -365,6 +365,50 @@ async def test_what_a_link_that_gave_up_left_goes_to_who_takes_undelivered_event
                 reported.append(taken.receive_nowait().event)
         assert reported == ["p:0", "application:0"]
         assert output.statistics().undelivered == 2
+
+
+async def test_a_link_that_gives_up_while_it_is_full_leaves_nobody_waiting_and_everything_reported(
+    room: Room, autojump_clock: MockClock
+) -> None:
+    count, sent = 3000, 0
+
+    async def send_all(output: trio_wsout.Output) -> None:
+        nonlocal sent
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            for number in range(count):
+                await output.send(f"application:{number}")
+                sent += 1
+
+    async with open_peer() as up:
+        up.plan(Accept(pong_after=None), then=Unreachable())
+        fields = linked(reconnect={"max-attempts": 2})
+        with trio.fail_after(60), pytest.raises(trio_wsout.ConnectError) as caught:
+            async with trio_wsout.open_output(
+                fields, listeners=[room.listener], open_stream=up.open_stream
+            ) as output:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(send_all, output)
+                    await trio.sleep(1)
+                    assert 1024 < sent < count, "the link is full, and who sends waits"
+                    await up.cut()
+        assert [each.event for each in caught.value.undelivered] == [f"application:{n}" for n in range(sent)]
+
+
+async def test_a_ping_is_answered_when_everything_before_it_was_passed_on(
+    room: Room, autojump_clock: MockClock
+) -> None:
+    fields = config(server={"send-buffer-capacity": 1, "slow-peer-timeout": "10s"})
+    async with trio_wsout.open_output(fields, listeners=[room.listener]):
+        narrow, speaker = await room.enter(bounded=True), await room.enter()
+        narrow.stall()
+        await speaker.talk("p", *range(60))
+        await speaker.send(Ping(payload=b"behind 60"))
+        await trio.sleep(5)
+        assert speaker.pongs == []
+        narrow.go_on()
+        await narrow.wait_for(60)
+        await trio.testing.wait_all_tasks_blocked()
+        assert speaker.pongs == [5]
 
 
 async def test_an_eager_link_that_does_not_open_ends_the_opening_of_the_relay(

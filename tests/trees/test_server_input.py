@@ -14,7 +14,7 @@ import trio_wsout
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.trees.conftest import Client, MemoryListener
-from wsproto.events import CloseConnection
+from wsproto.events import CloseConnection, Ping
 from wsproto.utilities import LocalProtocolError
 
 if TYPE_CHECKING:
@@ -62,6 +62,37 @@ async def enter(listener: MemoryListener, nursery: trio.Nursery, *, bounded: boo
 
 async def take(output: trio_wsout.Output, count: int) -> list[Any]:
     return [(await output.received.receive()).event for _ in range(count)]
+
+
+async def test_all_that_waits_is_taken_at_once(listener: MemoryListener, autojump_clock: MockClock) -> None:
+    async with trio_wsout.open_output(config(payload="json"), listeners=[listener]) as output:
+        client = await listener.connect()
+        for number in range(20):
+            await client.say(str(number))
+        await trio.sleep(1)
+        assert [item.event for item in await output.receive_many()] == list(range(20))
+        with trio.move_on_after(1) as waiting:
+            await output.receive_many()
+        assert waiting.cancelled_caught
+        await client.say("20")
+        await trio.sleep(1)
+    assert [item.event for item in await output.receive_many()] == [20]
+    with pytest.raises(trio.EndOfChannel):
+        await output.receive_many()
+
+
+async def test_a_ping_is_answered_when_the_application_has_room_for_all_before_it(
+    listener: MemoryListener, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    async with trio_wsout.open_output(config(payload="json"), listeners=[listener]) as output:
+        client = await enter(listener, nursery)
+        await client.count("p", 100)
+        await client.send(Ping(payload=b"behind 100"))
+        await trio.sleep(5)
+        assert client.pongs == []
+        await take(output, 100)
+        await trio.sleep(1)
+        assert client.pongs == [5]
 
 
 async def test_a_message_comes_with_who_sent_it(listener: MemoryListener, autojump_clock: MockClock) -> None:

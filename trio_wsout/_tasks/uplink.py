@@ -7,8 +7,10 @@ when the link has confirmed it, too.
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
+import trio
 from attrs import define
 
 from trio_wsout._core.delivery import Accepted
@@ -83,13 +85,14 @@ class Uplink:
         self._bell.ring()
 
     async def run(self, intake: Entry) -> None:
-        """Hand on what waits until cancelled."""
-        while True:
-            while self._waiting:
-                await intake.send(self._waiting[0])
-                self._waiting.popleft()
-                self._room()
-            await self._bell.wait()
+        """Hand on what waits until cancelled, or until the link has ended; then its owner says why."""
+        with suppress(trio.BrokenResourceError):
+            while True:
+                while self._waiting:
+                    await intake.send(self._waiting[0])
+                    self._waiting.popleft()
+                    self._room()
+                await self._bell.wait()
 
     def advance(self) -> None:
         """Let the log know what the link has."""
