@@ -10,7 +10,6 @@ import re
 import shutil
 import socket
 import stat
-import subprocess
 import tempfile
 import threading
 import unicodedata
@@ -23,6 +22,7 @@ import pytest
 import trio
 import trio_wsout
 from attrs import frozen
+from disks import fill, mount
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from trio_wsout._core.history import Limits
@@ -535,33 +535,6 @@ async def test_a_place_of_a_configuration_without_permission_is_told(reachable: 
 
 
 # -- disks ------------------------------------------------------------------------------------------------------
-
-
-def mount(folder: Path, options: str) -> None:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", folder], check=True, capture_output=True)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Generator[Path, None, None]:
-    try:
-        mount(tmp_path, "size=256k")
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no disk can be mounted: {error}")
-    yield tmp_path
-    subprocess.run(["umount", tmp_path], check=True)
-
-
-def fill(folder: Path) -> Path:
-    """A file that takes all the room that is left."""
-    filler = folder / "filler"
-    with filler.open("wb", buffering=0) as file:
-        size = 4096
-        while size:
-            try:
-                file.write(b"x" * size)
-            except OSError:
-                size //= 2
-    return filler
 
 
 @of_every_kind

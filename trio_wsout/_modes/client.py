@@ -271,7 +271,8 @@ class ClientTree(Tree):
         if broken is not None:
             broken.undelivered += tuple(self.left)
             if count:
-                broken.say_also(f"{events} stay {stay} and go first at the next start")
+                stays = "stays" if count == 1 else "stay"
+                broken.say_also(f"{events} {stays} {stay}, to go first at the next start")
         elif count:
             self.kept = f"{events} not confirmed: {reason}; what was not confirmed stays {stay} and goes first at the next start"
 
