@@ -214,7 +214,7 @@ async def test_what_is_no_file_of_a_spool_is_told_and_left_alone(
             async with opened(path):
                 pass
     assert str(path / name) in str(caught.value)
-    assert name in os.listdir(path)
+    assert name in [each.name for each in path.iterdir()]
     assert (tmp_path / "elsewhere").read_text() == "mine"
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 import trio
+import trio.testing
 import trio_wsout
 from trio_wsout._core.delivery import Accepted
 from trio_wsout._core.spool_format import encode_event
@@ -282,7 +283,9 @@ async def test_an_undelivered_event_that_breaks_the_output_leaves_and_the_others
     async with open_peer() as peer:
         peer.plan(Accept(pong_after=None, close_after=(1, 1009)), then=Unreachable())
         with pytest.raises(trio_wsout.DeliveryError, match="accepted events? stays? in the spool") as caught:
-            async with trio_wsout.open_output(config(), open_stream=peer.open_stream, spool=disk) as output:
+            async with trio_wsout.open_output(
+                config(delivery={"max-unconfirmed": 1}), open_stream=peer.open_stream, spool=disk
+            ) as output:
                 await output.send("too big")
                 await peer.wait_messages(1)
                 await output.send("stays")
@@ -425,3 +428,34 @@ async def test_a_link_that_never_opens_says_what_stays(autojump_clock: object) -
                 config(connect={"mode": "eager"}), open_stream=peer.open_stream, spool=disk
             ):
                 pytest.fail("the block must not begin")
+
+
+async def test_receipts_of_what_is_on_disk_only_are_bounded_and_hear_of_the_end(
+    autojump_clock: object,
+) -> None:
+    disk = Disk(takes=0)
+    few = config(delivery={"max-unconfirmed": 1}, **{"shutdown-timeout": "1s"})
+    receipts: list[trio_wsout.Receipt] = []
+    flushed: list[type] = []
+
+    async def flush() -> None:
+        try:
+            await output.flush()
+        except trio.ClosedResourceError as error:
+            flushed.append(type(error))
+
+    async with open_peer() as peer, trio.open_nursery() as nursery:
+        peer.plan(then=Unreachable())
+        with pytest.raises(trio_wsout.DeliveryError, match="stays in the spool"):
+            async with trio_wsout.open_output(few, open_stream=peer.open_stream, spool=disk) as output:
+                with trio.move_on_after(1):
+                    while True:
+                        receipts.append(await output.submit("x"))
+                assert 8192 < len(receipts) < 8192 + 1024 + 10, "receipts need memory"
+                await output.send("without a receipt it needs none")
+                nursery.start_soon(flush)
+                await trio.testing.wait_all_tasks_blocked()
+        for receipt in receipts:
+            with pytest.raises(trio_wsout.DeliveryError, match="goes first at the next start"):
+                await receipt.wait()
+    assert flushed == [trio.ClosedResourceError]
