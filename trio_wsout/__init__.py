@@ -21,6 +21,7 @@ from trio_wsout.errors import (
     HistoryError,
     OutputError,
     Problem,
+    SpoolError,
     Undelivered,
 )
 from trio_wsout.output import Output, open_output
@@ -43,6 +44,7 @@ __all__ = [
     "Problem",
     "Receipt",
     "Received",
+    "SpoolError",
     "State",
     "Statistics",
     "Undelivered",

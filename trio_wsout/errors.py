@@ -17,6 +17,7 @@ __all__ = [
     "HistoryError",
     "OutputError",
     "Problem",
+    "SpoolError",
     "Undelivered",
 ]
 
@@ -65,6 +66,10 @@ class OutputError(Exception):
     def __init__(self, message: str, *, undelivered: Sequence[Undelivered] = ()) -> None:
         super().__init__(message)
         self.undelivered = tuple(undelivered)
+
+    def say_also(self, more: str) -> None:
+        """Say more than was known when it was made; called by the library."""
+        self.args = (f"{self}; {more}",)
 
 
 class ConfigError(OutputError, ValueError):
@@ -115,3 +120,7 @@ class CursorError(OutputError):
 
 class HistoryError(OutputError):
     """The history store can't be read or written; the message names the place and the mend."""
+
+
+class SpoolError(OutputError):
+    """The spool can't be read or written, or is damaged; the message names the place and the mend."""

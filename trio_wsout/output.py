@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from trio_wsout._core.delivery import Accepted, Refused
-from trio_wsout._core.payload import Base64Error, EventError
+from trio_wsout._core.delivery import Accepted
 from trio_wsout._modes.client import ClientTree
 from trio_wsout._modes.hooks import Hooks
 from trio_wsout._modes.relay import RelayTree
@@ -22,7 +21,7 @@ from trio_wsout._wire.tls import client_context
 from trio_wsout.config.loading import load_config
 from trio_wsout.config.rules import check
 from trio_wsout.config.sections import BatchMode, Config, Mode
-from trio_wsout.errors import ConfigError, DeliveryError, Problem
+from trio_wsout.errors import ConfigError, DeliveryError, OutputError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from trio_wsout._modes.tree import Tree
     from trio_wsout.errors import Undelivered
     from trio_wsout.stores.history import HistoryStore
+    from trio_wsout.stores.spool import SpoolStore
 
 __all__ = ["Output", "open_output"]
 
@@ -56,8 +56,8 @@ class Output(trio.abc.SendChannel[Any]):
         self._closed = False
         # What every event needs, looked up once.
         self._ledger = tree.ledger
-        self._event = tree.encoder.event
-        self._most = config.max_message_size - tree.overhead
+        self._encode = tree.encode
+        self._waits = not tree.at_once
         self._offer = tree.intake.send_nowait
 
     # -- sending ----------------------------------------------------------------------------------------
@@ -74,8 +74,8 @@ class Output(trio.abc.SendChannel[Any]):
             trio.BrokenResourceError: The output broke; its cause says why.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        item = self._encode(value, None)
-        if not self._try_put(item):
+        item = self._encode(value)
+        if self._waits or not self._try_put(item):
             await self._put(item)
 
     def send_nowait(self, event: object) -> None:
@@ -84,7 +84,7 @@ class Output(trio.abc.SendChannel[Any]):
         Raises:
             trio.WouldBlock: The buffer is full; the event was not accepted.
         """
-        if not self._try_put(self._encode(event, None)):
+        if not self._try_put(self._encode(event)):
             raise trio.WouldBlock
 
     async def submit(self, event: object) -> Receipt:
@@ -92,7 +92,7 @@ class Output(trio.abc.SendChannel[Any]):
         await trio.lowlevel.checkpoint_if_cancelled()
         receipt = Receipt(event)
         item = self._encode(event, receipt)
-        if not self._try_put(item):
+        if self._waits or not self._try_put(item):
             await self._put(item)
         return receipt
 
@@ -107,7 +107,6 @@ class Output(trio.abc.SendChannel[Any]):
             message = "end_document() needs batch.mode: document"
             raise ValueError(message)
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._check_open()
         await self._put(DocumentEnd())
 
     async def flush(self) -> None:
@@ -191,16 +190,6 @@ class Output(trio.abc.SendChannel[Any]):
             message = "the output was closed"
             raise trio.ClosedResourceError(message)
 
-    def _encode(self, event: object, receipt: Receipt | None) -> Accepted:
-        try:
-            encoded = self._event(event)
-        except Base64Error as error:
-            return Refused(b"", event, receipt, reason=str(error))
-        if len(encoded) > self._most:
-            message = f"the event has {len(encoded)} bytes, {self._most} fit into max-message-size"
-            raise EventError(message)
-        return Accepted(encoded, event, receipt)
-
     def _try_put(self, item: Accepted) -> bool:
         """Accept an event if there is room."""
         if self._closed or self._ledger.broken is not None:
@@ -215,6 +204,7 @@ class Output(trio.abc.SendChannel[Any]):
         return True
 
     async def _put(self, item: Accepted | DocumentEnd) -> None:  # noqa: ASYNC910 - send is a checkpoint
+        self._check_open()
         try:
             await self._tree.intake.send(item)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -241,6 +231,7 @@ async def open_output(
     authenticate: Callable[[Handshake], Awaitable[Admit | Deny]] | None = None,
     listeners: Sequence[trio.abc.Listener[Any]] | None = None,
     history: HistoryStore | None = None,
+    spool: SpoolStore | None = None,
     draw: Callable[[], float] = random.random,
 ) -> AsyncGenerator[Output, None]:
     """Open an output; its tasks live inside the ``async with`` block and nowhere else (SPEC 3).
@@ -262,6 +253,7 @@ async def open_output(
         listeners: Accept byte streams in place of ``server.bind``, which is not bound then: sockets
             that were handed over, or memory streams. They are closed at the end.
         history: Keeps the history, in place of ``history.store``; closed at the end.
+        spool: Keeps the spool, in place of ``spool.path``; closed at the end.
         draw: Uniform in [0, 1), for the jitter of the backoff.
 
     Raises:
@@ -269,7 +261,8 @@ async def open_output(
         ConnectError: An eager link did not open within ``connect.eager-timeout``, or the link gave
             up; raised as the block is left, if it did not end the block by itself.
         CursorError: The stored cursor can't be read.
-        DeliveryError: Events were not confirmed; ``undelivered`` holds them.
+        DeliveryError: Events were not confirmed; ``undelivered`` holds them, without those that stay in the spool.
+        SpoolError: The spool can't be used, or is damaged.
     """
     hooks = Hooks(
         headers=headers,
@@ -282,6 +275,7 @@ async def open_output(
         authenticate=authenticate,
         listeners=listeners,
         history=history,
+        spool=spool,
         draw=draw,
     )
     config = _usable(config, hooks)
@@ -323,12 +317,11 @@ def _usable(config: Config | Mapping[str, object], hooks: Hooks) -> Config:
         problems.append(
             Problem(path="server.viewer", reason="is not available in this version; leave it out")
         )
-    if config.spool is not None:
-        problems.append(Problem(path="spool", reason="is not available in this version; leave it out"))
     for section, there, name, hook in (
         ("server", config.server, "authenticate", hooks.authenticate),
         ("server", config.server, "listeners", hooks.listeners),
         ("history", config.history, "history", hooks.history),
+        ("spool", config.spool, "spool", hooks.spool),
     ):
         if there is None and hook is not None:
             reason = f"is not set, and open_output(…, {name}=…) is of no use without it"
@@ -358,21 +351,40 @@ async def _finish_after(error: BaseException, output: Output, tree: Tree, config
 
 def _account(tree: Tree, trouble: BaseException | None, *, cancelled: bool) -> None:
     """Report what is left where raising it would hide another exception."""
-    if not tree.left or (trouble is None and not cancelled):
+    if trouble is None and not cancelled:
         return
-    count = len(tree.left)
+    if tree.kept:
+        _log.warning("%s", tree.kept)
+        _say_with(trouble, tree.kept)
+    if not tree.left:
+        return
     rest = tree.ledger.offer(tree.left) if cancelled else tree.left
-    said = f"{count} accepted event{'' if count == 1 else 's'} not confirmed: {tree.left[0].reason}"
+    said = f"{_not_confirmed(tree)}: {tree.left[0].reason}"
     if rest:
         _log.error("%s", said)
     if trouble is not None:
         trouble.add_note(f"trio_wsout: {said}")
 
 
+def _say_with(trouble: BaseException | None, said: str) -> None:
+    if isinstance(trouble, OutputError):
+        trouble.say_also(said)
+    elif trouble is not None:
+        trouble.add_note(f"trio_wsout: {said}")
+
+
+def _not_confirmed(tree: Tree) -> str:
+    count = len(tree.left)
+    return f"{count} accepted event{'' if count == 1 else 's'} not confirmed"
+
+
 def _raise_left(tree: Tree) -> None:
     if tree.ledger.broken is not None:
         raise tree.ledger.broken
     if tree.left:
-        count = len(tree.left)
-        message = f"{count} accepted event{'' if count == 1 else 's'} not confirmed"
-        raise DeliveryError(message, undelivered=tree.left)
+        error = DeliveryError(_not_confirmed(tree), undelivered=tree.left)
+        if tree.kept:
+            error.say_also(tree.kept)
+        raise error
+    if tree.kept:
+        raise DeliveryError(tree.kept, undelivered=())

@@ -172,3 +172,26 @@ def test_no_escape_sequences_in_a_pipe(peer, command) -> None:
     for arguments in [("demo", "--events", "50"), ("--help",), ("run", "--set", f"url={peer.url}"), ("run",)]:
         run = command(*arguments, text="1\nnope\n")
         assert "\x1b" not in run.stdout + run.stderr
+
+
+def test_what_stays_in_the_spool_is_told_and_sent_by_the_next_run(
+    peer, nowhere: str, command, tmp_path
+) -> None:
+    lost = tmp_path / "lost.ndjson"
+    spool = ["--set", f"spool.path={tmp_path / 'spool'}"]
+    options = ["--set", f"url={nowhere}", "--set", "shutdown-timeout=300ms", "--undelivered", str(lost)]
+    run = command("run", *options, *spool, text="1\n2\n")
+    assert run.returncode == 3, "it never connected"
+    assert f"stays in the spool at {tmp_path / 'spool'} and goes first at the next start" in run.stderr
+    assert kept(lost) == []
+    run = command("run", "--set", f"url={peer.url}", *spool, "--stats", text="3\n")
+    assert run.returncode == 0
+    figures = json.loads(run.stderr.splitlines()[-1])
+    assert (figures["accepted"], figures["confirmed"], figures["spooled"]) == (3, 3, 0)
+
+
+def test_a_damaged_spool_is_2(peer, command, tmp_path) -> None:
+    (tmp_path / f"{1:020}.spool").write_bytes(b"x" * 100)
+    run = command("run", "--set", f"url={peer.url}", "--set", f"spool.path={tmp_path}", text="1\n")
+    assert run.returncode == 2
+    assert "damaged at byte 0" in run.stderr

@@ -45,6 +45,11 @@ def test_the_line_has_what_an_operator_watches() -> None:
     assert line.plain == "open  1,234 confirmed (100/s)  5 queued  6 unconfirmed  7 reconnects"
 
 
+def test_the_line_has_the_spool_and_why_it_waits() -> None:
+    now = Statistics(state="open", **ZERO, **NONE, spooled=1234, spool_waits="the disk is full")  # type: ignore[arg-type]
+    assert status_line(now, 0).plain.endswith("0 reconnects  1,234 in the spool  waiting: the disk is full")
+
+
 def test_the_line_of_a_listener_has_peers_and_what_was_done_to_them() -> None:
     figures = {**ZERO, "confirmed": 9, "received": 1234, "peers": 1, "queued": 5, "unconfirmed": 6}
     now = Statistics(state="listening", **figures, **NONE, expelled=2)  # type: ignore[arg-type]

@@ -84,6 +84,7 @@ def test_nothing_is_wrong_and_it_goes_round(config: Config) -> None:
         (evolve(CLIENT, auth=Auth(headers={"Upgrade": Secret("x")})), "auth.headers.Upgrade"),
         (evolve(CLIENT, heartbeat=Heartbeat(payload="é" * 63)), "heartbeat.payload"),
         (evolve(SERVER, history=History(store="redis://h/s")), "history.store"),
+        (evolve(CLIENT, spool=Spool(path="x", max_bytes=2 << 20)), "spool.max-bytes"),
         (evolve(CLIENT, cursor=Cursor()), "cursor"),
         (evolve(CLIENT, cursor=Cursor(header_name="Host")), "cursor.header-name"),
         (

@@ -449,6 +449,29 @@ async def send(options: dict[str, Any]) -> None:
     )
 
 
+async def spool(options: dict[str, Any]) -> None:
+    """Role: an output with a spool; many tasks send, and each number is noted when its `send` has returned."""
+    import trio_wsout
+
+    out = os.open(options["sent"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    number, total = options["first"], options.get("total")
+
+    async def post() -> None:
+        nonlocal number
+        while total is None or number < total:
+            taken, number = number, number + 1
+            await output.send({"n": taken})
+            os.write(out, f"{taken}\n".encode())
+
+    async with trio_wsout.open_output(options["config"]) as output:
+        figures = output.statistics()
+        say(left=figures.spooled, torn=figures.spool_torn)
+        async with trio.open_nursery() as nursery:
+            for _ in range(options["tasks"]):
+                nursery.start_soon(post)
+    say(confirmed=output.statistics().confirmed)
+
+
 async def serve(options: dict[str, Any]) -> None:
     """Role: a server output that sends until it is killed, and notes what is confirmed."""
     import trio_wsout
@@ -499,7 +522,7 @@ async def visit(options: dict[str, Any]) -> None:
     say(taken=taken)
 
 
-ROLES = {"receive": receive, "send": send, "serve": serve, "visit": visit}
+ROLES = {"receive": receive, "send": send, "serve": serve, "spool": spool, "visit": visit}
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the tests end it

@@ -125,6 +125,69 @@ async def test_a_sender_killed_again_and_again_goes_on_from_its_stored_cursor_an
     )
 
 
+@bounded
+async def test_a_sender_killed_again_and_again_sends_all_that_its_spool_took_first_and_in_order(
+    tmp_path: Path, figures: Callable[[str], None]
+) -> None:
+    draw, kills = seeded(), 20 if LONG else 4
+    receiver = Receiving(tmp_path)
+    noted = tmp_path / "sent"
+    noted.touch()
+    config = {
+        "url": receiver.url,
+        "spool": {"path": str(tmp_path / "spool")},
+        "reconnect": {"initial-backoff": "10ms", "max-backoff": "20ms"},
+        # What comes twice has the same stamp, also from another process.
+        "delivery": {"stamp": "seq"},
+    }
+
+    def sent() -> list[int]:
+        whole, _, _ = noted.read_text().rpartition("\n")
+        return [int(line) for line in whole.split()]
+
+    options: dict[str, Any] = {"config": config, "sent": str(noted), "tasks": 8}
+    left, torn, first = 0, 0, 0
+    with ending(receiver):
+        await receiver.start()
+        for life in range(kills + 1):
+            away = life < kills and draw.random() < 0.5
+            if away:
+                receiver.kill()
+            more = {"total": first + 500} if life == kills else {}
+            sender = Child(tmp_path, "spool", first=first, **options, **more)
+            with ending(sender):
+                said = await sender.wait_for(lambda said: "left" in said)
+                left, torn = left + said["left"], torn + said["torn"]
+                if more:
+                    assert await sender.wait() == 0
+                    break
+                goal = len(sent()) + draw.randrange(1, 3000)
+                await sender.until(lambda: len(sent()) >= goal)  # noqa: B023
+                await trio.sleep(draw.random() * 0.02)
+            first = max(sent()) + options["tasks"] + 1  # what was under way may be on disk
+            if away:
+                await receiver.start()
+        accepted, arrived, lines = sent(), receiver.distinct, receiver.lines
+    stamps: dict[str, int] = {}
+    order: list[tuple[int, int]] = []
+    for _, kind, text in lines:
+        if kind == "text":
+            event = json.loads(text)
+            assert stamps.setdefault(event["seq"], event["n"]) == event["n"], "a stamp names one event"
+            epoch, _, seq = event["seq"].partition("-")
+            order.append((int(epoch), int(seq)))
+    assert set(accepted) <= set(arrived), "send returned, and it was lost"
+    assert len(stamps) == len(arrived), "an event has one stamp, through all lives"
+    firsts = list(dict.fromkeys(order))
+    assert firsts == sorted(firsts), "first arrivals are in order"
+    assert len(set(arrived) - set(accepted)) <= (kills + 1) * options["tasks"]
+    assert [each.name for each in (tmp_path / "spool").iterdir()] == ["lock"]
+    figures(
+        f"sender with a spool killed {kills} times: {len(accepted)} events, 0 lost, 0 out of order, "
+        f"{left} sent from the spool at the starts, {torn} torn groups, {len(order) - len(firsts)} duplicates"
+    )
+
+
 class Audience:
     """Five clients that come and go, and all that they saw."""
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from pathlib import Path
 
-
-def mount(folder: Path, options: str) -> None:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", folder], check=True, capture_output=True)
+# What several test modules share lies beside them: pytest's importlib mode puts no folder on the path.
+sys.path.insert(0, str(Path(__file__).parent))
+from disks import mount
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ import pytest
 import trio
 import trio_wsout
 from attrs import frozen
+from disks import fill
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from trio_wsout._core.history import Limits
@@ -577,19 +578,6 @@ async def test_a_place_of_a_configuration_without_permission_is_told(reachable: 
 
 
 # -- disks ------------------------------------------------------------------------------------------------------
-
-
-def fill(folder: Path) -> Path:
-    """A file that takes all the room that is left."""
-    filler = folder / "filler"
-    with filler.open("wb", buffering=0) as file:
-        size = 4096
-        while size:
-            try:
-                file.write(b"x" * size)
-            except OSError:
-                size //= 2
-    return filler
 
 
 @of_every_kind

@@ -574,7 +574,6 @@ async def test_a_cursor_that_cannot_be_saved_breaks_the_output(tmp_path: Path) -
     ("fields", "path"),
     [
         ({"mode": "relay", "server": {"bind": ":0", "viewer": True}}, "server.viewer"),
-        ({"url": "ws://h/", "spool": {"path": "x"}}, "spool"),
     ],
 )
 async def test_what_is_not_built_yet_is_a_config_error(fields: dict[str, Any], path: str) -> None:

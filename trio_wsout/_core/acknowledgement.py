@@ -39,10 +39,13 @@ def stamp_of(epoch: int, seq: int) -> str:
 class AckReader:
     """Reads acknowledgements for one output."""
 
+    epoch: int
+    """That of the stamps that are known."""
+
     def __init__(self, pointer: str, epoch: int, cursor: CursorReader | None) -> None:
         """Read what `pointer` (RFC 6901) finds, as cursors of `cursor` or sequence numbers of `epoch`."""
         self._tokens = parse_pointer(pointer)
-        self._epoch = epoch
+        self.epoch = epoch
         self._cursor = cursor
 
     def value_in(self, message: str | bytes) -> object:
@@ -72,6 +75,6 @@ class AckReader:
             return value
         if isinstance(value, str):
             epoch, _, seq = value.rpartition("-")
-            if epoch == str(self._epoch) and seq.isascii() and seq.isdigit() and len(seq) <= _DIGITS:
+            if epoch == str(self.epoch) and seq.isascii() and seq.isdigit() and len(seq) <= _DIGITS:
                 return int(seq)
         return None

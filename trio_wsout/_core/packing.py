@@ -76,6 +76,10 @@ class Packer:
         """When `poll` closes the open batch; None: nothing is open."""
         return self._batcher.deadline if self._batcher else None
 
+    def go_on(self, epoch: int, after: int) -> None:
+        """Go on where an earlier life ended: stamp with `epoch`, number events from `after` + 1."""
+        self._epoch, self.taken = epoch, after
+
     def number(self, accepted: Accepted) -> None:
         """Give the event its number, and its stamp if objects are stamped."""
         self.taken += 1

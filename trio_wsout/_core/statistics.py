@@ -65,6 +65,14 @@ class Statistics:
     """What the server chose at the latest opening."""
     last_document: Document | None
     """Marker of the latest confirmed batch, where documents are marked."""
+    spooled: int = 0
+    """Events in the spool; on disk."""
+    spool_bytes: int = 0
+    """Bytes of the spool's files."""
+    spool_torn: int = 0
+    """Groups of events that a crash had torn, and that were cut off as the spool was opened: ``send`` never returned for them."""
+    spool_waits: str | None = None
+    """Why ``send`` waits for the spool: "spool.max-bytes is reached" or "the disk is full"; None: it does not."""
     last_error: str | None = None
     """The latest trouble, for people; None: there was none."""
     addresses: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 ::
 
     client
+    ├─ spooler     where there is a spool: events → disk, many with one sync; then to the sender
     ├─ sender      events → batches → window
     ├─ supervisor  dial, watch, back off
     │  └─ connection
@@ -14,6 +15,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -21,9 +23,11 @@ import trio
 
 from trio_wsout._core.acknowledgement import AckReader
 from trio_wsout._core.cursor import CursorReader
+from trio_wsout._core.delivery import Accepted, Refused
 from trio_wsout._core.ending import Cause, Ending
 from trio_wsout._core.link import Link, State
 from trio_wsout._core.packing import Packer
+from trio_wsout._core.payload import EventError
 from trio_wsout._core.request import RequestError, build_request
 from trio_wsout._core.statistics import Statistics
 from trio_wsout._modes.tree import Tree, stop_when_broken
@@ -31,21 +35,25 @@ from trio_wsout._tasks.outbox import Outbox
 from trio_wsout._tasks.persister import Persister
 from trio_wsout._tasks.reader import Inbox
 from trio_wsout._tasks.sender import LinkSender, Sender
+from trio_wsout._tasks.spooler import Spooler
 from trio_wsout._tasks.supervisor import Supervisor
 from trio_wsout._wire.dial import AttemptFailed, Dialer
 from trio_wsout.config.sections import ConnectMode, DeliveryLevel
 from trio_wsout.errors import ConnectError
-from trio_wsout.stores.opening import open_cursor_store
+from trio_wsout.stores.opening import open_cursor_store, open_spool_store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from trio_wsout._core.delivery import Message
     from trio_wsout._core.request import Request
     from trio_wsout._modes.hooks import Hooks
+    from trio_wsout._tasks.sender import Source
     from trio_wsout.config.sections import Config
 
 __all__ = ["ClientTree"]
+
+_log = logging.getLogger("trio_wsout")
 
 
 class ClientTree(Tree):
@@ -59,13 +67,20 @@ class ClientTree(Tree):
         self.outbox = Outbox(config.delivery, config.retry, self.ledger, self.link.message_passed)
         self.persister: Persister | None = None
         self.ledger.on_confirmed = self._confirmed
-        packer = Packer(config, self.encoder, epoch=self._epoch, resolve=self._resolve)
-        plain = packer.alone and config.delivery.stamp is None
-        self.sender = (LinkSender if plain else Sender)(packer, self.outbox, self.ledger)
+        self._packer = Packer(config, self.encoder, epoch=self._epoch, resolve=self._resolve)
+        plain = self._packer.alone and config.delivery.stamp is None and config.spool is None
+        self.sender = (LinkSender if plain else Sender)(self._packer, self.outbox, self.ledger)
         cursor = CursorReader(config.cursor) if config.cursor is not None else None
         acked = config.delivery.level is DeliveryLevel.ACKED
-        acks = AckReader(config.delivery.ack_pointer, self._epoch, cursor) if acked else None
-        self.inbox = inbox(config.payload, self._giving if hooks.receive else None, acks)
+        self._acks = AckReader(config.delivery.ack_pointer, self._epoch, cursor) if acked else None
+        self.inbox = inbox(config.payload, self._giving if hooks.receive else None, self._acks)
+        self._source: Source = self._taking
+        self.spooler: Spooler | None = None
+        if config.spool is not None:
+            store = hooks.spool or open_spool_store(config.spool)
+            self.spooler = Spooler(store, config.spool.max_bytes, self.ledger, self._revive)
+            self.intake, self._source = self.spooler, self.spooler.backlog
+            self.at_once = False
         if not hooks.receive:
             self._giving.close()
         self._dialer = Dialer(config, text=self.encoder.is_text, open_stream=hooks.open_stream)
@@ -87,12 +102,16 @@ class ClientTree(Tree):
 
         Raises:
             CursorError: The stored cursor can't be read; nothing was sent.
+            SpoolError: The spool can't be used; nothing was sent.
         """
         await self._open_cursor()
+        await self._open_spool()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(stop_when_broken, self.ledger, nursery.cancel_scope)
-                nursery.start_soon(self.sender.run, self._taking)
+                if self.spooler is not None:
+                    nursery.start_soon(self.spooler.run)
+                nursery.start_soon(self.sender.run, self._source)
                 if self.persister is not None:
                     nursery.start_soon(self.persister.run)
                 if self._config.connect.mode is ConnectMode.EAGER:
@@ -105,6 +124,9 @@ class ClientTree(Tree):
             self._abandon([*window, *self.sender.leftovers()])
             self.inbox.stop()
             self.supervisor.wake()
+            if self.spooler is not None:
+                with trio.CancelScope(shield=True):
+                    await self.spooler.aclose()
             self.ended.set()
 
     async def begin(self) -> None:
@@ -159,6 +181,7 @@ class ClientTree(Tree):
     def statistics(self) -> Statistics:
         """The figures now."""
         ledger, outbox, inbox, supervisor = self.ledger, self.outbox, self.inbox, self.supervisor
+        spooler = self.spooler
         # Who waited in `send` counts it a moment after the sender may have taken the event.
         accepted = max(self.accepted, ledger.taken)
         return Statistics(
@@ -184,12 +207,18 @@ class ClientTree(Tree):
             without_cursor=0 if self.persister is None else self.persister.without_cursor,
             cursor=None if self.persister is None else self.persister.value,
             subprotocol=supervisor.subprotocol,
+            spooled=0 if spooler is None else spooler.events,
+            spool_bytes=0 if spooler is None else spooler.size,
+            spool_torn=0 if spooler is None else spooler.torn,
+            spool_waits=None if spooler is None else spooler.waits,
             last_document=ledger.last_document,
             last_error=supervisor.last_error,
         )
 
     def _confirmed(self, messages: Sequence[Message]) -> None:
         self.link.message_passed()
+        if self.spooler is not None:
+            self.spooler.confirmed(messages)
         if self.persister is not None:
             self.persister.confirmed(messages)
 
@@ -202,6 +231,51 @@ class ClientTree(Tree):
         store = await open_cursor_store(cursor, url=self._config.url)
         self.persister = Persister(CursorReader(cursor), store, self.ledger)
         await self.persister.load(cursor.initial_value)
+
+    async def _open_spool(self) -> None:
+        """Take the spool over; numbers and stamps go on as they were, so that a receiver knows what comes again."""
+        spooler = self.spooler
+        if spooler is None:
+            return
+        found = await spooler.open(self._epoch)
+        self._packer.go_on(found.epoch, found.settled)
+        if self._acks is not None:
+            self._acks.epoch = found.epoch
+        self.accepted = found.last - found.settled
+        self.ledger.on_failed = spooler.failed
+        if found.torn:
+            _log.warning("spool %s: a torn end was cut off, of events that were not accepted", spooler.place)
+        if self.accepted:
+            _log.info("spool %s: %d events of an earlier run go first", spooler.place, self.accepted)
+
+    def _revive(self, event: object) -> Accepted:
+        """An event that was accepted before, perhaps by another configuration; what can't be sent is undelivered."""
+        try:
+            return self.encode(event)
+        except EventError as error:
+            return Refused(b"", event, reason=str(error))
+
+    def _abandon(self, holding: Iterable[Accepted]) -> None:
+        """The tree has ended: where there is a spool, what is on disk stays there."""
+        spooler = self.spooler
+        if spooler is None:
+            super()._abandon(holding)
+            return
+        count, broken, self.ledger.on_failed = spooler.events, self.ledger.broken, None
+        reason = self.end_reason if broken is None else f"the output broke: {broken}"
+        stay = f"in the spool at {spooler.place}"
+        staying = f"{reason}; the event stays {stay} and goes first at the next start"
+        lost = spooler.close(staying)
+        self.ledger.keep(holding, staying)
+        self.left = self.ledger.abandon(lost, reason)
+        events = f"{count} accepted event{'' if count == 1 else 's'}"
+        if broken is not None:
+            broken.undelivered += tuple(self.left)
+            if count:
+                stays = "stays" if count == 1 else "stay"
+                broken.say_also(f"{events} {stays} {stay}, to go first at the next start")
+        elif count:
+            self.kept = f"{events} not confirmed: {reason}; what was not confirmed stays {stay} and goes first at the next start"
 
     def _resolve(self, source: str, name: str | None) -> str | None:
         """The value of a ``${…}`` in this attempt; None: there is none."""

@@ -12,6 +12,7 @@ from trio_wsout._core.handshake import Admit, Deny, Handshake
 from trio_wsout._core.link_change import LinkChange
 from trio_wsout.errors import Undelivered
 from trio_wsout.stores.history import HistoryStore
+from trio_wsout.stores.spool import SpoolStore
 
 __all__ = ["Hooks"]
 
@@ -40,5 +41,7 @@ class Hooks:
     """Accept streams in place of `server.bind`."""
     history: HistoryStore | None = None
     """Keeps the history in place of `history.store`."""
+    spool: SpoolStore | None = None
+    """Keeps the spool in place of `spool.path`."""
     draw: Callable[[], float] = field(default=random.random)
     """Uniform in [0, 1), for jitter."""

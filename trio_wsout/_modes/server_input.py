@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Never
 
-from trio_wsout._core.payload import Encoder
 from trio_wsout._core.unpacking import Unpacker
 from trio_wsout._modes.serving import ServingTree
 from trio_wsout._tasks.reader import Inbox
 
 if TYPE_CHECKING:
+    from trio_wsout._core.delivery import Fate
     from trio_wsout._modes.hooks import Hooks
     from trio_wsout._tasks.served_peer import ServedPeer
     from trio_wsout.config.sections import Config
@@ -35,18 +35,13 @@ class ServerInputTree(ServingTree):
         super().__init__(config, hooks)
         self.receives = True
         self._unpacker = None if config.batch is None else Unpacker(config.payload, config.batch)
-        self.encoder = _NoEvents(config.payload, None)
+
+    def encode(self, event: object, fate: Fate | None = None) -> Never:
+        """Raise RuntimeError, whatever the event: all ways to send begin here."""
+        del event, fate
+        raise RuntimeError("mode server-input takes no events, it only receives; use server-output or relay")
 
     def inbox_for(self, peer: ServedPeer) -> Inbox:
         """What every peer sends goes to the application."""
         del peer
         return Inbox(self._config.payload, self._giving, None, unpacker=self._unpacker, counts=self.counts)
-
-
-class _NoEvents(Encoder):
-    """Refuses every event; all ways to send begin with the encoder."""
-
-    def event(self, event: object) -> Never:
-        """Raise RuntimeError, whatever the event."""
-        del event
-        raise RuntimeError("mode server-input takes no events, it only receives; use server-output or relay")

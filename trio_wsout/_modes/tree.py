@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import trio
 
-from trio_wsout._core.delivery import Accepted
-from trio_wsout._core.payload import Encoder
+from trio_wsout._core.delivery import Accepted, Refused
+from trio_wsout._core.payload import Base64Error, Encoder, EventError
 from trio_wsout._core.received import Received
 from trio_wsout._tasks.intake import Intake
 from trio_wsout._tasks.ledger import Flush, Ledger
@@ -20,6 +20,7 @@ from trio_wsout.config.templates import TemplateError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from trio_wsout._core.delivery import Fate
     from trio_wsout._core.statistics import Statistics
     from trio_wsout._modes.hooks import Hooks
     from trio_wsout._tasks.intake import Item
@@ -63,6 +64,12 @@ class Tree(ABC):
     left: list[Undelivered]
     """What was not confirmed when the tree ended."""
 
+    kept: str
+    """What of it stays in the spool and why, in one sentence; empty: nothing."""
+
+    at_once: bool
+    """Whether an event is accepted as soon as there is room for it."""
+
     end_reason: str
     """Why events that are left were not confirmed."""
 
@@ -72,6 +79,7 @@ class Tree(ABC):
         self._hooks = hooks
         self.encoder = Encoder(config.payload, config.batch, stamp=config.delivery.stamp)
         self.overhead = self.encoder.overhead(None, None) + _stamp_room(config.delivery.stamp)
+        self._event, self._most = self.encoder.event, config.max_message_size - self.overhead
         self.ledger = Ledger(hooks.undelivered)
         intake = Intake(_INTAKE)
         self.intake: Entry = intake
@@ -81,8 +89,25 @@ class Tree(ABC):
         self.ended = trio.Event()
         self.accepted = 0
         self.left = []
+        self.kept = ""
+        self.at_once = True
         self.end_reason = "the output was closed before the event was confirmed"
         self._late = False
+
+    def encode(self, event: object, fate: Fate | None = None) -> Accepted:
+        """An event as the sender takes it.
+
+        Raises:
+            EventError: It can't be encoded, or is too large.
+        """
+        try:
+            encoded = self._event(event)
+        except Base64Error as error:
+            return Refused(b"", event, fate, reason=str(error))
+        if len(encoded) > self._most:
+            message = f"the event has {len(encoded)} bytes, {self._most} fit into max-message-size"
+            raise EventError(message)
+        return Accepted(encoded, event, fate)
 
     @abstractmethod
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -56,6 +56,7 @@ class Ledger:
         self.on_confirmed: Callable[[Sequence[Message]], object] | None = None
         self.on_awaited: Callable[[], object] | None = None
         """Called when somebody begins to wait."""
+        self.on_failed: Callable[[Accepted], object] | None = None
         self.broken = None
         self.broke = trio.Event()
         self.taken = 0
@@ -116,6 +117,13 @@ class Ledger:
             waiter.abandon()
         return [Undelivered(event=accepted.event, reason=why) for accepted, why in items]
 
+    def keep(self, left: Iterable[Accepted], reason: str) -> None:
+        """These events, and what is still being reported, stay for a later life; who waits for them hears `reason`."""
+        for accepted in (*(each for each, _ in self._reporting), *left):
+            if accepted.fate is not None:
+                accepted.fate.failed(reason)
+        self._reporting.clear()
+
     def offer(self, items: Iterable[Undelivered]) -> list[Undelivered]:
         """Give what the channel takes at once, for an end that can't wait; gives back the rest."""
         rest = list(items)
@@ -136,6 +144,8 @@ class Ledger:
         self.undelivered += 1
         if accepted.fate is not None:
             accepted.fate.failed(reason)
+        if self.on_failed is not None:
+            self.on_failed(accepted)
         self._settle((accepted,))
 
     # -- who waits --------------------------------------------------------------------------------------

@@ -9,6 +9,6 @@ CONFIGURATION = 2
 NO_CONNECTION = 3
 """The link could not be opened, or gave up."""
 SOME_UNDELIVERED = 4
-"""Some events are undelivered, some lines were skipped, or what peers sent could not be printed."""
+"""Some events are undelivered or stay in the spool, some lines were skipped, or what peers sent could not be printed."""
 INTERRUPTED = 130
 """Ctrl-C or a termination signal ended the run."""

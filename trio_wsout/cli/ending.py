@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from trio_wsout.cli.codes import CONFIGURATION, INTERRUPTED, NO_CONNECTION, OK, SOME_UNDELIVERED
 from trio_wsout.cli.keeping import as_undelivered
 from trio_wsout.cli.printing import say
-from trio_wsout.errors import ConnectError, CursorError, DeliveryError, HistoryError
+from trio_wsout.errors import ConnectError, CursorError, DeliveryError, HistoryError, SpoolError
 
 if TYPE_CHECKING:
     from trio_wsout._core.statistics import Statistics
@@ -56,6 +56,6 @@ def exit_code(run: Run, failure: OutputError | None) -> int:
 
 def _never_began(run: Run, failure: OutputError | None) -> bool:
     """Whether what is stored can't be used, so that nothing was lost."""
-    if isinstance(failure, HistoryError):
+    if isinstance(failure, HistoryError | SpoolError):
         return run.statistics is None
     return isinstance(failure, CursorError) and not run.keeper.count

@@ -38,6 +38,10 @@ def status_line(now: Statistics, rate: float, mode: Mode = Mode.CLIENT) -> Text:
         line.append(f"  {now.queued:,} queued  {now.unconfirmed:,} unconfirmed")
     if mode is Mode.CLIENT or now.reconnects:
         line.append(f"  {now.reconnects:,} reconnects")
+    if now.spooled:
+        line.append(f"  {now.spooled:,} in the spool")
+    if now.spool_waits is not None:
+        line.append(f"  waiting: {now.spool_waits}", style="red")
     if now.expelled:
         line.append(f"  {now.expelled:,} expelled", style="red")
     return line

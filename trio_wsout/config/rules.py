@@ -50,6 +50,8 @@ _BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _MOST_PING = 125
 _LONGEST_STATE_ID = 200
+_SPOOLED_BESIDE = 512
+"""Bytes that a message of the largest size may take in the spool beside its own, of which base64 adds a third."""
 
 
 def is_token(text: str) -> bool:
@@ -233,6 +235,18 @@ def _rest(config: Config) -> Iterator[Problem]:
             reason="expected memory: or sqlite:PATH (redis is not available in this version)",
         )
     yield from _cursor(config)
+    yield from _spool(config)
+
+
+def _spool(config: Config) -> Iterator[Problem]:
+    if config.spool is None or config.mode is not Mode.CLIENT:
+        return
+    least = 2 * (config.max_message_size + _SPOOLED_BESIDE)
+    if config.spool.max_bytes < least:
+        yield Problem(
+            path="spool.max-bytes",
+            reason=f"must be {least} bytes or more, room for two messages of max-message-size",
+        )
 
 
 def _cursor(config: Config) -> Iterator[Problem]:

@@ -11,7 +11,7 @@ import trio
 
 from trio_wsout._core.cursor import default_state_id
 from trio_wsout._core.history import Limits
-from trio_wsout.errors import CursorError, HistoryError
+from trio_wsout.errors import CursorError, HistoryError, SpoolError
 from trio_wsout.stores.cursor_file import FileCursorStore, file_in_directory
 from trio_wsout.stores.cursor_sqlite import SqliteCursorStore
 from trio_wsout.stores.cursors import MemoryCursorStore
@@ -19,11 +19,12 @@ from trio_wsout.stores.history_memory import MemoryHistoryStore
 from trio_wsout.stores.history_sqlite import SqliteHistoryStore
 
 if TYPE_CHECKING:
-    from trio_wsout.config.sections import Cursor, History
+    from trio_wsout.config.sections import Cursor, History, Spool
     from trio_wsout.stores.cursors import CursorStore
     from trio_wsout.stores.history import HistoryStore
+    from trio_wsout.stores.spool import SpoolStore
 
-__all__ = ["open_cursor_store", "open_history_store", "state_directory"]
+__all__ = ["open_cursor_store", "open_history_store", "open_spool_store", "state_directory"]
 
 
 async def open_cursor_store(cursor: Cursor, *, url: str | None) -> CursorStore:
@@ -71,6 +72,19 @@ def open_history_store(history: History) -> HistoryStore:
     if not path or path == place:
         raise HistoryError(f"history.store {place!r} is no place for events; set memory: or sqlite:PATH")
     return SqliteHistoryStore(Path(path), limits)
+
+
+def open_spool_store(spool: Spool) -> SpoolStore:
+    """Choose the spool in the directory `path`; its owner opens and closes it.
+
+    Raises:
+        SpoolError: This system has none.
+    """
+    try:
+        from trio_wsout.stores.spool_files import FileSpool  # noqa: PLC0415 - it needs what only POSIX systems have
+    except ImportError as error:
+        raise SpoolError(f"spool {spool.path}: this system can't lock files; leave spool out") from error
+    return FileSpool(Path(spool.path), spool.max_bytes)
 
 
 def state_directory() -> Path:

@@ -1,0 +1,461 @@
+"""A client with a spool on the mock clock: a store of the test's own says how long writing takes, and when it is full."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+import trio
+import trio.testing
+import trio_wsout
+from trio_wsout._core.delivery import Accepted
+from trio_wsout._core.spool_format import encode_event
+from trio_wsout.config import Config
+from trio_wsout.errors import SpoolError
+from trio_wsout.stores.spool import Spooled, SpoolFullError
+from trio_wsout.testing import Accept, Refuse, Unreachable, open_peer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Disk:
+    """A `SpoolStore` in memory, slow or full as it is told; what is in it outlives the output."""
+
+    place = "/spool"
+
+    def __init__(self, takes: float = 1.0, events: Sequence[object] = ()) -> None:
+        self.takes = takes
+        self.events = [encode_event(Accepted(orjson.dumps(event, default=str), event)) for event in events]
+        self.settled = 0
+        self.room: int | None = None
+        """Most events that are not settled; None: any number."""
+        self.full = "the disk is full"
+        self.groups: list[tuple[float, int, int]] = []
+        """When each group was kept, its events, and what it says is settled."""
+        self.broken: str | None = None
+        self.reads = 0
+        self.closed = False
+
+    async def open(self, epoch: int) -> Spooled:
+        await trio.lowlevel.checkpoint()
+        self.closed = False
+        return Spooled(epoch=9, settled=self.settled, last=len(self.events), size=1, torn=0)
+
+    async def append(self, events: Sequence[bytes], settled: int) -> int:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(self.takes)
+        if self.broken is not None:
+            raise SpoolError(self.broken)
+        self.settled = settled
+        if events and self.room is not None and len(self.events) + len(events) - settled > self.room:
+            raise SpoolFullError(self.full)
+        self.events += events
+        self.groups.append((trio.current_time(), len(events), settled))
+        return len(self.events)
+
+    async def after(self, number: int, most_bytes: int) -> Sequence[bytes]:
+        await trio.sleep(self.takes / 10)
+        self.reads += 1
+        if self.broken is not None:
+            raise SpoolError(self.broken)
+        return self.events[number : number + 100]
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.closed = True
+
+
+def config(**fields: Any) -> Config:
+    fields.setdefault("spool", {"path": "/spool"})
+    return trio_wsout.load_config({"url": "ws://peer.test/", **fields})
+
+
+def balanced(output: trio_wsout.Output) -> None:
+    now = output.statistics()
+    assert now.accepted == now.confirmed + now.undelivered + now.unconfirmed
+
+
+async def test_send_returns_when_its_group_is_on_disk_and_a_group_is_all_that_waits(
+    autojump_clock: object,
+) -> None:
+    disk, times = Disk(), list[float]()
+    async with open_peer() as peer:
+        start = trio.current_time()
+
+        async def post(after: float) -> None:
+            await trio.sleep(after)
+            await output.send({"after": after})
+            times.append(trio.current_time() - start)
+
+        async with trio_wsout.open_output(config(), open_stream=peer.open_stream, spool=disk) as output:
+            async with trio.open_nursery() as nursery:
+                for after in (0.0, 0.25, 0.5, 0.75, 1.5):
+                    nursery.start_soon(post, after)
+        assert times == [1.0, 2.0, 2.0, 2.0, 3.0]
+        assert [count for _, count, _ in disk.groups if count] == [1, 3, 1]
+        assert [json.loads(each)["after"] for each in peer.messages] == [0.0, 0.25, 0.5, 0.75, 1.5]
+        assert disk.groups[-1][2] == 5, "the graceful end tells that all is settled"
+        assert disk.closed
+        balanced(output)
+
+
+async def test_settled_events_are_told_within_100_ms_or_with_the_next_group(autojump_clock: object) -> None:
+    disk = Disk(takes=0)
+    async with (
+        open_peer() as peer,
+        trio_wsout.open_output(config(), open_stream=peer.open_stream, spool=disk) as output,
+    ):
+        await output.send(1)
+        await output.flush()
+        confirmed = trio.current_time()
+        assert output.statistics().spooled == 0
+        await trio.sleep(1)
+        assert disk.groups[1:] == [(pytest.approx(confirmed + 0.1), 0, 1)]
+        await output.send(2)
+        await output.flush()
+        await output.send(3)
+        assert [(count, settled) for _, count, settled in disk.groups[2:]] == [(1, 1), (1, 2)]
+
+
+async def test_a_send_that_is_cancelled_before_its_group_began_was_not_accepted(
+    autojump_clock: object,
+) -> None:
+    disk = Disk()
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(config(), open_stream=peer.open_stream, spool=disk) as output:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(output.send, "first")
+                await trio.sleep(0.1)
+                with trio.move_on_after(0.5) as scope:
+                    await output.send("never")
+                assert scope.cancelled_caught
+                assert trio.current_time() == 0.6
+            await output.send("last")
+        assert peer.messages == ["first", "last"]
+        assert output.statistics().accepted == 2
+
+
+async def test_a_send_that_is_cancelled_while_its_group_is_written_was_accepted(
+    autojump_clock: object,
+) -> None:
+    disk = Disk()
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(config(), open_stream=peer.open_stream, spool=disk) as output:
+            with trio.move_on_after(0.5) as scope:
+                await output.send("first")
+            assert (trio.current_time(), scope.cancelled_caught) == (1.0, False)
+            balanced(output)
+        assert peer.messages == ["first"]
+        assert (output.statistics().accepted, output.statistics().confirmed) == (1, 1)
+
+
+async def test_a_send_that_is_cancelled_while_its_group_finds_no_room_was_not_accepted(
+    autojump_clock: object,
+) -> None:
+    disk = Disk()
+    disk.room = 0
+    async with (
+        open_peer() as peer,
+        trio_wsout.open_output(config(), open_stream=peer.open_stream, spool=disk) as output,
+    ):
+        with trio.move_on_after(0.5) as scope:
+            await output.send("never")
+        assert (trio.current_time(), scope.cancelled_caught) == (1.0, True)
+        assert output.statistics().spool_waits is None, "nobody waits any more"
+        with trio.move_on_after(1.5) as scope:
+            await output.send("never")
+        assert scope.cancelled_caught
+        disk.room = None
+        await output.send("later")
+        await output.flush()
+        assert peer.messages == ["later"]
+
+
+async def test_send_waits_while_there_is_no_room_and_goes_on_when_something_is_settled(
+    autojump_clock: object,
+) -> None:
+    disk = Disk(takes=0)
+    disk.room, disk.full = 2, "spool.max-bytes is reached"
+    async with open_peer() as peer:
+        peer.plan(Accept(after=5.0))
+        async with trio_wsout.open_output(config(), open_stream=peer.open_stream, spool=disk) as output:
+            for number in range(2):
+                await output.send(number)
+            with trio.move_on_after(2) as scope:
+                await output.send("never")
+            assert scope.cancelled_caught
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(output.send, 2)
+                await trio.sleep(1)
+                assert output.statistics().spool_waits == "spool.max-bytes is reached"
+            assert 5.0 <= trio.current_time() <= 5.1
+            assert output.statistics().spool_waits is None
+        assert peer.messages == ["0", "1", "2"]
+
+
+async def test_what_an_earlier_life_left_goes_first_then_what_is_new(autojump_clock: object) -> None:
+    disk = Disk(events=list(range(1000)))
+    disk.settled = 300
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(config(), open_stream=peer.open_stream, spool=disk) as output:
+            assert (output.statistics().accepted, output.statistics().spooled) == (700, 700)
+            balanced(output)
+            await output.send("new")
+        assert peer.messages == [*map(str, range(300, 1000)), "new"]
+        now = output.statistics()
+        assert (now.accepted, now.confirmed, now.spooled) == (701, 701, 0)
+
+
+async def test_a_peer_that_is_away_costs_disk_and_not_memory(autojump_clock: object) -> None:
+    disk = Disk(takes=0)
+    small = config(delivery={"max-unconfirmed": 10}, batch={"mode": "document", "fixed-size": 10})
+    async with open_peer() as peer:
+        peer.plan(*[Unreachable()] * 8)
+        async with trio_wsout.open_output(small, open_stream=peer.open_stream, spool=disk) as output:
+            receipts = []
+            for number in range(5000):
+                await output.send(number)
+                if number % 1000 == 999:
+                    receipts.append(await output.submit(f"receipt {number}"))
+                    await output.end_document()
+            assert output.statistics().spooled == 5005
+            assert len(output._tree.spooler.backlog._memory) <= 1024
+            balanced(output)
+            for receipt in receipts:
+                await receipt.wait()
+            assert output.statistics().spooled == 0
+            await output.send("after")
+        lines = [line for message in peer.messages for line in message.split("\n")]
+        assert len(lines) == 5006
+        assert [line for line in lines if line.isdigit()] == list(map(str, range(5000)))
+        ends = [message.split("\n")[-1] for message in peer.messages]
+        assert [end for end in ends if end.startswith("receipt")] == [
+            f"receipt {number}" for number in range(999, 5000, 1000)
+        ]
+        assert disk.reads > 10
+
+
+async def test_acknowledged_events_leave(autojump_clock: object) -> None:
+    disk = Disk(takes=0, events=[{"n": 0}, {"n": 1}])
+    acked = config(delivery={"level": "acked", "stamp": "seq"})
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(acked, open_stream=peer.open_stream, spool=disk) as output:
+            await output.send({"n": 2})
+            await peer.wait_messages(3)
+            stamps = [json.loads(each)["seq"] for each in peer.messages]
+            assert stamps == ["9-1", "9-2", "9-3"], "as they were in the earlier life"
+            await peer.send(json.dumps({"ack": stamps[1]}))
+            await trio.sleep(0.5)
+            assert (output.statistics().spooled, disk.settled) == (1, 2)
+            await peer.send(json.dumps({"ack": stamps[2]}))
+            await trio.sleep(0.5)
+            assert disk.settled == 3
+
+
+async def test_what_is_undelivered_leaves_and_what_cannot_be_encoded_any_more_is_undelivered(
+    autojump_clock: object,
+) -> None:
+    disk = Disk(takes=0, events=["aGk=", "no base64", {"an": "object"}, b"bytes"])
+    reports, items = trio.open_memory_channel[trio_wsout.Undelivered](10)
+    base64 = config(payload="binary-base64")
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(
+            base64, open_stream=peer.open_stream, spool=disk, undelivered=reports
+        ) as output:
+            await output.send("still no base64")
+            await output.flush()
+            balanced(output)
+        assert peer.messages == [b"hi", b"bytes"]
+    found = [items.receive_nowait() for _ in range(3)]
+    assert [each.event for each in found] == ["no base64", {"an": "object"}, "still no base64"]
+    assert "takes str (base64) or bytes" in found[1].reason
+    assert disk.settled == 5
+
+
+async def test_an_undelivered_event_that_breaks_the_output_leaves_and_the_others_stay(
+    autojump_clock: object,
+) -> None:
+    disk = Disk(takes=0)
+    async with open_peer() as peer:
+        peer.plan(Accept(pong_after=None, close_after=(1, 1009)), then=Unreachable())
+        with pytest.raises(trio_wsout.DeliveryError, match="accepted events? stays? in the spool") as caught:
+            async with trio_wsout.open_output(
+                config(delivery={"max-unconfirmed": 1}), open_stream=peer.open_stream, spool=disk
+            ) as output:
+                await output.send("too big")
+                await peer.wait_messages(1)
+                await output.send("stays")
+                await output.wait_connected()
+        assert [each.event for each in caught.value.undelivered] == ["too big"]
+        assert (disk.settled, len(disk.events)) == (1, 2)
+        balanced(output)
+
+
+async def test_retries_that_ran_out_leave_the_spool(autojump_clock: object) -> None:
+    disk = Disk(takes=0)
+    reports, items = trio.open_memory_channel[trio_wsout.Undelivered](10)
+    async with open_peer() as peer:
+        peer.plan(Accept(pong_after=None, cut_after=1))
+        async with trio_wsout.open_output(
+            config(retry={"retries": 0}), open_stream=peer.open_stream, spool=disk, undelivered=reports
+        ) as output:
+            await output.send("once")
+            await output.flush()
+            assert output.statistics().spooled == 0
+        assert items.receive_nowait().event == "once"
+        assert disk.settled == 1
+
+
+async def test_send_nowait_is_accepted_at_once_and_on_disk_a_moment_later(autojump_clock: object) -> None:
+    disk = Disk()
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(config(), open_stream=peer.open_stream, spool=disk) as output:
+            for number in range(256):
+                output.send_nowait(number)
+            with pytest.raises(trio.WouldBlock):
+                output.send_nowait("no room")
+            assert output.statistics().accepted == 256
+            assert disk.events == []
+            await trio.sleep(1.5)
+            assert len(disk.events) == 256
+            output.send_nowait("room")
+        assert peer.messages == [*map(str, range(256)), "room"]
+
+
+async def test_what_never_got_to_disk_is_undelivered_at_the_end(autojump_clock: object) -> None:
+    disk = Disk(takes=0)
+    disk.room = 1
+    async with open_peer() as peer:
+        peer.plan(then=Unreachable())
+        with pytest.raises(trio_wsout.DeliveryError, match="1 accepted event not confirmed.*spool") as caught:
+            async with trio_wsout.open_output(config(), open_stream=peer.open_stream, spool=disk) as output:
+                await output.send("kept")
+                output.send_nowait("only in memory")
+        assert [each.event for each in caught.value.undelivered] == ["only in memory"]
+        assert (len(disk.events), disk.settled) == (1, 0)
+        balanced(output)
+
+
+@pytest.mark.parametrize("reading", [False, True])
+async def test_a_spool_that_fails_breaks_the_output(reading: bool, autojump_clock: object) -> None:
+    disk = Disk(takes=0, events=["old"] if reading else [])
+    async with open_peer() as peer:
+        with pytest.raises(SpoolError, match="the disk is gone"):
+            async with trio_wsout.open_output(config(), open_stream=peer.open_stream, spool=disk) as output:
+                disk.broken = "spool /spool: the disk is gone"
+                if reading:
+                    await trio.sleep(1)
+                with pytest.raises(trio.BrokenResourceError):
+                    await output.send("x")
+        assert disk.closed
+        balanced(output)
+
+
+async def test_a_spool_that_fails_at_the_very_end_is_told(autojump_clock: object) -> None:
+    disk = Disk(takes=0)
+    async with open_peer() as peer:
+        with pytest.raises(SpoolError, match="gone"):
+            async with trio_wsout.open_output(config(), open_stream=peer.open_stream, spool=disk) as output:
+                await output.send("x")
+                await output.flush()
+                disk.broken = "gone"
+
+
+async def test_cancelled_what_is_on_disk_just_stays(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = Disk(takes=0)
+    async with open_peer() as peer:
+        peer.plan(then=Unreachable())
+        with trio.move_on_after(1):
+            async with trio_wsout.open_output(config(), open_stream=peer.open_stream, spool=disk) as output:
+                await output.send("x")
+                await trio.sleep_forever()
+    assert [each.levelname for each in caplog.records if "stays in the spool" in each.message] == ["WARNING"]
+    assert (len(disk.events), disk.settled, disk.closed) == (1, 0, True)
+
+
+async def test_who_waits_in_send_as_the_output_ends_hears_it(autojump_clock: object) -> None:
+    disk = Disk(takes=0)
+    disk.room = 0
+    heard: list[type] = []
+
+    async def post() -> None:
+        try:
+            await output.send("x")
+        except (trio.ClosedResourceError, trio.BrokenResourceError) as error:
+            heard.append(type(error))
+
+    async with open_peer() as peer, trio.open_nursery() as nursery:
+        short = config(**{"shutdown-timeout": "1s"})
+        async with trio_wsout.open_output(short, open_stream=peer.open_stream, spool=disk) as output:
+            nursery.start_soon(post)
+            await trio.sleep(1)
+    assert heard == [trio.ClosedResourceError]
+    assert output.statistics().accepted == 0
+
+
+async def test_an_event_that_never_fits_is_refused(autojump_clock: object) -> None:
+    tight = config(
+        payload="binary-base64", spool={"path": "/spool", "max-bytes": 4096}, **{"max-message-size": 1000}
+    )
+    async with (
+        open_peer() as peer,
+        trio_wsout.open_output(tight, open_stream=peer.open_stream, spool=Disk(takes=0)) as output,
+    ):
+        with pytest.raises(ValueError, match=r"fit into spool.max-bytes"):
+            await output.send("%" * 5000)
+
+
+async def test_a_spool_without_its_section_is_a_config_error() -> None:
+    with pytest.raises(trio_wsout.ConfigError, match="spool"):
+        async with trio_wsout.open_output({"url": "ws://h/"}, spool=Disk()):
+            pytest.fail("the block must not begin")
+
+
+async def test_a_link_that_never_opens_says_what_stays(autojump_clock: object) -> None:
+    disk = Disk(takes=0, events=["old"])
+    async with open_peer() as peer:
+        peer.plan(Refuse(status=403))
+        with pytest.raises(
+            trio_wsout.ConnectError, match="403.*1 accepted event stays in the spool at /spool"
+        ):
+            async with trio_wsout.open_output(
+                config(connect={"mode": "eager"}), open_stream=peer.open_stream, spool=disk
+            ):
+                pytest.fail("the block must not begin")
+
+
+async def test_receipts_of_what_is_on_disk_only_are_bounded_and_hear_of_the_end(
+    autojump_clock: object,
+) -> None:
+    disk = Disk(takes=0)
+    few = config(delivery={"max-unconfirmed": 1}, **{"shutdown-timeout": "1s"})
+    receipts: list[trio_wsout.Receipt] = []
+    flushed: list[type] = []
+
+    async def flush() -> None:
+        try:
+            await output.flush()
+        except trio.ClosedResourceError as error:
+            flushed.append(type(error))
+
+    async with open_peer() as peer, trio.open_nursery() as nursery:
+        peer.plan(then=Unreachable())
+        with pytest.raises(trio_wsout.DeliveryError, match="stays in the spool"):
+            async with trio_wsout.open_output(few, open_stream=peer.open_stream, spool=disk) as output:
+                with trio.move_on_after(1):
+                    while True:
+                        receipts.append(await output.submit("x"))
+                assert 8192 < len(receipts) < 8192 + 1024 + 10, "receipts need memory"
+                await output.send("without a receipt it needs none")
+                nursery.start_soon(flush)
+                await trio.testing.wait_all_tasks_blocked()
+        for receipt in receipts:
+            with pytest.raises(trio_wsout.DeliveryError, match="goes first at the next start"):
+                await receipt.wait()
+    assert flushed == [trio.ClosedResourceError]
