@@ -215,3 +215,9 @@ def test_decoding_never_fails_otherwise_than_it_says(message: str | bytes) -> No
                 assert base64.b64decode(str(event)) == message
             elif payload is not Payload.JSON:
                 assert event == message
+
+
+@given(st.text(alphabet='0123456789 "ab.', max_size=40), st.integers(-(10**40), 10**40), st.booleans())
+def test_a_whole_number_is_exact_wherever_it_stands(before: str, number: int, as_bytes: bool) -> None:
+    text = json.dumps([before, number])
+    assert parse_json(text.encode() if as_bytes else text) == [before, number]

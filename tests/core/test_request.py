@@ -252,3 +252,47 @@ def test_a_user_name_from_a_template_holds_no_colon() -> None:
 def test_nothing_secret_is_shown() -> None:
     request = build(auth=Auth(query={"q": Secret("canary")}, headers={"X": Secret("canary")}))
     assert "canary" not in repr(request)
+
+
+def test_what_is_secret_in_a_handshake_is_noted() -> None:
+    config = Config(
+        url="ws://peer.test/",
+        headers={"Cookie": "sid=c00kie; theme=x", "X-Trace": "plain", "X-Mixed": "for ${secret|name}"},
+        query={"open": "to all"},
+        auth=Auth(
+            basic=Basic(username="user", password=Secret("pass word")),
+            headers={"X-Key": Secret("a key")},
+            query={"token": Secret("a+b")},
+        ),
+    )
+    request = build_request(
+        config,
+        resolve=lambda source, name: f"{source} of {name}",
+        cursor=None,
+        headers={"X-Fresh": "fresh"},
+        token="t0ken",
+    )
+    expected = {
+        "c00kie",
+        "sid=c00kie; theme=x",
+        "pass word",
+        "pass%20word",
+        "a key",
+        "a+b",
+        "a%2Bb",
+        "fresh",
+        "t0ken",
+    }
+    assert expected | {"secret of name", base64.b64encode(b"user:pass word").decode()} <= set(request.secrets)
+    assert not {"plain", "to all", "user", "Bearer", "Basic", "x"} & set(request.secrets)
+    assert "t0ken" not in repr(request)
+
+
+def test_a_secret_that_is_missing_or_empty_is_none() -> None:
+    config = Config(
+        url="ws://peer.test/",
+        headers={"X-A": "${secret|none||default}", "Authorization": "alone"},
+        auth=Auth(query={"t": Secret("")}),
+    )
+    request = build_request(config, resolve=lambda source, name: None, cursor=None)
+    assert set(request.secrets) == {"alone"}

@@ -292,3 +292,17 @@ def test_a_pong_is_taken_out_of_the_middle_and_a_ping_keeps_its_place() -> None:
     runs = [part for part in parts if isinstance(part, list)]
     assert [each for run in runs for each in run] == [b"1", "2", b"1"]
     assert parts[-2:] == [Ping(b"ping"), [b"1"]]
+
+
+def test_a_long_run_is_cut_so_that_others_have_their_turn() -> None:
+    parts, _ = Splitter(masked=False, most=MOST).split(frame(0x82, b"x", key=None) * (2 * MOST_IN_RUN + 1))
+    assert [len(part) for part in parts if isinstance(part, list)] == [MOST_IN_RUN, MOST_IN_RUN, 1]
+
+
+def test_a_header_with_a_fault_is_not_held_back_although_it_is_not_whole() -> None:
+    for head in (b"\x83\xfe", b"\xc1\xfe", b"\x81\x7e", b"\x09\xfe", b"\x89\xfe", b"\x82\xfe\x00\x05"):
+        splitter = Splitter(masked=True, most=MOST)
+        assert splitter.split(head) == ([Slow(head, ends_message=False)], [])
+        assert splitter.split(b"more") == ([Slow(b"more", ends_message=False)], [])
+    for head in (b"\x81", b"\x81\xfe", b"\x82\xfe\x00\x7e", b"\x01\xfe", b"\x8a\x85ab"):
+        assert Splitter(masked=True, most=MOST).split(head) == ([], [])
