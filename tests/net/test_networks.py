@@ -304,7 +304,8 @@ SLOW = 65_536
 """Bytes a second on a slow line."""
 LARGE = 1_000_000 if LONG else 128_000
 """Bytes of a message that is large for it."""
-PULSE = {"ping-interval": "1s", "timeout": "1s"}
+SLOW_LINE = {"heartbeat": {"ping-interval": "1s", "timeout": "1s"}, "retry": {"timeout": "120s"}}
+"""Three large messages together may take longer than the 30 s that one has by default."""
 
 
 def large(number: int) -> dict[str, Any]:
@@ -319,7 +320,7 @@ async def test_a_link_on_a_slow_line_with_a_deep_queue_raises_no_false_alarm(
     wire.rate = SLOW
     came: list[int] = []
     peer = StrictPeer(lambda _, text: came.append(json.loads(text)["n"]))
-    fields = {"url": "ws://peer/", "heartbeat": PULSE, "reconnect": {"max-attempts": 1}}
+    fields = {**SLOW_LINE, "url": "ws://peer/", "reconnect": {"max-attempts": 1}}
 
     async def dial(host: str, port: int) -> trio.SocketStream:
         assert not came
@@ -364,7 +365,7 @@ async def test_a_peer_on_a_slow_line_with_a_deep_queue_raises_no_false_alarm(
     wire.rate = SLOW
     came: list[int] = []
     client = Subscriber(lambda event: came.append(event["n"]))
-    fields = {"mode": "server-output", "server": {"bind": "127.0.0.1:0"}, "heartbeat": PULSE}
+    fields = {**SLOW_LINE, "mode": "server-output", "server": {"bind": "127.0.0.1:0"}}
     start = time.monotonic()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.stay, theirs, MANY)
