@@ -6,7 +6,7 @@ The rules stand in `fanout`, whose other half this is.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import frozen
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from trio_wsout._core.blocks import Block
     from trio_wsout._core.delivery import Accepted
-    from trio_wsout._core.fanout import Fanout
+    from trio_wsout._core.watermark import Watermark
+    from trio_wsout.config.sections import Delivery
 
 __all__ = ["Subscriber", "Wave", "take_together"]
 
@@ -46,6 +47,30 @@ class Wave:
     write: _Write
     block: Block
     """The block that they lie in."""
+
+
+class Log(Protocol):
+    """What a place needs of its log; `Fanout` says what it is."""
+
+    delivery: Delivery
+    timeout: float
+    end: int
+    wanted: int
+    ask_at: float | None
+    taken: Watermark[Subscriber]
+    confirmed: Watermark[Any]
+
+    def seq_before(self, number: int) -> int:
+        """Sequence number of the last event before a message."""
+        ...
+
+    def number_after(self, seq: int) -> int:
+        """The first message that holds an event after `seq`."""
+        ...
+
+    def between(self, first: int, last: int) -> list[Accepted]:
+        """The events of the messages `first` to before `last`."""
+        ...
 
 
 def take_together(peers: Collection[Subscriber], wave: Wave) -> bool:
@@ -101,7 +126,7 @@ class Subscriber:
     gap_after: int | None
     """Number of the last event before those lost since the last `take`; None: nothing was lost."""
 
-    def __init__(self, log: Fanout, block: Block, number: int) -> None:
+    def __init__(self, log: Log, block: Block, number: int) -> None:
         self._log = log
         self._much = (log.delivery.max_unconfirmed + 1) // 2
         self._much_bytes = (log.delivery.max_unconfirmed_bytes + 1) // 2
