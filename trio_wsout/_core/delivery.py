@@ -85,6 +85,16 @@ class Accepted:
         """Itself."""
         return (self,)
 
+    @property
+    def last_seq(self) -> int:
+        """Its own number."""
+        return self.seq
+
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody asked for its fate."""
+        return self.fate is not None
+
 
 @define(eq=False, weakref_slot=False)
 class Refused(Accepted):
@@ -112,6 +122,16 @@ class BatchMessage:
 
     def __attrs_post_init__(self) -> None:
         self.count = len(self.events)
+
+    @property
+    def last_seq(self) -> int:
+        """Number of its last event."""
+        return self.events[-1].seq
+
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody asked for the fate of one of its events."""
+        return any(event.fate is not None for event in self.events)
 
 
 Message = Accepted | BatchMessage
@@ -290,7 +310,7 @@ class DeliveryWindow:
             return []
         count = 0
         for message in self._in_flight:
-            if message.events[-1].seq > seq:
+            if message.last_seq > seq:
                 break
             count += 1
         return self._confirm(count)

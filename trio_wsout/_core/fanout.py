@@ -96,13 +96,13 @@ class Fanout:
         if source is not None and source.joined:
             source.own.append(self.end)
         self._pending.append(message)
-        self._seqs.append(message.events[-1].seq)
+        self._seqs.append(message.last_seq)
         self.end += 1
         if not self.members:
             self.unheard += 1
             return
         self._drop_oldest()
-        if len(self.members) < _MANY or any(event.fate is not None for event in message.events):
+        if len(self.members) < _MANY or message.awaited:
             self.wanted = self.end
 
     def want(self) -> None:

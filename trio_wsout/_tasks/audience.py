@@ -123,7 +123,7 @@ class Audience:
         if source is not None:
             place = source.place
             if place is None and source.sent_early is not None:
-                source.sent_early.add(message.events[-1].seq)
+                source.sent_early.add(message.last_seq)
         self.log.post(message, plain_frame(message.payload, self.opcode), place)
         if self.uplink is not None:
             self.uplink.offer(message, self.log.end - 1)
