@@ -53,6 +53,7 @@ class Ledger:
         self._channel = undelivered
         self._waiters: list[Flush] = []
         self._reporting: deque[tuple[Accepted, str]] = deque()
+        self._one_reports = trio.Lock()
         self.on_confirmed: Callable[[Sequence[Message]], object] | None = None
         self.on_awaited: Callable[[], object] | None = None
         """Called when somebody begins to wait."""
@@ -88,13 +89,14 @@ class Ledger:
         """These events are undelivered: give each to the channel, or break the output with them."""
         self._reporting.extend(failed)
         lost: list[Undelivered] = []
-        while self._reporting:
-            accepted, reason = self._reporting[0]
-            item = Undelivered(event=accepted.event, reason=reason)
-            if not await self._reported(item):
-                lost.append(item)
-            self._reporting.popleft()
-            self._fail(accepted, reason)
+        async with self._one_reports:  # for all who come meanwhile: each event once, in order
+            while self._reporting:
+                accepted, reason = self._reporting[0]
+                item = Undelivered(event=accepted.event, reason=reason)
+                if not await self._reported(item):
+                    lost.append(item)
+                self._reporting.popleft()
+                self._fail(accepted, reason)
         if lost:
             self.break_with(DeliveryError(_count(lost, "not delivered"), undelivered=lost))
 

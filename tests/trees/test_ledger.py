@@ -1,0 +1,42 @@
+"""The account of events: what is reported is reported once, in order, whoever reports."""
+
+from __future__ import annotations
+
+import trio
+from trio_wsout import Undelivered
+from trio_wsout._core.delivery import Accepted
+from trio_wsout._tasks.ledger import Ledger
+
+
+def failed(*numbers: int) -> list[tuple[Accepted, str]]:
+    return [(Accepted(b"", event=number, seq=number), "why") for number in numbers]
+
+
+async def test_two_who_report_at_a_time_report_each_event_once(autojump_clock: object) -> None:
+    sending, taking = trio.open_memory_channel[Undelivered](0)
+    ledger, told = Ledger(sending), list[int]()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ledger.report, failed(1, 2))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(ledger.report, failed(3, 4))
+        for _ in range(4):
+            await trio.sleep(1)
+            told.append((await taking.receive()).event)
+    assert told == [1, 2, 3, 4]
+    assert ledger.undelivered == 4
+
+
+async def test_who_is_cancelled_while_it_reports_leaves_the_rest_to_the_other(autojump_clock: object) -> None:
+    sending, taking = trio.open_memory_channel[Undelivered](0)
+    ledger, told = Ledger(sending), list[int]()
+    async with trio.open_nursery() as nursery:
+        with trio.move_on_after(1) as cancelled:
+            async with trio.open_nursery() as reporting:
+                reporting.start_soon(ledger.report, failed(1, 2))
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(ledger.report, failed(3))
+        assert cancelled.cancelled_caught
+        for _ in range(3):
+            told.append((await taking.receive()).event)
+    assert told == [1, 2, 3]
+    assert ledger.undelivered == 3
