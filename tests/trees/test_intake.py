@@ -53,6 +53,23 @@ async def test_who_waits_and_is_cancelled_has_put_nothing() -> None:
     assert not intake.waiting
 
 
+async def test_room_that_comes_in_the_moment_of_a_cancellation_is_for_the_next() -> None:
+    intake = Intake(1)
+    intake.send_nowait(event(0))
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as sending:
+                sending.start_soon(intake.send, event(1))
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(intake.send, event(2))
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+                # Its task has not run yet, and must not be let in any more.
+                assert numbers(intake) == [0]
+        assert scope.cancelled_caught
+    assert numbers(intake) == [2]
+
+
 async def test_who_was_let_in_and_is_cancelled_then_has_put_it() -> None:
     intake = Intake(1)
     intake.send_nowait(event(0))

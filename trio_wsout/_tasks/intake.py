@@ -10,7 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 import trio
-from attrs import define, field
+from attrs import define
 
 from trio_wsout._core.delivery import Accepted
 from trio_wsout._tasks.ledger import Flush
@@ -36,10 +36,9 @@ class _Waiting:
     """Who waits in `send` for room, and with what."""
 
     item: Item
-    over: trio.Event = field(factory=trio.Event)
-    """Set when the item was let in, or never will be."""
+    task: trio.lowlevel.Task
     refused: bool = False
-    """Whether it never will be."""
+    """Whether it never will be let in."""
 
 
 class Intake:
@@ -79,17 +78,18 @@ class Intake:
         try:
             self.send_nowait(value)
         except trio.WouldBlock:
-            await self._wait(_Waiting(value))
+            await self._wait(_Waiting(value, trio.lowlevel.current_task()))
         else:
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def _wait(self, waiting: _Waiting) -> None:
-        self._outside.append(waiting)
-        try:
-            await waiting.over.wait()
-        except BaseException:
+        def leave(_: object) -> trio.lowlevel.Abort:
+            # Called in the moment of the cancellation: who was let in before it is not cancelled here any more.
             self._outside.remove(waiting)
-            raise
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._outside.append(waiting)
+        await trio.lowlevel.wait_task_rescheduled(leave)
         if waiting.refused:
             raise trio.BrokenResourceError
 
@@ -108,7 +108,7 @@ class Intake:
         while outside and len(items) < self._most:
             first = outside.popleft()
             items.append(first.item)
-            first.over.set()
+            trio.lowlevel.reschedule(first.task)
         return taken
 
     def receive_nowait(self) -> Item:
@@ -135,4 +135,4 @@ class Intake:
         while self._outside:
             waiting = self._outside.popleft()
             waiting.refused = True
-            waiting.over.set()
+            trio.lowlevel.reschedule(waiting.task)
