@@ -82,6 +82,28 @@ async def test_confirmed_is_what_every_peer_has(listener: MemoryListener, autoju
         assert output.statistics().confirmed == 1
 
 
+async def test_many_peers_are_asked_what_they_have_a_second_later_and_at_once_where_somebody_waits(
+    listener: MemoryListener, autojump_clock: MockClock
+) -> None:
+    async with trio_wsout.open_output(config(retry={"timeout": "5s"}), listeners=[listener]) as output:
+        clients = [await listener.connect() for _ in range(20)]
+        start = trio.current_time()
+        await output.send("nobody waits")
+        await clients[0].wait_for(1)
+        assert output.statistics().confirmed == 0
+        while output.statistics().confirmed == 0:
+            await trio.sleep(0.125)
+        assert trio.current_time() - start == 1.125
+        await output.send("flush waits")
+        await output.flush()
+        receipt = await output.submit("its receipt waits")
+        await receipt.wait()
+        assert trio.current_time() - start == 1.125
+        await trio.sleep(20)
+        assert output.statistics().peers == 20
+    assert {len(client.messages) for client in clients} == {3}
+
+
 async def test_delivery_written_needs_no_answer(listener: MemoryListener, autojump_clock: MockClock) -> None:
     fields = config(delivery={"level": "written"})
     async with trio_wsout.open_output(fields, listeners=[listener]) as output:

@@ -146,7 +146,6 @@ class Audience:
         while self.idle and (wave := log.next_wave(trio.current_time())) is not None:
             self._spread(wave)
         log.skip_waves()
-        self.watch.look_at(self._asking)
         self.settle()
 
     def _spread(self, wave: Wave) -> None:
@@ -176,7 +175,7 @@ class Audience:
             peer.ping()
 
     def settle(self) -> None:
-        """Confirm what every peer has, or can't have any more; see whether there is room."""
+        """Confirm what every peer has, or can't have any more; see whether there is room, and when to ask for more."""
         if self.uplink is not None:
             self.uplink.advance()
         messages = self.log.settled()
@@ -184,6 +183,7 @@ class Audience:
             self._confirm(messages)
         if not self.log.full:
             self._room.ring()
+        self.watch.look_at(self._asking)
 
     def _confirm(self, messages: Sequence[Message]) -> None:
         """Every peer has these; what the link will never have has been reported, and is not confirmed."""
