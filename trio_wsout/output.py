@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from trio_wsout._core.link_change import LinkChange
     from trio_wsout._core.received import Received
     from trio_wsout._core.statistics import Statistics
-    from trio_wsout._tasks.received_channel import ReceivedChannel
     from trio_wsout._modes.tree import Tree
+    from trio_wsout._tasks.received_channel import ReceivedChannel
     from trio_wsout.errors import Undelivered
     from trio_wsout.stores.history import HistoryStore
     from trio_wsout.stores.spool import SpoolStore

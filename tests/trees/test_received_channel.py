@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -125,6 +126,17 @@ async def test_a_cancelled_put_leaves_what_was_not_put() -> None:
         nursery.cancel_scope.cancel()
     assert events_in(run) == [5]
     assert drained(channel) == [2, 3, 4]
+
+
+async def test_who_is_cancelled_and_let_in_before_its_task_runs_leaves_nothing_behind() -> None:
+    channel, run = Handover(1), run_of(1, 2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(channel.put, run)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        assert channel.receive_nowait().event == 1
+    assert not run
+    assert drained(channel) == [2]
 
 
 async def test_who_was_let_in_and_is_cancelled_then_has_put_all() -> None:
@@ -296,10 +308,8 @@ class Scene:
             self.takers.append(scope)
             self.nursery.start_soon(self._take, WAYS[number], scope)
         elif what == "take":
-            try:
+            with suppress(trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
                 self.taken.append(self.channel.receive_nowait().event)  # type: ignore[arg-type] # only such are put
-            except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
-                pass
         elif what.startswith("cancel"):
             scopes = self.takers if what == "cancel taker" else list(self.senders.values())
             if scopes:

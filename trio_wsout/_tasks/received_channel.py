@@ -8,6 +8,7 @@ at once, and who takes lets other tasks run when there is nothing more, or after
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -183,7 +184,9 @@ class Handover(ReceivedChannel):
         try:
             await over.wait()
         except BaseException:
-            self._outside.remove((over, run))
+            # Cancelled it may still have been let in or turned away, before its task ran.
+            with suppress(ValueError):
+                self._outside.remove((over, run))
             raise
         if run:
             self._raise_if_closed()
