@@ -12,6 +12,7 @@ from trio_wsout._core.link_change import LinkChange
 from trio_wsout._core.received import Peer, Received
 from trio_wsout._core.statistics import Statistics
 from trio_wsout._tasks.receipt import Receipt
+from trio_wsout._tasks.received_channel import ReceivedChannel
 from trio_wsout.config import Config, load_config
 from trio_wsout.errors import (
     ConfigError,
@@ -44,6 +45,7 @@ __all__ = [
     "Problem",
     "Receipt",
     "Received",
+    "ReceivedChannel",
     "SpoolError",
     "State",
     "Statistics",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from trio_wsout._core.received import Received
     from trio_wsout._core.statistics import Statistics
     from trio_wsout._modes.tree import Tree
+    from trio_wsout._tasks.received_channel import ReceivedChannel
     from trio_wsout.errors import Undelivered
     from trio_wsout.stores.history import HistoryStore
     from trio_wsout.stores.spool import SpoolStore
@@ -146,7 +147,7 @@ class Output(trio.abc.SendChannel[Any]):
         await self._tree.wait_peers(count)
 
     @property
-    def received(self) -> trio.MemoryReceiveChannel[Received]:
+    def received(self) -> ReceivedChannel:
         """What peers sent, when ``open_output(…, receive=True)`` asked for it; it ends with the output.
 
         Raises:
@@ -167,11 +168,7 @@ class Output(trio.abc.SendChannel[Any]):
             trio.EndOfChannel: The output has ended, and everything was taken.
             RuntimeError: Nobody asked for what peers send, see `received`.
         """
-        channel = self.received
-        items = [await channel.receive()]
-        with suppress(trio.WouldBlock, trio.EndOfChannel):
-            items.extend(iter(channel.receive_nowait, None))
-        return items
+        return await self.received.receive_many()
 
     def statistics(self) -> Statistics:
         """A frozen snapshot of the figures; cheap, and allowed at any time."""

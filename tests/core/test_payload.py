@@ -134,6 +134,29 @@ def test_no_whole_number_is_read_as_another(number: int) -> None:
     assert parse_json(text.encode()) == {"a": [number, 1.5, str(number)]}
 
 
+WHOLE = st.one_of(
+    st.sampled_from([2**64, 2**64 - 1, -(2**63) - 1, -(2**63), 10**18]),
+    st.integers(),
+    st.integers(-(10**40), 10**40),
+)
+NUMBERS = st.recursive(
+    st.one_of(
+        WHOLE, WHOLE.map(str), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.none()
+    ),
+    lambda inside: st.one_of(
+        st.lists(inside, max_size=4), st.dictionaries(st.text("ab1", max_size=3), inside)
+    ),
+    max_leaves=10,
+)
+
+
+@given(NUMBERS)
+def test_numbers_are_read_as_pythons_own_parser_reads_them(value: object) -> None:
+    text = json.dumps(value)
+    # As texts, for 1 and 1.0 are equal.
+    assert repr(parse_json(text)) == repr(parse_json(text.encode())) == repr(json.loads(text))
+
+
 def test_a_number_of_thousands_of_digits_is_refused() -> None:
     with pytest.raises(MessageError):
         decode("9" * 5000, Payload.JSON)

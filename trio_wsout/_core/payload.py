@@ -24,9 +24,8 @@ import base64
 import binascii
 import json
 import math
-import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -45,8 +44,6 @@ _NULL = b"null"
 _SMALL = 480
 """Bytes that still fit into a small block of Python's, with what a bytes object has beside."""
 _BYTES = (bytes, bytearray, memoryview)
-_MANY_DIGITS = re.compile(rb"[0-9]{19}").search
-_MANY_DIGITS_OF_STR = re.compile(r"[0-9]{19}", re.ASCII).search
 _loads = orjson.loads
 _SIXTH = slice(5, None, 6)
 """Of 19 characters in a row it takes three at least, next to each other: most texts need no closer look."""
@@ -154,10 +151,8 @@ def parse_json(text: str | bytes) -> object:
     # orjson makes floats of integers over 64 bits: only where there are that many digits can one be.
     # Written out, for a search in all of the text costs more than the parser.
     sixth = text[_SIXTH]
-    if b"000" not in (sixth.encode() if isinstance(sixth, str) else sixth).translate(_DIGIT_OR_NOT):
-        return value
-    many = _MANY_DIGITS(text) if isinstance(text, bytes) else _MANY_DIGITS_OF_STR(text)
-    if many is None:
+    digits = (sixth.encode() if isinstance(sixth, str) else sixth).translate(_DIGIT_OR_NOT)
+    if digits.find(b"000") < 0 or not _may_be_rounded(value):
         return value
     try:
         return json.loads(text)
@@ -183,6 +178,20 @@ def decode(message: str | bytes, payload: Payload) -> object:
             return base64.b64encode(message).decode("ascii")
         case _:
             return message
+
+
+def _may_be_rounded(value: object) -> bool:
+    """Whether a float in a value may have been written as an integer over 64 bits."""
+    containers: list[Any] = [(value,)]
+    for each in containers:  # it grows meanwhile
+        for item in each.values() if type(each) is dict else each:
+            kind = type(item)
+            if kind is float:
+                if abs(item) >= -_SMALLEST:
+                    return True
+            elif kind is dict or kind is list:
+                containers.append(item)
+    return False
 
 
 def _unbase64(text: str) -> bytes:

@@ -82,7 +82,7 @@ class ClientTree(Tree):
             self.intake, self._source = self.spooler, self.spooler.backlog
             self.at_once = False
         if not hooks.receive:
-            self._giving.close()
+            self._giving.end()
         self._dialer = Dialer(config, text=self.encoder.is_text, open_stream=hooks.open_stream)
         self.supervisor = Supervisor(
             config,

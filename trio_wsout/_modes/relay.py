@@ -18,6 +18,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from typing import TYPE_CHECKING
 
 import trio
@@ -78,7 +79,7 @@ class RelayTree(ServingTree):
             # What comes down goes on: behind it lie the pongs for what went up, and so the uplink's room.
             self._queue.hold(lambda: uplink.full, but=self._down)
         if not hooks.receive:
-            self._giving.close()
+            self._giving.end()
 
     # -- life -------------------------------------------------------------------------------------------
 
@@ -173,19 +174,23 @@ class RelayTree(ServingTree):
         accepted.source = source
         return accepted
 
-    def application_takes_nowait(self, item: Received) -> None:
-        """Give a message to the application, if it asked; raises trio.WouldBlock where there is no room."""
-        if self.receives:
-            try:
-                self._giving.send_nowait(item)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self.counts.dropped += 1
+    def application_takes_nowait(self, item: Received) -> bool:
+        """Give a message to the application, if it asked; False: there is no room."""
+        if not self.receives:
+            return True
+        run = deque((item,))
+        try:
+            self._giving.put_nowait(run)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.counts.dropped += 1
+            return True
+        return not run
 
     async def application_takes(self, item: Received) -> None:
         """Give a message to the application, if it asked; waits for room."""
         if self.receives:
             try:
-                await self._giving.send(item)
+                await self._giving.put(deque((item,)))
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 self.counts.dropped += 1
         else:
@@ -271,14 +276,18 @@ class _TurnTaking:
         self._turns = turns
         self._source = source
 
-    def send_nowait(self, value: Received) -> None:
-        if self._turns.full:
-            raise trio.WouldBlock
-        self._tree.application_takes_nowait(value)
-        accepted = self._accepted(value)
-        if accepted is not None:
-            self._turns.send_nowait(accepted)
-            self._tree.accepted += 1
+    def put_nowait(self, run: deque[Received]) -> None:
+        while run and not self._turns.full and self._tree.application_takes_nowait(run[0]):
+            accepted = self._accepted(run.popleft())
+            if accepted is not None:
+                self._turns.send_nowait(accepted)
+                self._tree.accepted += 1
+
+    async def put(self, run: deque[Received]) -> None:
+        while run:
+            await self.send(run[0])
+            del run[0]
+            self.put_nowait(run)
 
     async def send(self, value: Received) -> None:
         await self._tree.application_takes(value)
@@ -287,7 +296,7 @@ class _TurnTaking:
             await self._turns.send(accepted)
             self._tree.accepted += 1
 
-    def close(self) -> None:
+    def end(self) -> None:
         """The relay's queue has other sources."""
 
     def _accepted(self, value: Received) -> Accepted | None:

@@ -79,7 +79,7 @@ class ServingTree(Tree):
                 nursery.cancel_scope.cancel()
         finally:
             self._abandon(self._holding())
-            self._giving.close()
+            self._giving.end()
             self.ended.set()
             with trio.CancelScope(shield=True):
                 await self.listener.aclose()
@@ -126,7 +126,7 @@ class ServingTree(Tree):
         A peer that has everything goes at once. Who has not when most of the time is over goes then.
         """
         self.listener.stop()
-        self._giving.close()
+        self._giving.end()
         with trio.move_on_at(trio.current_effective_deadline() - self._reserve):
             flush = await self._post_all()
             self.audience.complete_now()

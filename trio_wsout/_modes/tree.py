@@ -10,9 +10,9 @@ import trio
 
 from trio_wsout._core.delivery import Accepted, Refused
 from trio_wsout._core.payload import Base64Error, Encoder, EventError
-from trio_wsout._core.received import Received
 from trio_wsout._tasks.intake import Intake
 from trio_wsout._tasks.ledger import Flush, Ledger
+from trio_wsout._tasks.received_channel import Handover
 from trio_wsout._tasks.sender import Source
 from trio_wsout.config.quantities import is_unicode
 from trio_wsout.config.templates import TemplateError
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trio_wsout._core.statistics import Statistics
     from trio_wsout._modes.hooks import Hooks
     from trio_wsout._tasks.intake import Item
+    from trio_wsout._tasks.received_channel import ReceivedChannel
     from trio_wsout.config.sections import Config
     from trio_wsout.errors import Undelivered
 
@@ -84,7 +85,8 @@ class Tree(ABC):
         intake = Intake(_INTAKE)
         self.intake: Entry = intake
         self._taking: Queue = intake
-        self._giving, self.received = trio.open_memory_channel[Received](_RECEIVED)
+        self._giving = Handover(_RECEIVED)
+        self.received: ReceivedChannel = self._giving
         self.receives = hooks.receive
         self.ended = trio.Event()
         self.accepted = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,17 +31,17 @@ _log = logging.getLogger("trio_wsout")
 
 
 class Taking(Protocol):
-    """Who takes what came; a memory channel does."""
+    """Who takes what came; a `Handover` does."""
 
-    def send_nowait(self, value: Received) -> None:
-        """Take it; raises trio.WouldBlock where there is no room."""
+    def put_nowait(self, run: deque[Received]) -> None:
+        """Take off the beginning of `run` what there is room for."""
         ...
 
-    async def send(self, value: Received) -> None:
-        """Take it; waits for room."""
+    async def put(self, run: deque[Received]) -> None:
+        """Take all of `run`, waiting for room; what is left in it, cancelled or when it raises, was not taken."""
         ...
 
-    def close(self) -> None:
+    def end(self) -> None:
         """Nothing more will come."""
         ...
 
@@ -103,7 +104,7 @@ class Inbox:
     def stop(self) -> None:
         """Nobody takes messages any more: end the channel, and drop what still comes."""
         if self.channel is not None:
-            self.channel.close()
+            self.channel.end()
             self.channel = None
 
     def items(self, messages: Sequence[str | bytes], peer: Peer) -> list[Received]:
@@ -124,19 +125,6 @@ class Inbox:
                 self.counts.dropped += 1
                 _log.warning("a received message was dropped: %s", error)
         return items
-
-    async def put(self, item: Received) -> None:
-        """Hand one event over, waiting for room; it is dropped, and counted, if nobody takes it any more."""
-        delivered = False
-        try:
-            if self.channel is not None:
-                await self.channel.send(item)
-                delivered = True
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            # The application closed its end, or `stop` closed ours while we waited.
-            pass
-        finally:
-            self.counts.dropped += 0 if delivered else 1
 
     async def settled_soon(self) -> bool:
         """Whether what was handed over counts as taken, at the latest after the turn of who takes it."""
@@ -162,36 +150,21 @@ class _Reading:
             with self._held():
                 await self._inbox.wait_settled()
 
-    async def hand_over(self, waiting: list[Received]) -> None:
-        """Hand over, from the end of the list on, waiting for room where there is none."""
-        self._hand_over_nowait(waiting)
-        if not waiting:
-            return
-        try:
-            with self._held():
-                while waiting:
-                    await self._inbox.put(waiting.pop())
-                    self._hand_over_nowait(waiting)
-        finally:
-            # Cancelled, nobody takes what is left.
-            self._inbox.counts.dropped += len(waiting)
-
-    def _hand_over_nowait(self, waiting: list[Received]) -> None:
-        """Hand over while there is room; what nobody takes any more is dropped, and counted."""
-        inbox = self._inbox
+    async def hand_over(self, items: list[Received]) -> None:
+        """Hand over, waiting for room where there is none; what nobody takes any more is dropped, and counted."""
+        inbox, run = self._inbox, deque(items)
         try:
             if inbox.channel is not None:
-                put = inbox.channel.send_nowait
-                while waiting:
-                    put(waiting[-1])
-                    del waiting[-1]
-                return
-        except trio.WouldBlock:
-            return
+                inbox.channel.put_nowait(run)
+                if run:
+                    with self._held():
+                        await inbox.channel.put(run)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
+            # The application closed its end, or `stop` ended ours while we waited.
             pass
-        inbox.counts.dropped += len(waiting)
-        waiting.clear()
+        finally:
+            # Cancelled, nobody takes what is left either.
+            inbox.counts.dropped += len(run)
 
     @contextmanager
     def _held(self) -> Generator[None, None, None]:
@@ -225,9 +198,7 @@ async def run_reader(
         if inbox.channel is None:
             counts.dropped += len(messages)
             continue
-        items = inbox.items(messages, peer)
-        items.reverse()
-        await reading.hand_over(items)
+        await reading.hand_over(inbox.items(messages, peer))
 
 
 def _acknowledges(message: str | bytes, acks: AckReader, inbox: Inbox, side: WritingSide) -> bool:

@@ -71,8 +71,11 @@ async def print_received(output: Output, *, with_peer: bool, failed: Callable[[s
     When standard output can't be written any more `failed` is told why, and the rest goes nowhere.
     """
     write = _write_nowhere if sys.stdout is None else _write_terminal if sys.stdout.isatty() else _write
-    async for item in output.received:
-        items = [item, *waiting(output.received)]
+    while True:
+        try:
+            items = await output.receive_many()
+        except trio.EndOfChannel:
+            return
         lines = b"".join(_line(each, with_peer=with_peer) for each in items)
         try:
             # Left behind when cancelled: a reader that has stopped must not keep us from ending.
