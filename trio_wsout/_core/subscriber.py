@@ -64,7 +64,8 @@ def take_together(peers: Collection[Subscriber], wave: Wave) -> bool:
         peer.in_flight += count
         peer.in_flight_bytes += size
         peer.since_ping = True
-        much = much or peer.has_much
+        if peer.in_flight >= peer._much or peer.in_flight_bytes >= peer._much_bytes:  # `has_much`
+            much = True
     return much
 
 
@@ -100,6 +101,27 @@ class Subscriber:
 
     gap_after: int | None
     """Number of the last event before those lost since the last `take`; None: nothing was lost."""
+
+    __slots__ = (
+        "_before_ping",
+        "_held",
+        "_held_until",
+        "_log",
+        "_much",
+        "_much_bytes",
+        "block",
+        "confirmed",
+        "dropped",
+        "gap_after",
+        "in_flight",
+        "in_flight_bytes",
+        "joined",
+        "next",
+        "own",
+        "since_ping",
+        "stuck",
+        "writes",
+    )
 
     def __init__(self, log: Fanout, block: Block, number: int) -> None:
         self._log = log

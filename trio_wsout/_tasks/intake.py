@@ -124,7 +124,9 @@ class Intake:
 
     async def wait(self) -> None:
         """Wait until something can be taken."""
-        await trio.lowlevel.checkpoint()
+        # Waiting is a checkpoint by itself, and one turn of the loop later is when a lone event is late.
+        if self._items:
+            await trio.lowlevel.checkpoint()
         while not self._items:
             await self._bell.wait()
 

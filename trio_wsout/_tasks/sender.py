@@ -11,7 +11,6 @@ from trio_wsout._core.delivery import Accepted, Refused
 from trio_wsout._core.packing import PackingError
 from trio_wsout._tasks.intake import DocumentEnd, Intake
 from trio_wsout._tasks.ledger import Flush
-from trio_wsout._tasks.waking import Alarm
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -64,7 +63,6 @@ class Sender:
         self._sink = sink
         self._ledger = ledger
         self._waiting: deque[Message] = deque()
-        self._alarm = Alarm()
 
     @property
     def pending(self) -> int:
@@ -81,8 +79,12 @@ class Sender:
         """Work until cancelled."""
         while True:
             item: Item | None = None
-            with self._alarm.until(self._packer.deadline):
+            deadline = self._packer.deadline
+            if deadline is None:
                 item = await source.receive()
+            else:
+                with trio.move_on_at(deadline):
+                    item = await source.receive()
             if item is not None:
                 await self._take_waiting(item, source)
             else:

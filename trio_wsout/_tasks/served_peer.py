@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_wsout._core.delivery import Accepted
-    from trio_wsout._core.fanout import Subscriber, Wave
+    from trio_wsout._core.fanout import Subscriber
     from trio_wsout._core.received import Peer
     from trio_wsout._tasks.audience import Audience
     from trio_wsout._tasks.reader import Inbox
@@ -69,24 +69,42 @@ class Greeting:
 class ServedPeer:
     """A peer and its place in the log. Part of `Member`, `Watched` and `WritingSide`."""
 
-    due = inf
-    ticket = 0
+    __slots__ = (
+        "_audience",
+        "_bell",
+        "_code",
+        "_held",
+        "_idle_timeout",
+        "_part_by",
+        "_write_timeout",
+        "_writing",
+        "active_at",
+        "connection",
+        "due",
+        "monitor",
+        "peer",
+        "place",
+        "sent_early",
+        "ticket",
+        "write_now",
+    )
 
     def __init__(self, peer: Peer, audience: Audience, config: Config) -> None:
         """A peer that is about to be let in."""
         assert config.server is not None  # noqa: S101 - the rules see to it
         self.peer = peer
         self.connection: Connection
-        self._write_now: Callable[[bytes], bool]
+        self.write_now: Callable[[bytes], bool]
+        self.due = inf
+        self.ticket = 0
         self.place: Subscriber | None = None
         self.sent_early: set[int] = set()
         self.monitor = HeartbeatMonitor(config.heartbeat)
         self._bell = Doorbell()
         self._audience = audience
-        self._watch = audience.watch
         self._idle_timeout = config.server.idle_timeout
         self._write_timeout = config.retry.timeout
-        self._active_at = 0.0
+        self.active_at = 0.0
         self._writing = trio.CancelScope()
         self._code: int | None = None
         self._part_by = inf
@@ -97,15 +115,15 @@ class ServedPeer:
     async def run(self, connection: Connection, inbox: Inbox, greeting: Greeting) -> None:
         """Serve an open connection until it is over, or `close` was called. Then it is cut."""
         self.connection = connection
-        self._write_now = connection.write_now
-        self._active_at = now = trio.current_time()
+        self.write_now = connection.write_now
+        self.active_at = now = trio.current_time()
         self.monitor.opened(now, looks=connection.progress() is not None)
         connection.on_life(self.monitor.frame_received)
         connection.on_control(self.wake)
         connection.on_ping(self.monitor.ping_written)
         connection.on_pong(self._pong)
         self._audience.enter(self)
-        self._watch.look_at(self)
+        self._audience.watch.look_at(self)
         try:
             async with connection, trio.open_nursery() as reading:
                 reading.start_soon(run_reader, connection, inbox, self, self.monitor, self.peer)
@@ -116,7 +134,7 @@ class ServedPeer:
                 await self._part()
                 reading.cancel_scope.deadline = trio.current_time() + _DRAIN
         finally:
-            self._watch.forget(self)
+            self._audience.watch.forget(self)
             self.leave_log()
             self._audience.leave(self)
             self._audience.heartbeat_misses += self.monitor.misses
@@ -165,16 +183,6 @@ class ServedPeer:
 
     # -- writing at once ------------------------------------------------------------------------------------
 
-    def write_wave(self, wave: Wave) -> bool:
-        """Write these frames at once, if that can be; gives whether it was done, or at least begun."""
-        place = self.place
-        if place is None or not place.fits(wave) or not self._write_now(wave.frames):
-            return False
-        self._active_at = now = wave.write.at
-        if self.due > now + self._write_timeout:
-            self._watch.no_later_than(self, now + self._write_timeout)
-        return True
-
     def written(self) -> None:
         """What was taken was written, unless some of it waits."""
         if self.place is not None and not self.connection.has_control:
@@ -188,7 +196,7 @@ class ServedPeer:
         if self.place is not None:
             self.place.ping_taken()
         self.connection.ping_now(payload)
-        self._watch.look_at(self)
+        self._audience.watch.look_at(self)
 
     # -- writing --------------------------------------------------------------------------------------------
 
@@ -275,12 +283,12 @@ class ServedPeer:
             if self.place is not None:
                 self.place.ping_taken()
         if frames or ping is not None or self.connection.has_control:
-            self._watch.no_later_than(self, self._stalls_at)
+            self._audience.watch.no_later_than(self, self._stalls_at)
             count = await self.connection.write_frames(frames, ping)
             self._audience.sent_bytes += count
         if frames:
-            self._active_at = trio.current_time()
-        self._watch.look_at(self)
+            self.active_at = trio.current_time()
+        self._audience.watch.look_at(self)
 
     def _pong(self, payload: bytes) -> None:
         if self.monitor.pong_received(payload) and self.place is not None:
@@ -299,7 +307,7 @@ class ServedPeer:
 
     def heard(self) -> None:
         """A message came."""
-        self._active_at = trio.current_time()
+        self.active_at = trio.current_time()
 
     def events_in_flight(self) -> list[Accepted]:
         """The events that an acknowledgement may name, oldest first."""
@@ -322,10 +330,10 @@ class ServedPeer:
     def released(self, now: float) -> None:
         """This side reads again since `now`."""
         self._held = False
-        self._active_at = now
+        self.active_at = now
         if self.place is not None:
             self.place.released(now)
-        self._watch.look_at(self)
+        self._audience.watch.look_at(self)
 
     # -- Watched ------------------------------------------------------------------------------------------------
 
@@ -333,7 +341,7 @@ class ServedPeer:
     def _idle_at(self) -> float | None:
         if self._idle_timeout is None or self._held or self._code is not None:
             return None
-        return self._active_at + self._idle_timeout
+        return self.active_at + self._idle_timeout
 
     @property
     def _stalls_at(self) -> float | None:

@@ -54,6 +54,23 @@ class Outgoing(trio.abc.Stream):
     close_queued: bool
     """Whether trio_websocket's Close is, or was, among the control frames that wait: nothing may follow it."""
 
+    # There is one for each of thousands of peers, and all of them are gone through at each event.
+    __slots__ = (
+        "_closing",
+        "_control",
+        "_now",
+        "_on_end",
+        "_stream",
+        "_torn",
+        "_unsent",
+        "close_queued",
+        "ended",
+        "ending",
+        "on_control",
+        "peer_close",
+        "written_bytes",
+    )
+
     def __init__(self, stream: trio.abc.Stream) -> None:
         """Write to `stream`, which nobody else writes to."""
         self._stream = stream
@@ -151,10 +168,18 @@ class Outgoing(trio.abc.Stream):
         What it did not take of them waits for the writer then, as control frames do. It costs one system
         call and wakes no task: for the many connections to which the same bytes go.
         """
-        if self._now is None or self._torn or self._closing or self.has_control or self.ending is not None:
+        now = self._now
+        if (
+            now is None
+            or self._torn
+            or self._closing
+            or self._control
+            or self._unsent
+            or self.ending is not None
+        ):
             return False
         try:
-            sent = self._now(data)
+            sent = now(data)
         except BlockingIOError:
             return False
         except OSError as error:
