@@ -135,7 +135,7 @@ class Subscriber:
         self._before_ping: int | None = None
         self._held = False
         self._held_until = float("-inf")
-        self.own: deque[int] = deque()
+        self.own: deque[int] | None = None
         self.joined = True
         self.next = number
         self.confirmed = number
@@ -201,6 +201,12 @@ class Subscriber:
             and self.joined
         )
 
+    def posted(self, number: int) -> None:
+        """This message is its own."""
+        if self.own is None:  # so it stays for most
+            self.own = deque()
+        self.own.append(number)
+
     def _block_at(self, number: int) -> Block:
         """Go on to the block that holds a message, and let go those before it."""
         block = self.block
@@ -223,7 +229,7 @@ class Subscriber:
     def _take_others(self, block: Block, first: int, last: int, now: float) -> bytes:
         """The frames without those of its own messages, which are as good as confirmed."""
         own: set[int] = set()
-        while self._owns(last):
+        while self.own and self.own[0] < last:
             own.add(self.own.popleft())
         others = [number for number in range(first, last) if number not in own]
         blob = b"".join(block.frames[number - block.start] for number in others)
@@ -290,7 +296,7 @@ class Subscriber:
     def skip_to(self, number: int) -> int:
         """Lose what waits before `number`; gives how many messages of others that were."""
         lost = number - self.next
-        while self._owns(number):
+        while self.own and self.own[0] < number:
             self.own.popleft()
             lost -= 1
         if lost and self.gap_after is None:

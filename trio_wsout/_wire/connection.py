@@ -116,9 +116,7 @@ class Connection:
 
     async def wait_ended(self) -> Ending:
         """Wait until the connection is over; gives why."""
-        await self._tap.ended.wait()
-        assert self._tap.ending is not None  # noqa: S101 - `fail` sets it before it sets the event
-        return self._tap.ending
+        return await self._tap.wait_ended()
 
     def end(self, ending: Ending) -> None:
         """Declare the connection over, for a reason that this side found."""
@@ -219,7 +217,7 @@ class Connection:
         self._closing = True
         with suppress(trio.BrokenResourceError):
             await self._tap.say_close(self._frame(code.to_bytes(2, "big"), CLOSE))
-            await self._tap.ended.wait()
+            await self._tap.wait_ended()
         return self._tap.peer_close is not None
 
     async def farewell(self) -> None:

@@ -58,13 +58,13 @@ class Outgoing(trio.abc.Stream):
     __slots__ = (
         "_closing",
         "_control",
+        "_ended",
         "_now",
         "_on_end",
         "_stream",
         "_torn",
         "_unsent",
         "close_queued",
-        "ended",
         "ending",
         "on_control",
         "peer_close",
@@ -81,7 +81,7 @@ class Outgoing(trio.abc.Stream):
         self._torn = False
         self._on_end: Callable[[], object] | None = None
         self.on_control: Callable[[], object] | None = None
-        self.ended = trio.Event()
+        self._ended: trio.Event | None = None
         self.ending = None
         self.peer_close = None
         self.close_queued = False
@@ -98,9 +98,18 @@ class Outgoing(trio.abc.Stream):
         """Record why the connection is over; the first reason stays. Wakes who waits for the end."""
         if self.ending is None:
             self.ending = ending
-            self.ended.set()
+            if self._ended is not None:
+                self._ended.set()
         if self._on_end is not None:
             self._on_end()
+
+    async def wait_ended(self) -> Ending:
+        """Wait until the connection is over; gives why."""
+        while self.ending is None:
+            if self._ended is None:  # so it stays for most
+                self._ended = trio.Event()
+            await self._ended.wait()
+        return self.ending
 
     def on_end(self, call: Callable[[], object] | None) -> None:
         """Have `call` called when the connection is over; at once if it is already."""
