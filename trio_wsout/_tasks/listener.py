@@ -158,7 +158,7 @@ class Listener:
                 with trio.move_on_at(deadline):
                     connection = await self.acceptor.answer(nursery, guest, headers)
                 if connection is not None:
-                    await peer.run(connection, self._host.inbox_for(peer), greeting)
+                    await peer.run(connection, nursery, self._host.inbox_for(peer), greeting)
                 nursery.cancel_scope.cancel()
         finally:
             peer.leave_log()

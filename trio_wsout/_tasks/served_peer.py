@@ -76,6 +76,7 @@ class ServedPeer:
         "_held",
         "_idle_timeout",
         "_part_by",
+        "_reading",
         "_write_timeout",
         "_writing",
         "active_at",
@@ -109,11 +110,17 @@ class ServedPeer:
         self._code: int | None = None
         self._part_by = inf
         self._held = False
+        self._reading = False
 
     # -- life -----------------------------------------------------------------------------------------------
 
-    async def run(self, connection: Connection, inbox: Inbox, greeting: Greeting) -> None:
-        """Serve an open connection until it is over, or `close` was called. Then it is cut."""
+    async def run(
+        self, connection: Connection, nursery: trio.Nursery, inbox: Inbox, greeting: Greeting
+    ) -> None:
+        """Serve an open connection until it is over, or `close` was called. Then it is cut.
+
+        It is read in `nursery`, which the caller cancels then: one of its own would be a tenth of a peer's memory.
+        """
         self.connection = connection
         self.write_now = connection.write_now
         self.active_at = now = trio.current_time()
@@ -125,19 +132,29 @@ class ServedPeer:
         self._audience.enter(self)
         self._audience.watch.look_at(self)
         try:
-            async with connection, trio.open_nursery() as reading:
-                reading.start_soon(run_reader, connection, inbox, self, self.monitor, self.peer)
+            async with connection:
+                self._reading = True
+                nursery.start_soon(self._read, inbox)
                 with self._writing:
                     connection.on_end(self._ended)
                     await self._write_all(greeting)
                 self.give_up_place()
                 await self._part()
-                reading.cancel_scope.deadline = trio.current_time() + _DRAIN
+                with trio.move_on_after(_DRAIN):
+                    while self._reading:
+                        await self._bell.wait()
         finally:
             self._audience.watch.forget(self)
             self.leave_log()
             self._audience.leave(self)
             self._audience.heartbeat_misses += self.monitor.misses
+
+    async def _read(self, inbox: Inbox) -> None:
+        try:
+            await run_reader(self.connection, inbox, self, self.monitor, self.peer)
+        finally:
+            self._reading = False
+            self._bell.ring()
 
     def close(self, code: int) -> None:
         """Say Close with `code` once the write under way is done; by force if that takes too long."""

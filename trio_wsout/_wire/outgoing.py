@@ -105,10 +105,12 @@ class Outgoing(trio.abc.Stream):
 
     async def wait_ended(self) -> Ending:
         """Wait until the connection is over; gives why."""
-        while self.ending is None:
-            if self._ended is None:  # so it stays for most
-                self._ended = trio.Event()
-            await self._ended.wait()
+        if self._ended is None:  # so it stays for most
+            self._ended = trio.Event()
+            if self.ending is not None:
+                self._ended.set()
+        await self._ended.wait()
+        assert self.ending is not None  # noqa: S101 - `fail` sets it before it sets the event
         return self.ending
 
     def on_end(self, call: Callable[[], object] | None) -> None:
