@@ -47,8 +47,8 @@ class Member(Protocol):
     monitor: HeartbeatMonitor
     place: Subscriber | None
     """Its place in the log; None until its replay has caught up."""
-    sent_early: set[int]
-    """Numbers of the events that it sent before it had a place, and has not passed in its replay."""
+    sent_early: set[int] | None
+    """Numbers of the events that it sent before it had a place, and has not passed in its replay; None: it has none."""
     write_now: Callable[[bytes], bool]
     """Write frames at once, if that can be; gives whether it was done, or at least begun."""
     active_at: float

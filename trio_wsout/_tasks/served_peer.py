@@ -99,7 +99,7 @@ class ServedPeer:
         self.due = inf
         self.ticket = 0
         self.place: Subscriber | None = None
-        self.sent_early: set[int] = set()
+        self.sent_early: set[int] | None = None
         self.monitor = HeartbeatMonitor(config.heartbeat)
         self._bell = Doorbell()
         self._audience = audience
@@ -123,6 +123,8 @@ class ServedPeer:
         """
         self.connection = connection
         self.write_now = connection.write_now
+        if greeting.replay is not None:
+            self.sent_early = set()
         self.active_at = now = trio.current_time()
         self.monitor.opened(now, looks=connection.progress() is not None)
         connection.on_life(self.monitor.frame_received)
