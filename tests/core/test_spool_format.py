@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from trio_wsout._core.delivery import Accepted
 from trio_wsout._core.payload import Encoder
@@ -103,6 +103,8 @@ def test_cut_anywhere_whole_groups_are_left_and_a_torn_end(
     at = data.draw(st.integers(HEADER_SIZE, len(content)))
     junk = data.draw(st.sampled_from([b"", bytes(40), b"x" * 40]))
     whole = max(end for end in ends if end <= at)
+    lost = content[at : min((end for end in ends if end > at), default=at)]
+    assume(not (lost and junk.startswith(lost)))  # that would be the record again
     found = scan(content[:at] + junk, HEADER, newest=True)
     assert found.end == whole
     assert found.torn == (at > whole or bool(junk))

@@ -94,7 +94,7 @@ class Fanout:
             block.next = self._last = block = Block(self.end)
         block.append(frame)
         if source is not None and source.joined:
-            source.own.append(self.end)
+            source.posted(self.end)
         self._pending.append(message)
         self._seqs.append(message.last_seq)
         self.end += 1

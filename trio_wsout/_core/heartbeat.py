@@ -74,6 +74,23 @@ class HeartbeatMonitor:
     misses: int
     """Pings that got no sign of life within the timeout."""
 
+    __slots__ = (
+        "_acknowledged",
+        "_due",
+        "_going",
+        "_held",
+        "_last_life",
+        "_look_at",
+        "_look_every",
+        "_number",
+        "_outstanding",
+        "_policy",
+        "_prefix",
+        "_silent_since",
+        "_timeout",
+        "misses",
+    )
+
     def __init__(self, policy: Heartbeat | None) -> None:
         """Make the monitor of a connection that opens with its first `opened`."""
         self._policy = policy

@@ -89,7 +89,8 @@ def take_together(peers: Collection[Subscriber], wave: Wave) -> bool:
         peer.in_flight += count
         peer.in_flight_bytes += size
         peer.since_ping = True
-        much = much or peer.has_much
+        if peer.in_flight >= peer.much or peer.in_flight_bytes >= peer.much_bytes:  # `has_much`
+            much = True
     return much
 
 
@@ -126,10 +127,31 @@ class Subscriber:
     gap_after: int | None
     """Number of the last event before those lost since the last `take`; None: nothing was lost."""
 
+    __slots__ = (
+        "_before_ping",
+        "_held",
+        "_held_until",
+        "_log",
+        "much",
+        "much_bytes",
+        "block",
+        "confirmed",
+        "dropped",
+        "gap_after",
+        "in_flight",
+        "in_flight_bytes",
+        "joined",
+        "next",
+        "own",
+        "since_ping",
+        "stuck",
+        "writes",
+    )
+
     def __init__(self, log: Log, block: Block, number: int) -> None:
         self._log = log
-        self._much = (log.delivery.max_unconfirmed + 1) // 2
-        self._much_bytes = (log.delivery.max_unconfirmed_bytes + 1) // 2
+        self.much = (log.delivery.max_unconfirmed + 1) // 2
+        self.much_bytes = (log.delivery.max_unconfirmed_bytes + 1) // 2
         self.block = block
         self.writes = deque()
         self.in_flight = 0
@@ -138,7 +160,7 @@ class Subscriber:
         self._before_ping: int | None = None
         self._held = False
         self._held_until = float("-inf")
-        self.own: deque[int] = deque()
+        self.own: deque[int] | None = None
         self.joined = True
         self.next = number
         self.confirmed = number
@@ -204,6 +226,12 @@ class Subscriber:
             and self.joined
         )
 
+    def posted(self, number: int) -> None:
+        """This message is its own."""
+        if self.own is None:  # so it stays for most
+            self.own = deque()
+        self.own.append(number)
+
     def _block_at(self, number: int) -> Block:
         """Go on to the block that holds a message, and let go those before it."""
         block = self.block
@@ -226,7 +254,7 @@ class Subscriber:
     def _take_others(self, block: Block, first: int, last: int, now: float) -> bytes:
         """The frames without those of its own messages, which are as good as confirmed."""
         own: set[int] = set()
-        while self._owns(last):
+        while self.own and self.own[0] < last:
             own.add(self.own.popleft())
         others = [number for number in range(first, last) if number not in own]
         blob = b"".join(block.frames[number - block.start] for number in others)
@@ -254,7 +282,7 @@ class Subscriber:
     @property
     def has_much(self) -> bool:
         """Whether half of what may be unconfirmed is."""
-        return self.in_flight >= self._much or self.in_flight_bytes >= self._much_bytes
+        return self.in_flight >= self.much or self.in_flight_bytes >= self.much_bytes
 
     def ping_taken(self) -> None:
         """A ping goes out behind everything taken so far, and takes the place of any before it."""
@@ -293,7 +321,7 @@ class Subscriber:
     def skip_to(self, number: int) -> int:
         """Lose what waits before `number`; gives how many messages of others that were."""
         lost = number - self.next
-        while self._owns(number):
+        while self.own and self.own[0] < number:
             self.own.popleft()
             lost -= 1
         if lost and self.gap_after is None:

@@ -14,10 +14,11 @@ from trio_wsout._core.statistics import Statistics
 from trio_wsout._modes.tree import Tree, stop_when_broken
 from trio_wsout._tasks.archive import Archive
 from trio_wsout._tasks.audience import Audience
+from trio_wsout._tasks.intake import Intake
 from trio_wsout._tasks.listener import Listener
 from trio_wsout._tasks.reader import Counts, Inbox
 from trio_wsout._tasks.replay import Replay
-from trio_wsout._tasks.sender import Sender
+from trio_wsout._tasks.sender import AudienceSender, Sender
 from trio_wsout._tasks.served_peer import GOING_AWAY, Greeting
 from trio_wsout.config.sections import DeliveryLevel
 from trio_wsout.stores.opening import open_history_store
@@ -114,7 +115,10 @@ class ServingTree(Tree):
             cursor = None if config.cursor is None else CursorReader(config.cursor)
             self._acks = AckReader(config.delivery.ack_pointer, self._epoch, cursor)
         self._packer = Packer(config, self.encoder, epoch=self._epoch, resolve=self._resolve, after=after)
-        self._sender = Sender(self._packer, self._sink(), self.ledger)
+        if self._archive is None and isinstance(self._source(), Intake):
+            self._sender = AudienceSender(self._packer, self.audience, self.ledger)
+        else:
+            self._sender = Sender(self._packer, self._sink(), self.ledger)
 
     async def begin(self) -> None:
         """A listener has nobody to wait for."""

@@ -17,7 +17,7 @@ from trio_wsout._wire.frames import BINARY, TEXT, plain_frame
 from trio_wsout.config.sections import DeliveryLevel, SlowPeer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from trio_wsout._core.delivery import Message
     from trio_wsout._core.fanout import Subscriber, Wave
@@ -47,15 +47,26 @@ class Member(Protocol):
     monitor: HeartbeatMonitor
     place: Subscriber | None
     """Its place in the log; None until its replay has caught up."""
-    sent_early: set[int]
-    """Numbers of the events that it sent before it had a place, and has not passed in its replay."""
+    sent_early: set[int] | None
+    """Numbers of the events that it sent before it had a place, and has not passed in its replay; None: it has none."""
+    write_now: Callable[[bytes], bool]
+    """Write frames at once, if that can be; gives whether it was done, or at least begun."""
+    active_at: float
+    """When a message went to it, or came from it."""
+    due: float
+    ticket: int
 
-    def wake(self) -> None:
-        """There is something for its fan-out to do, which `take_wave` and `ask` can't."""
+    @property
+    def deadline(self) -> float | None:
+        """When `poll` has something to do."""
         ...
 
-    def write_wave(self, wave: Wave) -> bool:
-        """Write these frames at once, if that can be; gives whether it was done, or at least begun."""
+    def poll(self) -> None:
+        """Ping, warn or cut; or close a peer that is idle."""
+        ...
+
+    def wake(self) -> None:
+        """There is something for its fan-out to do, which a wave and `ping` can't."""
         ...
 
     def written(self) -> None:
@@ -150,15 +161,22 @@ class Audience:
 
     def _spread(self, wave: Wave) -> None:
         """Write frames to all peers that they fit, and wake the others."""
-        idle = tuple(self.idle)
-        took = [peer for peer in idle if peer.write_wave(wave)]
-        if len(took) < len(idle):
-            for peer in self.idle.difference(took):
+        # First the writes, and nothing between them, so that nobody's event waits for the account of others.
+        fitting = [(peer, place) for peer in self.idle if (place := peer.place) and place.fits(wave)]
+        frames = wave.frames
+        took = [each for each in fitting if each[0].write_now(frames)]
+        ask = self.log.took(wave, [place for _, place in took])
+        now, stalls = wave.write.at, wave.write.at + self.log.timeout
+        for peer, _ in took:
+            peer.active_at = now
+            if peer.due > stalls:
+                self.watch.no_later_than(peer, stalls)
+        if len(took) < len(self.idle):
+            for peer in self.idle.difference(peer for peer, _ in took):
                 peer.wake()
-        ask = self.log.took(wave, [peer.place for peer in took if peer.place is not None])
-        for peer in took if ask else ():
+        for peer, _ in took if ask else ():
             peer.ping()
-        for peer in took if self._confirms_writes else ():
+        for peer, _ in took if self._confirms_writes else ():
             peer.written()
         self._count(wave, len(took))
 

@@ -17,7 +17,7 @@ from trio_wsout._tasks.ledger import Flush
 from trio_wsout._tasks.waking import Doorbell
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["DocumentEnd", "Intake", "Item"]
 
@@ -51,6 +51,8 @@ class Intake:
         self._outside: deque[_Waiting] = deque()
         self._bell = Doorbell()
         self._closed = False
+        self.offer_first: Callable[[Item], bool] | None = None
+        """Who is offered an item that comes where nothing waits; gives whether it was taken. None: nobody."""
 
     # -- who puts -----------------------------------------------------------------------------------------
 
@@ -65,6 +67,8 @@ class Intake:
         if len(items) >= self._most:  # so it is, too, when nobody takes any more
             raise trio.BrokenResourceError if self._closed else trio.WouldBlock
         if not items:
+            if self.offer_first is not None and self.offer_first(value):
+                return
             self._bell.ring()
         items.append(value)
 
@@ -124,7 +128,9 @@ class Intake:
 
     async def wait(self) -> None:
         """Wait until something can be taken."""
-        await trio.lowlevel.checkpoint()
+        # Waiting is a checkpoint by itself, and one turn of the loop later is when a lone event is late.
+        if self._items:
+            await trio.lowlevel.checkpoint()
         while not self._items:
             await self._bell.wait()
 
@@ -132,6 +138,7 @@ class Intake:
         """Nobody takes any more, or puts; what waits can still be taken."""
         self._closed = True
         self._most = 0
+        self.offer_first = None
         while self._outside:
             waiting = self._outside.popleft()
             waiting.refused = True

@@ -7,7 +7,6 @@ the application's or of a library, ends that connection only.
 from __future__ import annotations
 
 import logging
-from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from trio_wsout._tasks.audience import Audience
     from trio_wsout._tasks.reader import Inbox
     from trio_wsout._wire.accept import Guest
+    from trio_wsout._wire.connection import Connection
     from trio_wsout.config.sections import Config
 
 __all__ = ["Host", "Listener"]
@@ -121,21 +121,29 @@ class Listener:
     async def _admit(self, stream: trio.abc.Stream) -> None:
         server = self._config.server
         assert server is not None  # noqa: S101 - the rules see to it
-        handshake = trio.CancelScope(deadline=trio.current_time() + server.handshake_timeout)
-        with handshake:
+        deadline = trio.current_time() + server.handshake_timeout
+        guest: Guest | None = None
+        with trio.move_on_at(deadline):
             guest = await self.acceptor.receive(stream, address_of(stream))
-            if guest is not None:
-                try:
-                    await self._welcome(guest, handshake)
-                finally:
-                    self.acceptor.places.free()
+        if guest is not None:
+            try:
+                await self._welcome(guest, deadline)
+            finally:
+                self.acceptor.places.free()
 
-    async def _welcome(self, guest: Guest, handshake: trio.CancelScope) -> None:
+    async def _greet(self, guest: Guest) -> Greeting | None:
         try:
-            greeting = await self._host.greet(guest.handshake.cursor)
+            return await self._host.greet(guest.handshake.cursor)
         except HistoryError as error:
             _log.error("a peer that wants to resume was refused with 503: %s", error)
             await self.acceptor.turn_away(guest, "the history can't be read")
+            return None
+
+    async def _welcome(self, guest: Guest, deadline: float) -> None:
+        greeting: Greeting | None = None
+        with trio.move_on_at(deadline):
+            greeting = await self._greet(guest)
+        if greeting is None:
             return
         peer = ServedPeer(guest.peer, self._audience, self._config)
         headers: list[tuple[str, str]] = []
@@ -145,10 +153,12 @@ class Listener:
             peer.place = self._audience.log.join()
         try:
             async with trio.open_nursery() as nursery:
-                connection = await self.acceptor.answer(nursery, guest, headers)
+                connection: Connection | None = None
+                # A scope for the handshake only: one that lasted as long as the peer stays would cost memory.
+                with trio.move_on_at(deadline):
+                    connection = await self.acceptor.answer(nursery, guest, headers)
                 if connection is not None:
-                    handshake.deadline = inf
-                    await peer.run(connection, self._host.inbox_for(peer), greeting)
+                    await peer.run(connection, nursery, self._host.inbox_for(peer), greeting)
                 nursery.cancel_scope.cancel()
         finally:
             peer.leave_log()

@@ -85,6 +85,8 @@ class Counts:
 class Inbox:
     """Where received messages go: acknowledgements to the window, the rest to the application or nowhere."""
 
+    __slots__ = ("_unpacker", "acks", "channel", "counts", "payload")
+
     def __init__(
         self,
         payload: Payload,
@@ -138,6 +140,8 @@ class Inbox:
 
 class _Reading:
     """One connection's messages, on their way to its inbox. While that takes nothing, the peer has to wait."""
+
+    __slots__ = ("_inbox", "_monitor", "_side")
 
     def __init__(self, inbox: Inbox, side: WritingSide, monitor: HeartbeatMonitor) -> None:
         self._inbox = inbox

@@ -74,8 +74,10 @@ class Replay:
         self._notice = notice
 
     def _frames(self, news: Sequence[Entry], peer: Member) -> bytes:
-        payloads = [entry.payload for entry in news if entry.position not in peer.sent_early]
-        peer.sent_early.difference_update([entry.position for entry in news])
+        early = peer.sent_early
+        payloads = [entry.payload for entry in news if not early or entry.position not in early]
+        if early:
+            early.difference_update([entry.position for entry in news])
         messages = self._packer.repack(payloads) if payloads else []
         self._audience.count_replayed(len(payloads), len(messages))
         return b"".join([plain_frame(message, self._audience.opcode) for message in messages])

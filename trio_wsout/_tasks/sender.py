@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, Protocol, cast
 
 import trio
@@ -11,19 +12,21 @@ from trio_wsout._core.delivery import Accepted, Refused
 from trio_wsout._core.packing import PackingError
 from trio_wsout._tasks.intake import DocumentEnd, Intake
 from trio_wsout._tasks.ledger import Flush
-from trio_wsout._tasks.waking import Alarm
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from trio_wsout._core.delivery import Message
     from trio_wsout._core.packing import Packer
+    from trio_wsout._tasks.audience import Audience
     from trio_wsout._tasks.intake import Item
     from trio_wsout._tasks.ledger import Ledger
     from trio_wsout._tasks.outbox import Outbox
 
-__all__ = ["LinkSender", "Sender", "Sink", "Source"]
+__all__ = ["AudienceSender", "LinkSender", "Sender", "Sink", "Source"]
 
+_LONE = 0.001
+"""Seconds after which an event comes alone."""
 _PLAIN = {Accepted}
 """The types of items that go as they are."""
 
@@ -64,7 +67,6 @@ class Sender:
         self._sink = sink
         self._ledger = ledger
         self._waiting: deque[Message] = deque()
-        self._alarm = Alarm()
 
     @property
     def pending(self) -> int:
@@ -81,13 +83,24 @@ class Sender:
         """Work until cancelled."""
         while True:
             item: Item | None = None
-            with self._alarm.until(self._packer.deadline):
-                item = await source.receive()
+            deadline = self._packer.deadline
+            if deadline is None:
+                item = await self._receive(source)
+            else:
+                with trio.move_on_at(deadline):
+                    item = await self._receive(source)
             if item is not None:
                 await self._take_waiting(item, source)
             else:
                 await self._put(self._packer.poll(trio.current_time()))
-            self._sink.ring()
+            self._ring()
+
+    async def _receive(self, source: Source) -> Item:
+        return await source.receive()
+
+    def _ring(self) -> None:
+        """Have what was taken written."""
+        self._sink.ring()
 
     async def _take_waiting(self, item: Item, source: Source) -> None:
         """Take one item and all that waits behind it: a task switch serves many, and a plain event costs none."""
@@ -143,6 +156,51 @@ class Sender:
         while waiting:
             await self._sink.put(waiting[0])
             waiting.popleft()
+
+
+class AudienceSender(Sender):
+    """A sender to peers, with nothing between: an event that comes alone is written by who sends it.
+
+    A task switch, with the turn of the loop that it takes, costs as much as writing to ten peers, and the event
+    would be late by that. Those that come in numbers wait for the switch, and go together.
+    """
+
+    def __init__(self, packer: Packer, audience: Audience, ledger: Ledger) -> None:
+        super().__init__(packer, audience, ledger)
+        self._log = audience.log
+        self._free = False
+        self._last = -inf
+
+    async def run(self, source: Source) -> None:
+        """Work until cancelled."""
+        assert isinstance(source, Intake)  # noqa: S101 - where nothing waits there, nothing is before an event
+        source.offer_first = self._take_alone
+        await super().run(source)
+
+    async def _receive(self, source: Source) -> Item:
+        self._free = True
+        try:
+            return await super()._receive(source)
+        finally:
+            self._free = False
+
+    def _ring(self) -> None:
+        super()._ring()
+        # What comes right behind belongs to what was written now: many at a time cost a part of one by one.
+        self._last = trio.current_time()
+
+    def _take_alone(self, item: Item) -> bool:
+        """Take what comes where nothing waits, if it is a plain event, comes alone, and there is room for it."""
+        if (
+            not (self._free and self._packer.alone and type(item) is Accepted)
+            or trio.current_time() - self._last < _LONE
+            or self._log.full
+        ):
+            return False
+        self._number(item)
+        self._sink.accept(item)
+        self._ring()
+        return True
 
 
 class LinkSender(Sender):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_wsout._core.delivery import Accepted
-    from trio_wsout._core.fanout import Subscriber, Wave
+    from trio_wsout._core.fanout import Subscriber
     from trio_wsout._core.received import Peer
     from trio_wsout._tasks.audience import Audience
     from trio_wsout._tasks.reader import Inbox
@@ -69,57 +69,94 @@ class Greeting:
 class ServedPeer:
     """A peer and its place in the log. Part of `Member`, `Watched` and `WritingSide`."""
 
-    due = inf
-    ticket = 0
+    __slots__ = (
+        "_audience",
+        "_bell",
+        "_code",
+        "_held",
+        "_idle_timeout",
+        "_part_by",
+        "_reading",
+        "_write_timeout",
+        "_writing",
+        "active_at",
+        "connection",
+        "due",
+        "monitor",
+        "peer",
+        "place",
+        "sent_early",
+        "ticket",
+        "write_now",
+    )
 
     def __init__(self, peer: Peer, audience: Audience, config: Config) -> None:
         """A peer that is about to be let in."""
         assert config.server is not None  # noqa: S101 - the rules see to it
         self.peer = peer
         self.connection: Connection
-        self._write_now: Callable[[bytes], bool]
+        self.write_now: Callable[[bytes], bool]
+        self.due = inf
+        self.ticket = 0
         self.place: Subscriber | None = None
-        self.sent_early: set[int] = set()
+        self.sent_early: set[int] | None = None
         self.monitor = HeartbeatMonitor(config.heartbeat)
         self._bell = Doorbell()
         self._audience = audience
-        self._watch = audience.watch
         self._idle_timeout = config.server.idle_timeout
         self._write_timeout = config.retry.timeout
-        self._active_at = 0.0
+        self.active_at = 0.0
         self._writing = trio.CancelScope()
         self._code: int | None = None
         self._part_by = inf
         self._held = False
+        self._reading = False
 
     # -- life -----------------------------------------------------------------------------------------------
 
-    async def run(self, connection: Connection, inbox: Inbox, greeting: Greeting) -> None:
-        """Serve an open connection until it is over, or `close` was called. Then it is cut."""
+    async def run(
+        self, connection: Connection, nursery: trio.Nursery, inbox: Inbox, greeting: Greeting
+    ) -> None:
+        """Serve an open connection until it is over, or `close` was called. Then it is cut.
+
+        It is read in `nursery`, which the caller cancels then: one of its own would be a tenth of a peer's memory.
+        """
         self.connection = connection
-        self._write_now = connection.write_now
-        self._active_at = now = trio.current_time()
+        self.write_now = connection.write_now
+        if greeting.replay is not None:
+            self.sent_early = set()
+        self.active_at = now = trio.current_time()
         self.monitor.opened(now, looks=connection.progress() is not None)
         connection.on_life(self.monitor.frame_received)
         connection.on_control(self.wake)
         connection.on_ping(self.monitor.ping_written)
         connection.on_pong(self._pong)
         self._audience.enter(self)
-        self._watch.look_at(self)
+        self._audience.watch.look_at(self)
         try:
-            async with connection, trio.open_nursery() as reading:
-                reading.start_soon(run_reader, connection, inbox, self, self.monitor, self.peer)
+            async with connection:
+                self._reading = True
+                nursery.start_soon(self._read, inbox)
                 with self._writing:
                     connection.on_end(self._ended)
                     await self._write_all(greeting)
                 self.give_up_place()
                 await self._part()
-                reading.cancel_scope.deadline = trio.current_time() + _DRAIN
+                with trio.move_on_after(_DRAIN):
+                    while self._reading:
+                        await self._bell.wait()
         finally:
-            self._watch.forget(self)
+            self._audience.watch.forget(self)
             self.leave_log()
             self._audience.leave(self)
             self._audience.heartbeat_misses += self.monitor.misses
+
+    async def _read(self, inbox: Inbox) -> None:
+        try:
+            await run_reader(self.connection, inbox, self, self.monitor, self.peer)
+        finally:
+            self._reading = False
+            self._bell.ring()
 
     def close(self, code: int) -> None:
         """Say Close with `code` once the write under way is done; by force if that takes too long."""
@@ -165,16 +202,6 @@ class ServedPeer:
 
     # -- writing at once ------------------------------------------------------------------------------------
 
-    def write_wave(self, wave: Wave) -> bool:
-        """Write these frames at once, if that can be; gives whether it was done, or at least begun."""
-        place = self.place
-        if place is None or not place.fits(wave) or not self._write_now(wave.frames):
-            return False
-        self._active_at = now = wave.write.at
-        if self.due > now + self._write_timeout:
-            self._watch.no_later_than(self, now + self._write_timeout)
-        return True
-
     def written(self) -> None:
         """What was taken was written, unless some of it waits."""
         if self.place is not None and not self.connection.has_control:
@@ -188,7 +215,7 @@ class ServedPeer:
         if self.place is not None:
             self.place.ping_taken()
         self.connection.ping_now(payload)
-        self._watch.look_at(self)
+        self._audience.watch.look_at(self)
 
     # -- writing --------------------------------------------------------------------------------------------
 
@@ -275,12 +302,12 @@ class ServedPeer:
             if self.place is not None:
                 self.place.ping_taken()
         if frames or ping is not None or self.connection.has_control:
-            self._watch.no_later_than(self, self._stalls_at)
+            self._audience.watch.no_later_than(self, self._stalls_at)
             count = await self.connection.write_frames(frames, ping)
             self._audience.sent_bytes += count
         if frames:
-            self._active_at = trio.current_time()
-        self._watch.look_at(self)
+            self.active_at = trio.current_time()
+        self._audience.watch.look_at(self)
 
     def _pong(self, payload: bytes) -> None:
         if self.monitor.pong_received(payload) and self.place is not None:
@@ -299,7 +326,7 @@ class ServedPeer:
 
     def heard(self) -> None:
         """A message came."""
-        self._active_at = trio.current_time()
+        self.active_at = trio.current_time()
 
     def events_in_flight(self) -> list[Accepted]:
         """The events that an acknowledgement may name, oldest first."""
@@ -322,10 +349,10 @@ class ServedPeer:
     def released(self, now: float) -> None:
         """This side reads again since `now`."""
         self._held = False
-        self._active_at = now
+        self.active_at = now
         if self.place is not None:
             self.place.released(now)
-        self._watch.look_at(self)
+        self._audience.watch.look_at(self)
 
     # -- Watched ------------------------------------------------------------------------------------------------
 
@@ -333,7 +360,7 @@ class ServedPeer:
     def _idle_at(self) -> float | None:
         if self._idle_timeout is None or self._held or self._code is not None:
             return None
-        return self._active_at + self._idle_timeout
+        return self.active_at + self._idle_timeout
 
     @property
     def _stalls_at(self) -> float | None:

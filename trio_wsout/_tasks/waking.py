@@ -12,17 +12,32 @@ __all__ = ["Alarm", "Doorbell", "earliest"]
 class Doorbell:
     """Wakes the one task that waits; rings while nobody waits are kept, as one."""
 
+    # Every peer has one, and every event rings some: without a trio.Event, and the set in it, for each wait.
+    __slots__ = ("_rung", "_waiting")
+
     def __init__(self) -> None:
-        self._event = trio.Event()
+        self._rung = False
+        self._waiting: trio.lowlevel.Task | None = None
 
     def ring(self) -> None:
         """Wake the waiting task, or the next that waits."""
-        self._event.set()
+        self._rung = True
+        if self._waiting is not None:
+            trio.lowlevel.reschedule(self._waiting)
+            self._waiting = None
 
     async def wait(self) -> None:
         """Wait for a ring since the last `wait`."""
-        await self._event.wait()
-        self._event = trio.Event()
+        if self._rung:
+            await trio.lowlevel.checkpoint()
+        else:
+            self._waiting = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._leave)
+        self._rung = False
+
+    def _leave(self, _: object) -> trio.lowlevel.Abort:
+        self._waiting = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 class Alarm:

@@ -22,6 +22,8 @@ _HEARING = 0.1
 class AnswerTap(Tap):
     """The tap of an outgoing connection: holds the answer back until its head is there and is a 101."""
 
+    __slots__ = ("_answered", "_secrets", "_subprotocols")
+
     def __init__(
         self, stream: trio.abc.Stream, *, most: int, subprotocols: Sequence[str], secrets: Sequence[str]
     ) -> None:

@@ -36,6 +36,19 @@ class Connection:
     Only one task writes, only one receives. Nothing here raises anything of trio_websocket's.
     """
 
+    __slots__ = (
+        "_closing",
+        "_frame",
+        "_on_ping",
+        "_opcode",
+        "_ping_waits",
+        "_tap",
+        "_websocket",
+        "_written_with_ping",
+        "subprotocol",
+        "write_now",
+    )
+
     def __init__(self, websocket: WebSocketConnection, tap: Tap, *, text: bool, masking: bool) -> None:
         """Own an open connection; `masking` says that this is the client's side (RFC 6455 section 5.1)."""
         self._websocket = websocket
@@ -50,9 +63,12 @@ class Connection:
         """Write frames without waiting, if that can be; see `Tap.write_now`."""
         self.subprotocol = websocket.subprotocol
         """The subprotocol that the server chose; None: none."""
-        self.pongs = tap.pongs
-        """Payloads of pongs, in order, where `on_pong` does not take them."""
         tap.opened()
+
+    @property
+    def pongs(self) -> trio.MemoryReceiveChannel[bytes]:
+        """Payloads of pongs, in order, where `on_pong` does not take them."""
+        return self._tap.pongs
 
     @property
     def ending(self) -> Ending | None:
@@ -100,9 +116,7 @@ class Connection:
 
     async def wait_ended(self) -> Ending:
         """Wait until the connection is over; gives why."""
-        await self._tap.ended.wait()
-        assert self._tap.ending is not None  # noqa: S101 - `fail` sets it before it sets the event
-        return self._tap.ending
+        return await self._tap.wait_ended()
 
     def end(self, ending: Ending) -> None:
         """Declare the connection over, for a reason that this side found."""
@@ -203,7 +217,7 @@ class Connection:
         self._closing = True
         with suppress(trio.BrokenResourceError):
             await self._tap.say_close(self._frame(code.to_bytes(2, "big"), CLOSE))
-            await self._tap.ended.wait()
+            await self._tap.wait_ended()
         return self._tap.peer_close is not None
 
     async def farewell(self) -> None:

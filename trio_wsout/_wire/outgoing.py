@@ -54,6 +54,23 @@ class Outgoing(trio.abc.Stream):
     close_queued: bool
     """Whether trio_websocket's Close is, or was, among the control frames that wait: nothing may follow it."""
 
+    # There is one for each of thousands of peers, and all of them are gone through at each event.
+    __slots__ = (
+        "_closing",
+        "_control",
+        "_ended",
+        "_now",
+        "_on_end",
+        "_stream",
+        "_torn",
+        "_unsent",
+        "close_queued",
+        "ending",
+        "on_control",
+        "peer_close",
+        "written_bytes",
+    )
+
     def __init__(self, stream: trio.abc.Stream) -> None:
         """Write to `stream`, which nobody else writes to."""
         self._stream = stream
@@ -64,7 +81,7 @@ class Outgoing(trio.abc.Stream):
         self._torn = False
         self._on_end: Callable[[], object] | None = None
         self.on_control: Callable[[], object] | None = None
-        self.ended = trio.Event()
+        self._ended: trio.Event | None = None
         self.ending = None
         self.peer_close = None
         self.close_queued = False
@@ -81,9 +98,20 @@ class Outgoing(trio.abc.Stream):
         """Record why the connection is over; the first reason stays. Wakes who waits for the end."""
         if self.ending is None:
             self.ending = ending
-            self.ended.set()
+            if self._ended is not None:
+                self._ended.set()
         if self._on_end is not None:
             self._on_end()
+
+    async def wait_ended(self) -> Ending:
+        """Wait until the connection is over; gives why."""
+        if self._ended is None:  # so it stays for most
+            self._ended = trio.Event()
+            if self.ending is not None:
+                self._ended.set()
+        await self._ended.wait()
+        assert self.ending is not None  # noqa: S101 - `fail` sets it before it sets the event
+        return self.ending
 
     def on_end(self, call: Callable[[], object] | None) -> None:
         """Have `call` called when the connection is over; at once if it is already."""
@@ -151,10 +179,18 @@ class Outgoing(trio.abc.Stream):
         What it did not take of them waits for the writer then, as control frames do. It costs one system
         call and wakes no task: for the many connections to which the same bytes go.
         """
-        if self._now is None or self._torn or self._closing or self.has_control or self.ending is not None:
+        now = self._now
+        if (
+            now is None
+            or self._torn
+            or self._closing
+            or self._control
+            or self._unsent
+            or self.ending is not None
+        ):
             return False
         try:
-            sent = self._now(data)
+            sent = now(data)
         except BlockingIOError:
             return False
         except OSError as error:

@@ -11,12 +11,14 @@ frame lands inside another frame.
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
 
 from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._wire.at_once import number_of
 from trio_wsout._wire.frames import MOST_FRAGMENTS, PONG, masked_frame, plain_frame
 from trio_wsout._wire.outgoing import Outgoing, transport_trouble
 from trio_wsout._wire.split import Ping, Slow, Splitter
@@ -30,6 +32,8 @@ __all__ = ["RECEIVE_BYTES", "Tap"]
 
 RECEIVE_BYTES = 64 * 1024
 """Most bytes read by one call."""
+_ALONE = 1024
+"""Bytes up to which what was read counts as having come alone: nothing is there behind it yet."""
 _PONGS_KEPT = 16
 _QUIET = 0.25
 """Seconds without a byte after which a peer that broke the protocol has said all that it will."""
@@ -41,6 +45,28 @@ class Tap(Outgoing):
 
     received_bytes: int
     """Bytes that came, TLS taken off."""
+
+    __slots__ = (
+        "_alone",
+        "_done",
+        "_for_wsproto",
+        "_frame",
+        "_gone",
+        "_head",
+        "_is_open",
+        "_number",
+        "_parts",
+        "_pongs",
+        "_quiet",
+        "_reading",
+        "_splitter",
+        "_unread",
+        "_wanted",
+        "before_answer",
+        "on_life",
+        "on_pong",
+        "received_bytes",
+    )
 
     def __init__(self, stream: trio.abc.Stream, *, masked: bool, most: int) -> None:
         """Tap a stream whose peer masks its frames, or does not (RFC 6455 section 5.1).
@@ -58,11 +84,14 @@ class Tap(Outgoing):
         self._done: trio.Event | None = None
         self._gone = False
         self._is_open = False
-        self._reading: trio.Event | None = None
+        self._number = number_of(stream)
+        self._alone = False
+        self._reading = False
+        self._quiet: trio.Event | None = None
         self.on_life: Callable[[float], object] | None = None
         self.on_pong: Callable[[bytes], object] | None = None
         self.before_answer: Callable[[], Awaitable[object]] | None = None
-        self._pong_sender, self.pongs = trio.open_memory_channel[bytes](_PONGS_KEPT)
+        self._pongs: tuple[trio.MemorySendChannel[bytes], trio.MemoryReceiveChannel[bytes]] | None = None
         self.received_bytes = 0
 
     # -- what trio_websocket calls ------------------------------------------------------------------
@@ -128,6 +157,17 @@ class Tap(Outgoing):
         """Whether trio_websocket reads no more."""
         return self._gone
 
+    @property
+    def pongs(self) -> trio.MemoryReceiveChannel[bytes]:
+        """Payloads of pongs, in order, where `on_pong` does not take them."""
+        return self._pong_channel()[1]
+
+    def _pong_channel(self) -> tuple[trio.MemorySendChannel[bytes], trio.MemoryReceiveChannel[bytes]]:
+        # Only a link has a use for it, and it is as large as all else here.
+        if self._pongs is None:
+            self._pongs = trio.open_memory_channel[bytes](_PONGS_KEPT)
+        return self._pongs
+
     async def next_part(self) -> list[str | bytes] | Slow | None:
         """Wait for what comes next: messages, or bytes that wsproto has seen now; None: the connection is over.
 
@@ -162,10 +202,11 @@ class Tap(Outgoing):
 
     async def hear_out(self) -> None:
         """Read on until the peer answers our Close or is quiet: where bytes lie unread, closing would overtake it."""
-        if self._reading is not None:
+        if self._reading:
+            self._quiet = trio.Event()
             with trio.move_on_after(_QUIET):
-                await self._reading.wait()
-        if self._reading is not None:
+                await self._quiet.wait()
+        if self._reading:
             return
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             chunk = b""
@@ -180,27 +221,40 @@ class Tap(Outgoing):
         """Give up the stream for closing by force; nothing is read or written from here on."""
         self.fail(Ending(cause=Cause.LOCAL, detail="closed by this side"))
         self._torn = True
-        self._pong_sender.close()
+        self._pong_channel()[0].close()
         return self._stream
 
     # -- inside ---------------------------------------------------------------------------------------
 
     async def _read(self) -> bytes:
-        self._reading = trio.Event()
+        self._reading = True
         try:
-            chunk = bytes(await self._stream.receive_some(RECEIVE_BYTES))
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            chunk = await self._receive_some()
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._lost(f"reading failed: {transport_trouble(error)}")
             return b""
         finally:
-            self._reading.set()
-            self._reading = None
+            self._reading = False
+            if self._quiet is not None:
+                self._quiet.set()
+        self._alone = len(chunk) <= _ALONE
         self.received_bytes += len(chunk)
         if chunk and self.on_life is not None:
             self.on_life(trio.current_time())
         if not chunk:
             self._lost("the peer closed the connection without a Close frame")
         return chunk
+
+    async def _receive_some(self) -> bytes:
+        """The next bytes of the stream; empty: its end."""
+        number = self._number
+        while self._alone and number is not None and number() >= 0:
+            # What a peer sends that is mostly silent (pongs) comes alone. To wait first then saves a system
+            # call that finds nothing, with its exception, and a turn of the loop after the one that finds it.
+            await trio.lowlevel.wait_readable(number())
+            with suppress(BlockingIOError):
+                return os.read(number(), RECEIVE_BYTES)
+        return bytes(await self._stream.receive_some(RECEIVE_BYTES))
 
     def _split(self, chunk: bytes) -> None:
         """Put the next bytes into parts; take the pongs in them, and note a Close."""
@@ -245,4 +299,4 @@ class Tap(Outgoing):
         # Where there is no room, there are more unasked pongs than anybody sends: the one that is waited
         # for comes again with the next ping, and until then nothing counts as confirmed.
         with suppress(trio.WouldBlock, trio.BrokenResourceError):
-            self._pong_sender.send_nowait(payload)
+            self._pong_channel()[0].send_nowait(payload)
