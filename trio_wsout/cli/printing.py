@@ -71,7 +71,7 @@ async def print_received(output: Output, *, with_peer: bool, failed: Callable[[s
     When standard output can't be written any more `failed` is told why, and the rest goes nowhere.
     """
     write = _write_nowhere if sys.stdout is None else _write_terminal if sys.stdout.isatty() else _write
-    while True:
+    while True:  # noqa: ASYNC913 - `receive_many` is one
         try:
             items = await output.receive_many()
         except trio.EndOfChannel:
