@@ -128,6 +128,22 @@ async def test_a_cancelled_put_leaves_what_was_not_put() -> None:
     assert drained(channel) == [2, 3, 4]
 
 
+@each_way
+async def test_more_takers_than_there_is_room_for_all_get_what_waits_to_be_put(way: Any) -> None:
+    channel, taken = Handover(1), []
+
+    async def take() -> None:
+        taken.extend(await way(channel))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(take)
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(1):
+            await channel.put(run_of(1, 2, 3, 4))
+    assert taken == [1, 2, 3, 4]
+
+
 async def test_who_is_cancelled_and_let_in_before_its_task_runs_leaves_nothing_behind() -> None:
     channel, run = Handover(1), run_of(1, 2)
     async with trio.open_nursery() as nursery:

@@ -131,6 +131,9 @@ class ReceivedChannel(trio.abc.ReceiveChannel["Received"]):
             else:
                 del outside[0]
                 over.set()
+            # Where more tasks wait than were woken for what there was room for.
+            if self._takers:
+                self._takers.unpark()
 
     def _turn_away(self) -> None:
         """Wake everybody who waits, to find that it is over."""

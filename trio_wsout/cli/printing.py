@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -71,19 +72,17 @@ async def print_received(output: Output, *, with_peer: bool, failed: Callable[[s
     When standard output can't be written any more `failed` is told why, and the rest goes nowhere.
     """
     write = _write_nowhere if sys.stdout is None else _write_terminal if sys.stdout.isatty() else _write
-    while True:
-        try:
+    with suppress(trio.EndOfChannel):
+        while True:
             items = await output.receive_many()
-        except trio.EndOfChannel:
-            return
-        lines = b"".join(_line(each, with_peer=with_peer) for each in items)
-        try:
-            # Left behind when cancelled: a reader that has stopped must not keep us from ending.
-            await trio.to_thread.run_sync(write, lines, abandon_on_cancel=True)
-        except OSError as error:
-            write = _write_nowhere
-            silence(_OUT)
-            failed(GONE if isinstance(error, BrokenPipeError) else error.strerror or str(error))
+            lines = b"".join(_line(each, with_peer=with_peer) for each in items)
+            try:
+                # Left behind when cancelled: a reader that has stopped must not keep us from ending.
+                await trio.to_thread.run_sync(write, lines, abandon_on_cancel=True)
+            except OSError as error:
+                write = _write_nowhere
+                silence(_OUT)
+                failed(GONE if isinstance(error, BrokenPipeError) else error.strerror or str(error))
 
 
 def _line(item: Received, *, with_peer: bool) -> bytes:
