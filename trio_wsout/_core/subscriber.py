@@ -64,8 +64,7 @@ def take_together(peers: Collection[Subscriber], wave: Wave) -> bool:
         peer.in_flight += count
         peer.in_flight_bytes += size
         peer.since_ping = True
-        if peer.in_flight >= peer._much or peer.in_flight_bytes >= peer._much_bytes:  # `has_much`
-            much = True
+        much = much or peer.has_much
     return much
 
 
@@ -224,7 +223,7 @@ class Subscriber:
             self._log.ask_at = write.at + ASKING
 
     def _owns(self, last: int) -> bool:
-        return bool(self.own) and self.own[0] < last
+        return self.own is not None and len(self.own) > 0 and self.own[0] < last
 
     def _take_others(self, block: Block, first: int, last: int, now: float) -> bytes:
         """The frames without those of its own messages, which are as good as confirmed."""

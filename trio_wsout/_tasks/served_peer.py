@@ -142,7 +142,7 @@ class ServedPeer:
                     await self._write_all(greeting)
                 self.give_up_place()
                 await self._part()
-                with trio.move_on_after(_DRAIN):
+                with trio.move_on_after(_DRAIN):  # noqa: ASYNC912 - while the reader has not ended, it waits
                     while self._reading:
                         await self._bell.wait()
         finally:
