@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import trio
 import trio.testing
-
 from trio_wsout._tasks.intake import DocumentEnd, Intake
 from trio_wsout._tasks.waking import Doorbell
 
