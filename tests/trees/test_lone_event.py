@@ -9,7 +9,8 @@ from trio_wsout._tasks.waking import Doorbell
 
 
 async def test_only_what_comes_where_nothing_waits_is_offered_first() -> None:
-    intake, takes, offered = Intake(2), [True, False], []
+    intake, takes = Intake(2), [True, False]
+    offered: list[object] = []
 
     def offer(item: object) -> bool:
         offered.append(item)
