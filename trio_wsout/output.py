@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from trio_wsout._core.delivery import Accepted
+from trio_wsout._core.message import Accepted
 from trio_wsout._modes.client import ClientTree
 from trio_wsout._modes.hooks import Hooks
 from trio_wsout._modes.relay import RelayTree

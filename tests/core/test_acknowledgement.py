@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio_wsout._core.acknowledgement import AckReader, stamp_of
 from trio_wsout._core.cursor import MISSING, CursorReader
-from trio_wsout._core.delivery import Accepted
+from trio_wsout._core.message import Accepted
 from trio_wsout.config import Cursor
 
 EPOCH = 7

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio_wsout._core.acknowledgement import AckReader, stamp_of
 from trio_wsout._core.cursor import MISSING, CursorReader, default_state_id, pointer_value, value_text
-from trio_wsout._core.delivery import Accepted
+from trio_wsout._core.message import Accepted
 from trio_wsout.config import Cursor
 from trio_wsout.config.quantities import parse_pointer
 

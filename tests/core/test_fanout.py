@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from trio_wsout._core.delivery import Accepted, BatchMessage, Message
 from trio_wsout._core.fanout import Fanout, Subscriber
+from trio_wsout._core.message import Accepted, BatchMessage, Message
 from trio_wsout.config.sections import Delivery, DeliveryLevel, Retry
 
 BLOCK = 64 * 1024

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trio_wsout._core.delivery import Accepted
+from trio_wsout._core.message import Accepted
 from trio_wsout._core.packing import Packer, PackingError
 from trio_wsout._core.payload import Encoder
 from trio_wsout.config import Batch, BatchMode, Config, Delivery, Payload

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from trio_wsout._core.delivery import Accepted
+from trio_wsout._core.message import Accepted
 from trio_wsout._core.payload import Encoder
 from trio_wsout._core.spool_format import (
     EVENT_OVERHEAD,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 from trio_wsout import Undelivered
-from trio_wsout._core.delivery import Accepted
+from trio_wsout._core.message import Accepted
 from trio_wsout._tasks.ledger import Ledger
 
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 import trio_wsout
-from trio_wsout._core.delivery import Accepted
+from trio_wsout._core.message import Accepted
 from trio_wsout._core.spool_format import encode_event
 from trio_wsout.config import Config
 from trio_wsout.errors import SpoolError

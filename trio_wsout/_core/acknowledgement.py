@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from trio_wsout._core.cursor import CursorReader
-    from trio_wsout._core.delivery import Accepted
+    from trio_wsout._core.message import Accepted
 
 __all__ = ["AckReader", "stamp_of"]
 

@@ -38,7 +38,7 @@ from trio_wsout._core.watermark import Watermark
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from trio_wsout._core.delivery import Accepted, Message
+    from trio_wsout._core.message import Accepted, Message
     from trio_wsout.config.sections import Delivery, Retry
 
 __all__ = ["Fanout", "Subscriber", "Wave"]

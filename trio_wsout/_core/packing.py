@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from trio_wsout._core.acknowledgement import stamp_of
 from trio_wsout._core.batching import Batcher
-from trio_wsout._core.delivery import Accepted, BatchMessage, Message
+from trio_wsout._core.message import Accepted, BatchMessage, Message
 from trio_wsout.config.sections import BatchMode
 from trio_wsout.config.templates import Template, TemplateError
 

@@ -26,7 +26,7 @@ from attrs import frozen
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from trio_wsout._core.delivery import Accepted
+    from trio_wsout._core.message import Accepted
 
 __all__ = [
     "EVENT_OVERHEAD",

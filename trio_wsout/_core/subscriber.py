@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from trio_wsout._core.blocks import Block
-    from trio_wsout._core.delivery import Accepted
+    from trio_wsout._core.message import Accepted
     from trio_wsout._core.watermark import Watermark
     from trio_wsout.config.sections import Delivery
 
@@ -132,8 +132,6 @@ class Subscriber:
         "_held",
         "_held_until",
         "_log",
-        "much",
-        "much_bytes",
         "block",
         "confirmed",
         "dropped",
@@ -141,6 +139,8 @@ class Subscriber:
         "in_flight",
         "in_flight_bytes",
         "joined",
+        "much",
+        "much_bytes",
         "next",
         "own",
         "since_ping",
@@ -249,7 +249,7 @@ class Subscriber:
             self._log.ask_at = write.at + ASKING
 
     def _owns(self, last: int) -> bool:
-        return bool(self.own) and self.own[0] < last
+        return self.own is not None and len(self.own) > 0 and self.own[0] < last
 
     def _take_others(self, block: Block, first: int, last: int, now: float) -> bytes:
         """The frames without those of its own messages, which are as good as confirmed."""

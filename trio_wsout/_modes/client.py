@@ -23,9 +23,9 @@ import trio
 
 from trio_wsout._core.acknowledgement import AckReader
 from trio_wsout._core.cursor import CursorReader
-from trio_wsout._core.delivery import Accepted, Refused
 from trio_wsout._core.ending import Cause, Ending
 from trio_wsout._core.link import Link, State
+from trio_wsout._core.message import Accepted, Refused
 from trio_wsout._core.packing import Packer
 from trio_wsout._core.payload import EventError
 from trio_wsout._core.request import RequestError, build_request
@@ -45,7 +45,7 @@ from trio_wsout.stores.opening import open_cursor_store, open_spool_store
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from trio_wsout._core.delivery import Message
+    from trio_wsout._core.message import Message
     from trio_wsout._core.request import Request
     from trio_wsout._modes.hooks import Hooks
     from trio_wsout._tasks.sender import Source

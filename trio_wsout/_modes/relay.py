@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import trio
 from attrs import evolve, field, frozen
 
-from trio_wsout._core.delivery import Accepted
+from trio_wsout._core.message import Accepted
 from trio_wsout._core.received import Received
 from trio_wsout._modes.client import ClientTree
 from trio_wsout._modes.serving import ServingTree

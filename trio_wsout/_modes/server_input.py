@@ -19,7 +19,7 @@ from trio_wsout._modes.serving import ServingTree
 from trio_wsout._tasks.reader import Inbox
 
 if TYPE_CHECKING:
-    from trio_wsout._core.delivery import Fate
+    from trio_wsout._core.message import Fate
     from trio_wsout._modes.hooks import Hooks
     from trio_wsout._tasks.served_peer import ServedPeer
     from trio_wsout.config.sections import Config

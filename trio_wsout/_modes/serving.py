@@ -24,7 +24,7 @@ from trio_wsout.config.sections import DeliveryLevel
 from trio_wsout.stores.opening import open_history_store
 
 if TYPE_CHECKING:
-    from trio_wsout._core.delivery import Accepted
+    from trio_wsout._core.message import Accepted
     from trio_wsout._modes.hooks import Hooks
     from trio_wsout._tasks.ledger import Flush
     from trio_wsout._tasks.sender import Sink, Source

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import trio
 
-from trio_wsout._core.delivery import Accepted, Refused
+from trio_wsout._core.message import Accepted, Refused
 from trio_wsout._core.payload import Base64Error, Encoder, EventError
 from trio_wsout._tasks.intake import Intake
 from trio_wsout._tasks.ledger import Flush, Ledger
@@ -20,7 +20,7 @@ from trio_wsout.config.templates import TemplateError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from trio_wsout._core.delivery import Fate
+    from trio_wsout._core.message import Fate
     from trio_wsout._core.statistics import Statistics
     from trio_wsout._modes.hooks import Hooks
     from trio_wsout._tasks.intake import Item

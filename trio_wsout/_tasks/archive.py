@@ -19,7 +19,7 @@ from trio_wsout.errors import HistoryError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
-    from trio_wsout._core.delivery import Accepted, Message
+    from trio_wsout._core.message import Accepted, Message
     from trio_wsout._tasks.audience import Audience
     from trio_wsout._tasks.ledger import Ledger
     from trio_wsout.config.sections import Config

@@ -17,11 +17,11 @@ from trio_wsout._wire.frames import BINARY, TEXT, plain_frame
 from trio_wsout.config.sections import DeliveryLevel, SlowPeer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from trio_wsout._core.delivery import Message
     from trio_wsout._core.fanout import Subscriber, Wave
     from trio_wsout._core.heartbeat import HeartbeatMonitor
+    from trio_wsout._core.message import Message
     from trio_wsout._core.received import Peer
     from trio_wsout._tasks.ledger import Ledger
     from trio_wsout._tasks.uplink import Uplink
@@ -49,8 +49,6 @@ class Member(Protocol):
     """Its place in the log; None until its replay has caught up."""
     sent_early: set[int] | None
     """Numbers of the events that it sent before it had a place, and has not passed in its replay; None: it has none."""
-    write_now: Callable[[bytes], bool]
-    """Write frames at once, if that can be; gives whether it was done, or at least begun."""
     active_at: float
     """When a message went to it, or came from it."""
     due: float
@@ -164,7 +162,7 @@ class Audience:
         # First the writes, and nothing between them, so that nobody's event waits for the account of others.
         fitting = [(peer, place) for peer in self.idle if (place := peer.place) and place.fits(wave)]
         frames = wave.frames
-        took = [each for each in fitting if each[0].write_now(frames)]
+        took = [each for each in fitting if each[0].connection.write_now(frames)]
         ask = self.log.took(wave, [place for _, place in took])
         now, stalls = wave.write.at, wave.write.at + self.log.timeout
         for peer, _ in took:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_wsout._core.delivery import Accepted
+from trio_wsout._core.message import Accepted
 from trio_wsout._core.spool_format import decode_event
 from trio_wsout._tasks.ledger import Flush
 from trio_wsout._tasks.waking import Doorbell
@@ -22,7 +22,7 @@ from trio_wsout.errors import SpoolError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from trio_wsout._core.delivery import Fate
+    from trio_wsout._core.message import Fate
     from trio_wsout._tasks.intake import DocumentEnd, Item
     from trio_wsout._tasks.ledger import Ledger
     from trio_wsout.stores.spool import SpoolStore

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 from attrs import define
 
-from trio_wsout._core.delivery import Accepted
+from trio_wsout._core.message import Accepted
 from trio_wsout._tasks.ledger import Flush
 from trio_wsout._tasks.waking import Doorbell
 

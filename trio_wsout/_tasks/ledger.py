@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import trio
 from attrs import define, field
 
-from trio_wsout._core.delivery import Accepted
+from trio_wsout._core.message import Accepted
 from trio_wsout.errors import DeliveryError, OutputError, Undelivered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from trio_wsout._core.batching import Document
-    from trio_wsout._core.delivery import Message
+    from trio_wsout._core.message import Message
 
 __all__ = ["Flush", "Ledger"]
 

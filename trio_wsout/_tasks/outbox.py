@@ -10,8 +10,8 @@ from trio_wsout._tasks.waking import Doorbell
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from trio_wsout._core.delivery import Accepted, Message
     from trio_wsout._core.ending import Ending
+    from trio_wsout._core.message import Accepted, Message
     from trio_wsout._tasks.ledger import Ledger
     from trio_wsout.config.sections import Delivery, Retry
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trio_wsout._core.cursor import CursorReader
-    from trio_wsout._core.delivery import Message
+    from trio_wsout._core.message import Message
     from trio_wsout._tasks.ledger import Ledger
     from trio_wsout.stores.cursors import CursorStore
 

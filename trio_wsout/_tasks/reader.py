@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
     from trio_wsout._core.acknowledgement import AckReader
-    from trio_wsout._core.delivery import Accepted
     from trio_wsout._core.heartbeat import HeartbeatMonitor
+    from trio_wsout._core.message import Accepted
     from trio_wsout._core.received import Peer
     from trio_wsout._core.unpacking import Unpacker
     from trio_wsout._wire.connection import Connection

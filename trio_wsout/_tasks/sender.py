@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import trio
 
-from trio_wsout._core.delivery import Accepted, Refused
+from trio_wsout._core.message import Accepted, Refused
 from trio_wsout._core.packing import PackingError
 from trio_wsout._tasks.intake import DocumentEnd, Intake
 from trio_wsout._tasks.ledger import Flush
@@ -16,7 +16,7 @@ from trio_wsout._tasks.ledger import Flush
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from trio_wsout._core.delivery import Message
+    from trio_wsout._core.message import Message
     from trio_wsout._core.packing import Packer
     from trio_wsout._tasks.audience import Audience
     from trio_wsout._tasks.intake import Item

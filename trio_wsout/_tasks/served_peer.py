@@ -30,10 +30,8 @@ from trio_wsout._wire.connection import FAREWELL
 from trio_wsout.errors import HistoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from trio_wsout._core.delivery import Accepted
     from trio_wsout._core.fanout import Subscriber
+    from trio_wsout._core.message import Accepted
     from trio_wsout._core.received import Peer
     from trio_wsout._tasks.audience import Audience
     from trio_wsout._tasks.reader import Inbox
@@ -87,7 +85,6 @@ class ServedPeer:
         "place",
         "sent_early",
         "ticket",
-        "write_now",
     )
 
     def __init__(self, peer: Peer, audience: Audience, config: Config) -> None:
@@ -95,7 +92,6 @@ class ServedPeer:
         assert config.server is not None  # noqa: S101 - the rules see to it
         self.peer = peer
         self.connection: Connection
-        self.write_now: Callable[[bytes], bool]
         self.due = inf
         self.ticket = 0
         self.place: Subscriber | None = None
@@ -122,7 +118,6 @@ class ServedPeer:
         It is read in `nursery`, which the caller cancels then: one of its own would be a tenth of a peer's memory.
         """
         self.connection = connection
-        self.write_now = connection.write_now
         if greeting.replay is not None:
             self.sent_early = set()
         self.active_at = now = trio.current_time()
@@ -142,7 +137,7 @@ class ServedPeer:
                     await self._write_all(greeting)
                 self.give_up_place()
                 await self._part()
-                with trio.move_on_after(_DRAIN):
+                with trio.move_on_after(_DRAIN):  # noqa: ASYNC912 - while the reader has not ended, it waits
                     while self._reading:
                         await self._bell.wait()
         finally:

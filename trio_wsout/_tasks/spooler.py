@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_wsout._core.delivery import Accepted
+from trio_wsout._core.message import Accepted
 from trio_wsout._core.payload import EventError
 from trio_wsout._core.spool_account import Settled
 from trio_wsout._core.spool_format import EVENT_OVERHEAD, HEADER_SIZE, RECORD_OVERHEAD, encode_event
@@ -26,7 +26,7 @@ from trio_wsout.stores.spool import SpoolFullError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from trio_wsout._core.delivery import Message
+    from trio_wsout._core.message import Message
     from trio_wsout._tasks.intake import Item
     from trio_wsout._tasks.ledger import Ledger
     from trio_wsout.stores.spool import Spooled, SpoolStore

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 from attrs import define
 
-from trio_wsout._core.delivery import Accepted
+from trio_wsout._core.message import Accepted
 from trio_wsout._tasks.waking import Doorbell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_wsout._core.batching import Document
-    from trio_wsout._core.delivery import Message
     from trio_wsout._core.fanout import Fanout
+    from trio_wsout._core.message import Message
 
 __all__ = ["Uplink"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from typing import TYPE_CHECKING
 
@@ -21,13 +20,8 @@ def writer_at_once(stream: trio.abc.Stream) -> Callable[[bytes], int] | None:
     It raises OSError, and BlockingIOError where the system takes nothing. Nobody may be in `send_all` of the stream.
     """
     number = number_of(stream)
-    if number is None or not isinstance(stream, trio.SocketStream):
+    if number is None:
         return None
-    # The socket inside trio's, because this is done for each peer at each event: every call in between, and every
-    # object that it touches, has left the cache since the event before. That is a quarter of what a write costs.
-    inside = getattr(stream.socket, "_sock", None)
-    if isinstance(inside, socket.socket):
-        return inside.send
     write = os.write
     return lambda data: write(number(), data)
 
