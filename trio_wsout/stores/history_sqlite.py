@@ -21,7 +21,7 @@ from attrs import evolve, frozen
 
 from trio_wsout._core.history import Entry, Extent, Limits, check_entries, taken_over
 from trio_wsout.errors import HistoryError
-from trio_wsout.stores.places import file_at, mend_of_sqlite
+from trio_wsout.stores.places import file_at, is_cut_off, mend_of_sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -70,8 +70,6 @@ _GET_CURSOR = "SELECT value FROM history_cursors WHERE name = ?"
 _NEW_CURSOR = "INSERT OR IGNORE INTO history_cursors (value, name) VALUES (?, ?)"
 _SET_CURSOR = "UPDATE history_cursors SET value = ? WHERE name = ? AND value = ?"
 
-_HEADER = 100
-"""Bytes that every SQLite database has at least; SQLite itself takes an empty file for an empty database."""
 _BUSY = 5.0
 """Seconds to wait for another process that writes."""
 _DAMAGED = "a row is damaged"
@@ -250,7 +248,7 @@ class _Log:
         self._reader = self._writer = None
 
     def _connect(self) -> None:
-        if self._is_cut_off():
+        if is_cut_off(self._path):
             raise self._error("opened", "the file is cut off", "restore it, or remove it to start anew")
         with ExitStack() as opened:
             connections: list[sqlite3.Connection] = []
@@ -269,13 +267,6 @@ class _Log:
             opened.pop_all()
             self._writer, self._reader = writer, reader
             self._file = file_at(self._path)
-
-    def _is_cut_off(self) -> bool:
-        """Whether there is a file that is no database; SQLite would silently begin a new one in it."""
-        try:
-            return self._path.is_file() and self._path.stat().st_size < _HEADER
-        except (OSError, ValueError):  # SQLite has to say what is there
-            return False
 
     def _check_place(self) -> None:
         """A file that was removed while it is open takes everything and keeps nothing."""
