@@ -520,6 +520,24 @@ async def test_what_can_not_be_opened_says_why_and_leaves_nothing_open(
     await store.aclose()
 
 
+@pytest.mark.parametrize("size", [0, 1, 99])
+async def test_a_file_that_was_cut_off_is_told_and_left_as_it_is(size: int, tmp_path: Path) -> None:
+    async with opened("sqlite", tmp_path) as store:
+        await store.append(entries(1, 2))
+    path = tmp_path / "h.db"
+    cut = path.read_bytes()[:size]
+    path.write_bytes(cut)
+    store = make("sqlite", tmp_path)
+    with pytest.raises(HistoryError, match=f"{path}: can't be opened: the file is cut off; .*remove it"):
+        await store.open(2)
+    assert path.read_bytes() == cut
+    assert [each.name for each in tmp_path.iterdir()] == ["h.db"]
+    assert connections_to(tmp_path) == []
+    path.unlink()
+    assert (await store.open(2)).tail == 0
+    await store.aclose()
+
+
 async def test_a_failed_open_may_be_tried_again(tmp_path: Path) -> None:
     store = SqliteHistoryStore(tmp_path / "later" / "h.db", NONE)
     with pytest.raises(HistoryError):

@@ -122,9 +122,11 @@ class Archive:
             self._keeping, self._waiting = self._waiting, deque()
             self._room.ring()
             await self._learn(self._store.append(self._entries(self._keeping)))
-            while self._keeping:
-                await self._audience.put(self._keeping[0])
-                self._keeping.popleft()
+            keeping, offer = self._keeping, self._audience.accept
+            while keeping:
+                if not offer(keeping[0]):
+                    await self._audience.put(keeping[0])
+                keeping.popleft()
             self._audience.ring()
         self._posted.ring()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trio_wsout.stores.cursor_file import checksum
 from trio_wsout.stores.cursors import BlockingCursorStore, StoredCursor
-from trio_wsout.stores.places import mend_of_sqlite
+from trio_wsout.stores.places import is_cut_off, mend_of_sqlite
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,8 +29,6 @@ ON CONFLICT (state_id) DO UPDATE SET epoch = excluded.epoch, value = excluded.va
 """
 _LOAD = "SELECT epoch, value, checksum FROM cursors WHERE state_id = ?"
 _LOAD_ALL = "SELECT state_id, epoch, value, checksum FROM cursors"
-_HEADER = 100
-"""Bytes that every SQLite database has at least; SQLite itself takes an empty file for an empty database."""
 _BUSY = 5.0
 """Seconds to wait for another process that writes."""
 
@@ -61,7 +59,7 @@ class SqliteCursorStore(BlockingCursorStore):
         return connection
 
     def _load(self) -> StoredCursor | None:
-        if 0 <= self._size() < _HEADER:
+        if is_cut_off(self._path):
             raise self._damaged("the file is cut off")
         try:
             with closing(self._connect()) as connection:
@@ -75,13 +73,6 @@ class SqliteCursorStore(BlockingCursorStore):
             raise self._damaged("the cursor's row is damaged")
         epoch, value, _ = row
         return StoredCursor(value=value, epoch=epoch)
-
-    def _size(self) -> int:
-        """Bytes of the file; -1: there is none, or SQLite has to say what is there."""
-        try:
-            return self._path.stat().st_size if self._path.is_file() else -1
-        except (OSError, ValueError):
-            return -1
 
     def _look_for_damage(self, connection: sqlite3.Connection) -> None:
         """There is no row of this state id: raise unless that is because there never was one."""

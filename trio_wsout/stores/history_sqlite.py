@@ -21,7 +21,7 @@ from attrs import evolve, frozen
 
 from trio_wsout._core.history import Entry, Extent, Limits, check_entries, taken_over
 from trio_wsout.errors import HistoryError
-from trio_wsout.stores.places import file_at, mend_of_sqlite
+from trio_wsout.stores.places import file_at, is_cut_off, mend_of_sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -248,6 +248,8 @@ class _Log:
         self._reader = self._writer = None
 
     def _connect(self) -> None:
+        if is_cut_off(self._path):
+            raise self._error("opened", "the file is cut off", "restore it, or remove it to start anew")
         with ExitStack() as opened:
             connections: list[sqlite3.Connection] = []
             for _ in range(2):

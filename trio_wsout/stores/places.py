@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["file_at", "mend_of_error", "mend_of_sqlite"]
+__all__ = ["file_at", "is_cut_off", "mend_of_error", "mend_of_sqlite"]
 
+_HEADER = 100
+"""Bytes that every SQLite database has at least; SQLite itself takes an empty file for an empty database."""
 _SPACE = "free some space"
 _ACCESS = "make the file and its directory writable for this user"
 _ERRORS = {
@@ -47,6 +49,14 @@ def file_at(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def is_cut_off(path: Path) -> bool:
+    """Whether there is a file too short for a database; SQLite would silently begin a new one in it."""
+    try:
+        return path.is_file() and path.stat().st_size < _HEADER
+    except (OSError, ValueError):  # SQLite has to say what is there
+        return False
 
 
 def mend_of_error(error: OSError) -> str:
