@@ -253,13 +253,23 @@ def test_deep_nesting_around_a_long_number_is_decoded_or_refused(
     opening: str, depth: int, wrapped: bool
 ) -> None:
     closing = "]" if opening == "[" else "}"
-    message = f"[{opening * depth}1234567890123456789{closing * depth}]"
+    message = f"[{opening * depth}1234567890123456789012345{closing * depth}]"
     try:
         (event,) = unpacker(Payload.JSON, wrapped=wrapped).events(message)
     except MessageError:
         assert depth > 1000
     else:
         assert isinstance(event, list | dict)
+
+
+def test_what_only_the_exact_parser_finds_too_deep_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    # How deep that is, and whether orjson goes as deep at all, differs between Pythons.
+    def exact(_text: str) -> object:
+        raise RecursionError
+
+    monkeypatch.setattr("json.loads", exact)
+    with pytest.raises(MessageError, match="payload is json"):
+        unpacker(Payload.JSON).events(f"{2**64}")
 
 
 @pytest.mark.parametrize("digits", [308, 310, 5000, 100_000])
