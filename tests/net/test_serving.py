@@ -104,6 +104,11 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def open_numbers() -> set[str]:
+    """The numbers of all files and sockets that this process has open."""
+    return {each.name for each in Path("/proc/self/fd").iterdir()}
+
+
 @pytest.mark.parametrize("policy", ["wait", "disconnect", "drop-oldest"])
 async def test_one_stalled_peer_among_100_costs_the_others_nothing(policy: str) -> None:
     events, pad = 2000, "x" * 3000
@@ -135,6 +140,60 @@ async def test_one_stalled_peer_among_100_costs_the_others_nothing(policy: str) 
             assert (figures.expelled, figures.lost_by_slow) == (1, 0)
         assert after - before < 32 * 1024 * 1024
         await trio.aclose_forcefully(stalled.stream)
+
+
+async def test_who_gets_the_number_of_a_socket_gets_nothing_of_who_had_it_before() -> None:
+    async with trio.open_nursery() as nursery, trio_wsout.open_output(config()) as output:
+
+        async def send_on() -> None:
+            while True:
+                await output.send("x" * 100)
+                await trio.sleep(0.002)
+
+        nursery.start_soon(send_on)
+        reset = b"\x01\0\0\0\0\0\0\0"
+        reused = 0
+        for _ in range(30):
+            peer = await RawPeer.connect(port_of(output))
+            await output.wait_peers(1)
+            while b"xxx" not in peer.rest:
+                peer.rest += await peer.stream.receive_some()
+            there = open_numbers()
+            peer.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            await trio.aclose_forcefully(peer.stream)
+            # No handshake: nothing at all may come but the server's refusal, whose socket it is now.
+            stranger = await trio.open_tcp_stream("127.0.0.1", port_of(output))
+            with trio.move_on_after(0.02):
+                assert await stranger.receive_some() == b""
+                pytest.fail("the stranger was hung up on at once")
+            reused += open_numbers() <= there
+            await trio.aclose_forcefully(stranger)
+        assert reused, "the numbers were in use again, or this shows nothing"
+        assert output.statistics().peers == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_that_reads_late_and_in_bits_gets_every_frame_whole() -> None:
+    async with trio.open_nursery() as nursery, trio_wsout.open_output(config()) as output:
+        late, quick = [await RawPeer.connect(port_of(output)) for _ in range(2)]
+        await output.wait_peers(2)
+        expected = [f"{n} {'x' * (n * 37 % 60_000)}".encode() for n in range(400)]
+        quick.expected = late.expected = expected
+        nursery.start_soon(quick.run)
+
+        async def read_late() -> None:
+            await trio.sleep(0.3)
+            await late.run()
+
+        nursery.start_soon(read_late)
+        for each in expected:
+            await output.send(each.decode())
+            await trio.lowlevel.checkpoint()
+        await output.flush()
+        assert quick.seen == late.seen == len(expected)
+        sizes = sum(len(each) + (2 if len(each) < 126 else 4) for each in expected)
+        assert output.statistics().sent_bytes >= 2 * sizes
+        assert output.statistics().sent_bytes <= 2 * sizes + 4000, "pings, and nothing twice"
 
 
 async def test_a_thousand_peers_hear_of_the_end() -> None:

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair
 from trio_wsout._core.ending import Cause, Ending
-from trio_wsout._wire.at_once import writer_at_once
+from trio_wsout._wire.at_once import number_of, write_to_each
 from trio_wsout._wire.tap import Tap
 
 if TYPE_CHECKING:
@@ -129,7 +129,52 @@ async def test_nothing_is_written_once_the_connection_is_over_or_its_socket_clos
 
 async def test_a_stream_that_can_t_is_written_to_by_its_task() -> None:
     one, _ = memory_stream_pair()
-    assert writer_at_once(one) is None
+    assert number_of(one) is None
     tap = Tap(one, masked=True, most=1 << 20)
     tap.opened()
     assert not tap.write_now(b"x")
+    assert tap.free_number is None
+
+
+async def test_many_are_written_the_same_and_who_takes_less_is_named() -> None:
+    async with tapped() as (first, one, _), tapped() as (full, _, _), tapped() as (part, three, _):
+        async with tapped() as (gone, four, _):
+            four.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+            await trio.aclose_forcefully(four)
+            while full.write_now(b"12345678"):
+                pass
+            numbers = {
+                name: tap.free_number for name, tap in {"one": first, "full": full, "gone": gone}.items()
+            }
+            assert None not in numbers.values()
+            with trio.fail_after(5):
+                while not isinstance((short := write_to_each(numbers, b"abc")).get("gone"), OSError):
+                    await trio.sleep(0.001)
+            assert short.keys() == {"full", "gone"}
+            assert short["full"] == 0
+        assert await read(one, 3) == b"abc"
+        taken = write_to_each({"part": part.free_number}, LARGE)["part"]
+        assert 0 < taken < len(LARGE)
+        part.written_bytes += len(LARGE)
+        part.keep_rest(LARGE, taken)
+        assert part.written_bytes == taken
+        assert part.free_number is None, "its writer has the rest"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(part.write, b"next")
+            assert await read(three, len(LARGE) + 4) == LARGE + b"next"
+        assert part.written_bytes == len(LARGE) + 4
+        assert part.free_number is not None
+
+
+async def test_nobody_writes_to_a_connection_that_is_over_or_has_something_to_write_first() -> None:
+    async with tapped() as (tap, _, _):
+        assert tap.free_number == tap.stream.socket.fileno()
+        tap.queue(b"pong")
+        assert tap.free_number is None
+        await tap.write(b"")
+        assert tap.free_number is not None
+        tap.fail(Ending(cause=Cause.LOCAL, detail="over"))
+        assert tap.free_number is None
+    async with tapped() as (tap, _, _):
+        await trio.aclose_forcefully(tap.stream)
+        assert tap.free_number is None

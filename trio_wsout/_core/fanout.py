@@ -32,12 +32,12 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from trio_wsout._core.blocks import Block
-from trio_wsout._core.subscriber import ASKING, Subscriber, Wave, take_together
+from trio_wsout._core.in_step import InStep
+from trio_wsout._core.subscriber import ASKING, Owner, Subscriber, Wave
 from trio_wsout._core.watermark import Watermark
+from trio_wsout.config.sections import DeliveryLevel
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from trio_wsout._core.message import Accepted, Message
     from trio_wsout.config.sections import Delivery, Retry
 
@@ -64,14 +64,15 @@ class Fanout:
     """The messages before this one are to be confirmed as soon as may be."""
 
     ask_at: float | None
-    """When to call `want` at the latest; None: nothing was written since it was called."""
+    """When all peers are to be asked what they have, at the latest; None: nothing was written since the caller took
+    it back, having asked."""
 
     def __init__(self, delivery: Delivery, retry: Retry, *, capacity: int) -> None:
         self.delivery = delivery
         self.timeout = retry.timeout
         self._capacity = capacity
         self._last = Block(0)
-        self._offered = 0
+        self.in_step = InStep(delivery)
         self._pending: deque[Message] = deque()
         self._seqs: deque[int] = deque()
         self._base = 0
@@ -94,6 +95,7 @@ class Fanout:
             block.next = self._last = block = Block(self.end)
         block.append(frame)
         if source is not None and source.joined:
+            self.step_out(source)
             source.posted(self.end)
         self._pending.append(message)
         self._seqs.append(message.last_seq)
@@ -108,31 +110,43 @@ class Fanout:
     def want(self) -> None:
         """Have everything posted so far confirmed as soon as may be."""
         self.wanted = self.end
-        self.ask_at = None
+
+    # -- waves ----------------------------------------------------------------------------------------
+
+    def step_in(self, peer: Subscriber, number: int) -> bool:
+        """Have a peer take each wave from now on, if it stands where the others do; gives whether it will.
+
+        `number` is the caller's, and stands in `in_step.members` for who writes the waves.
+        """
+        return self.in_step.enter(peer, number)
+
+    def step_out(self, peer: Subscriber) -> None:
+        """Have a peer take for itself again, if it is in step."""
+        if peer.in_step:
+            self.in_step.leave(peer)
 
     def next_wave(self, now: float) -> Wave | None:
-        """The next frames that were not offered so yet, one block of them at most; None: nobody stands there."""
-        first = self._offered
-        standing = next(iter(self.taken.at(first)), None)
-        if first == self.end or standing is None:
-            return None
-        wave = standing.wave(now)
-        self._offered = wave.write.last
-        return wave
+        """The next frames for all in step, one block of them at most; None: nothing is there for them.
 
-    def skip_waves(self) -> None:
-        """Nobody has use for a wave of what was posted."""
-        self._offered = self.end
+        Who has no room for it falls out of step.
+        """
+        step = self.in_step
+        return step.wave(now) if step.members and step.next < self.end else None
 
-    def took(self, wave: Wave, peers: Collection[Subscriber]) -> bool:
-        """These peers, whom it fits, have taken a wave; gives whether there are some among them to be asked now."""
-        if not peers:
+    def took(self, wave: Wave) -> bool:
+        """All in step have taken a wave; gives whether there are some among them to be asked now."""
+        step, write = self.in_step, wave.write
+        if not step.members:
             return False
-        self.taken.move_all(peers, wave.write.first, wave.write.last)
+        self.taken.move_all(step.members.keys(), write.first, write.last)
+        self.ask_by(write.at)
+        much = step.took(wave)
+        return (much or self.wanted > write.first) and self.delivery.level is DeliveryLevel.RECEIVED
+
+    def ask_by(self, at: float) -> None:
+        """Something was written at this time: it is asked for in time, and before it makes a peer stalled."""
         if self.ask_at is None:
-            self.ask_at = wave.write.at + ASKING
-        much = take_together(peers, wave)
-        return much or self.wanted > wave.write.first
+            self.ask_at = at + min(ASKING, self.timeout)
 
     @property
     def full(self) -> bool:
@@ -177,13 +191,14 @@ class Fanout:
         first = self.end - self._capacity
         while (low := self.taken.low) is not None and low < first:
             for peer in list(self.taken.at(low)):
+                self.step_out(peer)
                 self.dropped += peer.skip_to(first)
 
     # -- who is there -----------------------------------------------------------------------------------
 
-    def join(self) -> Subscriber:
+    def join(self, owner: Owner) -> Subscriber:
         """A peer gets everything from here on."""
-        peer = Subscriber(self, self._last, self.end)
+        peer = Subscriber(self, owner, self._last, self.end)
         self.members.add(peer)
         self.taken.add(peer, self.end)
         self.confirmed.add(peer, self.end)
@@ -192,6 +207,7 @@ class Fanout:
     def leave(self, peer: Subscriber) -> None:
         """A peer is gone; what it did not confirm settles without it. Twice is once."""
         if peer.joined:
+            self.step_out(peer)
             peer.joined = False
             self.members.remove(peer)
             self.taken.remove(peer, peer.next)

@@ -13,14 +13,14 @@ from attrs import frozen
 from trio_wsout.config.sections import DeliveryLevel
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Sequence
 
     from trio_wsout._core.blocks import Block
     from trio_wsout._core.message import Accepted
     from trio_wsout._core.watermark import Watermark
     from trio_wsout.config.sections import Delivery
 
-__all__ = ["Subscriber", "Wave", "take_together"]
+__all__ = ["ASKING", "Owner", "Subscriber", "Wave", "Write"]
 
 ASKING = 1.0
 """Seconds after which peers are asked what they have, where nobody waits for that: a ping and its pong
@@ -28,8 +28,8 @@ cost more than the message before it, so one of them serves many messages."""
 
 
 @frozen(eq=False)
-class _Write:
-    """What one write brought to a peer, or to many, and is not confirmed. Peers share it, so it never changes."""
+class Write:
+    """What one write brought to a peer, or one wave to many, and is not confirmed. Peers share it: it never changes."""
 
     first: int
     last: int
@@ -37,16 +37,38 @@ class _Write:
     size: int
     at: float
     """When it began."""
+    waves: Sequence[Write] = ()
+    """What it stands for, where that is many waves, of which the first need not be in it any more."""
+
+    def behind(self, number: int) -> Write:
+        """What is left of it where the messages before `number` are confirmed, which is one inside it.
+
+        A wave counts with all its bytes until all of it is confirmed.
+        """
+        waves = [wave for wave in self.waves if wave.last > number]
+        if not waves:
+            return Write(number, self.last, self.size, self.at)
+        return Write(number, self.last, sum([wave.size for wave in waves]), waves[0].at, waves)
 
 
 @frozen(eq=False)
 class Wave:
-    """Frames that every peer that stands where they begin can be written as they are, in one go."""
+    """Frames that every peer in step can be written as they are, in one go."""
 
     frames: bytes
-    write: _Write
-    block: Block
-    """The block that they lie in."""
+    write: Write
+
+
+class Owner(Protocol):
+    """Whose place it is, and who hears what became of it while it was in step."""
+
+    def wrote(self, size: int, at: float) -> None:
+        """So many bytes were written to it, the last of them at this time."""
+        ...
+
+    def out_of_step(self) -> None:
+        """It takes for itself again."""
+        ...
 
 
 class Log(Protocol):
@@ -56,9 +78,12 @@ class Log(Protocol):
     timeout: float
     end: int
     wanted: int
-    ask_at: float | None
     taken: Watermark[Subscriber]
     confirmed: Watermark[Any]
+
+    def ask_by(self, at: float) -> None:
+        """Something was written at this time."""
+        ...
 
     def seq_before(self, number: int) -> int:
         """Sequence number of the last event before a message."""
@@ -71,27 +96,6 @@ class Log(Protocol):
     def between(self, first: int, last: int) -> list[Accepted]:
         """The events of the messages `first` to before `last`."""
         ...
-
-
-def take_together(peers: Collection[Subscriber], wave: Wave) -> bool:
-    """All these peers, whom it fits, take a wave; gives whether one of them has half of what may be unconfirmed.
-
-    Written out for all, because it is done for each peer at each event.
-    """
-    write, block = wave.write, wave.block
-    last, count, size = write.last, write.last - write.first, write.size
-    much = False
-    for peer in peers:
-        peer.next = last
-        peer.block = block
-        peer.stuck = False
-        peer.writes.append(write)
-        peer.in_flight += count
-        peer.in_flight_bytes += size
-        peer.since_ping = True
-        if peer.in_flight >= peer.much or peer.in_flight_bytes >= peer.much_bytes:  # `has_much`
-            much = True
-    return much
 
 
 class Subscriber:
@@ -112,7 +116,7 @@ class Subscriber:
     block: Block
     """The block that the next message lies in, or one before it."""
 
-    writes: deque[_Write]
+    writes: deque[Write]
     """What is in flight, oldest first."""
 
     in_flight: int
@@ -127,6 +131,9 @@ class Subscriber:
     gap_after: int | None
     """Number of the last event before those lost since the last `take`; None: nothing was lost."""
 
+    in_step: bool
+    """Whether it is in step with others. Then all else here is of the moment when it last caught up (`InStep`)."""
+
     __slots__ = (
         "_before_ping",
         "_held",
@@ -138,18 +145,22 @@ class Subscriber:
         "gap_after",
         "in_flight",
         "in_flight_bytes",
+        "in_step",
         "joined",
         "much",
         "much_bytes",
         "next",
         "own",
+        "owner",
         "since_ping",
         "stuck",
         "writes",
     )
 
-    def __init__(self, log: Log, block: Block, number: int) -> None:
+    def __init__(self, log: Log, owner: Owner, block: Block, number: int) -> None:
         self._log = log
+        self.owner = owner
+        self.in_step = False
         self.much = (log.delivery.max_unconfirmed + 1) // 2
         self.much_bytes = (log.delivery.max_unconfirmed_bytes + 1) // 2
         self.block = block
@@ -204,27 +215,25 @@ class Subscriber:
             blob = self._take_others(block, first, last, now)
         else:
             blob = block.joined(first, last)
-            self._note(_Write(first, last, len(blob), now))
+            self._note(Write(first, last, len(blob), now))
         self._move_to(last)
         return blob
 
-    def wave(self, now: float) -> Wave:
-        """The frames from where this peer stands, one block of them at most, written at `now`; they must be there."""
-        block, first = self._block_at(self.next), self.next
-        frames = block.joined(first, block.end)
-        return Wave(frames, _Write(first, block.end, len(frames), now), block)
-
-    def fits(self, wave: Wave) -> bool:
-        """Whether `take` would give just these frames."""
-        write, delivery = wave.write, self._log.delivery
+    @property
+    def can_keep_step(self) -> bool:
+        """Whether it can take what others take, as they take it, until it has no room."""
         return (
-            self.next == write.first
-            and self.in_flight + write.last - write.first <= delivery.max_unconfirmed
-            and self.in_flight_bytes < delivery.max_unconfirmed_bytes
-            and (not self.own or self.own[0] >= write.last)
-            and self.gap_after is None
-            and self.joined
+            self.joined and not self.stuck and not self.own and self.gap_after is None and not self.has_much
         )
+
+    def took(self, write: Write, block: Block) -> None:
+        """This write, which begins where it stands and ends in `block`, was to this peer as well."""
+        self.writes.append(write)
+        self.in_flight += write.last - write.first
+        self.in_flight_bytes += write.size
+        self.next = write.last
+        self.block = block
+        self.since_ping = True
 
     def posted(self, number: int) -> None:
         """This message is its own."""
@@ -240,13 +249,12 @@ class Subscriber:
         self.block = block
         return block
 
-    def _note(self, write: _Write) -> None:
+    def _note(self, write: Write) -> None:
         self.writes.append(write)
         self.in_flight += write.last - write.first
         self.in_flight_bytes += write.size
         self.since_ping = True
-        if self._log.ask_at is None:
-            self._log.ask_at = write.at + ASKING
+        self._log.ask_by(write.at)
 
     def _owns(self, last: int) -> bool:
         return self.own is not None and len(self.own) > 0 and self.own[0] < last
@@ -259,7 +267,7 @@ class Subscriber:
         others = [number for number in range(first, last) if number not in own]
         blob = b"".join(block.frames[number - block.start] for number in others)
         if others:
-            self._note(_Write(others[0], others[-1] + 1, len(blob), now))
+            self._note(Write(others[0], others[-1] + 1, len(blob), now))
         return blob
 
     def written(self) -> None:
@@ -311,9 +319,10 @@ class Subscriber:
             self.in_flight -= done.last - done.first
             self.in_flight_bytes -= done.size
         if writes and writes[0].first < number:
-            self.in_flight -= number - writes[0].first
             write = writes[0]
-            writes[0] = _Write(number, write.last, write.size, write.at)
+            rest = writes[0] = write.behind(number)
+            self.in_flight -= number - write.first
+            self.in_flight_bytes -= write.size - rest.size
         self._settle()
 
     # -- falling behind -------------------------------------------------------------------------------------

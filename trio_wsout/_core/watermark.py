@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from collections.abc import Set as AbstractSet
 
 __all__ = ["Watermark"]
 
@@ -57,13 +58,12 @@ class Watermark(Generic[T]):
             self.remove(member, old)
             self.add(member, new)
 
-    def move_all(self, members: Collection[T], old: int, new: int) -> None:
-        """Many members, none twice, go from `old` to `new`, which is higher; at once where all that are there go."""
-        if len(members) < len(self._members[old]):
-            for member in members:
-                self.move(member, old, new)
-            return
+    def move_all(self, members: AbstractSet[T], old: int, new: int) -> None:
+        """Many members go from `old` to `new`, which is higher; at once where all that are there go."""
         moving = self._members.pop(old)
+        if len(moving) > len(members):
+            staying = self._members[old] = moving - members
+            moving -= staying
         there = self._members.get(new)
         if there is None:
             self._members[new] = moving

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from math import inf
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import orjson
 import trio
@@ -13,6 +13,7 @@ from trio_wsout._core.acknowledgement import stamp_of
 from trio_wsout._core.fanout import Fanout
 from trio_wsout._tasks.waking import Doorbell
 from trio_wsout._tasks.watch import Watch
+from trio_wsout._wire.at_once import write_to_each
 from trio_wsout._wire.frames import BINARY, TEXT, plain_frame
 from trio_wsout.config.sections import DeliveryLevel, SlowPeer
 
@@ -45,14 +46,27 @@ class Member(Protocol):
     """Who it is."""
     connection: Connection
     monitor: HeartbeatMonitor
-    place: Subscriber | None
-    """Its place in the log; None until its replay has caught up."""
     sent_early: set[int] | None
     """Numbers of the events that it sent before it had a place, and has not passed in its replay; None: it has none."""
-    active_at: float
-    """When a message went to it, or came from it."""
     due: float
     ticket: int
+
+    @property
+    def place(self) -> Subscriber | None:
+        """Its place in the log, the account of it up to date; None until its replay has caught up."""
+        ...
+
+    def join_log(self) -> None:
+        """Have a place in the log, at its end."""
+        ...
+
+    def wrote(self, size: int, at: float) -> None:
+        """So many bytes were written to it at once, the last of them at this time."""
+        ...
+
+    def out_of_step(self) -> None:
+        """Its fan-out writes for it, when there is something."""
+        ...
 
     @property
     def deadline(self) -> float | None:
@@ -64,7 +78,7 @@ class Member(Protocol):
         ...
 
     def wake(self) -> None:
-        """There is something for its fan-out to do, which a wave and `ping` can't."""
+        """There is something for its fan-out to do, which a wave and `ping` can't. It is out of step then."""
         ...
 
     def written(self) -> None:
@@ -93,7 +107,7 @@ class Audience:
         self._policy = server.slow_peer
         self._patience = server.slow_peer_timeout
         self.idle: set[Member] = set()
-        """Whose fan-outs wait: nothing is to be done for these peers, and nobody writes to them."""
+        """Whose fan-outs wait because nothing is to be done, and who are not in step: they write for themselves."""
         self.watch = Watch()
         """Looks at the deadlines of all peers."""
         self._asking = _Asking(self)
@@ -146,37 +160,42 @@ class Audience:
     def ring(self) -> None:
         """Messages were posted: have them written to all peers.
 
-        One that has nothing else to do is written to here and now: it costs a system call, of bytes that
-        all share, and wakes no task. The others' fan-outs are woken.
+        Those in step are written to here and now: it costs each a system call, of bytes that all share, and
+        wakes no task. The others' fan-outs are woken.
         """
         log = self.log
         if self._ledger.awaited:
             log.want()
-        while self.idle and (wave := log.next_wave(trio.current_time())) is not None:
+        while (wave := log.next_wave(trio.current_time())) is not None:
             self._spread(wave)
-        log.skip_waves()
+        for peer in [each for each in self.idle if (place := each.place) is not None and place.ready]:
+            peer.wake()
         self.settle()
 
     def _spread(self, wave: Wave) -> None:
-        """Write frames to all peers that they fit, and wake the others."""
-        # First the writes, and nothing between them, so that nobody's event waits for the account of others.
-        fitting = [(peer, place) for peer in self.idle if (place := peer.place) and place.fits(wave)]
-        frames = wave.frames
-        took = [each for each in fitting if each[0].connection.write_now(frames)]
-        ask = self.log.took(wave, [place for _, place in took])
-        now, stalls = wave.write.at, wave.write.at + self.log.timeout
-        for peer, _ in took:
-            peer.active_at = now
-            if peer.due > stalls:
-                self.watch.no_later_than(peer, stalls)
-        if len(took) < len(self.idle):
-            for peer in self.idle.difference(peer for peer, _ in took):
-                peer.wake()
-        for peer, _ in took if ask else ():
-            peer.ping()
-        for peer, _ in took if self._confirms_writes else ():
-            peer.written()
-        self._count(wave, len(took))
+        """Write frames to all in step; who does not take them whole falls out of it."""
+        log, members = self.log, self.log.in_step.members
+        short = write_to_each(members, wave.frames)
+        for place, outcome in short.items():
+            if not isinstance(outcome, int) or not outcome:
+                log.step_out(place)
+        self._count(wave, len(members))
+        ask = log.took(wave)
+        for place, outcome in short.items():
+            _member(place).connection.wrote_some(wave.frames, outcome)
+        if ask:
+            for place in tuple(members):
+                _member(place).ping()
+        if self._confirms_writes:
+            for place in tuple(members):
+                _member(place).written()
+
+    def rest(self, peer: Member) -> None:
+        """Nothing is to be done for a peer: have it take each wave, if it can, or be woken for what comes."""
+        place, number = peer.place, peer.connection.free_number
+        self.idle.discard(peer)
+        if place is None or number is None or not self.log.step_in(place, number):
+            self.idle.add(peer)
 
     def _count(self, wave: Wave, peers: int) -> None:
         first, last = wave.write.first, wave.write.last
@@ -187,8 +206,10 @@ class Audience:
     def hurry(self) -> None:
         """Somebody waits: ask all peers what they have."""
         self.log.want()
+        self.log.ask_at = None
         for peer in tuple(self.peers):
             peer.ping()
+            self.watch.look_at(peer)
 
     def settle(self) -> None:
         """Confirm what every peer has, or can't have any more; see whether there is room, and when to ask for more."""
@@ -279,6 +300,11 @@ class Audience:
     async def wait_changed(self) -> None:
         """Wait until a peer comes or goes."""
         await self._changed.wait()
+
+
+def _member(place: Subscriber) -> Member:
+    """Whose place this is."""
+    return cast("Member", place.owner)
 
 
 class _Asking:

@@ -150,7 +150,7 @@ class Listener:
         if greeting.resumed is not None:
             headers.append((_STATUS, "resumed" if greeting.resumed else "gap"))
         if greeting.replay is None:
-            peer.place = self._audience.log.join()
+            peer.join_log()
         try:
             async with trio.open_nursery() as nursery:
                 connection: Connection | None = None

@@ -58,7 +58,7 @@ class Replay:
             if news:
                 self._position, self._cursor = news[-1].position, news[-1].cursor
             elif self._position >= posted:
-                peer.place = log.join()
+                peer.join_log()
             frames, self._notice = self._notice + self._frames(news, peer), b""
         return frames
 

@@ -74,6 +74,7 @@ class ServedPeer:
         "_held",
         "_idle_timeout",
         "_part_by",
+        "_place",
         "_reading",
         "_write_timeout",
         "_writing",
@@ -82,7 +83,6 @@ class ServedPeer:
         "due",
         "monitor",
         "peer",
-        "place",
         "sent_early",
         "ticket",
     )
@@ -94,7 +94,7 @@ class ServedPeer:
         self.connection: Connection
         self.due = inf
         self.ticket = 0
-        self.place: Subscriber | None = None
+        self._place: Subscriber | None = None
         self.sent_early: set[int] | None = None
         self.monitor = HeartbeatMonitor(config.heartbeat)
         self._bell = Doorbell()
@@ -107,6 +107,31 @@ class ServedPeer:
         self._part_by = inf
         self._held = False
         self._reading = False
+
+    # -- its place ------------------------------------------------------------------------------------------
+
+    @property
+    def place(self) -> Subscriber | None:
+        """Its place in the log, the account of it up to date; None until its replay has caught up."""
+        self._catch_up()
+        return self._place
+
+    def join_log(self) -> None:
+        """Have a place in the log, at its end."""
+        self._place = self._audience.log.join(self)
+
+    def _catch_up(self) -> None:
+        if self._place is not None and self._place.in_step:
+            self._audience.log.in_step.catch_up(self._place)
+
+    def wrote(self, size: int, at: float) -> None:
+        """So many bytes were written to it at once, the last of them at this time."""
+        self.connection.wrote(size)
+        self.active_at = max(self.active_at, at)
+
+    def out_of_step(self) -> None:
+        """Its fan-out writes for it, when there is something."""
+        self._audience.idle.add(self)
 
     # -- life -----------------------------------------------------------------------------------------------
 
@@ -163,6 +188,7 @@ class ServedPeer:
 
     def _ended(self) -> None:
         """The connection is over: no more is written, but our answer to a Close may be under way."""
+        self._rise()
         if self.connection.hears:
             self._writing.deadline = min(self._writing.deadline, trio.current_time() + FAREWELL)
             self.wake()
@@ -191,9 +217,15 @@ class ServedPeer:
         await connection.cut()
 
     def wake(self) -> None:
-        """There is something for the fan-out to do."""
-        self._audience.idle.discard(self)
+        """There is something for the fan-out to do, and nobody else is to write."""
+        self._rise()
         self._bell.ring()
+
+    def _rise(self) -> None:
+        """Have nobody write but the fan-out."""
+        if self._place is not None:
+            self._audience.log.step_out(self._place)
+        self._audience.idle.discard(self)
 
     # -- writing at once ------------------------------------------------------------------------------------
 
@@ -259,8 +291,11 @@ class ServedPeer:
                 if audience.complete and place is not None and place.has_all:
                     self.close(GOING_AWAY)
                     return
-                audience.idle.add(self)
-                await self._bell.wait()
+                audience.rest(self)
+                try:
+                    await self._bell.wait()
+                finally:
+                    self._rise()
                 continue
             frames, count = b"", 0
             if ready and place is not None:
@@ -316,6 +351,8 @@ class ServedPeer:
             self.wake()
         else:
             self.ping()
+            if self in self._audience.idle:
+                self._audience.rest(self)
 
     # -- WritingSide: what the reader has to do with ------------------------------------------------------------
 
@@ -355,6 +392,7 @@ class ServedPeer:
     def _idle_at(self) -> float | None:
         if self._idle_timeout is None or self._held or self._code is not None:
             return None
+        self._catch_up()
         return self.active_at + self._idle_timeout
 
     @property

@@ -1,36 +1,48 @@
-"""Writing to a socket without waiting and without a task, where the stream is a plain socket."""
+"""Writing to sockets without waiting and without a task, where the stream is a plain socket."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-__all__ = ["number_of", "writer_at_once"]
+__all__ = ["number_of", "write_to_each"]
 
-
-def writer_at_once(stream: trio.abc.Stream) -> Callable[[bytes], int] | None:
-    """What writes to a stream as much as the system takes at once; None: nothing can (TLS, or no socket).
-
-    It raises OSError, and BlockingIOError where the system takes nothing. Nobody may be in `send_all` of the stream.
-    """
-    number = number_of(stream)
-    if number is None:
-        return None
-    write = os.write
-    return lambda data: write(number(), data)
+T = TypeVar("T")
 
 
 def number_of(stream: trio.abc.Stream) -> Callable[[], int] | None:
-    """What tells the number of a plain socket, to ask for at each use; None: it is none, or has none to write to.
+    """What tells the number of the socket of a stream, to ask for at each use; None: nothing can be written there at once.
 
-    Once the socket is closed that is -1, and never another socket's.
+    So with TLS, or where there is no socket. Once the socket is closed the number is -1, and never another socket's.
     """
     if not isinstance(stream, trio.SocketStream) or sys.platform == "win32":
         return None
     return stream.socket.fileno
+
+
+def write_to_each(numbers: Mapping[T, int], data: bytes) -> dict[T, int | OSError]:
+    """Write the same to many plain sockets, given by their numbers; gives those that did not take all of it.
+
+    With each of these stands how many bytes the system took, or what went wrong. The numbers must be of open sockets,
+    to which nobody is writing.
+    """
+    short: dict[T, int | OSError] = {}
+    write, size = os.write, len(data)
+    # A turn of this loop is what an event costs for each peer.
+    for key, number in numbers.items():
+        try:
+            count = write(number, data)
+        except BlockingIOError:
+            count = 0
+        except OSError as error:
+            short[key] = error
+            continue
+        if count != size:
+            short[key] = count
+    return short

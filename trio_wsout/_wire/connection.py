@@ -46,7 +46,6 @@ class Connection:
         "_websocket",
         "_written_with_ping",
         "subprotocol",
-        "write_now",
     )
 
     def __init__(self, websocket: WebSocketConnection, tap: Tap, *, text: bool, masking: bool) -> None:
@@ -59,8 +58,6 @@ class Connection:
         self._ping_waits = False
         self._written_with_ping = 0
         self._on_ping: Callable[[float], object] | None = None
-        self.write_now = tap.write_now
-        """Write frames without waiting, if that can be; see `Tap.write_now`."""
         self.subprotocol = websocket.subprotocol
         """The subprotocol that the server chose; None: none."""
         tap.opened()
@@ -145,6 +142,22 @@ class Connection:
             frames += self._frame(ping, PING)
         await self._write(frames, pings=ping is not None)
         return len(frames)
+
+    @property
+    def free_number(self) -> int | None:
+        """The number of the socket, while others may write to it at once; None: they may not (`Outgoing`)."""
+        return self._tap.free_number
+
+    def wrote(self, size: int) -> None:
+        """Others wrote so many bytes to the socket at once."""
+        self._tap.written_bytes += size
+
+    def wrote_some(self, frames: bytes, outcome: int | OSError) -> None:
+        """Others wrote these frames at once, and not all of them were taken: so many bytes, or this went wrong."""
+        if isinstance(outcome, OSError):
+            self._tap.broke(outcome)
+        elif outcome:
+            self._tap.keep_rest(frames, outcome)
 
     def ping_now(self, payload: bytes) -> None:
         """Write a ping at once, or have it written before all else when the writer comes to it."""

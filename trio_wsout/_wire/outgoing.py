@@ -6,6 +6,7 @@ queued, so that none lands inside another frame. What was begun is finished firs
 
 from __future__ import annotations
 
+import os
 import ssl
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_wsout._core.ending import Cause, Ending
-from trio_wsout._wire.at_once import writer_at_once
+from trio_wsout._wire.at_once import number_of
 from trio_wsout._wire.frames import FrameScanner, parse_close
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Outgoing(trio.abc.Stream):
         "_closing",
         "_control",
         "_ended",
-        "_now",
+        "_number",
         "_on_end",
         "_stream",
         "_torn",
@@ -74,7 +75,7 @@ class Outgoing(trio.abc.Stream):
     def __init__(self, stream: trio.abc.Stream) -> None:
         """Write to `stream`, which nobody else writes to."""
         self._stream = stream
-        self._now = writer_at_once(stream)
+        self._number = number_of(stream)
         self._control = bytearray()
         self._unsent: bytes | memoryview = b""
         self._closing = False
@@ -177,31 +178,46 @@ class Outgoing(trio.abc.Stream):
         """Write frames at once if nobody is writing and the system takes some of them; gives whether it did.
 
         What it did not take of them waits for the writer then, as control frames do. It costs one system
-        call and wakes no task: for the many connections to which the same bytes go.
+        call and wakes no task.
         """
-        now = self._now
-        if (
-            now is None
-            or self._torn
-            or self._closing
-            or self._control
-            or self._unsent
-            or self.ending is not None
-        ):
+        if self._number is None or not self._is_free:
             return False
         try:
-            sent = now(data)
+            sent = os.write(self._number(), data)
         except BlockingIOError:
             return False
         except OSError as error:
-            self._lost(f"writing failed: {transport_trouble(error)}")
+            self.broke(error)
             return False
-        self.written_bytes += sent
+        self.written_bytes += len(data)
         if sent < len(data):
-            self._unsent = memoryview(data)[sent:]
-            if self.on_control is not None:
-                self.on_control()
+            self.keep_rest(data, sent)
         return True
+
+    @property
+    def _is_free(self) -> bool:
+        """Whether nobody is writing, nothing waits to be written, and the connection is open."""
+        return not (self._torn or self._closing or self._control or self._unsent or self.ending is not None)
+
+    @property
+    def free_number(self) -> int | None:
+        """The number of the socket, while others may write to it at once (`write_to_each`); None: they may not.
+
+        They may until the writer is woken, or the connection is over; the socket stays open for as long.
+        """
+        number = -1 if self._number is None or not self._is_free else self._number()
+        return None if number < 0 else number
+
+    def keep_rest(self, data: bytes, sent: int) -> None:
+        """Have the rest of frames, which count as written, written by the writer before all else."""
+        self._unsent = memoryview(data)[sent:]
+        self.written_bytes -= len(self._unsent)
+        if self.on_control is not None:
+            self.on_control()
+
+    def broke(self, error: OSError) -> None:
+        """Writing to the socket failed: the connection is over."""
+        self._lost(f"writing failed: {transport_trouble(error)}")
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Write the queued control frames and then `data`, whole, or make the connection dead.

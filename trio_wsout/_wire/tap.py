@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_wsout._core.ending import Cause, Ending
-from trio_wsout._wire.at_once import number_of
 from trio_wsout._wire.frames import MOST_FRAGMENTS, PONG, masked_frame, plain_frame
 from trio_wsout._wire.outgoing import Outgoing, transport_trouble
 from trio_wsout._wire.split import Ping, Slow, Splitter
@@ -54,7 +53,6 @@ class Tap(Outgoing):
         "_gone",
         "_head",
         "_is_open",
-        "_number",
         "_parts",
         "_pongs",
         "_quiet",
@@ -84,7 +82,6 @@ class Tap(Outgoing):
         self._done: trio.Event | None = None
         self._gone = False
         self._is_open = False
-        self._number = number_of(stream)
         self._alone = False
         self._reading = False
         self._quiet: trio.Event | None = None
