@@ -16,10 +16,10 @@ from trio_wsout._tasks.archive import Archive
 from trio_wsout._tasks.audience import Audience
 from trio_wsout._tasks.intake import Intake
 from trio_wsout._tasks.listener import Listener
+from trio_wsout._tasks.peer_fan_out import GOING_AWAY, Greeting
 from trio_wsout._tasks.reader import Counts, Inbox
 from trio_wsout._tasks.replay import Replay
 from trio_wsout._tasks.sender import AudienceSender, Sender
-from trio_wsout._tasks.served_peer import GOING_AWAY, Greeting
 from trio_wsout.config.sections import DeliveryLevel
 from trio_wsout.stores.opening import open_history_store
 

@@ -85,6 +85,10 @@ class Member(Protocol):
         """What it took was written, unless some of it waits."""
         ...
 
+    def write_at_once(self) -> None:
+        """Write what there is for it, or have its fan-out do so; it waits, and is not in step."""
+        ...
+
     def ping(self) -> None:
         """Write the ping that is due or wanted, if one is."""
         ...
@@ -111,7 +115,8 @@ class Audience:
         self.watch = Watch()
         """Looks at the deadlines of all peers."""
         self._asking = _Asking(self)
-        self._confirms_writes = config.delivery.level is DeliveryLevel.WRITTEN
+        self.confirms_writes = config.delivery.level is DeliveryLevel.WRITTEN
+        """Whether a peer has what was written to it."""
         self._stamp = config.delivery.stamp
         self.epoch = 0
         self.uplink: Uplink | None = None
@@ -160,8 +165,8 @@ class Audience:
     def ring(self) -> None:
         """Messages were posted: have them written to all peers.
 
-        Those in step are written to here and now: it costs each a system call, of bytes that all share, and
-        wakes no task. The others' fan-outs are woken.
+        It is done here and now, and wakes no task, unless a connection has no room or only its fan-out can write.
+        For those in step it costs a system call, of bytes that all share.
         """
         log = self.log
         if self._ledger.awaited:
@@ -169,7 +174,7 @@ class Audience:
         while (wave := log.next_wave(trio.current_time())) is not None:
             self._spread(wave)
         for peer in [each for each in self.idle if (place := each.place) is not None and place.ready]:
-            peer.wake()
+            peer.write_at_once()
         self.settle()
 
     def _spread(self, wave: Wave) -> None:
@@ -179,14 +184,15 @@ class Audience:
         for place, outcome in short.items():
             if not isinstance(outcome, int) or not outcome:
                 log.step_out(place)
-        self._count(wave, len(members))
+        self.count(wave.write.first, wave.write.last, len(members))
+        self.sent_bytes += len(members) * wave.write.size
         ask = log.took(wave)
         for place, outcome in short.items():
             _member(place).connection.wrote_some(wave.frames, outcome)
         if ask:
             for place in tuple(members):
                 _member(place).ping()
-        if self._confirms_writes:
+        if self.confirms_writes:
             for place in tuple(members):
                 _member(place).written()
 
@@ -197,11 +203,10 @@ class Audience:
         if place is None or number is None or not self.log.step_in(place, number):
             self.idle.add(peer)
 
-    def _count(self, wave: Wave, peers: int) -> None:
-        first, last = wave.write.first, wave.write.last
+    def count(self, first: int, last: int, peers: int = 1) -> None:
+        """Count the messages `first` to before `last` as written to so many peers."""
         self.written_messages += peers * (last - first)
         self.written_events += peers * (self.log.seq_before(last) - self.log.seq_before(first))
-        self.sent_bytes += peers * wave.write.size
 
     def hurry(self) -> None:
         """Somebody waits: ask all peers what they have."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 from attrs import define, field
 
-from trio_wsout._tasks.served_peer import Greeting, ServedPeer
+from trio_wsout._tasks.peer_fan_out import Greeting
+from trio_wsout._tasks.served_peer import ServedPeer
 from trio_wsout._wire.accept import Acceptor
 from trio_wsout._wire.listen import address_of, is_local, listening_at, open_listeners, remove_socket
 from trio_wsout._wire.tls import ServerContext

@@ -11,127 +11,38 @@ Its timers (heartbeat, retry.timeout, idle-timeout) are watched by the listener'
 
 from __future__ import annotations
 
-import logging
-from math import inf
 from typing import TYPE_CHECKING
 
 import trio
-from attrs import frozen
 
-from trio_wsout._core.ending import Cause, Ending
-from trio_wsout._core.heartbeat import HeartbeatMonitor
-from trio_wsout._core.packing import PackingError
-from trio_wsout._tasks.audience import TRY_AGAIN_LATER
-from trio_wsout._tasks.heartbeat import beat
+from trio_wsout._tasks.peer_fan_out import PeerFanOut
 from trio_wsout._tasks.reader import run_reader
-from trio_wsout._tasks.replay import Overtaken
-from trio_wsout._tasks.waking import Doorbell, earliest
 from trio_wsout._wire.connection import FAREWELL
-from trio_wsout.errors import HistoryError
 
 if TYPE_CHECKING:
-    from trio_wsout._core.fanout import Subscriber
     from trio_wsout._core.message import Accepted
     from trio_wsout._core.received import Peer
     from trio_wsout._tasks.audience import Audience
+    from trio_wsout._tasks.peer_fan_out import Greeting
     from trio_wsout._tasks.reader import Inbox
-    from trio_wsout._tasks.replay import Replay
     from trio_wsout._wire.connection import Connection
     from trio_wsout.config.sections import Config
 
-__all__ = ["GOING_AWAY", "Greeting", "ServedPeer"]
+__all__ = ["ServedPeer"]
 
-_log = logging.getLogger("trio_wsout")
-
-GOING_AWAY = 1001
-"""Close code of a listener that ends, and for peers that are idle."""
-_INTERNAL_ERROR = 1011
-_PARTING = 5.0
-"""Seconds that a peer may take to read what is on its way, our Close behind it, and answer."""
 _DRAIN = 1.0
 """Seconds that what the peer sent before its end may take to reach a slow application."""
 
 
-@frozen(kw_only=True)
-class Greeting:
-    """How a peer is received."""
+class ServedPeer(PeerFanOut):
+    """A peer from its admission to its end. Part of `Member`, `Watched` and `WritingSide`."""
 
-    replay: Replay | None = None
-    """What it missed; None: it gets what comes from now on."""
-    resumed: bool | None = None
-    """Whether it misses nothing; None: it did not ask to resume."""
-    notice: bytes = b""
-    """Frames that it gets before anything else."""
-
-
-class ServedPeer:
-    """A peer and its place in the log. Part of `Member`, `Watched` and `WritingSide`."""
-
-    __slots__ = (
-        "_audience",
-        "_bell",
-        "_code",
-        "_held",
-        "_idle_timeout",
-        "_part_by",
-        "_place",
-        "_reading",
-        "_write_timeout",
-        "_writing",
-        "active_at",
-        "connection",
-        "due",
-        "monitor",
-        "peer",
-        "sent_early",
-        "ticket",
-    )
+    __slots__ = ("_reading",)
 
     def __init__(self, peer: Peer, audience: Audience, config: Config) -> None:
         """A peer that is about to be let in."""
-        assert config.server is not None  # noqa: S101 - the rules see to it
-        self.peer = peer
-        self.connection: Connection
-        self.due = inf
-        self.ticket = 0
-        self._place: Subscriber | None = None
-        self.sent_early: set[int] | None = None
-        self.monitor = HeartbeatMonitor(config.heartbeat)
-        self._bell = Doorbell()
-        self._audience = audience
-        self._idle_timeout = config.server.idle_timeout
-        self._write_timeout = config.retry.timeout
-        self.active_at = 0.0
-        self._writing = trio.CancelScope()
-        self._code: int | None = None
-        self._part_by = inf
-        self._held = False
+        super().__init__(peer, audience, config)
         self._reading = False
-
-    # -- its place ------------------------------------------------------------------------------------------
-
-    @property
-    def place(self) -> Subscriber | None:
-        """Its place in the log, the account of it up to date; None until its replay has caught up."""
-        self._catch_up()
-        return self._place
-
-    def join_log(self) -> None:
-        """Have a place in the log, at its end."""
-        self._place = self._audience.log.join(self)
-
-    def _catch_up(self) -> None:
-        if self._place is not None and self._place.in_step:
-            self._audience.log.in_step.catch_up(self._place)
-
-    def wrote(self, size: int, at: float) -> None:
-        """So many bytes were written to it at once, the last of them at this time."""
-        self.connection.wrote(size)
-        self.active_at = max(self.active_at, at)
-
-    def out_of_step(self) -> None:
-        """Its fan-out writes for it, when there is something."""
-        self._audience.idle.add(self)
 
     # -- life -----------------------------------------------------------------------------------------------
 
@@ -142,14 +53,8 @@ class ServedPeer:
 
         It is read in `nursery`, which the caller cancels then: one of its own would be a tenth of a peer's memory.
         """
-        self.connection = connection
-        if greeting.replay is not None:
-            self.sent_early = set()
-        self.active_at = now = trio.current_time()
-        self.monitor.opened(now, looks=connection.progress() is not None)
+        self.begin(connection, greeting)
         connection.on_life(self.monitor.frame_received)
-        connection.on_control(self.wake)
-        connection.on_ping(self.monitor.ping_written)
         connection.on_pong(self._pong)
         self._audience.enter(self)
         self._audience.watch.look_at(self)
@@ -178,14 +83,6 @@ class ServedPeer:
             self._reading = False
             self._bell.ring()
 
-    def close(self, code: int) -> None:
-        """Say Close with `code` once the write under way is done; by force if that takes too long."""
-        if self._code is None:
-            self._code = code
-            self._part_by = self._writing.deadline = trio.current_time() + _PARTING
-            self.give_up_place()
-            self.wake()
-
     def _ended(self) -> None:
         """The connection is over: no more is written, but our answer to a Close may be under way."""
         self._rise()
@@ -194,16 +91,6 @@ class ServedPeer:
             self.wake()
         else:
             self._writing.cancel()
-
-    def give_up_place(self) -> None:
-        """Leave the log: nobody waits for this peer any more."""
-        self.leave_log()
-        self._audience.settle()
-
-    def leave_log(self) -> None:
-        """Leave the log, and confirm nothing by that: for the end of the whole tree."""
-        if self.place is not None:
-            self._audience.log.leave(self.place)
 
     async def _part(self) -> None:
         """Close, and hear the answer, within the time that is left; then cut."""
@@ -216,143 +103,20 @@ class ServedPeer:
                 await connection.aclose(self._code)
         await connection.cut()
 
-    def wake(self) -> None:
-        """There is something for the fan-out to do, and nobody else is to write."""
-        self._rise()
-        self._bell.ring()
-
-    def _rise(self) -> None:
-        """Have nobody write but the fan-out."""
-        if self._place is not None:
-            self._audience.log.step_out(self._place)
-        self._audience.idle.discard(self)
-
-    # -- writing at once ------------------------------------------------------------------------------------
-
-    def written(self) -> None:
-        """What was taken was written, unless some of it waits."""
-        if self.place is not None and not self.connection.has_control:
-            self.place.written()
-
-    def ping(self) -> None:
-        """Write the ping that is due or wanted, if one is, behind everything that was taken."""
-        if self._over or not self._pinging:
-            return
-        payload = self.monitor.next_ping()
-        if self.place is not None:
-            self.place.ping_taken()
-        self.connection.ping_now(payload)
-        self._audience.watch.look_at(self)
-
-    # -- writing --------------------------------------------------------------------------------------------
-
-    async def _write_all(self, greeting: Greeting) -> None:
-        try:
-            if greeting.notice:
-                await self._write(greeting.notice)
-            if greeting.replay is not None:
-                await self._write_history(greeting.replay)
-            await self._fan_out()
-        except trio.BrokenResourceError:
-            # The connection is over, and knows why.
-            return
-
-    async def _write_history(self, replay: Replay) -> None:
-        """Write what the peer missed, until it has a place in the log, with nothing between the two."""
-        while not self._over:
-            try:
-                frames = await replay.next_frames(self)
-            except Overtaken:
-                self.close(TRY_AGAIN_LATER)
-                return
-            except (HistoryError, PackingError) as error:
-                _log.error("a peer's replay was broken off: %s", error)
-                self.close(_INTERNAL_ERROR)
-                return
-            if not frames:
-                return
-            with trio.move_on_after(self._write_timeout):
-                await self._write(frames)
-                continue
-            self.connection.end(
-                Ending(
-                    cause=Cause.STALLED, detail="a part of the history was not written within retry.timeout"
-                )
-            )
-            return
-
-    async def _fan_out(self) -> None:
-        """Write what waits, all in one go, until there is a reason to close."""
-        audience = self._audience
-        while not self._over:
-            place = self.place
-            ready = place is not None and place.ready
-            if not (ready or self._pinging or self.connection.has_control):
-                if audience.complete and place is not None and place.has_all:
-                    self.close(GOING_AWAY)
-                    return
-                audience.rest(self)
-                try:
-                    await self._bell.wait()
-                finally:
-                    self._rise()
-                continue
-            frames, count = b"", 0
-            if ready and place is not None:
-                gap_after, before = place.gap_after, place.next
-                frames = place.take(trio.current_time())
-                count = place.next - before
-                audience.written_events += audience.log.seq_before(place.next) - audience.log.seq_before(
-                    before
-                )
-                if gap_after is not None:
-                    place.gap_after = None
-                    frames = audience.lost_frame(gap_after, before) + frames
-                audience.settle()
-            await self._write(frames)
-            audience.written_messages += count
-            if place is not None:
-                place.written()
-                audience.settle()
-
-    @property
-    def _over(self) -> bool:
-        """Whether nothing more is to be written here."""
-        return self._code is not None or self.connection.ending is not None
-
-    @property
-    def _pinging(self) -> bool:
-        monitor, place = self.monitor, self.place
-        return monitor.ping_due or (monitor.free and place is not None and place.pings_now)
-
-    async def _write(self, frames: bytes) -> None:
-        ping = None
-        if self._pinging:
-            ping = self.monitor.next_ping()
-            if self.place is not None:
-                self.place.ping_taken()
-        if frames or ping is not None or self.connection.has_control:
-            self._audience.watch.no_later_than(self, self._stalls_at)
-            count = await self.connection.write_frames(frames, ping)
-            self._audience.sent_bytes += count
-        if frames:
-            self.active_at = trio.current_time()
-        self._audience.watch.look_at(self)
-
     def _pong(self, payload: bytes) -> None:
         if self.monitor.pong_received(payload) and self.place is not None:
             self.place.pong_received()
-            self._audience.settle()
             self._go_on()
 
     def _go_on(self) -> None:
         """Something was confirmed: that may make room, or be the last; and more may be to ask for."""
-        if self._audience.complete or (self.place is not None and self.place.ready):
+        if self._audience.complete:
             self.wake()
+        elif self in self._audience.idle:
+            self.write_at_once()
         else:
             self.ping()
-            if self in self._audience.idle:
-                self._audience.rest(self)
+        self._audience.settle()
 
     # -- WritingSide: what the reader has to do with ------------------------------------------------------------
 
@@ -368,7 +132,6 @@ class ServedPeer:
         """The peer's application has every event up to `seq`."""
         if self.place is not None:
             self.place.acked(seq)
-            self._audience.settle()
             self._go_on()
 
     def held(self) -> None:
@@ -385,30 +148,3 @@ class ServedPeer:
         if self.place is not None:
             self.place.released(now)
         self._audience.watch.look_at(self)
-
-    # -- Watched ------------------------------------------------------------------------------------------------
-
-    @property
-    def _idle_at(self) -> float | None:
-        if self._idle_timeout is None or self._held or self._code is not None:
-            return None
-        self._catch_up()
-        return self.active_at + self._idle_timeout
-
-    @property
-    def _stalls_at(self) -> float | None:
-        return None if self.place is None or not self.place.joined else self.place.deadline
-
-    @property
-    def deadline(self) -> float | None:
-        """When `poll` has something to do."""
-        if self.connection.ending is not None:
-            return None
-        return earliest(self.monitor.deadline, self._stalls_at, self._idle_at)
-
-    def poll(self) -> None:
-        """Ping, warn or cut; or close a peer that is idle."""
-        idle_at = self._idle_at
-        if idle_at is not None and trio.current_time() >= idle_at:
-            self.close(GOING_AWAY)
-        beat(self.connection, self.monitor, self._stalls_at, self.ping)

@@ -143,6 +143,12 @@ class Connection:
         await self._write(frames, pings=ping is not None)
         return len(frames)
 
+    def write_at_once(self, frames: bytes) -> None:
+        """Write frames at once, to what has a `free_number`; what the system does not take now the writer is to write."""
+        if not self._tap.write_now(frames):
+            self._tap.written_bytes += len(frames)
+            self._tap.keep_rest(frames, 0)
+
     @property
     def free_number(self) -> int | None:
         """The number of the socket, while others may write to it at once; None: they may not (`Outgoing`)."""
