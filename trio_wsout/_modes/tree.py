@@ -105,7 +105,9 @@ class Tree(ABC):
         """
         try:
             kind = type(event)
-            encoded = self._dict(event) if kind is dict else self._event(event)
+            # An attribute that is called where it stands would be looked for in the class first, and all its bases.
+            encode = self._dict if kind is dict else self._event
+            encoded = encode(event)
         except Base64Error as error:
             return Refused(b"", event, fate, reason=str(error))
         if len(encoded) > self._most:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_wsout._core.delivery import DeliveryWindow
+from trio_wsout._core.message import events_in
 from trio_wsout._tasks.waking import Doorbell
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Outbox:
     def wrote(self, messages: Sequence[Message], count: int) -> None:
         """These messages and nothing less went to the kernel, with `count` bytes."""
         self.written_messages += len(messages)
-        self.written_events += sum([message.count for message in messages])
+        self.written_events += events_in(messages)
         self.sent_bytes += count
         self.confirm(self.window.written())
 
