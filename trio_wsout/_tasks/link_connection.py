@@ -40,16 +40,20 @@ async def run_connection(
     alarm = Alarm()
     written = trio.Event()
 
+    def look_anew() -> None:
+        alarm.no_later_than(earliest(monitor.deadline, outbox.window.deadline))
+
     def pong(payload: bytes) -> None:
         # Called by who reads: a task that takes them would be switched to for each.
         if monitor.pong_received(payload):
             outbox.answered()
-        alarm.no_later_than(earliest(monitor.deadline, outbox.window.deadline))
+        look_anew()
 
     connection.on_life(monitor.frame_received)
     connection.on_ping(monitor.ping_written)
     connection.on_pong(pong)
     connection.on_control(outbox.to_write.ring)
+    outbox.on_released = look_anew
     async with connection, trio.open_nursery() as reading:
         reading.start_soon(run_reader, connection, inbox, outbox, monitor, peer)
         async with trio.open_nursery() as writing:

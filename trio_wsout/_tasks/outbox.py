@@ -36,6 +36,8 @@ class Outbox:
         self.wanted = Doorbell()
         """Rings when the first message waits: a lazy link dials then."""
         self._room = Doorbell()
+        self.on_released: Callable[[], object] | None = None
+        """Called when this side reads again: from then on time counts anew."""
         self.written_messages = 0
         self.written_events = 0
         self.sent_bytes = 0
@@ -90,6 +92,8 @@ class Outbox:
     def released(self, now: float) -> None:
         """This side reads again since `now`."""
         self.window.released(now)
+        if self.on_released is not None:
+            self.on_released()
 
     async def disconnected(self, ending: Ending) -> None:
         """The connection ended: everything unconfirmed goes again, or is reported as undelivered."""
