@@ -75,7 +75,8 @@ class Output(trio.abc.SendChannel[Any]):
             trio.BrokenResourceError: The output broke; its cause says why.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        item = self._encode(value)
+        encode = self._encode
+        item = encode(value)
         if self._waits or not self._try_put(item):
             await self._put(item)
 
@@ -191,8 +192,9 @@ class Output(trio.abc.SendChannel[Any]):
         """Accept an event if there is room."""
         if self._closed or self._ledger.broken is not None:
             self._check_open()
+        offer = self._offer
         try:
-            self._offer(item)
+            offer(item)
         except trio.WouldBlock:
             return False
         except (trio.BrokenResourceError, trio.ClosedResourceError):

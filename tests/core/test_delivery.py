@@ -88,6 +88,18 @@ def test_a_pong_confirms_what_was_taken_before_its_ping_and_no_more() -> None:
     assert made.pong_received() == [], "no ping is out"
 
 
+def test_a_rest_of_few_goes_along() -> None:
+    made = window(most=6, filled=5)
+    made.connected()
+    assert seqs(made.take(0.0, 40)) == [1, 2, 3, 4, 5], "50 bytes are a quarter more than 40"
+    assert (made.in_flight, made.size, made.ready) == (5, 50, False)
+    made = window(most=6, filled=5)
+    made.connected()
+    assert seqs(made.take(0.0, 39)) == [1, 2, 3, 4]
+    made.accept(message(6))
+    assert seqs(made.take(0.0, 39)) == [5, 6], "what is in flight is no part of it"
+
+
 def test_written_confirms_as_soon_as_the_kernel_has_it_and_starts_no_ping() -> None:
     made = window(DeliveryLevel.WRITTEN, filled=2)
     made.connected()

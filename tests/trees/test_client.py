@@ -759,6 +759,24 @@ async def test_an_application_that_does_not_read_never_makes_a_live_peer_look_de
         await output.flush()
 
 
+async def test_an_application_that_reads_again_has_a_heartbeat_again(autojump_clock: object) -> None:
+    async with (
+        open_peer() as peer,
+        trio_wsout.open_output(
+            config(heartbeat={"ping-interval": 10, "timeout": 5}), open_stream=peer.open_stream, receive=True
+        ) as output,
+    ):
+        await output.wait_connected()
+        for number in range(300):
+            await peer.send(str(number))
+        await trio.sleep(100)  # a ping would have been due long ago
+        for _ in range(300):
+            await output.received.receive()
+        before = output.statistics().received_bytes
+        await trio.sleep(20)
+        assert output.statistics().received_bytes > before, "a pong came, so there was a ping"
+
+
 async def test_the_end_does_not_wait_for_an_application_that_does_not_read(autojump_clock: object) -> None:
     async with open_peer() as peer:
         async with trio_wsout.open_output(config(), open_stream=peer.open_stream, receive=True) as output:

@@ -8,8 +8,8 @@
     ├─ supervisor  dial, watch, back off
     │  └─ connection
     │     ├─ writer     window → socket
-    │     ├─ reader     always drains; → received
-    │     └─ heartbeat  ping, pong, confirm
+    │     ├─ reader     always drains; → received; pongs confirm
+    │     └─ heartbeat  ping, warn, cut
     └─ persister   confirmed cursor → store
 """
 

@@ -80,7 +80,8 @@ class Tree(ABC):
         self._hooks = hooks
         self.encoder = Encoder(config.payload, config.batch, stamp=config.delivery.stamp)
         self.overhead = self.encoder.overhead(None, None) + _stamp_room(config.delivery.stamp)
-        self._event, self._most = self.encoder.event, config.max_message_size - self.overhead
+        self._event, self._dict = self.encoder.event, self.encoder.plain_dict
+        self._most = config.max_message_size - self.overhead
         self.ledger = Ledger(hooks.undelivered)
         intake = Intake(_INTAKE)
         self.intake: Entry = intake
@@ -103,7 +104,10 @@ class Tree(ABC):
             EventError: It can't be encoded, or is too large.
         """
         try:
-            encoded = self._event(event)
+            kind = type(event)
+            # An attribute that is called where it stands would be looked for in the class first, and all its bases.
+            encode = self._dict if kind is dict else self._event
+            encoded = encode(event)
         except Base64Error as error:
             return Refused(b"", event, fate, reason=str(error))
         if len(encoded) > self._most:

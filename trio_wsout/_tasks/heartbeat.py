@@ -1,4 +1,4 @@
-"""The heartbeat: takes pongs, which confirm; and when time is up pings, warns or cuts."""
+"""The heartbeat: when time is up it pings, warns or cuts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trio_wsout._tasks.waking import Alarm
     from trio_wsout._wire.connection import Connection
 
-__all__ = ["beat", "run_heartbeat", "take_pongs"]
+__all__ = ["beat", "run_heartbeat"]
 
 _log = logging.getLogger("trio_wsout")
 
@@ -31,13 +31,7 @@ async def run_heartbeat(
     window = outbox.window
     while True:
         with alarm.until(earliest(monitor.deadline, window.deadline)):
-            try:
-                payload = await connection.pongs.receive()
-            except trio.EndOfChannel:
-                return
-            if monitor.pong_received(payload):
-                outbox.answered()
-            continue
+            await trio.sleep_forever()
         if not beat(connection, monitor, window.deadline, outbox.to_write.ring):
             return
 
@@ -68,14 +62,3 @@ def beat(
         case Pulse.LOOK | None:
             pass
     return True
-
-
-def take_pongs(connection: Connection, outbox: Outbox, monitor: HeartbeatMonitor) -> None:
-    """Take the pongs that came before the connection ended."""
-    while True:
-        try:
-            payload = connection.pongs.receive_nowait()
-        except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
-            return
-        if monitor.pong_received(payload):
-            outbox.answered()

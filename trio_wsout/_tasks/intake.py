@@ -107,7 +107,11 @@ class Intake:
     def take(self, count: int) -> list[Item]:
         """Take so many of `waiting`."""
         items = self._items
-        taken = [items.popleft() for _ in range(count)]
+        if count == len(items):  # nearly always; it takes a tenth of the time
+            taken = list(items)
+            items.clear()
+        else:
+            taken = [items.popleft() for _ in range(count)]
         outside = self._outside
         while outside and len(items) < self._most:
             first = outside.popleft()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 from attrs import define, field
 
-from trio_wsout._core.message import Accepted
+from trio_wsout._core.message import Accepted, events_in
 from trio_wsout.errors import DeliveryError, OutputError, Undelivered
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Ledger:
 
     def confirm(self, messages: Sequence[Message]) -> None:
         """These messages reached the delivery level."""
-        self.confirmed += sum([message.count for message in messages])
+        self.confirmed += events_in(messages)
         for message in messages:
             if type(message) is Accepted:  # an event that went alone: the common case, and so short
                 if message.fate is not None:

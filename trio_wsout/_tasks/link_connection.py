@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_wsout._tasks.heartbeat import run_heartbeat, take_pongs
+from trio_wsout._tasks.heartbeat import run_heartbeat
 from trio_wsout._tasks.reader import run_reader
-from trio_wsout._tasks.waking import Alarm
+from trio_wsout._tasks.waking import Alarm, earliest
 from trio_wsout._tasks.writer import run_writer
 from trio_wsout._wire.connection import FAREWELL, Connection
 
@@ -39,30 +39,39 @@ async def run_connection(
     """
     alarm = Alarm()
     written = trio.Event()
+
+    def look_anew() -> None:
+        alarm.no_later_than(earliest(monitor.deadline, outbox.window.deadline))
+
+    def pong(payload: bytes) -> None:
+        # Called by who reads: a task that takes them would be switched to for each.
+        if monitor.pong_received(payload):
+            outbox.answered()
+        look_anew()
+
     connection.on_life(monitor.frame_received)
     connection.on_ping(monitor.ping_written)
+    connection.on_pong(pong)
     connection.on_control(outbox.to_write.ring)
-    try:
-        async with connection, trio.open_nursery() as reading:
-            reading.start_soon(run_reader, connection, inbox, outbox, monitor, peer)
-            async with trio.open_nursery() as writing:
-                writing.start_soon(_write, connection, outbox, monitor, alarm, written)
-                writing.start_soon(run_heartbeat, connection, outbox, monitor, alarm)
-                writing.start_soon(_cancel_when, closing, writing.cancel_scope)
-                await connection.wait_ended()
-                # Our answer to a Close may be under way, and should not be torn.
-                outbox.to_write.ring()
-                with trio.move_on_after(FAREWELL if connection.hears else 0):
-                    await written.wait()
-                writing.cancel_scope.cancel()
-            if connection.ending is None:
-                await connection.aclose()
-            else:
-                await connection.farewell()
-            await connection.cut()
-            reading.cancel_scope.deadline = trio.current_time() + _DRAIN
-    finally:
-        take_pongs(connection, outbox, monitor)
+    outbox.on_released = look_anew
+    async with connection, trio.open_nursery() as reading:
+        reading.start_soon(run_reader, connection, inbox, outbox, monitor, peer)
+        async with trio.open_nursery() as writing:
+            writing.start_soon(_write, connection, outbox, monitor, alarm, written)
+            writing.start_soon(run_heartbeat, connection, outbox, monitor, alarm)
+            writing.start_soon(_cancel_when, closing, writing.cancel_scope)
+            await connection.wait_ended()
+            # Our answer to a Close may be under way, and should not be torn.
+            outbox.to_write.ring()
+            with trio.move_on_after(FAREWELL if connection.hears else 0):
+                await written.wait()
+            writing.cancel_scope.cancel()
+        if connection.ending is None:
+            await connection.aclose()
+        else:
+            await connection.farewell()
+        await connection.cut()
+        reading.cancel_scope.deadline = trio.current_time() + _DRAIN
 
 
 async def _write(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_wsout._core.delivery import DeliveryWindow
+from trio_wsout._core.message import events_in
 from trio_wsout._tasks.waking import Doorbell
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Outbox:
         self.wanted = Doorbell()
         """Rings when the first message waits: a lazy link dials then."""
         self._room = Doorbell()
+        self.on_released: Callable[[], object] | None = None
+        """Called when this side reads again: from then on time counts anew."""
         self.written_messages = 0
         self.written_events = 0
         self.sent_bytes = 0
@@ -54,7 +57,7 @@ class Outbox:
     def wrote(self, messages: Sequence[Message], count: int) -> None:
         """These messages and nothing less went to the kernel, with `count` bytes."""
         self.written_messages += len(messages)
-        self.written_events += sum([message.count for message in messages])
+        self.written_events += events_in(messages)
         self.sent_bytes += count
         self.confirm(self.window.written())
 
@@ -89,6 +92,8 @@ class Outbox:
     def released(self, now: float) -> None:
         """This side reads again since `now`."""
         self.window.released(now)
+        if self.on_released is not None:
+            self.on_released()
 
     async def disconnected(self, ending: Ending) -> None:
         """The connection ended: everything unconfirmed goes again, or is reported as undelivered."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import trio
 
-from trio_wsout._core.message import Accepted, Refused
+from trio_wsout._core.message import Accepted, Refused, all_plain
 from trio_wsout._core.packing import PackingError
 from trio_wsout._tasks.intake import DocumentEnd, Intake
 from trio_wsout._tasks.ledger import Flush
@@ -27,8 +27,6 @@ __all__ = ["AudienceSender", "LinkSender", "Sender", "Sink", "Source"]
 
 _LONE = 0.001
 """Seconds after which an event comes alone."""
-_PLAIN = {Accepted}
-"""The types of items that go as they are."""
 
 
 class Source(Protocol):
@@ -227,7 +225,7 @@ class LinkSender(Sender):
     def _move(self, intake: Intake) -> int:
         """Move what has room, unless something waits that is no plain event; gives how many events."""
         waiting = intake.waiting
-        if set(map(type, waiting)) != _PLAIN:
+        if not all_plain(waiting):
             return 0
         count = self._window.accept_many(cast("Sequence[Accepted]", waiting))
         self._packer.number_many(cast("list[Accepted]", intake.take(count)))

@@ -63,11 +63,6 @@ class Connection:
         tap.opened()
 
     @property
-    def pongs(self) -> trio.MemoryReceiveChannel[bytes]:
-        """Payloads of pongs, in order, where `on_pong` does not take them."""
-        return self._tap.pongs
-
-    @property
     def ending(self) -> Ending | None:
         """Why the connection is over; None while it is open."""
         return self._tap.ending

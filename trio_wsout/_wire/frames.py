@@ -8,7 +8,7 @@ is taken apart in `split`.
 from __future__ import annotations
 
 import os
-from functools import lru_cache
+from functools import cache, lru_cache
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -76,18 +76,19 @@ def masked_frames(payloads: Sequence[bytes], opcode: int) -> list[bytes]:
     """
     # Many small frames are masked by one XOR of all of them with one pad, which leaves headers and keys
     # as they are. That takes a quarter off the cost of masking each by itself, and masking is what an
-    # event costs most (tests/bench/push.py).
+    # event costs most (tests/bench/bench.py --work push-256).
     pieces: list[bytes] = []
     clear: list[bytes] = []
     pads: list[bytes] = []
+    shapes = _shapes(opcode)
     for (key,), payload in zip(_KEY.iter_unpack(os.urandom(4 * len(payloads))), payloads, strict=True):
         length = len(payload)
-        header, blank, repeats = _masked_header(opcode, length)
         if length <= _XOR_BELOW:
+            header, blank, repeats = shapes[length]
             clear += (header, key, payload)
             pads += (blank, (key * repeats)[:length])
         else:
-            pieces += (_xor(clear, pads), header, key, _mask(payload, key))
+            pieces += (_xor(clear, pads), _header(opcode, length, _MASKED), key, _mask(payload, key))
             clear, pads = [], []
     pieces.append(_xor(clear, pads))
     return pieces
@@ -112,11 +113,20 @@ def _header(opcode: int, length: int, masked: int) -> bytes:
     return bytes((_FIN | opcode, masked | _LENGTH_8)) + length.to_bytes(8, "big")
 
 
-@lru_cache(maxsize=4096)
-def _masked_header(opcode: int, length: int) -> tuple[bytes, bytes, int]:
-    """Header of a masked frame, what leaves it and the key as they are in a pad, and how many keys the pad takes."""
-    header = _header(opcode, length, _MASKED)
-    return header, bytes(len(header) + 4), length // 4 + 1
+class _Shapes(dict[int, tuple[bytes, bytes, int]]):
+    """By length of a small payload: the header of its masked frame, and of the pad what leaves header and key, and how many keys."""
+
+    def __init__(self, opcode: int) -> None:
+        super().__init__()
+        self._opcode = opcode
+
+    def __missing__(self, length: int) -> tuple[bytes, bytes, int]:
+        header = _header(self._opcode, length, _MASKED)
+        self[length] = shape = (header, bytes(len(header) + 4), length // 4 + 1)
+        return shape
+
+
+_shapes = cache(_Shapes)
 
 
 def _xor(clear: Sequence[bytes], pads: Sequence[bytes]) -> bytes:

@@ -33,7 +33,6 @@ RECEIVE_BYTES = 64 * 1024
 """Most bytes read by one call."""
 _ALONE = 1024
 """Bytes up to which what was read counts as having come alone: nothing is there behind it yet."""
-_PONGS_KEPT = 16
 _QUIET = 0.25
 """Seconds without a byte after which a peer that broke the protocol has said all that it will."""
 _TOO_BIG = 1009
@@ -54,7 +53,6 @@ class Tap(Outgoing):
         "_head",
         "_is_open",
         "_parts",
-        "_pongs",
         "_quiet",
         "_reading",
         "_splitter",
@@ -88,7 +86,6 @@ class Tap(Outgoing):
         self.on_life: Callable[[float], object] | None = None
         self.on_pong: Callable[[bytes], object] | None = None
         self.before_answer: Callable[[], Awaitable[object]] | None = None
-        self._pongs: tuple[trio.MemorySendChannel[bytes], trio.MemoryReceiveChannel[bytes]] | None = None
         self.received_bytes = 0
 
     # -- what trio_websocket calls ------------------------------------------------------------------
@@ -154,17 +151,6 @@ class Tap(Outgoing):
         """Whether trio_websocket reads no more."""
         return self._gone
 
-    @property
-    def pongs(self) -> trio.MemoryReceiveChannel[bytes]:
-        """Payloads of pongs, in order, where `on_pong` does not take them."""
-        return self._pong_channel()[1]
-
-    def _pong_channel(self) -> tuple[trio.MemorySendChannel[bytes], trio.MemoryReceiveChannel[bytes]]:
-        # Only a link has a use for it, and it is as large as all else here.
-        if self._pongs is None:
-            self._pongs = trio.open_memory_channel[bytes](_PONGS_KEPT)
-        return self._pongs
-
     async def next_part(self) -> list[str | bytes] | Slow | None:
         """Wait for what comes next: messages, or bytes that wsproto has seen now; None: the connection is over.
 
@@ -218,7 +204,6 @@ class Tap(Outgoing):
         """Give up the stream for closing by force; nothing is read or written from here on."""
         self.fail(Ending(cause=Cause.LOCAL, detail="closed by this side"))
         self._torn = True
-        self._pong_channel()[0].close()
         return self._stream
 
     # -- inside ---------------------------------------------------------------------------------------
@@ -292,8 +277,3 @@ class Tap(Outgoing):
     def _take_pong(self, payload: bytes) -> None:
         if self.on_pong is not None:
             self.on_pong(payload)
-            return
-        # Where there is no room, there are more unasked pongs than anybody sends: the one that is waited
-        # for comes again with the next ping, and until then nothing counts as confirmed.
-        with suppress(trio.WouldBlock, trio.BrokenResourceError):
-            self._pong_channel()[0].send_nowait(payload)
