@@ -16,9 +16,8 @@ from trio_wsout.stores.history_memory import MemoryHistoryStore
 from wsproto.events import CloseConnection, Ping
 
 if TYPE_CHECKING:
-    from trio.testing import MockClock
-
     from conftest import MemoryListener
+    from trio.testing import MockClock
 
 
 def config(**more: Any) -> dict[str, Any]:
@@ -577,6 +576,26 @@ async def test_one_close_is_said_and_nothing_behind_it(
                 data += b"".join([chunk async for chunk in stream])
             assert opcodes(data).count(0x8) == 1
             assert opcodes(data)[-1] == 0x8
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+async def test_a_peer_that_says_close_as_we_do_is_not_waited_for(
+    nursery: trio.Nursery, listener: MemoryListener, autojump_clock: MockClock, before: int
+) -> None:
+    for _ in range(5):  # the order in which tasks run is random
+        from_memory = type(listener)(nursery)
+        async with trio_wsout.open_output(config(), listeners=[from_memory]):
+            streams = [from_memory.dial() for _ in range(5)]
+            for stream in streams:
+                await stream.send_all(HANDSHAKE)
+            answers = [await stream.receive_some() for stream in streams]
+            for stream in streams:
+                await stream.send_all(CLOSE)
+            for _ in range(before):
+                await trio.lowlevel.checkpoint()
+        for answer, stream in zip(answers, streams, strict=True):
+            assert opcodes(answer + b"".join([chunk async for chunk in stream])) == [0x8]
+    assert trio.current_time() == 0
 
 
 @pytest.mark.parametrize("behind", [b"", b"\x81\x81\0\0\0\0a"])

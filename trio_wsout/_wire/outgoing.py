@@ -246,9 +246,15 @@ class Outgoing(trio.abc.Stream):
         raise trio.BrokenResourceError
 
     async def say_close(self, frame: bytes) -> None:
-        """Write a Close, behind which nothing is written; the peer's own is the end then. Raises as `write`."""
+        """Write a Close, behind which nothing is written; with the peer's own, even one before, that is the end.
+
+        Raises:
+            trio.BrokenResourceError: The connection is over; `ending` says why.
+        """
         self._closing = True
         await self.write(frame)
+        if self.peer_close is not None:
+            self.fail(Ending(cause=Cause.LOCAL, detail="closed by this side"))
 
     async def last_words(self, data: bytes) -> None:
         """Write what control frames still wait, and `data`, on a connection that is over. Never raises."""
