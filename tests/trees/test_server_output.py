@@ -16,8 +16,9 @@ from trio_wsout.stores.history_memory import MemoryHistoryStore
 from wsproto.events import CloseConnection, Ping
 
 if TYPE_CHECKING:
-    from conftest import MemoryListener
     from trio.testing import MockClock
+
+    from conftest import MemoryListener
 
 
 def config(**more: Any) -> dict[str, Any]:
