@@ -114,6 +114,7 @@ def pythons(session: nox.Session) -> None:
             session.notify(f"tests-{python}", ["-m", QUICK])
         else:
             session.warn(f"Python {python} is not on this machine: skipped")
+    session.notify("heavy")
     session.notify("coverage")
 
 
@@ -126,13 +127,16 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
-def coverage(session: nox.Session) -> None:
-    """All tests on this Python, the quick ones measured: 100 % of the pure parts, 95 % of everything.
-
-    The heavy ones, and those that break things, add nothing to what is covered, and would take twice the time.
-    """
+def heavy(session: nox.Session) -> None:
+    """The heavy tests, and those that break things, on this Python; what is covered does not depend on them."""
     session.install(*group("tests"), "-e", EXTRAS)
     session.run("pytest", "-q", "-m", "heavy or faults", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """The quick tests on this Python, measured: 100 % of the pure parts, 95 % of everything."""
+    session.install(*group("tests"), "-e", EXTRAS)
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", "-q", "-m", QUICK, *session.posargs)
     # Quiet when all is well, so that pytest's closing line stays the last of the tests.

@@ -173,6 +173,43 @@ async def test_who_gets_the_number_of_a_socket_gets_nothing_of_who_had_it_before
         nursery.cancel_scope.cancel()
 
 
+async def test_a_peer_that_reads_and_never_acknowledges_is_cut_when_retry_timeout_is_over() -> None:
+    fields = config(
+        delivery={"level": "acked"},
+        retry={"timeout": "300ms"},
+        heartbeat={"ping-interval": "1h"},
+    )
+    async with trio_wsout.open_output(fields) as output, trio.open_nursery() as nursery:
+        peer = await RawPeer.connect(port_of(output))
+        nursery.start_soon(peer.run)
+        await output.wait_peers(1)
+        await trio.sleep(0.05)
+        await output.send({"n": 1})
+        with trio.fail_after(5):
+            while output.statistics().peers:
+                await trio.sleep(0.01)
+        assert len(peer.texts) == 1
+
+
+async def test_a_peer_that_is_written_to_is_not_idle_and_is_closed_when_nothing_more_comes() -> None:
+    fields = config(
+        server={"idle-timeout": "1s"}, heartbeat={"ping-interval": "1h"}, delivery={"level": "acked"}
+    )
+    async with trio_wsout.open_output(fields) as output, trio.open_nursery() as nursery:
+        peer = await RawPeer.connect(port_of(output))
+        nursery.start_soon(peer.run)
+        await output.wait_peers(1)
+        for number in range(25):
+            await output.send({"n": number})
+            await trio.sleep(0.1)
+        assert peer.close_code is None
+        assert len(peer.texts) == 25
+        with trio.fail_after(10):
+            while peer.close_code is None:
+                await trio.sleep(0.01)
+        assert peer.close_code == 1001
+
+
 async def test_a_peer_that_reads_late_and_in_bits_gets_every_frame_whole() -> None:
     async with trio.open_nursery() as nursery, trio_wsout.open_output(config()) as output:
         late, quick = [await RawPeer.connect(port_of(output)) for _ in range(2)]

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from trio_wsout._core.message import Accepted, Message
     from trio_wsout.config.sections import Delivery, Retry
 
-__all__ = ["Fanout", "Subscriber", "Wave"]
+__all__ = ["Fanout", "Owner", "Subscriber", "Wave"]
 
 
 _MANY = 16

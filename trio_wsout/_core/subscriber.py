@@ -207,6 +207,7 @@ class Subscriber:
         if not self.ready:
             return b""
         self.stuck = False
+        self._log.ask_by(now)
         block = self._block_at(self.next)
         first = self.next
         most = self._log.end if self._held else first + self._log.delivery.max_unconfirmed - self.in_flight
@@ -228,12 +229,9 @@ class Subscriber:
 
     def took(self, write: Write, block: Block) -> None:
         """This write, which begins where it stands and ends in `block`, was to this peer as well."""
-        self.writes.append(write)
-        self.in_flight += write.last - write.first
-        self.in_flight_bytes += write.size
+        self._note(write)
         self.next = write.last
         self.block = block
-        self.since_ping = True
 
     def posted(self, number: int) -> None:
         """This message is its own."""
@@ -254,7 +252,6 @@ class Subscriber:
         self.in_flight += write.last - write.first
         self.in_flight_bytes += write.size
         self.since_ping = True
-        self._log.ask_by(write.at)
 
     def _owns(self, last: int) -> bool:
         return self.own is not None and len(self.own) > 0 and self.own[0] < last

@@ -10,7 +10,7 @@ import orjson
 import trio
 
 from trio_wsout._core.acknowledgement import stamp_of
-from trio_wsout._core.fanout import Fanout
+from trio_wsout._core.fanout import Fanout, Owner
 from trio_wsout._tasks.waking import Doorbell
 from trio_wsout._tasks.watch import Watch
 from trio_wsout._wire.at_once import write_to_each
@@ -39,7 +39,7 @@ _TURNS = 3
 """Times that the peers' tasks may run before a full queue means that the peer itself is slow."""
 
 
-class Member(Protocol):
+class Member(Owner, Protocol):
     """A peer, as far as those have to do with it who share the log."""
 
     peer: Peer
@@ -58,14 +58,6 @@ class Member(Protocol):
 
     def join_log(self) -> None:
         """Have a place in the log, at its end."""
-        ...
-
-    def wrote(self, size: int, at: float) -> None:
-        """So many bytes were written to it at once, the last of them at this time."""
-        ...
-
-    def out_of_step(self) -> None:
-        """Its fan-out writes for it, when there is something."""
         ...
 
     @property

@@ -253,7 +253,7 @@ class PeerFanOut:
                 try:
                     await self._bell.wait()
                 finally:
-                    self._rise()
+                    self._rise()  # when cancelled, too: what comes next closes the socket
                 continue
             frames = b""
             if ready and place is not None:
