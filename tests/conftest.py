@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,19 +21,20 @@ class Figures:
     """What runs measured, a line each, in the order in which it was noted. Called with a text, it notes it."""
 
     def __init__(self) -> None:
-        self._lines: list[str] = []
+        self.lines: list[str] = []
 
     def __call__(self, text: str) -> None:
-        self._lines.append(text)
+        self.lines.append(text)
 
     def print(self, reporter: pytest.TerminalReporter) -> None:
         """Print what was noted under a heading; nothing, if nothing was."""
-        if self._lines:
+        if self.lines:
             reporter.section("figures")
-        for line in self._lines:
+        for line in self.lines:
             reporter.write_line(line)
 
 
+FIGURES_KEY = "trio_wsout figures"
 FIGURES = pytest.StashKey[Figures]()
 
 
@@ -40,6 +42,21 @@ FIGURES = pytest.StashKey[Figures]()
 def figures(pytestconfig: pytest.Config) -> Figures:
     """Called with a text, it notes one line for the end of pytest's summary."""
     return pytestconfig.stash.setdefault(FIGURES, Figures())
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the figures to the process that prints, where tests run in several (pytest-xdist)."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output[FIGURES_KEY] = session.config.stash.get(FIGURES, Figures()).lines
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a process with tests measured."""
+    noted = node.config.stash.setdefault(FIGURES, Figures())
+    for line in getattr(node, "workeroutput", {}).get(FIGURES_KEY, []):
+        noted(line)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
