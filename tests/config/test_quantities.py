@@ -19,6 +19,7 @@ from trio_wsout.config.quantities import (
     parse_codes,
     parse_dotted,
     parse_duration,
+    parse_host,
     parse_origin,
     parse_path,
     parse_pointer,
@@ -165,6 +166,8 @@ def test_nonsense_is_no_bind_address(text: str) -> None:
         ("wss://[::1]:8443/x", "wss://[::1]:8443/x"),
         ("ws://bücher.example/", "ws://bücher.example/"),
         ("ws://a./", "ws://a./"),
+        ("ws://a_b.c-d:1/", "ws://a_b.c-d:1/"),
+        ("ws://[fe80::1%eth0]/", "ws://[fe80::1%eth0]/"),
     ],
 )
 def test_urls_are_read(text: str, url: str) -> None:
@@ -188,11 +191,50 @@ def test_urls_are_read(text: str, url: str) -> None:
         ("ws://a b", "spaces"),
         ("ws://" + "a" * 64, "valid name"),
         ("ws://a..b", "valid name"),
+        ("ws://a\xa0b", "valid name"),
+        ("ws://a\u2025b", "valid name"),
+        ("ws://%41", "valid name"),
+        ('ws://[fe80::1%e"]', "valid name"),
     ],
 )
 def test_bad_urls_are_refused_with_the_reason(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         parse_url(text)
+
+
+@given(st.text(max_size=8) | st.from_regex(r"[a-z0-9.é\xa0_-]{1,20}", fullmatch=True))
+def test_a_host_is_ascii_and_one_word_for_whoever_reads_it_or_refused(text: str) -> None:
+    try:
+        host = parse_host(text)
+    except ValueError as error:
+        assert str(error) == "the URL's host is not a valid name"
+    else:
+        assert host.isascii()
+        assert host.isprintable()
+        assert not set(host) & set(' /?#@[]\\"<>^`{|}')
+        assert parse_host(host) == host
+        assert host.encode("idna") == host.encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [
+        ("localhost", "localhost"),
+        ("1.2.3.4", "1.2.3.4"),
+        ("::1", "::1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+        ("bücher.example", "xn--bcher-kva.example"),
+        ("a。b", "a.b"),
+    ],
+)
+def test_hosts_are_read(text: str, host: str) -> None:
+    assert parse_host(text) == host
+
+
+@pytest.mark.parametrize("text", ["", "a b", "a\xa0b", ":", "1::2::3", "v1.a:b", "::1%", "::1%é", "::1%a%b"])
+def test_nonsense_is_no_host(text: str) -> None:
+    with pytest.raises(ValueError, match="valid name"):
+        parse_host(text)
 
 
 @pytest.mark.parametrize("text", ["none", "http://p:1", "socks5://u:p@p:1080"])
@@ -206,6 +248,12 @@ def test_proxies_are_read(text: str) -> None:
 def test_nonsense_is_no_proxy(text: str) -> None:
     with pytest.raises(ValueError, match="socks5"):
         parse_proxy(text)
+
+
+@pytest.mark.parametrize("host", ["a\xa0b", "a..b", "a" * 64])
+def test_a_proxy_has_a_name_that_can_be_looked_up(host: str) -> None:
+    with pytest.raises(ValueError, match="host is not a valid name"):
+        parse_proxy(f"socks5://{host}:1080")
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,11 @@ TABLE: Mapping[str, tuple[int, Head, Mapping[str, Any]]] = {
     "no origin where all are allowed": (101, head(), {"allowed_origins": (*ONE, "*")}),
     "the origin that is allowed": (101, head(origin="https://example.com"), {"allowed_origins": ONE}),
     "that origin in other case": (101, head(origin="HTTPS://Example.COM"), {"allowed_origins": ONE}),
+    "an origin in its own letters": (
+        101,
+        head(origin="https://xn--bcher-kva.example"),
+        {"allowed_origins": ("https://bücher.example",)},
+    ),
     "that origin with its port": (101, head(origin="https://example.com:443"), {"allowed_origins": ONE}),
     "another port": (403, head(origin="https://example.com:8443"), {"allowed_origins": ONE}),
     "another scheme": (403, head(origin="http://example.com"), {"allowed_origins": ONE}),

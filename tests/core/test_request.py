@@ -210,6 +210,7 @@ def test_no_cursor_sends_none() -> None:
             "/stra%C3%9Fe?q=%C3%BC%201",
             False,
         ),
+        ("ws://[fe80::1%eth0]:8080/", "fe80::1%eth0", 8080, "[fe80::1]:8080", "/", False),
         ("ws://h/a%20b?c=%41&d", "h", 80, "h", "/a%20b?c=%41&d", False),
     ],
 )

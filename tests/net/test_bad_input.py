@@ -43,6 +43,7 @@ ENV = "TRIO_WSOUT_HOSTILE"
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*", re.ASCII)
 TARGET = re.compile(rb"/[!-~]*")
+HOST = re.compile(rb"([!$&'()*+,;=._~0-9A-Za-z-]+|\[[0-9A-Fa-f:.]+\])(:[1-9]\d*)?")
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 RESERVED = re.compile(
     r"host|connection|upgrade|content-length|transfer-encoding|sec-websocket-.*", re.IGNORECASE
@@ -168,6 +169,7 @@ def parsed(head: bytes, *, any_query: bool = False) -> tuple[Asked, dict[str, by
     headers = header_table(lines)
     assert headers.keys() >= HANDSHAKE
     assert (headers["upgrade"].lower(), headers["connection"].lower()) == (b"websocket", b"upgrade")
+    assert HOST.fullmatch(headers["host"])
     assert headers["sec-websocket-version"] == b"13"
     assert len(base64.b64decode(headers["sec-websocket-key"], validate=True)) == 16
     path, _, query = target.decode().partition("?")
@@ -605,6 +607,8 @@ def test_a_name_of_the_configuration_stays_in_its_place_or_is_not_sent(
 @telling
 @example(f"{MARK}&&x")
 @example(f"{MARK}&x=1&x=1&{MARK}")
+@example(f"{MARK}\xa0")
+@example(f"a\xa0{MARK}")
 @counted
 def test_a_url_is_one_target_and_one_host_or_is_not_sent(value: str) -> None:
     async def main() -> None:

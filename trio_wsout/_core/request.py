@@ -25,6 +25,7 @@ from urllib.parse import quote, urlsplit
 
 from attrs import field, frozen
 
+from trio_wsout.config.quantities import parse_host
 from trio_wsout.config.rules import BEARER_ALLOWED, is_bearer, is_header_value, is_reserved_header, is_token
 from trio_wsout.config.secret import SENSITIVE_HEADERS
 from trio_wsout.config.templates import Template, TemplateError
@@ -59,6 +60,8 @@ class Request:
     """Whether TLS is used."""
     host: str
     """Host to connect to: ASCII, without brackets."""
+    server_name: str
+    """The same as the server may know it: without the zone of an IPv6 address (RFC 6874 section 4)."""
     port: int
     """Port to connect to."""
     authority: str
@@ -95,16 +98,14 @@ def build_request(
     """
     secrets = _Secrets(resolve)
     parts = urlsplit(config.url or "")
-    host = (
-        (parts.hostname or "").encode("idna").decode("ascii")
-        if ":" not in (parts.hostname or "")
-        else parts.hostname or ""
-    )
+    host = parse_host(parts.hostname or "")
+    server_name = host.partition("%")[0]
     port = parts.port or _PORTS[parts.scheme]
-    bracketed = f"[{host}]" if ":" in host else host
+    bracketed = f"[{server_name}]" if ":" in server_name else server_name
     return Request(
         secure=parts.scheme == "wss",
         host=host,
+        server_name=server_name,
         port=port,
         authority=bracketed if port == _PORTS[parts.scheme] else f"{bracketed}:{port}",
         resource=_resource(parts.path, parts.query, _parameters(config, secrets, cursor)),

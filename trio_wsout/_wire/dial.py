@@ -121,7 +121,7 @@ class Dialer:
         except ConfigError as error:
             raise AttemptFailed(Ending(cause=Cause.TLS, detail=str(error.problems[0]))) from None
         secured = trio.SSLStream(
-            stream, context, server_hostname=request.host, server_side=False, https_compatible=True
+            stream, context, server_hostname=request.server_name, server_side=False, https_compatible=True
         )
         try:
             await secured.do_handshake()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from decimal import Decimal
+from ipaddress import IPv6Address
 from itertools import combinations
 from urllib.parse import urlsplit, urlunsplit
 
@@ -25,6 +26,7 @@ __all__ = [
     "parse_codes",
     "parse_dotted",
     "parse_duration",
+    "parse_host",
     "parse_origin",
     "parse_path",
     "parse_pointer",
@@ -66,6 +68,9 @@ _LARGEST = 2**53
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
 _SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 _MOST_PORT = 65535
+_NO_HOST = "the URL's host is not a valid name"
+_NAME = re.compile(r"[A-Za-z0-9!$&'()*+,;=._~-]+", re.ASCII)
+_ADDRESS = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9._~-]+)?", re.ASCII)
 _CODES = re.compile(r"(\d{4})(?:-(\d{4}))?", re.ASCII)
 _FIRST_CODE, _LAST_CODE = 1000, 4999
 
@@ -205,7 +210,7 @@ def parse_origin(text: str) -> tuple[str, str, int | None]:
     plain = not (parts.path or parts.query or parts.fragment or "@" in parts.netloc)
     if not host or not scheme or not plain or _CONTROL.search(text):
         raise ValueError(allowed)
-    return scheme, host, port if port is not None else _ORIGIN_PORTS.get(scheme)
+    return scheme, parse_host(host), port if port is not None else _ORIGIN_PORTS.get(scheme)
 
 
 def parse_allowed_origin(text: str) -> str:
@@ -245,25 +250,34 @@ def parse_url(text: str) -> str:
     if "#" in text:
         message = "a WebSocket URL has no fragment (#…)"
         raise ValueError(message)
-    _check_host(parts.hostname)
+    if not parts.hostname:
+        message = "the URL has no host"
+        raise ValueError(message)
+    parse_host(parts.hostname)
     if port == 0 or parts.netloc.endswith(":"):
         message = "the port must be 1 to 65535"
         raise ValueError(message)
     return urlunsplit(parts._replace(scheme=_SCHEMES[parts.scheme.lower()]))
 
 
-def _check_host(host: str | None) -> None:
-    if not host:
-        message = "the URL has no host"
-        raise ValueError(message)
-    if ":" in host:
-        return
+def parse_host(text: str) -> str:
+    """The host of a URL, without brackets, in ASCII: a name, or an address (RFC 3986 section 3.2.2; RFC 6874).
+
+    A name that is not ASCII becomes what the resolver and the server know it by (IDNA). What is no character
+    of a name, once it is ASCII, is refused: it would be a blank or worse in a header.
+    """
     try:
-        host.encode("idna").decode("ascii")
-        re.sub(r"\.$", "", host).encode("idna")
-    except UnicodeError:
-        message = "the URL's host is not a valid name"
-        raise ValueError(message) from None
+        if ":" in text:
+            IPv6Address(text)
+            host, allowed = text, _ADDRESS
+        else:
+            host, allowed = text.encode("idna").decode("ascii"), _NAME
+            host.encode("idna")  # one character can become dots
+    except ValueError:
+        raise ValueError(_NO_HOST) from None
+    if not allowed.fullmatch(host):
+        raise ValueError(_NO_HOST)
+    return host
 
 
 def parse_proxy(text: str) -> str:
@@ -278,6 +292,7 @@ def parse_proxy(text: str) -> str:
         raise ValueError(allowed) from None
     if parts.scheme not in {"http", "socks5"} or not parts.hostname or not port or _CONTROL.search(text):
         raise ValueError(allowed)
+    parse_host(parts.hostname)
     return text
 
 
