@@ -7,7 +7,8 @@ whatever is cancelled.
 
 `open` looks at the schema, at the row about the log and at both ends of the log. It does not run
 ``PRAGMA quick_check``: that reads every page, seconds for each gigabyte before the first event goes
-out, and finds no changed payload either. Damage elsewhere is told by the call that meets it.
+out, and finds no changed payload either. Damage elsewhere is told by the call that meets it: SQLite
+finds what breaks its own structure, and a checksum in each row what does not.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import trio
 from attrs import evolve, frozen
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SqliteHistoryStore"]
 
-_VERSION = 1
+_VERSION = 2
 """Of the tables; a database with another one is refused. `history_meta.version` has to stay where it is."""
 _META_TABLE = """
 CREATE TABLE IF NOT EXISTS history_meta (
@@ -41,7 +43,7 @@ CREATE TABLE IF NOT EXISTS history_meta (
 _TABLES = (
     """CREATE TABLE IF NOT EXISTS history_log (
         position INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, at REAL NOT NULL, cursor BLOB,
-        payload BLOB NOT NULL
+        payload BLOB NOT NULL, checksum INTEGER NOT NULL
     )""",
     "CREATE INDEX IF NOT EXISTS history_log_cursor ON history_log (cursor) WHERE cursor IS NOT NULL",
     "CREATE TABLE IF NOT EXISTS history_cursors (name BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
@@ -56,9 +58,13 @@ _SET_META = """
 UPDATE history_meta SET epoch = ?, tail = ?, events = ?, size = ?, floor = ?, floor_epoch = ?, floor_cursor = ?
 """
 _ENDS = "SELECT (SELECT min(position) FROM history_log), (SELECT max(position) FROM history_log)"
-_INSERT = "INSERT INTO history_log (position, epoch, at, cursor, payload) VALUES (?, ?, ?, ?, ?)"
+_INSERT = "INSERT INTO history_log (position, epoch, at, cursor, payload, checksum) VALUES (?, ?, ?, ?, ?, ?)"
+_ROW_MORE = ", (?, ?, ?, ?, ?, ?)"
+_MOST_ROWS = 64
+"""Rows in one INSERT. For each statement a thread lets Python go, and may have to wait for it."""
 _AFTER = """
-SELECT position, epoch, at, cursor, payload FROM history_log WHERE position > ? ORDER BY position LIMIT ?
+SELECT position, epoch, at, cursor, payload, checksum
+FROM history_log WHERE position > ? ORDER BY position LIMIT ?
 """
 _OLDEST = "SELECT position, epoch, at, cursor, length(payload) FROM history_log ORDER BY position"
 _DELETE = "DELETE FROM history_log WHERE position <= ?"
@@ -183,10 +189,10 @@ class _Log:
             check_entries(entries, place=self._place, epoch=extent.epoch, tail=extent.tail)
             if not entries:
                 return extent
-            connection.executemany(
-                _INSERT,
-                [(each.position, each.epoch, each.at, _blob(each.cursor), each.payload) for each in entries],
-            )
+            for start in range(0, len(entries), _MOST_ROWS):
+                rows = [_row(each) for each in entries[start : start + _MOST_ROWS]]
+                statement = _INSERT + _ROW_MORE * (len(rows) - 1)
+                connection.execute(statement, [value for row in rows for value in row])
             extent = evolve(
                 extent,
                 tail=entries[-1].position,
@@ -201,7 +207,8 @@ class _Log:
         found: list[Entry] = []
         with self._reads() as connection, closing(connection.execute(_AFTER, (position, most))) as rows:
             for row in rows:
-                entry = _entry(row)
+                entry = _entry(row, behind=position)
+                position = entry.position
                 most_bytes -= len(entry.payload)
                 if found and most_bytes < 0:
                     break
@@ -371,13 +378,25 @@ def _check_ends(connection: sqlite3.Connection, extent: Extent) -> None:
         raise sqlite3.DatabaseError("events are missing, or are no part of the log")
 
 
-def _entry(row: Any) -> Entry:  # noqa: ANN401 - a row holds what the file holds
-    position, epoch, at, cursor, payload = row
+def _row(entry: Entry) -> tuple[int, int, float, bytes | None, bytes, int]:
+    position, epoch, cursor, payload = entry.position, entry.epoch, _blob(entry.cursor), entry.payload
+    return position, epoch, entry.at, cursor, payload, _checksum(position, epoch, cursor, payload)
+
+
+def _entry(row: Any, *, behind: int) -> Entry:  # noqa: ANN401 - a row holds what the file holds
+    position, epoch, at, cursor, payload, checksum = row
     _check_row(epoch, at, cursor)
-    if not isinstance(payload, bytes):
+    whole = isinstance(payload, bytes) and checksum == _checksum(position, epoch, cursor, payload)
+    # A damaged page can have a row twice, in the place of another.
+    if not whole or position <= behind:
         raise sqlite3.DatabaseError(_DAMAGED)
     value = None if cursor is None else _text(cursor)
     return Entry(position=position, epoch=epoch, at=at, cursor=value, payload=payload)
+
+
+def _checksum(position: int, epoch: int, cursor: bytes | None, payload: bytes) -> int:
+    """CRC-32 of what a peer may get of an event, begun with its place."""
+    return crc32(payload, crc32(cursor or b"", position + epoch))
 
 
 def _check_row(epoch: object, at: object, cursor: object) -> None:
