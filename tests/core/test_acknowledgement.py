@@ -28,12 +28,18 @@ VALUES = (
 )
 
 
-def flight(events: list[Any], first: int = 1) -> list[Accepted]:
-    return [Accepted(b"", event=event, seq=seq) for seq, event in enumerate(events, first)]
+BY_ID = CursorReader(Cursor(value_field="id"))
 
 
-def reader(cursor: Cursor | None = None, pointer: str = "/ack") -> AckReader:
-    return AckReader(pointer, EPOCH, None if cursor is None else CursorReader(cursor))
+def flight(events: list[Any], first: int = 1, cursor: CursorReader | None = None) -> list[Accepted]:
+    return [
+        Accepted(b"", event=event, seq=seq, cursor=None if cursor is None else cursor.value_of(event))
+        for seq, event in enumerate(events, first)
+    ]
+
+
+def reader(pointer: str = "/ack") -> AckReader:
+    return AckReader(pointer, EPOCH)
 
 
 @given(VALUES, st.integers(1, 8), st.integers(0, 6))
@@ -45,16 +51,16 @@ def test_a_number_or_stamp_names_the_event_that_has_it(value: object, first: int
 
 @given(VALUES, st.lists(st.none() | IDS, max_size=6))
 def test_a_cursor_names_the_oldest_event_that_has_it(value: str | float, ids: list[Any]) -> None:
-    events = flight([{} if each is None else {"id": each} for each in ids])
+    told = [{} if each is None else {"id": each} for each in ids]
     having = [seq for seq, each in enumerate(ids, 1) if each is not None and str(each) == str(value)]
-    expected = having[0] if having else reader().seq_of(value, events)
-    assert reader(Cursor(value_field="id")).seq_of(value, events) == expected
+    expected = having[0] if having else reader().seq_of(value, flight(told))
+    assert reader().seq_of(value, flight(told, cursor=BY_ID)) == expected
 
 
 @given(OTHERS)
 def test_what_is_neither_text_nor_number_names_nothing(value: object) -> None:
-    events = flight([{"id": value}, {"id": str(value)}])
-    assert reader(Cursor(value_field="id")).seq_of(value, events) is None
+    events = flight([{"id": value}, {"id": str(value)}], cursor=BY_ID)
+    assert reader().seq_of(value, events) is None
 
 
 @pytest.mark.parametrize(

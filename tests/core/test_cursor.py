@@ -104,11 +104,15 @@ def test_the_default_state_id_is_of_the_place_and_not_of_its_secrets() -> None:
 
 
 def flight(*events: Any, first: int = 1) -> list[Accepted]:
-    return [Accepted(b"", event=event, seq=seq) for seq, event in enumerate(events, first)]
+    by_id = CursorReader(Cursor(value_field="id"))
+    return [
+        Accepted(b"", event=event, seq=seq, cursor=by_id.value_of(event))
+        for seq, event in enumerate(events, first)
+    ]
 
 
 def test_what_is_no_acknowledgement() -> None:
-    reader = AckReader("/ack", 7, None)
+    reader = AckReader("/ack", 7)
     for message in ("", "no json", "[1]", '{"x": 1}', b"\xff"):
         assert reader.value_in(message) is MISSING
     assert reader.value_in('{"ack": null}') is None
@@ -133,12 +137,12 @@ def test_what_is_no_acknowledgement() -> None:
     ],
 )
 def test_sequence_numbers_name_what_is_in_flight(value: object, seq: int | None) -> None:
-    assert AckReader("/ack", 7, None).seq_of(value, flight({}, {}, {}, first=5)) == seq
-    assert AckReader("/ack", 7, None).seq_of(value, []) is None
+    assert AckReader("/ack", 7).seq_of(value, flight({}, {}, {}, first=5)) == seq
+    assert AckReader("/ack", 7).seq_of(value, []) is None
 
 
 def test_a_cursor_value_names_the_oldest_event_that_has_it() -> None:
-    reader = AckReader("/ack", 7, CursorReader(Cursor(value_field="id")))
+    reader = AckReader("/ack", 7)
     events = flight({"id": "a"}, {"id": 9}, {"id": "a"}, {})
     assert reader.seq_of("a", events) == 1
     assert reader.seq_of(9, events) == 2
@@ -149,5 +153,5 @@ def test_a_cursor_value_names_the_oldest_event_that_has_it() -> None:
 @given(st.integers(1, 10**9), st.integers(1, 10**9))
 def test_a_stamp_is_understood(epoch: int, seq: int) -> None:
     events = flight({}, first=seq)
-    assert AckReader("/ack", epoch, None).seq_of(stamp_of(epoch, seq), events) == seq
-    assert AckReader("/ack", epoch + 1, None).seq_of(stamp_of(epoch, seq), events) is None
+    assert AckReader("/ack", epoch).seq_of(stamp_of(epoch, seq), events) == seq
+    assert AckReader("/ack", epoch + 1).seq_of(stamp_of(epoch, seq), events) is None

@@ -43,7 +43,7 @@ def window(
 
 def prove(made: DeliveryWindow) -> None:
     """Open a connection and have its first ping answered."""
-    made.connected()
+    made.connected(0.0)
     made.ping_taken()
     made.pong_received()
 
@@ -75,7 +75,7 @@ def test_nothing_is_ready_without_a_connection() -> None:
 
 def test_a_pong_confirms_what_was_taken_before_its_ping_and_no_more() -> None:
     made = window(filled=3)
-    made.connected()
+    made.connected(0.0)
     assert seqs(made.take(0.0, 15)) == [1, 2]
     assert made.wants_ping
     made.ping_taken()
@@ -90,11 +90,11 @@ def test_a_pong_confirms_what_was_taken_before_its_ping_and_no_more() -> None:
 
 def test_a_rest_of_few_goes_along() -> None:
     made = window(most=6, filled=5)
-    made.connected()
+    made.connected(0.0)
     assert seqs(made.take(0.0, 40)) == [1, 2, 3, 4, 5], "50 bytes are a quarter more than 40"
     assert (made.in_flight, made.size, made.ready) == (5, 50, False)
     made = window(most=6, filled=5)
-    made.connected()
+    made.connected(0.0)
     assert seqs(made.take(0.0, 39)) == [1, 2, 3, 4]
     made.accept(message(6))
     assert seqs(made.take(0.0, 39)) == [5, 6], "what is in flight is no part of it"
@@ -102,28 +102,28 @@ def test_a_rest_of_few_goes_along() -> None:
 
 def test_written_confirms_as_soon_as_the_kernel_has_it_and_starts_no_ping() -> None:
     made = window(DeliveryLevel.WRITTEN, filled=2)
-    made.connected()
+    made.connected(0.0)
     made.take(0.0, 100)
     assert not made.wants_ping
     assert seqs(made.written()) == [1, 2]
     assert made.disconnected(LOST) == []
-    made.connected()
+    made.connected(0.0)
     assert not made.wants_ping, "no slow start: nothing was in flight"
 
 
 def test_written_goes_again_when_the_write_did_not_end() -> None:
     made = window(DeliveryLevel.WRITTEN, filled=2)
-    made.connected()
+    made.connected(0.0)
     made.take(0.0, 100)
     assert made.disconnected(LOST) == []
-    made.connected()
+    made.connected(0.0)
     assert seqs(made.take(0.0, 100)) == [1, 2]
     assert made.resent == 2
 
 
 def test_acked_needs_an_acknowledgement_and_a_pong_is_none() -> None:
     made = window(DeliveryLevel.ACKED, filled=3)
-    made.connected()
+    made.connected(0.0)
     made.take(0.0, 100)
     made.ping_taken()
     assert made.pong_received() == []
@@ -135,7 +135,7 @@ def test_acked_needs_an_acknowledgement_and_a_pong_is_none() -> None:
 def test_an_ack_of_the_middle_of_a_batch_does_not_confirm_the_batch() -> None:
     made = window(DeliveryLevel.ACKED)
     made.accept(BatchMessage(b"x", [Accepted(b"", event=seq, seq=seq) for seq in (1, 2, 3)]))
-    made.connected()
+    made.connected(0.0)
     made.take(0.0, 100)
     assert made.acked(2) == []
     assert len(made.acked(3)) == 1
@@ -143,14 +143,14 @@ def test_an_ack_of_the_middle_of_a_batch_does_not_confirm_the_batch() -> None:
 
 def test_acknowledgements_mean_nothing_at_other_levels() -> None:
     made = window(filled=1)
-    made.connected()
+    made.connected(0.0)
     made.take(0.0, 100)
     assert made.acked(1) == []
 
 
 def test_an_ack_before_the_pong_of_a_probe_leaves_the_ping_its_count() -> None:
     made = window(DeliveryLevel.ACKED, filled=2)
-    made.connected()
+    made.connected(0.0)
     made.take(0.0, 100)
     made.ping_taken()
     assert seqs(made.acked(1)) == [1]
@@ -160,10 +160,10 @@ def test_an_ack_before_the_pong_of_a_probe_leaves_the_ping_its_count() -> None:
 
 def test_after_a_break_a_ping_then_one_then_twice_as_many() -> None:
     made = window(most=8, filled=8)
-    made.connected()
+    made.connected(0.0)
     made.take(0.0, 1000)
     assert made.disconnected(LOST) == []
-    made.connected()
+    made.connected(0.0)
     assert not made.ready, "first the ping"
     assert made.wants_ping
     made.ping_taken()
@@ -179,9 +179,9 @@ def test_after_a_break_a_ping_then_one_then_twice_as_many() -> None:
 
 def test_a_break_with_nothing_in_flight_starts_at_full_speed() -> None:
     made = window(filled=3)
-    made.connected()
+    made.connected(0.0)
     assert made.disconnected(LOST) == []
-    made.connected()
+    made.connected(0.0)
     assert seqs(made.take(0.0, 1000)) == [1, 2, 3]
 
 
@@ -248,11 +248,11 @@ def test_only_three_blames_one_after_the_other_make_a_message_undelivered(faults
 
 def test_without_an_answered_ping_nobody_is_blamed() -> None:
     made = window(filled=1)
-    made.connected()
+    made.connected(0.0)
     assert seqs(made.take(0.0, 5)) == [1]
     assert made.disconnected(LOST) == [], "it may have been the server's own fault"
     for _ in range(5):
-        made.connected()
+        made.connected(0.0)
         assert made.take(0.0, 5) == [], "first the ping"
         assert made.disconnected(LOST) == []
     for expected in (0, 0, 1):
@@ -263,7 +263,7 @@ def test_without_an_answered_ping_nobody_is_blamed() -> None:
 
 def test_1009_blames_at_once_the_message_that_is_alone() -> None:
     made = window(filled=2)
-    made.connected()
+    made.connected(0.0)
     made.take(0.0, 5)
     ((failed, reason),) = made.disconnected(TOO_BIG)
     assert seqs([failed]) == [1]
@@ -273,7 +273,7 @@ def test_1009_blames_at_once_the_message_that_is_alone() -> None:
 
 def test_1009_with_many_in_flight_finds_the_one_to_blame() -> None:
     made = window(filled=4, most=8)
-    made.connected()
+    made.connected(0.0)
     made.take(0.0, 1000)
     assert made.disconnected(TOO_BIG) == []
     undelivered: list[int] = []
@@ -292,7 +292,7 @@ def test_1009_with_many_in_flight_finds_the_one_to_blame() -> None:
 
 def test_the_retry_budget_counts_writings_after_the_first() -> None:
     made = window(retries=1, filled=2)
-    made.connected()
+    made.connected(0.0)
     made.take(0.0, 1000)
     assert made.disconnected(LOST) == []
     prove(made)
@@ -305,7 +305,7 @@ def test_the_retry_budget_counts_writings_after_the_first() -> None:
 
 def test_the_oldest_message_in_flight_sets_the_deadline() -> None:
     made = window(filled=2)
-    made.connected()
+    made.connected(0.0)
     made.take(5.0, 5)
     made.take(7.0, 5)
     assert made.deadline == 35.0
@@ -315,13 +315,30 @@ def test_the_oldest_message_in_flight_sets_the_deadline() -> None:
     assert made.deadline == 50.0
 
 
+def test_a_ping_after_a_break_that_is_not_answered_sets_the_deadline() -> None:
+    made = window(filled=1)
+    made.connected(0.0)
+    made.take(0.0, 5)
+    made.disconnected(LOST)
+    assert made.deadline is None
+    made.connected(7.0)
+    assert made.deadline == 37.0
+    made.ping_taken()
+    made.held()
+    assert made.deadline is None
+    made.released(20.0)
+    assert made.deadline == 50.0
+    made.pong_received()
+    assert made.deadline is None, "nothing is in flight"
+
+
 def test_an_ending_reads_as_its_detail() -> None:
     assert str(LOST) == "reset"
 
 
 def test_drain_gives_everything_in_order() -> None:
     made = window(filled=3)
-    made.connected()
+    made.connected(0.0)
     made.take(0.0, 5)
     assert seqs(made.drain()) == [1, 2, 3]
     assert len(made) == 0
@@ -331,7 +348,7 @@ def test_drain_gives_everything_in_order() -> None:
 @given(level=st.sampled_from(DeliveryLevel), sizes=st.lists(st.integers(0, 50), min_size=1))
 def test_without_faults_everything_is_confirmed_once_in_order(level: DeliveryLevel, sizes: list[int]) -> None:
     made = window(level, most=3, most_bytes=60)
-    made.connected()
+    made.connected(0.0)
     confirmed: list[int] = []
     waiting = [message(seq, size) for seq, size in enumerate(sizes, 1)]
     while waiting or len(made):
@@ -370,7 +387,7 @@ def test_many_at_once_are_the_same_as_one_by_one(
 
 def test_an_ack_in_the_middle_of_a_write_leaves_the_rest_its_time_and_its_bytes() -> None:
     made = window(DeliveryLevel.ACKED, filled=4)
-    made.connected()
+    made.connected(0.0)
     assert seqs(made.take(1.0, 30)) == [1, 2, 3]
     assert seqs(made.take(2.0, 30)) == [4]
     assert seqs(made.acked(2)) == [1, 2]
@@ -423,7 +440,8 @@ class WindowMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.connected)
     @rule()
     def connect(self) -> None:
-        self.window.connected()
+        self.window.connected(self.now)
+        self.opened = self.now
         self.connected = True
         self.proved = False
         self.ping = None
@@ -531,8 +549,10 @@ class WindowMachine(RuleBasedStateMachine):
         assert self.window.in_flight == len(self.flight)
         assert self.window.resent == sum(max(0, count - 1) for count in self.sends.values())
         assert sorted([*self.gone, *self.pending]) == list(range(1, self.next_seq)), "nothing else leaves"
-        oldest = self.first_byte[self.flight[0]] + 30.0 if self.flight else None
-        assert self.window.deadline == oldest
+        oldest = self.first_byte[self.flight[0]] if self.flight else None
+        if oldest is None and self.probing and self.connected:
+            oldest = self.opened
+        assert self.window.deadline == (None if oldest is None else oldest + 30.0)
         if not self.probing and self.level is DeliveryLevel.RECEIVED:
             assert self.window.ready == (
                 self.connected and len(self.flight) < min(self.limit, len(self.pending))

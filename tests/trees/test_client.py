@@ -265,6 +265,20 @@ async def test_a_message_without_confirmation_costs_the_connection_at_retry_time
         assert output.statistics().resent == 1
 
 
+async def test_flush_ends_with_the_output_also_where_its_batch_waits_for_room(autojump_clock: object) -> None:
+    fields = {"batch": {"mode": "fixed", "fixed-size": 2}, "delivery": {"max-unconfirmed": 1}}
+    async with open_peer() as peer:
+        peer.plan(then=Unreachable())
+        with pytest.raises(trio_wsout.ConnectError):
+            async with trio_wsout.open_output(
+                config(**fields, reconnect={"max-attempts": 2}), open_stream=peer.open_stream
+            ) as output:
+                for number in range(3):
+                    await output.send({"n": number})
+                with pytest.raises(trio.BrokenResourceError, match="gave up"):
+                    await output.flush()
+
+
 async def test_after_a_break_exactly_the_unconfirmed_go_again_first_and_in_order(
     autojump_clock: object,
 ) -> None:

@@ -21,7 +21,6 @@ from trio_wsout.config.quantities import parse_pointer
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from trio_wsout._core.cursor import CursorReader
     from trio_wsout._core.message import Accepted
 
 __all__ = ["AckReader", "stamp_of"]
@@ -42,11 +41,10 @@ class AckReader:
     epoch: int
     """That of the stamps that are known."""
 
-    def __init__(self, pointer: str, epoch: int, cursor: CursorReader | None) -> None:
-        """Read what `pointer` (RFC 6901) finds, as cursors of `cursor` or sequence numbers of `epoch`."""
+    def __init__(self, pointer: str, epoch: int) -> None:
+        """Read what `pointer` (RFC 6901) finds, as cursors of events or sequence numbers of `epoch`."""
         self._tokens = parse_pointer(pointer)
         self.epoch = epoch
-        self._cursor = cursor
 
     def value_in(self, message: str | bytes) -> object:
         """What the message acknowledges, not yet understood; MISSING: it is no acknowledgement."""
@@ -61,11 +59,10 @@ class AckReader:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             return None
         events = list(in_flight)
-        if self._cursor is not None:
-            named = str(value)
-            for accepted in events:
-                if self._cursor.value_of(accepted.event) == named:
-                    return accepted.seq
+        named = str(value)
+        for accepted in events:
+            if accepted.cursor == named:
+                return accepted.seq
         seq = self._plain_seq(value)
         known = seq is not None and bool(events) and events[0].seq <= seq <= events[-1].seq
         return seq if known else None

@@ -10,7 +10,8 @@ Rules
    was written after it on the same connection; ``acked`` named, or followed, by an acknowledgement.
 4. A message leaves only as confirmed or as undelivered, once.
 5. A message in flight longer than `retry.timeout` on one connection makes that connection stalled,
-   except for the time in which this side held reading back.
+   except for the time in which this side held reading back. So does the first ping of rule 8, when it
+   is not answered so long.
 6. A message may be written again `retry.retries` times; then it is undelivered.
 7. Blame falls on a message only when nothing else can have ended the connection: it was alone in
    flight, after a ping that was answered. Blamed three times in a row, or once by close code 1009
@@ -89,6 +90,7 @@ class DeliveryWindow:
         self._again = 0
         self._bytes = 0
         self._connected = False
+        self._opened = 0.0
         self._held = False
         self._held_until = float("-inf")
         # Slow start (rule 8) and what a pong confirms (rule 3).
@@ -150,9 +152,10 @@ class DeliveryWindow:
 
     # -- one connection after the other -----------------------------------------------------------
 
-    def connected(self) -> None:
-        """A new connection is open."""
+    def connected(self, now: float) -> None:
+        """A new connection is open since `now`."""
         self._connected = True
+        self._opened = now
         self._proved = False
         self._since_ping = 0
         self._before_ping = None
@@ -282,10 +285,16 @@ class DeliveryWindow:
 
     @property
     def deadline(self) -> float | None:
-        """When the oldest message in flight makes the connection stalled; None: nothing to wait for."""
-        if self._held or not self._writes:
+        """When what was not confirmed makes the connection stalled; None: nothing to wait for."""
+        if self._held:
             return None
-        return max(self._writes[0].begun, self._held_until) + self._timeout
+        if self._writes:
+            since = self._writes[0].begun
+        elif self._probing and self._connected:
+            since = self._opened
+        else:
+            return None
+        return max(since, self._held_until) + self._timeout
 
     def held(self) -> None:
         """This side stopped reading: confirmations can't be seen."""

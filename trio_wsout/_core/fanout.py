@@ -146,7 +146,7 @@ class Fanout:
     def ask_by(self, at: float) -> None:
         """Something was written at this time: it is asked for in time, and before it makes a peer stalled."""
         if self.ask_at is None:
-            self.ask_at = at + min(ASKING, self.timeout)
+            self.ask_at = at + min(ASKING, self.timeout / 2)
 
     @property
     def full(self) -> bool:

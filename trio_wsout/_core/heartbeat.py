@@ -150,10 +150,12 @@ class HeartbeatMonitor:
         if looks:
             self._look_every = min(self._timeout / _LOOKS, _RAREST_LOOK)
 
-    def frame_received(self, now: float) -> None:
-        """Bytes of a frame came at `now`: life."""
+    def frame_received(self, now: float) -> bool:
+        """Bytes of a frame came at `now`: life. Gives whether `deadline` may be nearer by that."""
         self._last_life = now
+        nearer = self._silent_since is not None and self._policy is not None
         self._silent_since = None
+        return nearer
 
     def next_ping(self) -> bytes:
         """Take the payload for a ping that is about to be written; it becomes the outstanding one."""

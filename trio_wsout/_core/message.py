@@ -43,6 +43,8 @@ class Accepted:
         default=None, kw_only=True
     )  # a parameter: `init=False` would look the default up for each
     """Which peer of a relay it came from; None: it did not come from a peer."""
+    cursor: str | None = field(default=None, kw_only=True)
+    """Its cursor value; None: it has none. Read as it was accepted: the application may change its event later."""
 
     count: ClassVar[int] = 1
     """Events in it."""

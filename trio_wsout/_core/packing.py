@@ -88,6 +88,12 @@ class Packer:
             stamp = stamp_of(self._epoch, accepted.seq).encode()
             accepted.payload = self._encoder.stamped(accepted.payload, stamp)
 
+    def plain(self, accepted: Accepted) -> bytes:
+        """A numbered event without its stamp."""
+        if self._stamped and type(accepted.event) is dict:
+            return self._encoder.unstamped(accepted.payload, stamp_of(self._epoch, accepted.seq).encode())
+        return accepted.payload
+
     def number_many(self, events: Sequence[Accepted]) -> None:
         """Give numbers to events that get no stamps, all at once."""
         for number, accepted in enumerate(events, self.taken + 1):

@@ -131,6 +131,11 @@ class Encoder:
         comma = b"" if encoded == b"{}" else b","
         return b"".join((encoded[:-1], comma, self._stamp_key, b':"', stamp, b'"}'))
 
+    def unstamped(self, encoded: bytes, stamp: bytes) -> bytes:
+        """What `stamped` put that stamp into."""
+        added = len(self._stamp_key) + len(b':"') + len(stamp) + len(b'"}')
+        return encoded[:-added].removesuffix(b",") + b"}"
+
     def message(self, events: Sequence[bytes], header: bytes | None, footer: bytes | None) -> bytes:
         """The message of a batch."""
         body = b"[" + b",".join(events) + b"]" if self._wrap else b"\n".join(events)

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_wsout._core.acknowledgement import AckReader
-from trio_wsout._core.cursor import CursorReader
 from trio_wsout._core.ending import Cause, Ending
 from trio_wsout._core.link import Link, State
 from trio_wsout._core.message import Accepted, Refused
@@ -70,9 +69,8 @@ class ClientTree(Tree):
         self._packer = Packer(config, self.encoder, epoch=self._epoch, resolve=self._resolve)
         plain = self._packer.alone and config.delivery.stamp is None and config.spool is None
         self.sender = (LinkSender if plain else Sender)(self._packer, self.outbox, self.ledger)
-        cursor = CursorReader(config.cursor) if config.cursor is not None else None
         acked = config.delivery.level is DeliveryLevel.ACKED
-        self._acks = AckReader(config.delivery.ack_pointer, self._epoch, cursor) if acked else None
+        self._acks = AckReader(config.delivery.ack_pointer, self._epoch) if acked else None
         self.inbox = inbox(config.payload, self._giving if hooks.receive else None, self._acks)
         self._source: Source = self._taking
         self.spooler: Spooler | None = None
@@ -229,7 +227,7 @@ class ClientTree(Tree):
         if cursor is None:
             return
         store = await open_cursor_store(cursor, url=self._config.url)
-        self.persister = Persister(CursorReader(cursor), store, self.ledger)
+        self.persister = Persister(store, self.ledger)
         await self.persister.load(cursor.initial_value)
 
     async def _open_spool(self) -> None:

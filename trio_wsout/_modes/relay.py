@@ -73,8 +73,7 @@ class RelayTree(ServingTree):
         self._link: ClientTree | None = None
         if config.url is not None:
             self._link = ClientTree(_link_config(config), evolve(hooks, receive=True), inbox=_RelayInbox)
-            anew = None if config.delivery.stamp is None else self.encoder.event
-            uplink = Uplink(self.audience.log, anew, self.audience.settle, self._queue.ring)
+            uplink = Uplink(self.audience.log, self._plain, self.audience.settle, self._queue.ring)
             self.audience.uplink = uplink
             # What comes down goes on: behind it lie the pongs for what went up, and so the uplink's room.
             self._queue.hold(lambda: uplink.full, but=self._down)
@@ -170,9 +169,14 @@ class RelayTree(ServingTree):
                 "a message from %s was not passed on: it exceeds max-message-size", item.peer.address
             )
             return None
-        accepted = Accepted(payload, item.event)
-        accepted.source = source
+        accepted = Accepted(payload, item.event, source=source)
+        if self._cursor is not None:
+            accepted.cursor = self._cursor.value_of(item.event)
         return accepted
+
+    def _plain(self, event: Accepted) -> bytes:
+        """An event as the link sends it, which has stamps of its own."""
+        return event.payload if self._packer is None else self._packer.plain(event)
 
     def application_takes_nowait(self, item: Received) -> bool:
         """Give a message to the application, if it asked; False: there is no room."""

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_wsout._core.acknowledgement import AckReader
-from trio_wsout._core.cursor import CursorReader
 from trio_wsout._core.packing import Packer
 from trio_wsout._core.statistics import Statistics
 from trio_wsout._modes.tree import Tree, stop_when_broken
@@ -112,8 +111,7 @@ class ServingTree(Tree):
             self._epoch, after = extent.epoch, extent.tail
         self.audience.epoch = self._epoch
         if config.delivery.level is DeliveryLevel.ACKED:
-            cursor = None if config.cursor is None else CursorReader(config.cursor)
-            self._acks = AckReader(config.delivery.ack_pointer, self._epoch, cursor)
+            self._acks = AckReader(config.delivery.ack_pointer, self._epoch)
         self._packer = Packer(config, self.encoder, epoch=self._epoch, resolve=self._resolve, after=after)
         if self._archive is None and isinstance(self._source(), Intake):
             self._sender = AudienceSender(self._packer, self.audience, self.ledger)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import trio
 
+from trio_wsout._core.cursor import CursorReader
 from trio_wsout._core.message import Accepted, Refused
 from trio_wsout._core.payload import Base64Error, Encoder, EventError
 from trio_wsout._tasks.intake import Intake
@@ -82,6 +83,7 @@ class Tree(ABC):
         self.overhead = self.encoder.overhead(None, None) + _stamp_room(config.delivery.stamp)
         self._event, self._dict = self.encoder.event, self.encoder.plain_dict
         self._most = config.max_message_size - self.overhead
+        self._cursor = CursorReader(config.cursor) if config.cursor is not None else None
         self.ledger = Ledger(hooks.undelivered)
         intake = Intake(_INTAKE)
         self.intake: Entry = intake
@@ -113,7 +115,10 @@ class Tree(ABC):
         if len(encoded) > self._most:
             message = f"the event has {len(encoded)} bytes, {self._most} fit into max-message-size"
             raise EventError(message)
-        return Accepted(encoded, event, fate)
+        accepted = Accepted(encoded, event, fate)
+        if self._cursor is not None:
+            accepted.cursor = self._cursor.value_of(event)
+        return accepted
 
     @abstractmethod
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

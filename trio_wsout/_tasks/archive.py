@@ -11,7 +11,6 @@ import trio
 from attrs import frozen
 
 from trio_wsout._core.acknowledgement import stamp_of
-from trio_wsout._core.cursor import CursorReader
 from trio_wsout._core.history import Entry, Extent
 from trio_wsout._tasks.waking import Doorbell
 from trio_wsout.errors import HistoryError
@@ -54,7 +53,7 @@ class Archive:
     def __init__(self, config: Config, store: HistoryStore, audience: Audience, ledger: Ledger) -> None:
         cursor, history = config.cursor, config.history
         named = cursor is not None and (cursor.value_field or cursor.value_pointer) is not None
-        self._reader = CursorReader(cursor) if cursor is not None and named else None
+        self._by_stamp = not named
         self._max_age = history.max_age if history is not None else None
         self._store = store
         self._audience = audience
@@ -136,14 +135,13 @@ class Archive:
             await self._posted.wait()
 
     def _entries(self, messages: Sequence[Message]) -> list[Entry]:
-        now, epoch = time.time(), self.extent.epoch
-        reader = self._reader
+        now, epoch, by_stamp = time.time(), self.extent.epoch, self._by_stamp
         return [
             Entry(
                 position=event.seq,
                 epoch=epoch,
                 payload=event.payload,
-                cursor=stamp_of(epoch, event.seq) if reader is None else reader.value_of(event.event),
+                cursor=stamp_of(epoch, event.seq) if by_stamp else event.cursor,
                 at=now,
             )
             for message in messages

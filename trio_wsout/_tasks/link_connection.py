@@ -43,13 +43,17 @@ async def run_connection(
     def look_anew() -> None:
         alarm.no_later_than(earliest(monitor.deadline, outbox.window.deadline))
 
+    def life(now: float) -> None:
+        if monitor.frame_received(now):
+            look_anew()
+
     def pong(payload: bytes) -> None:
         # Called by who reads: a task that takes them would be switched to for each.
         if monitor.pong_received(payload):
             outbox.answered()
         look_anew()
 
-    connection.on_life(monitor.frame_received)
+    connection.on_life(life)
     connection.on_ping(monitor.ping_written)
     connection.on_pong(pong)
     connection.on_control(outbox.to_write.ring)

@@ -95,10 +95,8 @@ class Outbox:
         if self.on_released is not None:
             self.on_released()
 
-    async def disconnected(self, ending: Ending) -> None:
-        """The connection ended: everything unconfirmed goes again, or is reported as undelivered."""
+    def disconnected(self, ending: Ending) -> list[tuple[Accepted, str]]:
+        """The connection ended: what is unconfirmed goes again; gives the events that do not, each with its reason."""
         failed = self.window.disconnected(ending)
         self._room.ring()
-        await self.ledger.report(
-            (accepted, reason) for message, reason in failed for accepted in message.events
-        )
+        return [(accepted, reason) for message, reason in failed for accepted in message.events]

@@ -116,6 +116,8 @@ class PeerFanOut:
     def join_log(self) -> None:
         """Have a place in the log, at its end."""
         self._place = self._audience.log.join(self)
+        if self._held:
+            self._place.held()
 
     def _catch_up(self) -> None:
         if self._place is not None and self._place.in_step:

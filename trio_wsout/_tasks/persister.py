@@ -13,7 +13,6 @@ from trio_wsout.stores.cursors import StoredCursor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trio_wsout._core.cursor import CursorReader
     from trio_wsout._core.message import Message
     from trio_wsout._tasks.ledger import Ledger
     from trio_wsout.stores.cursors import CursorStore
@@ -30,13 +29,13 @@ class Persister:
     value: str | None
     """The cursor now: of the last confirmed event that has one, or what was stored."""
 
-    def __init__(self, reader: CursorReader, store: CursorStore, ledger: Ledger) -> None:
-        """Read cursor values with `reader`; a store that fails breaks the output of `ledger`."""
-        self._reader = reader
+    def __init__(self, store: CursorStore, ledger: Ledger) -> None:
+        """Keep `store` up to date; if it fails, it breaks the output of `ledger`."""
         self._store = store
         self._ledger = ledger
         self._epoch = 1
         self._changed = Doorbell()
+        self._one_saves = trio.Lock()
         self._saved: str | None = None
         self.value = None
         self.without_cursor = 0
@@ -55,7 +54,7 @@ class Persister:
         """These messages are confirmed: the cursor becomes the value of the last event that has one."""
         before = self.value
         for message in messages:
-            value = self._reader.value_of(message.events[-1].event)
+            value = message.events[-1].cursor
             if value is None:
                 self.without_cursor += 1
             else:
@@ -71,13 +70,14 @@ class Persister:
             await self.settle()
 
     async def settle(self) -> None:
-        """Save now what is not saved yet."""
-        value = self.value
-        if value is None or value == self._saved:
-            return
-        try:
-            await self._store.save(StoredCursor(value=value, epoch=self._epoch))
-        except CursorError as error:
-            self._ledger.break_with(error)
-            return
-        self._saved = value
+        """Save now what is not saved yet. One save at a time: of two the older could end last."""
+        async with self._one_saves:
+            value = self.value
+            if value is None or value == self._saved:
+                return
+            try:
+                await self._store.save(StoredCursor(value=value, epoch=self._epoch))
+            except CursorError as error:
+                self._ledger.break_with(error)
+                return
+            self._saved = value

@@ -126,7 +126,11 @@ class Sender:
                 self._number(item)
                 await self._pack(item)
             case Flush():
-                await self._put(self._packer.flush())
+                try:
+                    await self._put(self._packer.flush())
+                except BaseException:
+                    item.abandon()
+                    raise
                 self._ledger.watch(item)
             case DocumentEnd():
                 await self._put(self._packer.end_document())

@@ -54,7 +54,7 @@ class ServedPeer(PeerFanOut):
         It is read in `nursery`, which the caller cancels then: one of its own would be a tenth of a peer's memory.
         """
         self.begin(connection, greeting)
-        connection.on_life(self.monitor.frame_received)
+        connection.on_life(self._life)
         connection.on_pong(self._pong)
         self._audience.enter(self)
         self._audience.watch.look_at(self)
@@ -102,6 +102,10 @@ class ServedPeer(PeerFanOut):
             with trio.CancelScope(deadline=self._part_by):
                 await connection.aclose(self._code)
         await connection.cut()
+
+    def _life(self, now: float) -> None:
+        if self.monitor.frame_received(now):
+            self._audience.watch.look_at(self)
 
     def _pong(self, payload: bytes) -> None:
         if self.monitor.pong_received(payload) and self.place is not None:

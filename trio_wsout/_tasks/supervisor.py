@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from trio_wsout._core.link import Link
+    from trio_wsout._core.message import Accepted
     from trio_wsout._core.request import Request
     from trio_wsout._tasks.outbox import Outbox
     from trio_wsout._tasks.reader import Inbox
@@ -114,10 +115,14 @@ class Supervisor:
             link.wanted()
         while True:
             self._announce(None)
-            ending = await self._attempt()
-            if self._closing.is_set():
+            ending, undelivered = await self._attempt()
+            closing = self._closing.is_set()
+            if not closing:
+                self._judge(ending)
+            # Only now: where the channel is full this waits, and nobody is to take the link for open meanwhile.
+            await self._outbox.ledger.report(undelivered)
+            if closing or self._closing.is_set():
                 return
-            self._judge(ending)
             if link.state is State.GAVE_UP:
                 self._give_up(ending)
                 return
@@ -156,7 +161,8 @@ class Supervisor:
 
     # -- one attempt, one connection ------------------------------------------------------------------------
 
-    async def _attempt(self) -> Ending:
+    async def _attempt(self) -> tuple[Ending, list[tuple[Accepted, str]]]:
+        """Dial, and use the connection to its end; gives why it ended, and what is undelivered by that."""
         connection: Connection | None = None
         async with trio.open_nursery() as nursery:
             try:
@@ -166,9 +172,7 @@ class Supervisor:
             else:
                 ending = await self._use(connection)
             nursery.cancel_scope.cancel()
-        if connection is not None:
-            await self._outbox.disconnected(ending)
-        return ending
+        return ending, [] if connection is None else self._outbox.disconnected(ending)
 
     async def _use(self, connection: Connection) -> Ending:
         """Run an open connection to its end; gives why it ended."""
@@ -189,7 +193,7 @@ class Supervisor:
         now = trio.current_time()
         monitor.opened(now, looks=connection.progress() is not None)
         self.connection = connection
-        self._outbox.window.connected()
+        self._outbox.window.connected(now)
         self._link.opened(now)
         self.subprotocol = connection.subprotocol
         self.opened.set()

@@ -49,16 +49,16 @@ class Uplink:
     def __init__(
         self,
         log: Fanout,
-        encode: Callable[[object], bytes] | None,
+        plain: Callable[[Accepted], bytes],
         settle: Callable[[], object],
         room: Callable[[], object],
     ) -> None:
-        """Take part in `log`; `encode` events anew (None: the link sends the bytes that the peers get).
+        """Take part in `log`; `plain` gives what the link sends of an event.
 
         `room` is called when it is no longer full.
         """
         self._log = log
-        self._encode = encode
+        self._plain = plain
         self._settle = settle
         self._waiting: deque[Accepted] = deque()
         self._open: dict[int, int] = {}
@@ -80,8 +80,8 @@ class Uplink:
             return
         self._open[number] = message.count
         for event in message.events:
-            payload = event.payload if self._encode is None else self._encode(event.event)
-            self._waiting.append(Accepted(payload, event.event, _Fate(self, number, event.seq)))
+            fate = _Fate(self, number, event.seq)
+            self._waiting.append(Accepted(self._plain(event), event.event, fate, cursor=event.cursor))
         self._bell.ring()
 
     async def run(self, intake: Entry) -> None:

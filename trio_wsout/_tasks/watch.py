@@ -59,12 +59,17 @@ class Watch:
             watched.due, watched.ticket = deadline, next(self._tickets)
             self._watched[watched.ticket] = watched
             heappush(self._heap, (deadline, watched.ticket))
+            self._clear()
             self._alarm.no_later_than(deadline)
 
     def forget(self, watched: Watched) -> None:
         """Never look at it again, and keep nothing of it."""
         self._watched.pop(watched.ticket, None)
         watched.due = -inf
+        self._clear()
+
+    def _clear(self) -> None:
+        """Clear the heap of what is stale, once that is more than what is not."""
         if len(self._heap) > 2 * len(self._watched) + _STALE:
             self._heap = [each for each in self._heap if each[1] in self._watched]
             heapify(self._heap)

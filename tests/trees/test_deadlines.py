@@ -1,0 +1,159 @@
+"""What waits too long is found, what does not is left alone: at exact times, on a mock clock."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+import trio_wsout
+from trio_wsout._core.history import Limits
+from trio_wsout._tasks.watch import Watch
+from trio_wsout.stores.history_memory import MemoryHistoryStore
+from trio_wsout.testing import Accept, open_peer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio.testing import MockClock
+    from trio_wsout._core.history import Entry
+
+    from conftest import MemoryListener
+
+SERVER = {"bind": "127.0.0.1:0"}
+
+
+@pytest.mark.parametrize("timeout", ["100ms", "500ms", "1s", "1100ms"])
+async def test_many_peers_are_asked_before_they_count_as_stalled(
+    timeout: str, listener: MemoryListener, autojump_clock: MockClock
+) -> None:
+    config = {"mode": "server-output", "server": SERVER, "retry": {"timeout": timeout}}
+    async with trio_wsout.open_output(config, listeners=[listener]) as output:
+        clients = [await listener.connect() for _ in range(20)]
+        await output.send("x")
+        await trio.sleep(5)
+        assert output.statistics().peers == 20
+        assert {len(client.pings) for client in clients} == {1}
+
+
+async def test_a_peer_that_is_silent_after_a_break_costs_the_connection_at_retry_timeout(
+    autojump_clock: MockClock,
+) -> None:
+    config = {"url": "ws://peer.test/", "reconnect": {"jitter": 0}, "retry": {"timeout": "30s"}}
+    async with open_peer() as peer:
+        peer.plan(Accept(cut_after=1), Accept(pong_after=None), then=Accept())
+        async with trio_wsout.open_output(config, open_stream=peer.open_stream) as output:
+            start = trio.current_time()
+            await output.send("x")
+            await output.flush()
+            assert [each.opened_at - start for each in peer.connections] == [0.0, 0.5, 31.5]
+
+
+async def test_life_that_is_no_pong_brings_the_next_ping_nearer(autojump_clock: MockClock) -> None:
+    heartbeat = {"ping-interval": "5s", "timeout": "60s"}
+    config = {"url": "ws://peer.test/", "connect": {"mode": "eager"}, "heartbeat": heartbeat}
+    async with open_peer() as peer:
+        peer.plan(Accept(pong_after=None))
+        async with trio_wsout.open_output(
+            config | {"reconnect": {"jitter": 0}}, open_stream=peer.open_stream
+        ):
+            start = trio.current_time()
+            await trio.sleep(7)
+            await peer.send("alive")
+            await trio.sleep(100)
+            assert peer.connections[0].ended_at == start + 7 + 5 + 60
+
+
+async def test_life_of_a_peer_that_is_no_pong_brings_the_next_ping_nearer(
+    listener: MemoryListener, autojump_clock: MockClock
+) -> None:
+    heartbeat = {"ping-interval": "5s", "timeout": "60s"}
+    config = {"mode": "server-output", "server": SERVER, "heartbeat": heartbeat}
+    async with trio_wsout.open_output(config, listeners=[listener]):
+        client = await listener.connect()
+        client.answers_pings = False
+        start = trio.current_time()
+        await trio.sleep(7)
+        await client.say("alive")
+        await trio.sleep(100)
+        assert client.ended_at == start + 7 + 5 + 60
+
+
+class SlowReads(MemoryHistoryStore):
+    """Takes a second for each read."""
+
+    async def after(self, position: int, *, most: int, most_bytes: int) -> Sequence[Entry]:
+        await trio.sleep(1)
+        return await super().after(position, most=most, most_bytes=most_bytes)
+
+
+async def test_a_peer_that_is_held_back_since_its_replay_is_not_cut(
+    listener: MemoryListener, autojump_clock: MockClock
+) -> None:
+    config = {
+        "mode": "relay",
+        "server": SERVER,
+        "history": {},
+        "delivery": {"stamp": "s"},
+        "cursor": {"query-parameter": "since"},
+    }
+    async with trio_wsout.open_output(
+        config, listeners=[listener], receive=True, history=SlowReads(Limits())
+    ) as output:
+        first = await listener.connect()
+        await output.send({"n": 0})
+        await first.wait_for(1)
+        client = await listener.connect(f"/?since={json.loads(first.messages[0])['s']}")
+        for number in range(200):  # more than the application, which takes none, has room for
+            await client.say(json.dumps({"x": number}))
+        await trio.sleep(5)
+        await output.send({"n": 1})
+        await trio.sleep(100)
+        assert client.ended_at is None
+        await output.received.aclose()
+
+
+class Timer:
+    """A watched whose deadline comes nearer and goes away again."""
+
+    def __init__(self) -> None:
+        self.due = float("inf")
+        self.ticket = 0
+        self.deadline: float | None = None
+
+    def poll(self) -> None:
+        self.deadline = None
+
+
+async def test_deadlines_that_moved_are_not_kept(autojump_clock: MockClock) -> None:
+    watch, timers = Watch(), [Timer() for _ in range(10)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch.run)
+        for _ in range(1000):
+            for timer in timers:
+                for timer.deadline in (trio.current_time() + 1e6, trio.current_time() + 1):
+                    watch.look_at(timer)
+                timer.deadline = trio.current_time() + 1e6
+            await trio.sleep(2)
+            assert len(watch._heap) <= 100
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_link_that_ended_is_not_open_while_its_losses_wait_for_room(
+    autojump_clock: MockClock,
+) -> None:
+    config: dict[str, Any] = {"url": "ws://peer.test/", "reconnect": {"jitter": 0}, "retry": {"retries": 0}}
+    losses, lost = trio.open_memory_channel[trio_wsout.Undelivered](0)
+    async with open_peer() as peer:
+        peer.plan(Accept(pong_after=None, cut_after=1))
+        async with trio_wsout.open_output(config, open_stream=peer.open_stream, undelivered=losses) as output:
+            await output.send("x")
+            await trio.sleep(5)
+            figures = output.statistics()
+            assert (figures.state, figures.peers) == ("backing-off", 0)
+            with trio.move_on_after(5) as waiting:
+                await output.wait_connected()
+            assert waiting.cancelled_caught
+            assert (await lost.receive()).event == "x"
+            await output.wait_connected()

@@ -1,0 +1,47 @@
+"""The persister beside a store that takes its time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+from trio_wsout._core.message import Accepted
+from trio_wsout._tasks.ledger import Ledger
+from trio_wsout._tasks.persister import Persister
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+    from trio_wsout.stores.cursors import StoredCursor
+
+
+class SlowAtFirst:
+    """A store whose first save takes long, as where a disk wakes up; what is saved last is there."""
+
+    def __init__(self) -> None:
+        self.kept: StoredCursor | None = None
+        self.saves = 0
+
+    async def load(self) -> StoredCursor | None:
+        return None
+
+    async def save(self, cursor: StoredCursor) -> None:
+        self.saves += 1
+        await trio.sleep(1 if self.saves == 1 else 0)
+        self.kept = cursor
+
+    async def aclose(self) -> None: ...
+
+
+async def test_of_two_saves_the_newer_is_kept(autojump_clock: MockClock) -> None:
+    store = SlowAtFirst()
+    persister = Persister(store, Ledger(None))
+    await persister.load(None)
+    async with trio.open_nursery() as nursery:
+        persister.confirmed([Accepted(b"", event={}, cursor="1")])
+        nursery.start_soon(persister.run)
+        await trio.sleep(0.5)  # the save of the first is under way
+        persister.confirmed([Accepted(b"", event={}, cursor="2")])
+        await persister.settle()
+        assert store.kept is not None
+        assert store.kept.value == "2"
+        nursery.cancel_scope.cancel()
