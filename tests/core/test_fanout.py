@@ -279,6 +279,29 @@ def test_a_stuck_peer_loses_its_oldest_and_hears_where_its_gap_begins() -> None:
     assert made.full, "it has taken, and so it may make others wait again"
 
 
+@pytest.mark.parametrize(("size", "most"), [(0, 2 * 256), (1 << 20, 65)])
+def test_what_a_stuck_peer_may_cost_is_bounded_in_messages_and_in_bytes(size: int, most: int) -> None:
+    made = log(capacity=2)
+    stuck, good = made.join(), made.join()
+    post(made)
+    stuck.take(0.0)
+    stuck.stuck = True
+    payload = bytes(size)
+    while not made.keeps_much:
+        good.take(0.0)
+        pong(good)
+        assert made.settled() == []
+        assert made.unsettled <= most
+        made.post(Accepted(payload, event=None, seq=made.end + 1), frame(made.end))
+    assert made.unsettled == most + 1
+    assert made.kept_for == [stuck]
+    made.leave(stuck)
+    assert len(made.settled()) + made.unsettled == most + 1
+    assert made.unsettled == 1, "the good peer has not taken the last"
+    assert not made.keeps_much
+    assert made.kept_for == []
+
+
 def test_one_stuck_peer_does_not_hide_another_slow_one() -> None:
     made = log(capacity=2)
     stuck, slow = made.join(), made.join()

@@ -114,6 +114,32 @@ async def test_a_peer_that_is_held_back_since_its_replay_is_not_cut(
         await output.received.aclose()
 
 
+async def test_a_peer_that_takes_nothing_is_closed_once_too_much_is_kept_because_of_it(
+    listener: MemoryListener, autojump_clock: MockClock
+) -> None:
+    most = 3 * 256
+    server = SERVER | {"slow-peer": "drop-oldest", "send-buffer-capacity": 3}
+    config = {"mode": "server-output", "server": server}
+    async with trio_wsout.open_output(config, listeners=[listener]) as output:
+        good = await listener.connect()
+        slow = await listener.connect(bounded=True)
+        await output.wait_peers(2)
+        slow.stall()
+        highest = 0
+        for _ in range(most + 100):
+            await output.send("x")
+            highest = max(highest, output.statistics().window)
+            await trio.lowlevel.checkpoint()
+            if output.statistics().expelled:
+                break
+        assert output.statistics().expelled == 1
+        assert 0 <= highest - most <= 1
+        slow.go_on()
+        await output.send("the last")
+        await output.flush()
+        assert good.messages[-1] == "the last"
+
+
 class Timer:
     """A watched whose deadline comes nearer and goes away again."""
 

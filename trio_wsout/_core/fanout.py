@@ -10,6 +10,8 @@ Rules
    the log is full: who posts must first let the peers run, and then wait, or have the slow ones leave,
    or call them stuck (policy ``drop-oldest``). A stuck peer makes nobody wait: it loses its oldest
    messages, counted, and hears after which event its gap begins. It is stuck until it takes again.
+   What it has in flight can't settle meanwhile, and nor can what is behind it; one for whom too much
+   is kept so has to leave (`kept_for`).
 4. Written and not confirmed, a peer may have `max_unconfirmed` messages and about as many bytes;
    beyond that it takes nothing. While this side does not read from it there is no bound but room on
    its connection: what would confirm lies unread, and to wait for it would be to wait for oneself.
@@ -44,6 +46,10 @@ if TYPE_CHECKING:
 __all__ = ["Fanout", "Owner", "Subscriber", "Wave"]
 
 
+_KEPT = 256
+"""Times the capacity: how many messages are kept because of a stuck peer."""
+_KEPT_BYTES = 64 * 1024 * 1024
+"""Bytes of frames that are kept because of a stuck peer."""
 _MANY = 16
 """Peers from which on confirmations are put off where nobody waits for them (rule 7)."""
 
@@ -77,6 +83,7 @@ class Fanout:
         self._seqs: deque[int] = deque()
         self._base = 0
         self._base_seq = 0
+        self._bytes = 0
         self.taken = Watermark[Subscriber]()
         self.confirmed = Watermark[object]()
         self.members: set[Subscriber] = set()
@@ -98,6 +105,7 @@ class Fanout:
             self.step_out(source)
             source.posted(self.end)
         self._pending.append(message)
+        self._bytes += len(message.payload)
         self._seqs.append(message.last_seq)
         self.end += 1
         if not self.members:
@@ -171,12 +179,15 @@ class Fanout:
         self._base += count
         for _ in range(count):
             self._base_seq = self._seqs.popleft()
-        return [self._pending.popleft() for _ in range(count)]
+        settled = [self._pending.popleft() for _ in range(count)]
+        self._bytes -= sum([len(message.payload) for message in settled])
+        return settled
 
     def drain(self) -> list[Message]:
         """What has not settled, in order; for the end."""
         left = list(self._pending)
         self._pending.clear()
+        self._bytes = 0
         self._base_seq = self.last_seq
         self._seqs.clear()
         self._base = self.end
@@ -186,6 +197,18 @@ class Fanout:
     def unsettled(self) -> int:
         """How many messages have not settled."""
         return len(self._pending)
+
+    @property
+    def keeps_much(self) -> bool:
+        """Whether more has not settled than a stuck peer may cost."""
+        return len(self._pending) > self._capacity * _KEPT or self._bytes > _KEPT_BYTES
+
+    @property
+    def kept_for(self) -> list[Subscriber]:
+        """The stuck peers for whom the oldest message is kept."""
+        low = self.confirmed.low
+        members = () if low is None else self.confirmed.at(low)
+        return [peer for peer in members if isinstance(peer, Subscriber) and peer.stuck]
 
     def _drop_oldest(self) -> None:
         first = self.end - self._capacity

@@ -161,6 +161,8 @@ class Audience:
         For those in step it costs a system call, of bytes that all share.
         """
         log = self.log
+        if log.keeps_much:
+            self._expel(log.kept_for)
         if self._ledger.awaited:
             log.want()
         while (wave := log.next_wave(trio.current_time())) is not None:
@@ -249,6 +251,9 @@ class Audience:
             for place in slow:
                 place.stuck = True
             return
+        self._expel(slow)
+
+    def _expel(self, slow: Sequence[Subscriber]) -> None:
         for peer in [each for each in self.peers if each.place in slow]:
             _log.warning("peer %s does not keep up and is closed with 1013", peer.peer.address)
             self.expelled += 1
