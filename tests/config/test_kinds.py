@@ -38,6 +38,7 @@ def test_kinds_take(kind: kinds.Kind, value: object, read: object) -> None:
         (kinds.FLAG, "yes", "true or false"),
         (kinds.count(0), -1, "0 or more"),
         (kinds.count(1, 5), 6, "1 to 5"),
+        (kinds.count(1), 2**53 + 1, "9007199254740992 or less"),
         (kinds.count(1), 2.5, "whole number"),
         (kinds.count(1), True, "whole number"),
         (kinds.count(1), float("nan"), "whole number"),

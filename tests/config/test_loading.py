@@ -140,6 +140,54 @@ def test_keys_that_are_no_texts() -> None:
     assert set(problems({"url": URL, "retry": {None: 1}})) == {"retry.None"}
 
 
+def test_names_in_tables_that_are_no_texts() -> None:
+    assert "names that are texts" in problems({"url": URL, "headers": {1: "x"}})["headers"]
+    assert "halves" in problems({"url": URL, "query": {"\ud800": "x"}})["query"]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("batch.header", {"batch": {"mode": "fixed", "header": "\ud800"}}),
+        ("batch.footer", {"batch": {"mode": "fixed", "footer": "a\udfff{{x}}"}}),
+        ("cursor.initial-value", {"cursor": {"header-name": "L", "initial-value": "a\udc80"}}),
+        ("cursor.state-id", {"cursor": {"header-name": "L", "state-id": "\ud800"}}),
+        ("heartbeat.payload", {"heartbeat": {"payload": "\ud800"}}),
+        ("auth.bearer-token", {"auth": {"bearer-token": "canary\ud800"}}),
+        ("headers.X", {"headers": {"X": "canary\ud800"}}),
+        ("subprotocols[1]", {"subprotocols": ["a", "\ud800"]}),
+        ("tls.ca-certificate", {"tls": {"ca-certificate": "\ud800"}}),
+        ("payload", {"payload": "\ud800"}),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_refused_wherever_it_stands(path: str, fields: dict[str, Any]) -> None:
+    found = problems({"url": URL, **fields})
+    assert list(found) == [path]
+    assert "half of a surrogate pair" in found[path]
+    assert "canary" not in str(found)
+
+
+def test_half_of_a_surrogate_pair_of_the_context_is_in_no_batch() -> None:
+    document = {"url": URL, "batch": {"mode": "fixed", "header": "{{x}}", "footer": "{{x}}"}}
+    assert set(problems(document, context={"x": "\ud800"})) == {"batch.header", "batch.footer"}
+
+
+@pytest.mark.parametrize("number", [10**5000, -(10**5000)], ids=["positive", "negative"])
+@pytest.mark.parametrize(
+    "path", ["max-message-size", "retry.timeout", "reconnect.max-attempts", "reconnect.jitter", "payload"]
+)
+def test_a_number_of_any_length_is_refused_like_any_other(path: str, number: int) -> None:
+    found = problems({"url": URL}, overrides={path: number})
+    assert list(found) == [path]
+    assert "found a number of more than 60 digits" in found[path]
+
+
+def test_a_mapping_that_is_nested_without_end_is_refused() -> None:
+    endless: dict[str, object] = {"url": URL}
+    endless["retry"] = endless
+    assert problems(endless) == {"": "is nested too deeply"}
+
+
 def test_delivery_may_be_its_level() -> None:
     assert load_config({"url": URL, "delivery": "acked"}).delivery.level is DeliveryLevel.ACKED
 
@@ -335,7 +383,11 @@ def test_files_load(name: str, text: str, tmp_path: Path) -> None:
         ("a.toml", "url = 1\nurl = 2\n", "TOML", 2),
         ("a.json", "{", "JSON", 1),
         ("a.json", '{"a": 1,\n "a": 2}', "twice", 1),
+        ("a.toml", 'url="ws://h"\nmax-message-size = ' + "9" * 5000, "thousands of digits", 2),
+        ("a.toml", "a=" + "1_" * 5000 + "1", "thousands of digits", 1),
+        ("a.toml", "url=" + "[" * 20_000, "nested", None),
         ("a.json", "[" * 100_000, "nested", None),
+        ("a.json", '{"a": 1,\n"max-message-size": ' + "9" * 5000 + "}", "thousands of digits", 2),
         ("a.json", "[1]", "mapping", None),
         ("a.json", "}{", "JSON", 1),
         ("a.json", ",", "JSON", 1),

@@ -141,6 +141,9 @@ def test_a_size_is_written_so_that_it_reads_back(size: int) -> None:
         ("localhost:0", BindAddress("localhost", 0)),
         ("[::1]:80", BindAddress("::1", 80)),
         (":80", BindAddress(None, 80)),
+        ("*:80", BindAddress("*", 80)),
+        ("[127.0.0.1]:80", BindAddress("127.0.0.1", 80)),
+        ("bücher.example:80", BindAddress("xn--bcher-kva.example", 80)),
         ("unix:/run/x.sock", UnixAddress("/run/x.sock")),
     ],
 )
@@ -150,11 +153,19 @@ def test_bind_addresses_are_read(text: str, address: object) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["::1:80", "99999", "+80", "", "host", "host:", "host:99999", "unix:", "unix:\0", " :80", "a b:80"],
+    [
+        *("::1:80", "99999", "+80", "", "host", "host:", "host:99999", "unix:", "unix:\0", " :80", "a b:80"),
+        *("unix:\ud800", "a..b:80", "a" * 70 + ":80", "\ud800:80", "[1::2::3]:80", "a\xa0b:80"),
+    ],
 )
 def test_nonsense_is_no_bind_address(text: str) -> None:
     with pytest.raises(ValueError, match="host:port"):
         parse_bind(text)
+
+
+def test_a_bind_address_with_a_host_that_is_no_name_says_so() -> None:
+    with pytest.raises(ValueError, match="the host is not a valid name"):
+        parse_bind("a..b:80")
 
 
 @pytest.mark.parametrize(
@@ -270,6 +281,11 @@ def test_close_codes_are_read(written: object, codes: tuple[int, int]) -> None:
 def test_nonsense_is_no_close_code(written: object) -> None:
     with pytest.raises(ValueError, match="close code"):
         parse_codes(written)
+
+
+def test_a_number_that_no_text_can_say_is_no_close_code() -> None:
+    with pytest.raises(ValueError, match="close code"):
+        parse_codes(10**5000)
 
 
 @pytest.mark.parametrize(

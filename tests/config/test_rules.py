@@ -7,6 +7,8 @@ from attrs import evolve
 from trio_wsout.config import (
     Auth,
     Basic,
+    Batch,
+    BatchMode,
     Config,
     Connect,
     Cursor,
@@ -83,6 +85,8 @@ def test_nothing_is_wrong_and_it_goes_round(config: Config) -> None:
         (evolve(CLIENT, headers={"A": "x", "a": "y"}), "headers.a"),
         (evolve(CLIENT, auth=Auth(headers={"Upgrade": Secret("x")})), "auth.headers.Upgrade"),
         (evolve(CLIENT, heartbeat=Heartbeat(payload="é" * 63)), "heartbeat.payload"),
+        (evolve(CLIENT, batch=Batch(mode=BatchMode.FIXED, header="\ud800")), "batch.header"),
+        (evolve(CLIENT, batch=Batch(mode=BatchMode.FIXED, footer="${attempt}\udc80")), "batch.footer"),
         (evolve(SERVER, history=History(store="redis://h/s")), "history.store"),
         (evolve(CLIENT, spool=Spool(path="x", max_bytes=2 << 20)), "spool.max-bytes"),
         (evolve(CLIENT, cursor=Cursor()), "cursor"),

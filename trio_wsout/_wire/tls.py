@@ -82,7 +82,8 @@ def _base_context(tls: Tls) -> ssl.SSLContext:
 
 def _load_ca(context: ssl.SSLContext, source: str) -> None:
     if _PEM in source:
-        context.load_verify_locations(cadata=source)
+        # Outside of the certificates there may be anything; Python takes ASCII only.
+        context.load_verify_locations(cadata=source.encode("ascii", "replace").decode("ascii"))
     else:
         context.load_verify_locations(cafile=source)
 
@@ -175,7 +176,7 @@ def _fingerprint(tls: ServerTls) -> tuple[object, ...]:
     for name in (tls.cert, tls.key):
         try:
             found = os.stat(name)  # noqa: PTH116 - a text, as OpenSSL takes it
-        except OSError:
+        except (OSError, ValueError):
             seen.append(None)
         else:
             seen.append((found.st_mtime_ns, found.st_size, found.st_ino))

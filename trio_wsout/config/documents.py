@@ -67,6 +67,16 @@ def _refused(path: Path, reason: str, place: Place | None = None) -> ConfigError
     return ConfigError([Problem(path="", reason=reason, line=line, column=column)], source=str(path))
 
 
+def _beyond(path: Path, text: str, error: ValueError | RecursionError) -> ConfigError:
+    """What a parser says of a text that is well-formed: a number that Python does not read, or endless brackets."""
+    if isinstance(error, RecursionError):
+        return _refused(path, "is nested too deeply")
+    longest = max(re.finditer(r"[\d_]+", text), key=lambda found: len(found[0]))
+    before = text[: longest.start()]
+    place = before.count("\n") + 1, longest.start() - before.rfind("\n")
+    return _refused(path, "holds a number of thousands of digits", place)
+
+
 _DUPLICATE = re.compile(r'found duplicate key "[\w.-]+"(?= with value)')
 _QUOTED = re.compile(r"""(['"]).*\1""")
 
@@ -137,6 +147,8 @@ def _read_toml(path: Path, text: str) -> Document:
         at = _TOML_AT.search(str(error))
         place = (int(at[1]), int(at[2])) if at else None
         raise _refused(path, f"is not valid TOML: {_TOML_AT.sub('', str(error)).strip()}", place) from None
+    except (ValueError, RecursionError) as error:
+        raise _beyond(path, text, error) from None
     return Document(mapping, _toml_places(text))
 
 
@@ -174,8 +186,10 @@ def _read_json(path: Path, text: str) -> Document:
         mapping = json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         refused = _refused(path, f"is not valid JSON: {error.msg}", (error.lineno, error.colno))
-    except RecursionError:
-        refused = _refused(path, "is nested too deeply")
+    except ConfigError as error:
+        refused = error
+    except (ValueError, RecursionError) as error:
+        refused = _beyond(path, text, error)
     else:
         return Document(mapping, places)
     raise refused

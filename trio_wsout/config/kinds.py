@@ -45,6 +45,8 @@ __all__ = [
 ]
 
 Parse = Callable[[Any], Any]
+_MOST = 2**53
+"""What every reader of JSON has exactly; nobody counts further."""
 
 
 @frozen(kw_only=True, eq=False)
@@ -71,11 +73,7 @@ def _text(value: object) -> str:
 
 
 def _characters(value: object) -> str:
-    text = _text(value)
-    if not quantities.is_unicode(text):
-        message = "holds half of a surrogate pair, which is no character"
-        raise ValueError(message)
-    return text
+    return quantities.parse_characters(_text(value))
 
 
 def _place(value: object) -> str:
@@ -143,9 +141,11 @@ def choice(enum: type[StrEnum]) -> Kind:
 
 
 def count(at_least: int, at_most: int | None = None) -> Kind:
-    """A whole number within bounds."""
+    """A whole number within bounds; none is more than `_MOST`."""
+    most = _MOST if at_most is None else at_most
     bounds = f"{at_least} or more" if at_most is None else f"{at_least} to {at_most}"
     message = f"expected a whole number, {bounds}"
+    too_many = f"must be {most} or less" if at_most is None else message
 
     def read(value: object) -> int:
         # 5.0 is an integer in JSON Schema, and in YAML and JSON a matter of spelling.
@@ -153,12 +153,11 @@ def count(at_least: int, at_most: int | None = None) -> Kind:
             isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         ):
             raise ValueError(message)
-        if value < at_least or (at_most is not None and value > at_most):
-            raise ValueError(message)
+        if value < at_least or value > most:
+            raise ValueError(message if value < at_least else too_many)
         return int(value)
 
-    schema: dict[str, object] = {"type": "integer", "minimum": at_least}
-    return Kind(parse=read, schema=schema if at_most is None else {**schema, "maximum": at_most})
+    return Kind(parse=read, schema={"type": "integer", "minimum": at_least, "maximum": most})
 
 
 def number(at_least: float, at_most: float | None = None) -> Kind:

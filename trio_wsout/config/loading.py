@@ -28,6 +28,7 @@ from cattrs.gen import make_dict_structure_fn, override
 from trio_wsout.config import sections
 from trio_wsout.config.documents import Document, read_document
 from trio_wsout.config.kinds import Kind
+from trio_wsout.config.quantities import is_unicode, parse_characters
 from trio_wsout.config.rules import check
 from trio_wsout.config.secret import MASK
 from trio_wsout.config.sections import Config, Delivery
@@ -69,7 +70,7 @@ def load_config(
         ConfigError: Everything that is wrong, each problem with the user's own key path.
     """
     if isinstance(source, Mapping):
-        document, name = Document(_deep_copy(source), {}), None
+        document, name = Document(_copied(source), {}), None
     else:
         document, name = read_document(Path(source)), str(source)
     mapping, prefix = _section(document.mapping)
@@ -113,6 +114,14 @@ def keys_of(section: type) -> dict[str, str]:
 
 
 # -- the document before cattrs -----------------------------------------------------------------------
+
+
+def _copied(source: Mapping[str, object]) -> Any:  # noqa: ANN401 - a document holds anything
+    try:
+        return _deep_copy(source)
+    except RecursionError:
+        problem = Problem(path="", reason="is nested too deeply")
+    raise ConfigError([problem])
 
 
 def _deep_copy(value: object) -> Any:  # noqa: ANN401 - a document holds anything
@@ -167,17 +176,15 @@ def _converter(context: Mapping[str, str]) -> Converter:
         kind = kind_of(annotation)
         assert kind is not None  # noqa: S101 - the predicate below looked
         try:
-            if isinstance(value, str) and "{{" in value:
-                value = resolve_context(value, context, escape=kind.templated)
+            if isinstance(value, str):
+                value = resolve_context(parse_characters(value), context, escape=kind.templated)
             return kind.parse(value)
         except ValueError as error:
             raise _Wrong(f"{error}; found {_shown(value, kind)}") from None
 
     def structure_table(value: Any, annotation: Any) -> dict[str, Any]:  # noqa: ANN401
-        if not isinstance(value, Mapping):
-            raise _Wrong(f"expected a table of names and values; found {_type_name(value)}")
         _, inner = get_args(annotation)
-        return dict(_each(((key, each) for key, each in value.items()), inner, converter))
+        return dict(_each(_named(value), inner, converter))
 
     def structure_list(value: Any, annotation: Any) -> tuple[Any, ...]:  # noqa: ANN401
         if not isinstance(value, list):
@@ -193,6 +200,15 @@ def _converter(context: Mapping[str, str]) -> Converter:
         if has(section):
             converter.register_structure_hook(section, _section_hook(section, converter))
     return converter
+
+
+def _named(value: object) -> list[tuple[str, Any]]:
+    if not isinstance(value, Mapping):
+        raise _Wrong(f"expected a table of names and values; found {_type_name(value)}")
+    named = [(key, each) for key, each in value.items() if isinstance(key, str) and is_unicode(key)]
+    if len(named) < len(value):
+        raise _Wrong("expected names that are texts, without halves of surrogate pairs")
+    return named
 
 
 def _is_table(annotation: Any) -> bool:  # noqa: ANN401 - cattrs asks of any type
@@ -319,6 +335,8 @@ def _shown(value: object, kind: Kind) -> str:
         return MASK
     if not isinstance(value, str | int | float) or isinstance(value, bool):
         return _type_name(value)
+    if isinstance(value, int) and abs(value) >= 10**_SHOWN:
+        return f"a number of more than {_SHOWN} digits"
     text = repr(value)
     if isinstance(value, str) and "@" in value:
         return "a text with @ in it"

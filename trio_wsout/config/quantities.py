@@ -23,6 +23,7 @@ __all__ = [
     "is_unicode",
     "parse_allowed_origin",
     "parse_bind",
+    "parse_characters",
     "parse_codes",
     "parse_dotted",
     "parse_duration",
@@ -84,12 +85,20 @@ def is_unicode(text: str) -> bool:
     return True
 
 
+def parse_characters(text: str) -> str:
+    """A text that bytes can say."""
+    if not is_unicode(text):
+        message = "holds half of a surrogate pair, which is no character"
+        raise ValueError(message)
+    return text
+
+
 def parse_duration(value: object) -> float:
     """Seconds of a duration: a text such as ``1m30s``, or a number of seconds (SPEC 1)."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         message = f"expected {_DURATION_ALLOWED}"
         raise ValueError(message)
-    seconds = _text_seconds(value) if isinstance(value, str) else float(min(value, 2 * _LONGEST))
+    seconds = _text_seconds(value) if isinstance(value, str) else float(max(min(value, 2 * _LONGEST), -1))
     if math.isnan(seconds) or not 0 <= seconds <= _LONGEST:
         message = "a duration must be between 0 and 10 years"
         raise ValueError(message)
@@ -187,12 +196,17 @@ class UnixAddress:
 def parse_bind(text: str) -> BindAddress | UnixAddress:
     """The address in ``host:port``, ``[v6]:port``, ``:port`` or ``unix:PATH`` (SPEC 10)."""
     allowed = "expected host:port, [v6]:port, :port or unix:PATH"
-    if text.startswith("unix:") and len(text) > len("unix:") and "\0" not in text:
+    if text.startswith("unix:") and len(text) > len("unix:") and "\0" not in text and is_unicode(text):
         return UnixAddress(text[len("unix:") :])
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:\[\]/@]*)):(\d{1,5})", text, re.ASCII)
     if match is None or int(match[3]) > _MOST_PORT:
         raise ValueError(allowed)
-    return BindAddress(match[1] or match[2] or None, int(match[3]))
+    host = match[1] or match[2]
+    try:
+        return BindAddress(parse_host(host) if host else None, int(match[3]))
+    except ValueError:
+        message = f"{allowed}; the host is not a valid name or address"
+        raise ValueError(message) from None
 
 
 _ORIGIN_PORTS = {"http": 80, "https": 443}
@@ -298,7 +312,9 @@ def parse_proxy(text: str) -> str:
 
 def parse_codes(value: object) -> tuple[int, int]:
     """A range of close codes: 4001, "4001" or "4500-4999" (RFC 6455 section 7.4)."""
-    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    text = value if isinstance(value, str) else ""
+    if isinstance(value, int) and not isinstance(value, bool) and _FIRST_CODE <= value <= _LAST_CODE:
+        text = str(value)  # of a number of thousands of digits there is no text
     match = _CODES.fullmatch(text)
     first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not _FIRST_CODE <= first <= last <= _LAST_CODE:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from attrs import fields
 
-from trio_wsout.config.sections import Config, Cursor, Mode, Retry
+from trio_wsout.config.quantities import is_unicode
+from trio_wsout.config.sections import Batch, Config, Cursor, Mode, Retry
 from trio_wsout.config.templates import Template
 from trio_wsout.errors import Problem
 
@@ -234,8 +235,18 @@ def _rest(config: Config) -> Iterator[Problem]:
             path="history.store",
             reason="expected memory: or sqlite:PATH (redis is not available in this version)",
         )
+    if config.batch is not None:
+        yield from _batch(config.batch)
     yield from _cursor(config)
     yield from _spool(config)
+
+
+def _batch(batch: Batch) -> Iterator[Problem]:
+    for name, text in (("header", batch.header), ("footer", batch.footer)):
+        if not is_unicode(text or ""):
+            yield Problem(
+                path=f"batch.{name}", reason="holds half of a surrogate pair, which is no character"
+            )
 
 
 def _spool(config: Config) -> Iterator[Problem]:

@@ -291,9 +291,9 @@ class Spool:
 class ServerTls:
     """TLS of the listener (SPEC 10)."""
 
-    cert: Annotated[str, TEXT]
+    cert: Annotated[str, PLACE]
     """Path of the certificate chain."""
-    key: Annotated[str, TEXT]
+    key: Annotated[str, PLACE]
     """Path of the private key."""
 
 

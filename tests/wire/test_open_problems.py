@@ -1,0 +1,50 @@
+"""What of a listener's address and of TLS can't be used is a configuration error as the output opens."""
+
+from __future__ import annotations
+
+import pytest
+import trustme
+from trio_wsout import open_output
+from trio_wsout.config import Config, Mode, Server, ServerTls, Tls
+from trio_wsout.errors import ConfigError, Problem
+
+
+async def problem_of(config: Config) -> Problem:
+    """The one problem that an output tells as it opens."""
+    with pytest.raises(ConfigError) as caught:
+        async with open_output(config):
+            pytest.fail("it can't be used")
+    (problem,) = caught.value.problems
+    return problem
+
+
+def at(bind: str) -> Config:
+    return Config(mode=Mode.SERVER_OUTPUT, server=Server(bind=bind))
+
+
+@pytest.mark.parametrize("bind", ["a..b:80", "\ud800:80", "unix:\ud800", "nowhere"])
+async def test_a_bind_address_of_a_configuration_made_in_python_is_judged_too(bind: str) -> None:
+    problem = await problem_of(at(bind))
+    assert problem.path == "server.bind"
+    assert "expected host:port" in problem.reason
+
+
+@pytest.mark.parametrize("name", ["a\0", "\ud800"])
+async def test_a_name_that_no_file_has_is_no_certificate(name: str) -> None:
+    server = Server(bind="127.0.0.1:0", tls=ServerTls(cert=name, key=name))
+    problem = await problem_of(Config(mode=Mode.SERVER_OUTPUT, server=server))
+    assert problem.path == "server.tls"
+    assert "can't be used" in problem.reason
+
+
+async def test_a_certificate_with_other_characters_in_it_is_none() -> None:
+    tls = Tls(ca_certificate="-----BEGIN CERTIFICATE-----\nü")
+    problem = await problem_of(Config(url="wss://peer.test/", tls=tls))
+    assert problem.path == "tls.ca-certificate"
+    assert "OpenSSL says" in problem.reason
+
+
+async def test_a_remark_beside_a_certificate_may_be_in_any_alphabet() -> None:
+    text = trustme.CA().cert_pem.bytes().decode()
+    async with open_output(Config(url="wss://peer.test/", tls=Tls(ca_certificate=f"bücher\n{text}"))):
+        pass
