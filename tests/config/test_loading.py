@@ -368,6 +368,15 @@ def test_files_load(name: str, text: str, tmp_path: Path) -> None:
     assert config.heartbeat is not None
 
 
+LAUGHING = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{each}: &a{each} [{', '.join([f'*a{each - 1}'] * 9)}]\n" for each in range(1, 9)
+)
+"""Nine lines for hundreds of millions of values."""
+DEEP = "a0: &a0 " + "[" * 100 + "]" * 100 + "\n"
+DEEP += "".join(f"a{each}: &a{each} {'[' * 100}*a{each - 1}{']' * 100}\n" for each in range(1, 20))
+"""Nested deeper than any line of it is."""
+
+
 @pytest.mark.parametrize(
     ("name", "text", "reason", "line"),
     [
@@ -376,6 +385,11 @@ def test_files_load(name: str, text: str, tmp_path: Path) -> None:
         ("a.yaml", "a: \x01", "YAML", None),
         ("a.yaml", "a: !!float x\n", "YAML", None),
         ("a.yaml", "a: 1\n? [1, 2]\n: x\n", "", None),
+        ("a.yaml", "headers:\n  1: a\n  '1': b\n", "the key '1' is there twice", 3),
+        ("a.yaml", "url: ws://h\n'True': 1\ntrue: 2\n", "the key 'True' is there twice", 3),
+        ("a.yaml", "? 0x" + "F" * 5000 + "\n: 1\n", "thousands of digits", None),
+        ("a.yaml", LAUGHING, "stands for more than 100000 values", None),
+        ("a.yaml", DEEP, "nested too deeply", None),
         ("a.yaml", "- 1\n", "mapping", None),
         ("a.yaml", "a: !!python/object:os.system {}\nurl: {{x}}\n", "", None),
         ("a.yaml", "url: 1:30\npayload: no\n", "", 1),
@@ -418,6 +432,13 @@ def test_yaml_needs_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     path.write_text("url: ws://h")
     monkeypatch.setitem(sys.modules, "ruamel.yaml", None)
     assert "pip install" in problems(path)[""]
+
+
+def test_aliases_may_be_used_as_often_as_anybody_needs(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    lines = "".join(f"  x{each}: *v\n" for each in range(1000))
+    path.write_text(f"url: ws://h\nheaders:\n  x: &v value\n{lines}")
+    assert load_config(path).headers["x999"] == "value"
 
 
 def test_an_endless_alias_ends(tmp_path: Path) -> None:

@@ -100,8 +100,7 @@ def _read_yaml(path: Path, text: str) -> Document:
     except (YAMLError, ValueError, RecursionError) as error:
         refused = _refused(path, f"is not valid YAML: {type(error).__name__}")
     else:
-        places: dict[KeyPath, Place] = {}
-        return Document(_plain(loaded, (), places), places)
+        return _expanded(path, loaded)
     # Out here, for the library's exception, which would go with it, shows the file's text.
     raise refused
 
@@ -113,24 +112,63 @@ def _problem(problem: str | None) -> str:
     return key[0] if key else _QUOTED.sub("…", text)
 
 
-def _plain(value: Any, path: KeyPath, places: dict[KeyPath, Place]) -> Any:  # noqa: ANN401 - YAML holds anything
-    """Plain dicts, lists and scalars of what the round-trip loader gives; notes the keys' places."""
-    if isinstance(value, dict):
+def _expanded(path: Path, loaded: object) -> Document:
+    expansion = _Expansion(path)
+    try:
+        return Document(expansion.plain(loaded, ()), expansion.places)
+    except ConfigError:
+        raise
+    except RecursionError:
+        reason = "is nested too deeply"
+    except ValueError:
+        reason = "holds a key of thousands of digits"
+    raise _refused(path, reason)
+
+
+_MOST_NODES = 100_000
+"""Values that a file may stand for; with aliases a few lines can stand for any number."""
+
+
+class _Expansion:
+    """Plain dicts, lists and scalars of what the round-trip loader gives, and the keys' places."""
+
+    def __init__(self, path: Path) -> None:
+        self.places: dict[KeyPath, Place] = {}
+        self._path = path
+        self._nodes = 0
+
+    def plain(self, value: Any, path: KeyPath) -> Any:  # noqa: ANN401 - YAML holds anything
+        self._nodes += 1
+        if self._nodes > _MOST_NODES:
+            raise _refused(
+                self._path, f"stands for more than {_MOST_NODES} values, with its aliases written out"
+            )
+        if isinstance(value, dict):
+            return self._table(value, path)
+        if isinstance(value, list):
+            return [self.plain(each, (*path, index)) for index, each in enumerate(value)]
+        if type(value).__name__ == "ScalarBoolean":
+            # A boolean with an anchor is an int to Python.
+            return bool(value)
+        for kind in (bool, int, float, str):
+            if isinstance(value, kind):
+                return kind(value)
+        return value
+
+    def _table(self, value: dict[Any, Any], path: KeyPath) -> dict[str, Any]:
         marks = getattr(value, "lc", None)
-        for key in value:
+        found: dict[str, Any] = {}
+        for key, each in value.items():
+            name, place = str(key), None
             if marks is not None and marks.data and key in marks.data:
                 line, column = marks.key(key)
-                places[(*path, str(key))] = (line + 1, column + 1)
-        return {str(key): _plain(each, (*path, str(key)), places) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_plain(each, (*path, index), places) for index, each in enumerate(value)]
-    if type(value).__name__ == "ScalarBoolean":
-        # A boolean with an anchor is an int to Python.
-        return bool(value)
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    return value
+                place = self.places[(*path, name)] = (line + 1, column + 1)
+            if name in found:
+                raise _refused(
+                    self._path, f"the key {name!r} is there twice, as a text and not as one", place
+                )
+            found[name] = self.plain(each, (*path, name))
+        return found
 
 
 # -- TOML -------------------------------------------------------------------------------------------
