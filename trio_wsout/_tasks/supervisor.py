@@ -208,5 +208,5 @@ class Supervisor:
             _log.warning("tls.insecure-skip-verify is on: the server's certificate is not checked")
         with trio.move_on_after(timeout):
             return await self._dialer.dial(nursery, await self._make_request())
-        detail = f"no {self._dialer.stage} within connect.timeout ({timeout:g} s)"
+        detail = f"connect.timeout ({timeout:g} s) went by without {self._dialer.stage}"
         raise AttemptFailed(Ending(cause=Cause.TIMED_OUT, detail=detail))
