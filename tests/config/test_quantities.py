@@ -179,6 +179,7 @@ def test_a_bind_address_with_a_host_that_is_no_name_says_so() -> None:
         ("ws://a./", "ws://a./"),
         ("ws://a_b.c-d:1/", "ws://a_b.c-d:1/"),
         ("ws://[fe80::1%eth0]/", "ws://[fe80::1%eth0]/"),
+        ("ws://[fe80::1%25eth0]/", "ws://[fe80::1%25eth0]/"),
     ],
 )
 def test_urls_are_read(text: str, url: str) -> None:
@@ -234,6 +235,9 @@ def test_a_host_is_ascii_and_one_word_for_whoever_reads_it_or_refused(text: str)
         ("1.2.3.4", "1.2.3.4"),
         ("::1", "::1"),
         ("fe80::1%eth0", "fe80::1%eth0"),
+        ("fe80::1%25eth0", "fe80::1%eth0"),
+        ("fe80::1%25", "fe80::1%25"),
+        ("fe80::1%2", "fe80::1%2"),
         ("bücher.example", "xn--bcher-kva.example"),
         ("a。b", "a.b"),
     ],

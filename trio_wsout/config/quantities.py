@@ -72,6 +72,7 @@ _MOST_PORT = 65535
 _NO_HOST = "the URL's host is not a valid name"
 _NAME = re.compile(r"[A-Za-z0-9!$&'()*+,;=._~-]+", re.ASCII)
 _ADDRESS = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9._~-]+)?", re.ASCII)
+_ENCODED_ZONE = re.compile("%25(?=.)")
 _CODES = re.compile(r"(\d{4})(?:-(\d{4}))?", re.ASCII)
 _FIRST_CODE, _LAST_CODE = 1000, 4999
 
@@ -277,13 +278,14 @@ def parse_url(text: str) -> str:
 def parse_host(text: str) -> str:
     """The host of a URL, without brackets, in ASCII: a name, or an address (RFC 3986 section 3.2.2; RFC 6874).
 
+    The zone of an address stands behind ``%25``, as in every URL, or behind ``%``, as everywhere else.
     A name that is not ASCII becomes what the resolver and the server know it by (IDNA). What is no character
     of a name, once it is ASCII, is refused: it would be a blank or worse in a header.
     """
     try:
         if ":" in text:
-            IPv6Address(text)
-            host, allowed = text, _ADDRESS
+            host, allowed = _ENCODED_ZONE.sub("%", text), _ADDRESS
+            IPv6Address(host)
         else:
             host, allowed = text.encode("idna").decode("ascii"), _NAME
             host.encode("idna")  # one character can become dots
