@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import socket
+from typing import TYPE_CHECKING, Any
+
 import pytest
+import trio
 import trustme
 from trio_wsout import open_output
 from trio_wsout.config import Config, Mode, Server, ServerTls, Tls
 from trio_wsout.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 async def problem_of(config: Config) -> Problem:
@@ -27,6 +35,50 @@ async def test_a_bind_address_of_a_configuration_made_in_python_is_judged_too(bi
     problem = await problem_of(at(bind))
     assert problem.path == "server.bind"
     assert "expected host:port" in problem.reason
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (OSError(errno.EADDRINUSE, "in use"), "end who has it"),
+        (OSError(errno.EADDRNOTAVAIL, "not here"), "an address of this machine"),
+        (OSError(errno.EACCES, "forbidden"), "a port of 1024 or more"),
+        (OSError(errno.EMFILE, "too many"), "limit of open files"),
+        (OSError(errno.EINVAL, "what?"), "choose another address"),
+        (socket.gaierror(socket.EAI_NONAME, "unknown"), "a name that can be resolved"),
+    ],
+)
+async def test_advice_is_for_what_is_wrong_with_an_address(
+    error: OSError, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: Any, **_more: Any) -> None:
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    monkeypatch.setattr(trio, "open_tcp_listeners", fail)
+    problem = await problem_of(at("h.test:1"))
+    assert problem.path == "server.bind"
+    assert problem.reason.startswith(f"h.test:1: {error.strerror}; ")
+    assert advice in problem.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("x" * 150, "choose a shorter path"),
+        ("none/s", "choose a path whose directory is there"),
+        ("file/s", "choose a path whose directory is there"),
+        ("file", "end who has it"),
+    ],
+)
+async def test_advice_is_for_what_is_wrong_with_a_path(
+    name: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    problem = await problem_of(at(f"unix:{name}"))
+    assert advice in problem.reason
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
 @pytest.mark.parametrize("name", ["a\0", "\ud800"])

@@ -22,6 +22,20 @@ __all__ = ["address_of", "is_local", "listening_at", "open_listeners", "remove_s
 
 _TRIES = 5
 """Times that a free port is looked for which is free at every address."""
+_ACCESS = "choose a port of 1024 or more, or a path where this user may write"
+_PATH = "choose a path whose directory is there"
+_ADVICE: dict[int | None, str] = {
+    errno.EADDRINUSE: "choose another address, or end who has it",
+    errno.EADDRNOTAVAIL: "choose an address of this machine",
+    errno.EACCES: _ACCESS,
+    errno.EPERM: _ACCESS,
+    errno.EROFS: _ACCESS,
+    errno.ENOENT: _PATH,
+    errno.ENOTDIR: _PATH,
+    None: "choose a shorter path",  # Python has looked, and not the system: a socket's name has about 100 bytes
+    errno.EMFILE: "make the limit of open files higher",
+    errno.ENFILE: "make the limit of open files higher",
+}
 _LOOPBACK = ("127.", "::1", "localhost", "unix:")
 
 
@@ -40,8 +54,15 @@ async def open_listeners(bind: str) -> list[trio.SocketListener]:
             return [await _open_unix(address.path)]
         return await _open_tcp(address)
     except OSError as error:
-        reason = f"{bind}: {error.strerror or error}; choose another address, or end who has it"
+        reason = f"{bind}: {error.strerror or error}; {_advice(error)}"
         raise ConfigError([Problem(path="server.bind", reason=reason)]) from None
+
+
+def _advice(error: OSError) -> str:
+    """What to do about an error of the system."""
+    if isinstance(error, socket.gaierror):  # whose numbers are its own
+        return "choose a name that can be resolved, or an address of this machine"
+    return _ADVICE.get(error.errno, "choose another address")
 
 
 async def _open_tcp(address: BindAddress) -> list[trio.SocketListener]:
