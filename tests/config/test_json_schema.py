@@ -96,6 +96,9 @@ def test_mutated_documents_are_judged_alike(document: dict[str, Any], junk: Any,
         {"url": "ws://x", "retry": {"timeout": "9" * 300 + "s"}},
         {"url": "ws://x", "reconnect": {"give-up-on": [7]}},
         {"mode": "server-input", "server": {"bind": "nowhere"}},
+        {"mode": "server-input", "server": {"bind": "a..b:80"}},
+        {"url": "ws://x", "spool": {"path": ""}},
+        {"url": "ws://x", "retry": {"retries": 2**53 + 1}},
     ],
 )
 def test_both_refuse(document: dict[str, Any]) -> None:

@@ -34,6 +34,7 @@ def test_kinds_take(kind: kinds.Kind, value: object, read: object) -> None:
         (kinds.CHARACTERS, "a\ud800", "half of a surrogate pair"),
         (kinds.PLACE, "a\ud800", "half of a surrogate pair"),
         (kinds.PLACE, "a\0b", "NUL"),
+        (kinds.PLACE, "", "empty"),
         (kinds.URL, "ws://h/\ud800", "surrogate"),
         (kinds.FLAG, "yes", "true or false"),
         (kinds.count(0), -1, "0 or more"),

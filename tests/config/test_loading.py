@@ -167,6 +167,20 @@ def test_half_of_a_surrogate_pair_is_refused_wherever_it_stands(path: str, field
     assert "canary" not in str(found)
 
 
+@pytest.mark.parametrize("place", ["", "\0"])
+def test_what_is_no_place_is_refused(place: str) -> None:
+    cursor = {"header-name": "L", "persist-to": place}
+    assert set(problems({"url": URL, "spool": {"path": place}, "cursor": cursor})) == {
+        "spool.path",
+        "cursor.persist-to",
+    }
+    tls = {"cert": place, "key": place}
+    found = problems(
+        {"mode": "server-output", "server": {"bind": ":0", "tls": tls}, "history": {"store": place}}
+    )
+    assert set(found) == {"server.tls.cert", "server.tls.key", "history.store"}
+
+
 def test_half_of_a_surrogate_pair_of_the_context_is_in_no_batch() -> None:
     document = {"url": URL, "batch": {"mode": "fixed", "header": "{{x}}", "footer": "{{x}}"}}
     assert set(problems(document, context={"x": "\ud800"})) == {"batch.header", "batch.footer"}

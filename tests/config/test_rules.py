@@ -35,7 +35,13 @@ def paths(config: Config) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "config", [CLIENT, SERVER, Config(mode=Mode.RELAY, server=Server(bind=":0"), url="ws://h/")]
+    "config",
+    [
+        CLIENT,
+        SERVER,
+        evolve(CLIENT, spool=Spool(path="sqlite")),
+        Config(mode=Mode.RELAY, server=Server(bind=":0"), url="ws://h/"),
+    ],
 )
 def test_nothing_is_wrong_and_it_goes_round(config: Config) -> None:
     assert paths(config) == []
@@ -88,7 +94,12 @@ def test_nothing_is_wrong_and_it_goes_round(config: Config) -> None:
         (evolve(CLIENT, batch=Batch(mode=BatchMode.FIXED, header="\ud800")), "batch.header"),
         (evolve(CLIENT, batch=Batch(mode=BatchMode.FIXED, footer="${attempt}\udc80")), "batch.footer"),
         (evolve(SERVER, history=History(store="redis://h/s")), "history.store"),
+        (evolve(SERVER, history=History(store="sqlite:")), "history.store"),
+        (evolve(SERVER, history=History(store="")), "history.store"),
         (evolve(CLIENT, spool=Spool(path="x", max_bytes=2 << 20)), "spool.max-bytes"),
+        (evolve(CLIENT, spool=Spool(path="")), "spool.path"),
+        (evolve(CLIENT, cursor=Cursor(header_name="L", persist_to="sqlite:")), "cursor.persist-to"),
+        (evolve(CLIENT, cursor=Cursor(header_name="L", persist_to="")), "cursor.persist-to"),
         (evolve(CLIENT, cursor=Cursor()), "cursor"),
         (evolve(CLIENT, cursor=Cursor(header_name="Host")), "cursor.header-name"),
         (

@@ -78,6 +78,9 @@ def _characters(value: object) -> str:
 
 def _place(value: object) -> str:
     text = _characters(value)
+    if not text:
+        message = "is empty; name a place"
+        raise ValueError(message)
     if "\0" in text:
         message = "holds a NUL, which no path can"
         raise ValueError(message)
@@ -102,7 +105,7 @@ _TEMPLATE_SCHEMA = {"type": "string", "format": "trio-wsout-template"}
 TEXT = Kind(parse=_text, schema={"type": "string"})
 CHARACTERS = Kind(parse=_characters, schema={"type": "string"})
 """A text that bytes can say."""
-PLACE = Kind(parse=_place, schema={"type": "string", "pattern": r"^[^\u0000]*$"})
+PLACE = Kind(parse=_place, schema={"type": "string", "minLength": 1, "pattern": r"^[^\u0000]*$"})
 TEMPLATE = Kind(parse=_template, schema=_TEMPLATE_SCHEMA, templated=True)
 HEADER = Kind(parse=_template, schema=_TEMPLATE_SCHEMA, templated=True, secret=True)
 """A header's value: shown where it is configured and not sensitive, but never in an error."""

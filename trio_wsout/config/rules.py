@@ -230,15 +230,32 @@ def _rest(config: Config) -> Iterator[Problem]:
             path="heartbeat.payload", reason=f"has more than {_MOST_PING} bytes, the most of a ping"
         )
     history = config.history
-    if history is not None and history.store != "memory:" and not history.store.startswith("sqlite:"):
+    if (
+        history is not None
+        and history.store not in {"", "memory:"}
+        and not history.store.startswith("sqlite:")
+    ):
         yield Problem(
             path="history.store",
             reason="expected memory: or sqlite:PATH (redis is not available in this version)",
         )
     if config.batch is not None:
         yield from _batch(config.batch)
+    yield from _places(config)
     yield from _cursor(config)
     yield from _spool(config)
+
+
+def _places(config: Config) -> Iterator[Problem]:
+    """Stores whose place is missing."""
+    cursor, history, spool = config.cursor, config.history, config.spool
+    for path, place in (
+        ("cursor.persist-to", cursor and cursor.persist_to),
+        ("history.store", history and history.store),
+        ("spool.path", spool and spool.path),
+    ):
+        if place in {"", "sqlite:"}:
+            yield Problem(path=path, reason="names no place; write its path")
 
 
 def _batch(batch: Batch) -> Iterator[Problem]:

@@ -281,7 +281,7 @@ class Cursor:
 class Spool:
     """Accepted events on disk until they are confirmed (SPEC 7); client mode."""
 
-    path: Annotated[str, TEXT]
+    path: Annotated[str, PLACE]
     """Directory of the log."""
     max_bytes: Annotated[int, size()] = 1024 * MIB
     """Most bytes on disk; ``send`` waits beyond it."""
