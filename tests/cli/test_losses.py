@@ -9,6 +9,10 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from websockets.sync.client import connect
+
+from trio_wsout.cli.keeping import Keeper
+from trio_wsout.errors import Undelivered
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -195,3 +199,58 @@ def test_a_damaged_spool_is_2(peer, command, tmp_path) -> None:
     run = command("run", "--set", f"url={peer.url}", "--set", f"spool.path={tmp_path}", text="1\n")
     assert run.returncode == 2
     assert "damaged at byte 0" in run.stderr
+
+
+DEEP = "[" * 400 + "]" * 400
+LARGE = "123456789012345678901234567890"
+
+
+def test_undelivered_events_that_are_deep_or_large_are_kept_with_all_others(
+    nowhere: str, listen, tmp_path
+) -> None:
+    lost = tmp_path / "lost.ndjson"
+    link = [f"url={nowhere}", "reconnect.max-attempts=3", "reconnect.initial-backoff=500ms", "payload=json"]
+    run, url = listen("relay", *(f"--set={each}" for each in link), "--undelivered", str(lost))
+    with connect(url) as client:
+        for text in ("1", LARGE, DEEP, "2"):
+            client.send(text)
+        code, said = run.end()
+    assert code == 3, said
+    assert "Traceback" not in said
+    assert [json.loads(line)["event"] for line in lost.read_text().splitlines()] == [
+        1, int(LARGE), json.loads(DEEP), 2
+    ]  # fmt: skip
+
+
+def test_undelivered_bytes_are_kept_in_hexadecimal(nowhere: str, listen, tmp_path) -> None:
+    lost = tmp_path / "lost.ndjson"
+    link = [f"url={nowhere}", "reconnect.max-attempts=3", "reconnect.initial-backoff=500ms", "payload=binary"]
+    run, url = listen("relay", *(f"--set={each}" for each in link), "--undelivered", str(lost))
+    with connect(url) as client:
+        client.send(b"\x00\xff")
+        assert run.end()[0] == 3
+    assert [item["event"] for item in kept(lost)] == ["00ff"]
+
+
+def test_lines_that_were_not_sent_are_kept_as_they_were_read(nowhere: str, start, tmp_path) -> None:
+    lost = tmp_path / "lost.ndjson"
+    options = ["--set", "delivery.max-unconfirmed=1", "--set", "shutdown-timeout=300ms"]
+    run = start(nowhere, *options, "--undelivered", str(lost))
+    odd = [f'{{"id":{LARGE}, "f":1.10}}', '{"a":1,"a":2}', DEEP]
+    run.send(*map(str, range(500)), *odd, '{"n":\r1}\r', "nope")
+    run.wait_for("link backing-off")
+    run.interrupt()
+    code, said = run.end()
+    assert code == 130
+    assert "Traceback" not in said
+    lines = lost.read_bytes().splitlines()
+    events = [line.removeprefix(b'{"event":').rsplit(b',"reason":', 1)[0].decode() for line in lines]
+    assert events == [*map(str, range(500)), *odd, '{"n": 1}', '"nope"']
+
+
+def test_an_event_that_cannot_be_written_costs_only_itself(tmp_path, capfd) -> None:
+    keeper = Keeper(tmp_path / "lost.ndjson")
+    keeper.keep([Undelivered(event=event, reason="why") for event in (1, 10**5000, object(), 2)])
+    assert [item["event"] for item in kept(tmp_path / "lost.ndjson")] == [1, 2]
+    assert capfd.readouterr().err.count("an undelivered event could not be written") == 2
+    assert keeper.written.startswith("not all of them")

@@ -94,6 +94,25 @@ def test_what_peers_send_is_printed_until_a_signal(listen: Listen, *, with_peer:
     assert run.end()[0] == 130
 
 
+@pytest.mark.parametrize("options", [[], ["--with-peer"]])
+def test_what_peers_send_is_printed_however_deep_or_large_it_is(listen: Listen, options: list[str]) -> None:
+    run, url = listen("server-input", "--set", "payload=json", *options)
+    deep = "[" * 1000 + "]" * 1000
+    # orjson writes neither a number over 64 bits nor what stands in 255 brackets.
+    mixed = '{"é":[1.5,{},[],true,null,{"b":-123456789012345678901234567890,"":"\\u0000ü"}]}'
+    with connect(url) as client:
+        for text in (deep, mixed, "1"):
+            client.send(text)
+        lines = [run.stdout.readline().rstrip("\n") for _ in range(3)]
+        if options:
+            lines = [line.partition('"event":')[2].removesuffix("}") for line in lines]
+        assert lines == [deep, mixed, "1"]
+        run.interrupt()
+        code, said = run.end()
+    assert code == 130
+    assert "Traceback" not in said
+
+
 def test_server_input_does_not_end_with_its_input(listen: Listen) -> None:
     run, url = listen("server-input")
     run.stdin.close()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import orjson
 import trio
 
+from trio_wsout.cli.json_text import to_json
 from trio_wsout.cli.printing import say, waiting
 from trio_wsout.errors import Undelivered
 
@@ -42,9 +43,7 @@ class Keeper:
         """Append a line for each, on disk when this returns; what can't be written is told."""
         if self._file is None or not items:
             return
-        lines = b"".join(
-            orjson.dumps({"event": item.event, "reason": item.reason}, default=str) + b"\n" for item in items
-        )
+        lines = b"".join(self._line(item) for item in items)
         try:
             left = memoryview(lines)
             while left:
@@ -55,6 +54,14 @@ class Keeper:
         # Pipes and terminals have no disk.
         with suppress(OSError):
             os.fsync(self._file)
+
+    def _line(self, item: Undelivered) -> bytes:
+        try:
+            return b'{"event":%b,"reason":%b}\n' % (to_json(item.event), to_json(item.reason))
+        except (TypeError, ValueError) as error:  # it costs no other event its place
+            self.where = self.written = f"not all of them in {self._path}: {error}"
+            say(f"{self._path}: an undelivered event could not be written: {error}")
+            return b""
 
     async def run(self, taken: trio.MemoryReceiveChannel[Undelivered]) -> None:
         """Keep what comes until the channel ends; all that is there with one write to the disk."""
@@ -73,9 +80,11 @@ class Keeper:
 
 
 def as_undelivered(line: bytes) -> Undelivered:
-    """A line that was read and not sent, with its event, or its text where that is no JSON."""
+    """A line that was read and not sent, with its event as it was written, or its text where that is no JSON."""
     try:
-        event = orjson.loads(line)
+        orjson.loads(line)
     except orjson.JSONDecodeError:
         return Undelivered(event=line.decode(errors="replace"), reason="read, but not sent; it is no JSON")
+    # A carriage return is a blank there, but some readers would end the line at it.
+    event = orjson.Fragment(line.strip().replace(b"\r", b" "))
     return Undelivered(event=event, reason="read, but not sent")

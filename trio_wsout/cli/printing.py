@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import trio
+
+from trio_wsout.cli.json_text import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,10 +90,7 @@ def _line(item: Received, *, with_peer: bool) -> bytes:
     if with_peer:
         identity = {} if item.peer.identity is None else {"identity": item.peer.identity}
         event = {"peer": item.peer.address, **identity, "event": event}
-    try:
-        return orjson.dumps(event) + b"\n"
-    except TypeError:  # a whole number of more than 64 bits
-        return json.dumps(event, separators=(",", ":")).encode() + b"\n"
+    return to_json(event) + b"\n"
 
 
 def _write(lines: bytes) -> None:
