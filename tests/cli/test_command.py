@@ -192,7 +192,7 @@ def test_help_and_version(command) -> None:
     assert command("--version").stdout.strip()[0].isdigit()
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_one_signal_ends_gracefully(peer, start, how: signal.Signals) -> None:
     run = start(peer.url)
     run.send('{"a":1}')

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from websockets.sync.client import connect
-
 from trio_wsout.cli.keeping import Keeper
 from trio_wsout.errors import Undelivered
+from websockets.sync.client import connect
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -254,3 +255,41 @@ def test_an_event_that_cannot_be_written_costs_only_itself(tmp_path, capfd) -> N
     assert [item["event"] for item in kept(tmp_path / "lost.ndjson")] == [1, 2]
     assert capfd.readouterr().err.count("an undelivered event could not be written") == 2
     assert keeper.written.startswith("not all of them")
+
+
+def test_a_terminal_that_closes_ends_it_and_costs_nothing(nowhere: str, env, tmp_path) -> None:
+    lost = tmp_path / "lost.ndjson"
+    ours, theirs = pty.openpty()
+    # The terminal becomes that of a session of its own, so that the kernel tells the command when it closes.
+    script = "import fcntl, os, sys, termios; fcntl.ioctl(2, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    options = ["--set", f"url={nowhere}", "--set", "shutdown-timeout=1s", "--undelivered", str(lost)]
+    with subprocess.Popen(
+        [sys.executable, "-c", script, sys.executable, "-m", "trio_wsout", "run", *options],
+        stdin=theirs, stdout=theirs, stderr=theirs, env={**env, "TERM": "xterm"}, start_new_session=True,
+    ) as run:  # fmt: skip
+        os.close(theirs)
+        os.write(ours, b"1\n2\n")
+        seen = b""
+        while b"2 unconfirmed" not in seen:
+            seen += os.read(ours, 4096)
+        os.close(ours)
+        assert run.wait(20) == 130
+    assert [item["event"] for item in kept(lost)] == [1, 2]
+
+
+def test_a_hangup_that_was_ignored_at_the_start_stays_so(peer, env) -> None:
+    script = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, sys.executable, "-m", "trio_wsout", "run", "--set", f"url={peer.url}"],
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
+    ) as run:  # fmt: skip
+        assert run.stdin
+        run.stdin.write(b"1\n")
+        run.stdin.flush()
+        peer.wait_for(1)
+        run.send_signal(signal.SIGHUP)
+        run.stdin.write(b"2\n")
+        run.stdin.flush()
+        peer.wait_for(2)
+        run.stdin.close()
+        assert run.wait(20) == 0

@@ -11,4 +11,4 @@ NO_CONNECTION = 3
 SOME_UNDELIVERED = 4
 """Some events are undelivered or stay in the spool, some lines were skipped, or what peers sent could not be printed."""
 INTERRUPTED = 130
-"""Ctrl-C or a termination signal ended the run."""
+"""Ctrl-C, a termination signal or the end of its terminal ended the run."""

@@ -32,6 +32,10 @@ __all__ = ["run_job"]
 
 _BEFORE_QUEUES = 1024
 """Messages that a listener may hold before they are in the queues of its peers."""
+_HANGUP = [
+    each for each in signal.Signals if each.name == "SIGHUP" and signal.getsignal(each) != signal.SIG_IGN
+]
+"""The signal of a terminal that closes; none where it was ignored from the start (`nohup`), or is not known."""
 
 
 async def run_job(job: Job) -> int:
@@ -116,12 +120,15 @@ def _room(config: Config) -> int:
 
 async def _watch_signals(run: Run, everything: trio.CancelScope) -> None:
     """First signal: read no more, end gracefully; second: at once."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            if run.interrupted:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *_HANGUP) as signals:
+        async for each in signals:
+            if not run.interrupted:
+                run.interrupt()
+            elif (
+                each not in _HANGUP
+            ):  # a terminal that closes may send two: the kernel one, the shell another
                 everything.cancel()
                 return
-            run.interrupt()
 
 
 async def _print_received(run: Run, output: Output) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -52,7 +53,12 @@ def _done(now: Statistics, mode: Mode) -> int:
 
 
 async def run_status(output: Output, mode: Mode) -> None:
-    """Keep the line up to date until cancelled."""
+    """Keep the line up to date until cancelled, or until the terminal is gone."""
+    with suppress(OSError):
+        await _renew(output, mode)
+
+
+async def _renew(output: Output, mode: Mode) -> None:
     before = _done(output.statistics(), mode)
     with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
         while True:
