@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import signal
 import subprocess
 import sys
+import termios
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +20,7 @@ from trio_wsout.errors import Undelivered
 from websockets.sync.client import connect
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 LINES = 3000
@@ -293,3 +298,74 @@ def test_a_hangup_that_was_ignored_at_the_start_stays_so(peer, env) -> None:
         peer.wait_for(2)
         run.stdin.close()
         assert run.wait(20) == 0
+
+
+@pytest.fixture
+def hasty() -> Iterator[tuple[int, int]]:
+    """A pipe that makes nobody wait, at either end, as another process that shares it may have set it."""
+    ends = os.pipe()
+    for end in ends:
+        os.set_blocking(end, False)
+    yield ends
+    for end in ends:
+        with suppress(OSError):
+            os.close(end)
+
+
+def fill(pipe: int) -> None:
+    """Wait until a pipe holds all that it can."""
+    held, give_up = b"\0" * 4, time.monotonic() + 20
+    while int.from_bytes(held, sys.byteorder) < 60_000:
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+        held = fcntl.ioctl(pipe, termios.FIONREAD, held)
+
+
+def test_an_empty_input_that_makes_nobody_wait_is_waited_for(peer, env, hasty) -> None:
+    ours, theirs = hasty
+    with subprocess.Popen(
+        [sys.executable, "-m", "trio_wsout", "run", "--set", f"url={peer.url}", "--set", "connect.mode=eager"],
+        stdin=ours, stderr=subprocess.PIPE, text=True, env=env,
+    ) as run:  # fmt: skip
+        assert run.stderr
+        while "link open" not in run.stderr.readline():
+            pass
+        os.write(theirs, b"1\n")
+        peer.wait_for(1)
+        os.write(theirs, b"2\n")
+        os.close(theirs)
+        assert (run.wait(20), peer.messages) == (0, ["1", "2"])
+
+
+def test_a_full_output_that_makes_nobody_wait_is_waited_for(peer, env, hasty) -> None:
+    peer.greeting = [f"{number:01000}" for number in range(300)]
+    ours, theirs = hasty
+    with subprocess.Popen(
+        [sys.executable, "-m", "trio_wsout", "run", "--set", f"url={peer.url}", "--set", "connect.mode=eager"],
+        stdin=subprocess.PIPE, stdout=theirs, env=env,
+    ) as run:  # fmt: skip
+        os.close(theirs)
+        fill(ours)
+        os.set_blocking(ours, True)
+        with os.fdopen(os.dup(ours)) as pipe:
+            assert [json.loads(pipe.readline()) for _ in range(300)] == peer.greeting
+        assert run.stdin
+        run.stdin.close()
+        assert run.wait(20) == 0
+
+
+def test_a_full_standard_error_that_makes_nobody_wait_is_waited_for(peer, env, hasty) -> None:
+    ours, theirs = hasty
+    with subprocess.Popen(
+        [sys.executable, "-m", "trio_wsout", "run", "--set", f"url={peer.url}", "--quiet"],
+        stdin=subprocess.PIPE, stderr=theirs, env=env,
+    ) as run:  # fmt: skip
+        os.close(theirs)
+        assert run.stdin
+        run.stdin.write(b"nope\n" * 5000)
+        run.stdin.close()
+        fill(ours)
+        os.set_blocking(ours, True)
+        with os.fdopen(os.dup(ours)) as pipe:
+            assert [line.partition(":")[0] for line in pipe] == [f"line {n}" for n in range(1, 5001)]
+        assert run.wait(20) == 4

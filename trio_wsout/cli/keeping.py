@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import orjson
 import trio
 
+from trio_wsout.cli.descriptors import write_all
 from trio_wsout.cli.json_text import to_json
 from trio_wsout.cli.printing import say, waiting
 from trio_wsout.errors import Undelivered
@@ -45,9 +46,7 @@ class Keeper:
             return
         lines = b"".join(self._line(item) for item in items)
         try:
-            left = memoryview(lines)
-            while left:
-                left = left[os.write(self._file, left) :]
+            write_all(self._file, lines)
         except OSError as error:
             self.where = self.written = f"not all of them in {self._path}: {error.strerror}"
             say(f"{self._path}: {error.strerror}; {len(items)} undelivered events could not all be written")

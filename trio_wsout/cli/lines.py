@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import codecs
-import os
 
 import trio
+
+from trio_wsout.cli.descriptors import read_some
 
 __all__ = ["Lines"]
 
@@ -37,7 +38,7 @@ class Lines:
             OSError: Reading failed.
         """
         while not self._ended:
-            piece = await trio.to_thread.run_sync(os.read, self._descriptor, _PIECE, abandon_on_cancel=True)
+            piece = await trio.to_thread.run_sync(read_some, self._descriptor, _PIECE, abandon_on_cancel=True)
             self._ended = not piece
             if lines := self._split(piece):
                 return lines

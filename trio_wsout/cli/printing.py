@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import trio
 
+from trio_wsout.cli.descriptors import wait_writable, write_all
 from trio_wsout.cli.json_text import to_json
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def say(text: str) -> None:
     if sys.stderr is None:
         return
     try:
-        print(text, file=sys.stderr, flush=True)
+        _print(f"{text}\n", sys.stderr, _ERR)
     except OSError:
         silence(_ERR)
 
@@ -40,7 +41,7 @@ def say(text: str) -> None:
 def show(text: str) -> bool:
     """Print a result on standard output; a reader that has seen enough is no fault. Whether it went well."""
     try:
-        print(text, flush=True)
+        _print(f"{text}\n", sys.stdout, _OUT)
     except BrokenPipeError:
         silence(_OUT)
     except OSError as error:
@@ -48,6 +49,32 @@ def show(text: str) -> bool:
         say(f"standard output: {error.strerror}")
         return False
     return True
+
+
+def _print(text: str, stream: TextIO | None, descriptor: int) -> None:
+    """Print all of it, also where a full pipe makes nobody wait (O_NONBLOCK), or the encoding is a small one."""
+    if stream is None:
+        return
+    above: TextIO | None = getattr(stream, "rich_proxied_file", None)
+    if above is None:
+        # Not through the stream, which loses what a full pipe does not take.
+        write_all(descriptor, text.encode(stream.encoding, "backslashreplace"))
+        return
+    for line in text.splitlines(keepends=True):
+        try:
+            print(line, end="", file=stream, flush=True)  # a status line at the bottom gives way
+        except BlockingIOError:
+            _flush(above, descriptor)
+
+
+def _flush(stream: TextIO, descriptor: int) -> None:
+    while True:
+        wait_writable(descriptor)
+        try:
+            stream.flush()
+        except BlockingIOError:
+            continue
+        return
 
 
 def silence(descriptor: int = _OUT) -> None:
@@ -95,14 +122,12 @@ def _line(item: Received, *, with_peer: bool) -> bytes:
 
 def _write(lines: bytes) -> None:
     # Not through sys.stdout: a thread left behind would hold its lock as Python ends.
-    left = memoryview(lines)
-    while left:
-        left = left[os.write(_OUT, left) :]
+    write_all(_OUT, lines)
 
 
 def _write_terminal(lines: bytes) -> None:
     # Through sys.stdout, so that a status line at the bottom gives way.
-    print(lines.decode(), end="", flush=True)
+    _print(lines.decode(), sys.stdout, _OUT)
 
 
 def _write_nowhere(lines: bytes) -> None:

@@ -64,5 +64,6 @@ async def _renew(output: Output, mode: Mode) -> None:
         while True:
             await trio.sleep(_EVERY)
             now = output.statistics()
-            live.update(status_line(now, (_done(now, mode) - before) / _EVERY, mode), refresh=True)
+            with suppress(BlockingIOError):  # a terminal that takes nothing now gets the next one
+                live.update(status_line(now, (_done(now, mode) - before) / _EVERY, mode), refresh=True)
             before = _done(now, mode)
