@@ -173,6 +173,40 @@ def test_check_tells_five_mistakes_in_five_lines(command, tmp_path: Path) -> Non
     assert "canary" not in run.stderr
 
 
+def test_letters_that_the_encoding_has_not_are_escaped(env, command) -> None:
+    env["PYTHONIOENCODING"] = "ascii"
+    run = command("check", "--set", "url=ws://h/", "--set", "headers.A=ü")
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "A: \\xfc\n" in run.stdout
+
+
+def test_what_a_file_says_cannot_command_the_terminal(command, tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(r'"a\e[31m\u202eb\nü": 1', "utf-8")
+    run = command("check", str(job))
+    assert run.returncode == 2
+    assert run.stderr.startswith(rf"{job}:1:1: a\u001b[31m\u202eb\nü: is not a known field")
+    assert len(run.stderr.splitlines()) == 1
+
+
+def test_pairs_that_are_none_are_told_without_their_values(command) -> None:
+    run = command("check", "--set", "url", "--set", "=canary", "--context", "a")
+    assert run.returncode == 2
+    assert run.stderr.splitlines() == [
+        "--set: expected name=value; found 'url'",
+        "--set: expected name=value; found '=…'",
+        "--context: expected name=value; found 'a'",
+    ]
+
+
+@pytest.mark.parametrize("rate", ["inf", "nan", "0"])
+def test_a_rate_that_is_none_is_2(command, rate: str) -> None:
+    run = command("demo", "--rate", rate)
+    assert run.returncode == 2
+    assert "Traceback" not in run.stderr
+    assert "--rate" in run.stderr
+
+
 def test_schema_is_a_schema(command) -> None:
     run = command("schema")
     assert run.returncode == 0

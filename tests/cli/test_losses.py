@@ -12,6 +12,7 @@ import sys
 import termios
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +22,6 @@ from websockets.sync.client import connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 LINES = 3000
 
@@ -369,3 +369,40 @@ def test_a_full_standard_error_that_makes_nobody_wait_is_waited_for(peer, env, h
         with os.fdopen(os.dup(ours)) as pipe:
             assert [line.partition(":")[0] for line in pipe] == [f"line {n}" for n in range(1, 5001)]
         assert run.wait(20) == 4
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("schema",), ("demo", "--events", "5")])
+def test_a_full_disk_behind_standard_output_is_2_and_told(env, arguments: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(
+            [sys.executable, "-m", "trio_wsout", *arguments],
+            stdout=full, stderr=subprocess.PIPE, text=True, env=env, timeout=60, check=False,
+        )  # fmt: skip
+    assert (run.returncode, run.stderr) == (2, "standard output: No space left on device\n")
+
+
+def test_usage_errors_that_nobody_can_be_told_are_2(env) -> None:
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(
+            [sys.executable, "-m", "trio_wsout", "run", "--nope"],
+            stdout=subprocess.PIPE, stderr=full, text=True, env=env, timeout=60, check=False,
+        )  # fmt: skip
+    assert (run.returncode, run.stdout) == (2, "")
+
+
+def test_what_a_peer_sends_cannot_command_the_terminal(peer, env) -> None:
+    peer.greeting = ["a\x9b31mü", "b\u202e"]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "trio_wsout", "run", "--set", f"url={peer.url}", "--set", "connect.mode=eager"],
+        stdin=subprocess.PIPE, stdout=theirs, env=env,
+    ) as run:  # fmt: skip
+        os.close(theirs)
+        seen = b""
+        while seen.count(b"\n") < 2:
+            seen += os.read(ours, 4096)
+        assert seen.decode().splitlines() == [r'"a\u009b31mü"', r'"b\u202e"']
+        assert run.stdin
+        run.stdin.close()
+        assert run.wait(20) == 0
+    os.close(ours)

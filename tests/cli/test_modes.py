@@ -73,7 +73,17 @@ def test_without_waiting_events_go_to_nobody_and_that_is_told(listen: Listen) ->
     run.stdin.close()
     code, said = run.end()
     assert code == 0
+    assert "no peer was there for 2 messages" in said
     assert json.loads(said.splitlines()[-1])["unheard"] == 2
+
+
+def test_what_a_link_took_is_not_told_as_unheard(listen: Listen, peer: Peer) -> None:
+    run, _ = listen("relay", "--set", f"url={peer.url}")
+    run.send("1", "2")
+    run.stdin.close()
+    code, said = run.end()
+    assert (code, peer.messages) == (0, ["1", "2"])
+    assert "no peer was there" not in said
 
 
 @pytest.mark.parametrize("with_peer", [False, True])

@@ -42,7 +42,8 @@ def _pairs(option: str, texts: Sequence[str], wrong: list[Problem]) -> list[tupl
         if equals and name:
             found.append((name, value))
         else:
-            wrong.append(Problem(path=option, reason="expected name=value"))
+            # What stands behind an equals sign may be secret.
+            wrong.append(Problem(path=option, reason=f"expected name=value; found '{name or '=…'}'"))
     return found
 
 

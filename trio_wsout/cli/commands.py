@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,7 @@ from trio_wsout.cli.demo import run_demo
 from trio_wsout.cli.job import Job
 from trio_wsout.cli.printing import show
 from trio_wsout.cli.running import run_job
+from trio_wsout.cli.screen import Screen
 from trio_wsout.config import json_schema
 from trio_wsout.errors import ConfigError
 
@@ -25,11 +27,14 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "run_app"]
 
+_screen = Screen()
 app = App(
     name="trio-wsout",
     help="Deliver events over WebSocket: at least once, in order, and never lost without being told.",
     version=version("trio-wsout"),
     result_action="return_value",
+    console=_screen,
+    error_console=Screen(stderr=True),
 )
 
 Sets = Annotated[
@@ -68,7 +73,7 @@ def run_app() -> None:
         code = app(exit_on_error=False)
     except CycloptsError:  # it has told what is wrong
         code = CONFIGURATION
-    raise SystemExit(code or OK)
+    raise SystemExit(CONFIGURATION if _screen.failed else code or OK)
 
 
 def _run(task: Callable[..., Awaitable[int]], *arguments: object) -> int:
@@ -141,10 +146,13 @@ def schema() -> int:
 def demo(
     *,
     events: Annotated[int, Parameter(help="How many events to send.", validator=Number(gte=1))] = 2000,
-    rate: Annotated[float, Parameter(help="How many events a second.", validator=Number(gt=0))] = 1000,
+    rate: Annotated[
+        float, Parameter(help="How many events a second.", validator=Number(gt=0, lt=math.inf))
+    ] = 1000,
 ) -> int:
     """Fan events out to five clients over real sockets; one is cut off and resumes, and nothing is lost.
 
-    Exit codes: 0 every client has every event once, in order; 4 it has not; 130 interrupted.
+    Exit codes: 0 every client has every event once, in order; 2 standard output can't be written; 4 it has
+    not; 130 interrupted.
     """
     return _run(run_demo, events, rate)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 from rich.table import Table
 
-from trio_wsout.cli.codes import OK, SOME_UNDELIVERED
+from trio_wsout.cli.codes import CONFIGURATION, OK, SOME_UNDELIVERED
 from trio_wsout.cli.demo_client import DemoClient
 from trio_wsout.cli.demo_screen import DemoScreen
 from trio_wsout.output import open_output
@@ -60,7 +60,8 @@ async def run_demo(events: int, rate: float) -> int:
                     await output.wait_peers(_CLIENTS)
                     await _generate(output, events, rate)
                     patience.deadline = trio.current_time() + _PATIENCE
-    return _account(screen, clients, output.statistics(), events)
+    code = _account(screen, clients, output.statistics(), events)
+    return CONFIGURATION if screen.failed else code
 
 
 async def _generate(output: Output, events: int, rate: float) -> None:

@@ -6,12 +6,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
-from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from trio_wsout.cli.printing import silence
+from trio_wsout.cli.screen import Screen
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -26,15 +25,12 @@ _EVERY = 0.1
 _STYLES = {"watching": "cyan", "cut off": "yellow", "has all": "green"}
 
 
-class DemoScreen(Console):
+class DemoScreen(Screen):
     """Standard output; when its reader has seen enough, the demo goes on to its end and its exit code."""
 
     def say(self, what: RenderableType) -> None:
         """Print without breaking long lines."""
-        try:
-            self.print(what, soft_wrap=isinstance(what, str))
-        except (BrokenPipeError, SystemExit):  # rich makes the second of the first
-            silence()
+        self.print(what, soft_wrap=isinstance(what, str))
 
     @asynccontextmanager
     async def watching(self, clients: Sequence[DemoClient], events: int) -> AsyncGenerator[None, None]:

@@ -36,7 +36,8 @@ def tell_unsent(run: Run, begun: bytes) -> None:
 
 def tell_missed(run: Run, figures: Statistics) -> None:
     """Say what nobody got, or not everybody, where the configuration wants it so."""
-    if figures.unheard and run.job.config.history is None:
+    # What no peer heard may have gone to the link, if there is one: what it did not get is undelivered.
+    if figures.unheard and run.job.config.history is None and run.job.config.url is None:
         run.say(f"no peer was there for {figures.unheard} messages; --wait-peers 1 waits for one")
     if figures.lost_by_slow:
         run.say(f"{figures.lost_by_slow} messages were lost by slow peers (server.slow-peer: drop-oldest)")

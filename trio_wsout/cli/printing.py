@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from contextlib import suppress
@@ -28,12 +29,15 @@ GONE = "nobody reads it any more"
 
 
 def say(text: str) -> None:
-    """One line for people, on standard error; when that is gone, nobody is told and nothing stops."""
+    """One line for people, on standard error; when that is gone, nobody is told and nothing stops.
+
+    A file or a peer may have written what it says: see `_harmless`.
+    """
     # A closed standard error is None here, and print would take standard output for it.
     if sys.stderr is None:
         return
     try:
-        _print(f"{text}\n", sys.stderr, _ERR)
+        _print(f"{_harmless(text)}\n", sys.stderr, _ERR)
     except OSError:
         silence(_ERR)
 
@@ -49,6 +53,13 @@ def show(text: str) -> bool:
         say(f"standard output: {error.strerror}")
         return False
     return True
+
+
+def _harmless(text: str) -> str:
+    """The text, with what commands a terminal, or can't be seen, written as in JSON."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
 
 
 def _print(text: str, stream: TextIO | None, descriptor: int) -> None:
@@ -127,7 +138,8 @@ def _write(lines: bytes) -> None:
 
 def _write_terminal(lines: bytes) -> None:
     # Through sys.stdout, so that a status line at the bottom gives way.
-    _print(lines.decode(), sys.stdout, _OUT)
+    # JSON lets all but the oldest control characters stand as they are.
+    _print("\n".join(map(_harmless, lines.decode().split("\n"))), sys.stdout, _OUT)
 
 
 def _write_nowhere(lines: bytes) -> None:
