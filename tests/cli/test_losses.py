@@ -282,6 +282,20 @@ def test_a_terminal_that_closes_ends_it_and_costs_nothing(nowhere: str, env, tmp
     assert [item["event"] for item in kept(lost)] == [1, 2]
 
 
+def test_a_terminal_that_tells_its_end_again_and_again_costs_nothing(silent: str, start, tmp_path) -> None:
+    lost = tmp_path / "lost.ndjson"
+    run = start(silent, "--set", "shutdown-timeout=300ms", "--undelivered", str(lost))
+    run.send(*map(str, range(1000)))
+    run.wait_for("link dialling")
+    while run.process.poll() is None:
+        run.interrupt(signal.SIGHUP)
+        time.sleep(0.001)
+    code, said = run.end()
+    assert code == 130
+    assert "Traceback" not in said
+    assert [item["event"] for item in kept(lost)] == list(range(1000))
+
+
 def test_a_hangup_that_was_ignored_at_the_start_stays_so(peer, env) -> None:
     script = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
     with subprocess.Popen(

@@ -79,7 +79,7 @@ class Keeper:
 
 
 def as_undelivered(line: bytes) -> Undelivered:
-    """A line that was read and not sent, with its event as it was written, or its text where that is no JSON."""
+    """A line that was read and not sent, with its event as it stands there, or its text if it is no JSON."""
     try:
         orjson.loads(line)
     except orjson.JSONDecodeError:

@@ -63,7 +63,7 @@ def _harmless(text: str) -> str:
 
 
 def _print(text: str, stream: TextIO | None, descriptor: int) -> None:
-    """Print all of it, also where a full pipe makes nobody wait (O_NONBLOCK), or the encoding is a small one."""
+    """Print all of it, also where a full pipe makes nobody wait (O_NONBLOCK), or the encoding is small."""
     if stream is None:
         return
     above: TextIO | None = getattr(stream, "rich_proxied_file", None)

@@ -120,13 +120,15 @@ def _room(config: Config) -> int:
 
 async def _watch_signals(run: Run, everything: trio.CancelScope) -> None:
     """First signal: read no more, end gracefully; second: at once."""
+    # Ignored when this ends: it must not come between what is left to keep and its file.
+    for hangup in _HANGUP:
+        signal.signal(hangup, signal.SIG_IGN)
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *_HANGUP) as signals:
         async for each in signals:
             if not run.interrupted:
                 run.interrupt()
-            elif (
-                each not in _HANGUP
-            ):  # a terminal that closes may send two: the kernel one, the shell another
+            # A terminal that closes may say so twice: the system does, and the shell.
+            elif each not in _HANGUP:
                 everything.cancel()
                 return
 

@@ -12,7 +12,7 @@ __all__ = ["Screen"]
 
 
 class Screen(Console):
-    """Tells once that its stream can't be written, and no more than remembers it when nobody is left to be told."""
+    """Tells once that it can't be written; where it is standard error itself, it only remembers."""
 
     failed: bool = False
     """Whether it could not be written, for another reason than a reader that has seen enough."""
