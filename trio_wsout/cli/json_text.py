@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 __all__ = ["to_json"]
 
+_slow = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""Knows whole numbers of any size, and goes as deep as Python itself."""
+
 
 def to_json(value: object) -> bytes:
     """JSON of a value that was read from JSON; bytes become hexadecimal text.
@@ -25,6 +28,10 @@ def to_json(value: object) -> bytes:
     try:
         return orjson.dumps(value)
     except TypeError:  # more than 254 levels, or a whole number of more than 64 bits
+        pass
+    try:
+        return _slow(value).encode()
+    except RecursionError:
         return b"".join(_pieces(value))
 
 
@@ -47,7 +54,4 @@ def _pieces(value: object) -> Iterator[bytes]:
 
 
 def _scalar(value: object) -> bytes:
-    try:
-        return orjson.dumps(value)
-    except TypeError:
-        return json.dumps(value).encode()
+    return _slow(value).encode()
