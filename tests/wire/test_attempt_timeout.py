@@ -45,6 +45,7 @@ async def never(*_: Any) -> Any:
     [
         ("ws://h/", {}, {"token": never}, "credentials from the application"),
         ("ws://h:81/", {}, {"open_stream": never}, "a stream to h:81"),
+        ("ws://[fe80::1%25lo]:81/", {}, {"open_stream": never}, "a stream to fe80::1%lo:81"),
         ("wss://h/", {}, {"open_stream": silent}, "the TLS handshake with h"),
         ("ws://h/", {}, {"open_stream": silent}, "the server's answer to the opening handshake"),
         ("ws://h:81/", {}, {}, "a TCP connection to h:81"),
