@@ -357,10 +357,14 @@ def _account(tree: Tree, trouble: BaseException | None, *, cancelled: bool) -> N
     if tree.kept:
         _log.warning("%s", tree.kept)
         _say_with(trouble, tree.kept)
-    if not tree.left:
+    broken = tree.ledger.broken
+    left = tree.left if broken is None or broken is trouble else broken.undelivered
+    if not left:
         return
-    rest = tree.ledger.offer(tree.left) if cancelled else tree.left
-    said = f"{_not_confirmed(tree)}: {tree.left[0].reason}"
+    rest = tree.ledger.offer(left) if cancelled else left
+    taken = len(left) - len(rest)
+    where = f", {taken} of them in the undelivered channel" if taken else ""
+    said = f"{_not_confirmed(left)}{where}: {left[0].reason}"
     if rest:
         _log.error("%s", said)
     if trouble is not None:
@@ -374,8 +378,8 @@ def _say_with(trouble: BaseException | None, said: str) -> None:
         trouble.add_note(f"trio_wsout: {said}")
 
 
-def _not_confirmed(tree: Tree) -> str:
-    count = len(tree.left)
+def _not_confirmed(left: Sequence[Undelivered]) -> str:
+    count = len(left)
     return f"{count} accepted event{'' if count == 1 else 's'} not confirmed"
 
 
@@ -383,7 +387,7 @@ def _raise_left(tree: Tree) -> None:
     if tree.ledger.broken is not None:
         raise tree.ledger.broken
     if tree.left:
-        error = DeliveryError(_not_confirmed(tree), undelivered=tree.left)
+        error = DeliveryError(_not_confirmed(tree.left), undelivered=tree.left)
         if tree.kept:
             error.say_also(tree.kept)
         raise error

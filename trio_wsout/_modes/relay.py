@@ -71,9 +71,10 @@ class RelayTree(ServingTree):
         self._down = self._queue.source(_EACH)
         self._taking = self._queue
         self._link: ClientTree | None = None
+        self._taken_over = False
         if config.url is not None:
-            self._link = ClientTree(_link_config(config), evolve(hooks, receive=True), inbox=_RelayInbox)
             uplink = Uplink(self.audience.log, self._plain, self.audience.settle, self._queue.ring)
+            self._link = _LinkTree(_link_config(config), evolve(hooks, receive=True), uplink)
             self.audience.uplink = uplink
             # What comes down goes on: behind it lie the pongs for what went up, and so the uplink's room.
             self._queue.hold(lambda: uplink.full, but=self._down)
@@ -96,16 +97,34 @@ class RelayTree(ServingTree):
             nursery.start_soon(self._take_down, link, uplink)
 
     def _abandon(self, holding: Iterable[Accepted]) -> None:
-        """Also what waits while the link is full is undelivered."""
+        """Also what waits while the link is full is undelivered; what the link reported is, and is not told again."""
         self._queue.hold_nothing()
-        super()._abandon(holding)
+        self._take_over()
+        super()._abandon(self._untold(holding))
+
+    def _untold(self, holding: Iterable[Accepted]) -> list[Accepted]:
+        """What the link has not reported; the rest is counted."""
+        told = {} if self.audience.uplink is None else self.audience.uplink.failed
+        left: list[Accepted] = []
+        for event in holding:
+            reason = told.pop(event.seq, None)
+            if reason is None:
+                left.append(event)
+            else:
+                self.ledger.failed(event, reason)
+        return left
 
     async def _break_with(self, link: ClientTree) -> None:
-        """A link that broke breaks the relay, and says what of its events it will not have."""
+        """A link that broke breaks the relay, and says what of its events it had reported."""
         await link.ledger.broke.wait()
         await link.ended.wait()
-        error = link.ledger.broken
-        if error is not None:
+        self._take_over()
+
+    def _take_over(self) -> None:
+        """Be broken by what broke the link, if anything did; once, for then it says what it says twice."""
+        error = None if self._link is None else self._link.ledger.broken
+        if error is not None and not self._taken_over:
+            self._taken_over = True
             self.ledger.break_with(error)
 
     async def _take_down(self, link: ClientTree, uplink: Uplink) -> None:
@@ -228,6 +247,18 @@ class RelayTree(ServingTree):
             subprotocol=link.subprotocol,
             last_error=link.last_error,
         )
+
+
+class _LinkTree(ClientTree):
+    """The link. What it has not reported while it lived is the relay's to tell, which has it in its log."""
+
+    def __init__(self, config: Config, hooks: Hooks, uplink: Uplink) -> None:
+        super().__init__(config, hooks, inbox=_RelayInbox)
+        self._uplink = uplink
+
+    def _abandon(self, holding: Iterable[Accepted]) -> None:
+        self._uplink.end()
+        self.ledger.abandon(self._unconfirmed(holding), self.end_reason)
 
 
 @frozen

@@ -196,8 +196,16 @@ class Tree(ABC):
 
     def _abandon(self, holding: Iterable[Accepted]) -> None:
         """The tree has ended: what the tasks hold and what waits is undelivered, and is kept in `left`."""
+        left = self._unconfirmed(holding)
         broken = self.ledger.broken
-        reason = self.end_reason if broken is None else f"the output broke: {broken}"
+        self.left = self.ledger.abandon(
+            left, self.end_reason if broken is None else f"the output broke: {broken}"
+        )
+        if broken is not None:
+            broken.undelivered += tuple(self.left)
+
+    def _unconfirmed(self, holding: Iterable[Accepted]) -> list[Accepted]:
+        """What the tasks hold, and what waits, which is closed."""
         left = list(holding)
         try:
             while True:
@@ -209,9 +217,7 @@ class Tree(ABC):
                     item.abandon()
         except trio.WouldBlock:
             self._taking.close()
-        self.left = self.ledger.abandon(left, reason)
-        if broken is not None:
-            broken.undelivered += tuple(self.left)
+        return left
 
 
 async def stop_when_broken(ledger: Ledger, scope: trio.CancelScope) -> None:

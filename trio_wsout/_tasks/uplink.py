@@ -65,8 +65,9 @@ class Uplink:
         self._bell = Doorbell()
         self._room = room
         self._confirmed = log.end
+        self._over = False
         self.failed: dict[int, str] = {}
-        """Why the link will not have an event, by its number; until it settles."""
+        """Why the link will not have an event, which it has reported, by its number; until it settles."""
         log.confirmed.add(self, self._confirmed)
 
     @property
@@ -100,6 +101,16 @@ class Uplink:
         self._log.confirmed.move(self, self._confirmed, number)
         self._confirmed = number
 
+    def end(self) -> None:
+        """The link has ended: what it neither confirmed nor reported stays open in the log, for the relay to report."""
+        self._over = True
+
+    def fail(self, number: int, seq: int, reason: str) -> None:
+        """The link will not have the event `seq` of the message `number`, and has reported it, unless it has ended."""
+        if not self._over:
+            self.failed[seq] = reason
+            self.settled(number)
+
     def settled(self, number: int) -> None:
         """An event of the message `number` has its fate."""
         self._open[number] -= 1
@@ -122,6 +133,5 @@ class _Fate:
         self._uplink.settled(self._number)
 
     def failed(self, reason: str) -> None:
-        """The link will not have it; the link's own account has reported it."""
-        self._uplink.failed[self._seq] = reason
-        self._uplink.settled(self._number)
+        """The link will not have it."""
+        self._uplink.fail(self._number, self._seq, reason)
