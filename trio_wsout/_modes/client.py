@@ -121,11 +121,12 @@ class ClientTree(Tree):
             window = [accepted for message in self.outbox.window.drain() for accepted in message.events]
             self._abandon([*window, *self.sender.leftovers()])
             self.inbox.stop()
-            self.supervisor.wake()
+            self.link.close()
             if self.spooler is not None:
                 with trio.CancelScope(shield=True):
                     await self.spooler.aclose()
             self.ended.set()
+            self.supervisor.wake()
 
     async def begin(self) -> None:
         """Wait until an eager link is open.
@@ -172,7 +173,7 @@ class ClientTree(Tree):
         await trio.lowlevel.checkpoint()
         while self.link.state is not State.OPEN:
             self.ledger.raise_if_broken()
-            if self.link.state is State.CLOSED:
+            if self.ended.is_set() or self.link.state is State.CLOSED:
                 raise trio.ClosedResourceError
             await self.supervisor.wait_change()
 

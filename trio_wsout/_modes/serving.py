@@ -54,6 +54,8 @@ class ServingTree(Tree):
         self._sender: Sender | None = None
         self._acks: AckReader | None = None
         self._closing = trio.Event()
+        self._waits: set[trio.CancelScope] = set()
+        """Who waits for peers: in vain, once the tree has ended."""
         self._unsettled: list[Accepted] = []
         self._reserve = min(_PARTING, config.shutdown_timeout / 10)
 
@@ -81,6 +83,8 @@ class ServingTree(Tree):
             self._abandon(self._holding())
             self._giving.end()
             self.ended.set()
+            for waiting in self._waits:
+                waiting.cancel()
             with trio.CancelScope(shield=True):
                 await self.listener.aclose()
                 if self._archive is not None:
@@ -201,11 +205,19 @@ class ServingTree(Tree):
     async def wait_peers(self, count: int) -> None:
         """Wait until so many peers are connected at the same time."""
         await trio.lowlevel.checkpoint()
-        while len(self.audience.peers) < count:
-            self.ledger.raise_if_broken()
-            if self.ended.is_set():
-                raise trio.ClosedResourceError
-            await self.audience.wait_changed()
+        with trio.CancelScope() as waiting:
+            self._waits.add(waiting)
+            try:
+                while len(self.audience.peers) < count:
+                    if self.ended.is_set():
+                        break
+                    await self.audience.wait_changed()
+                else:
+                    return
+            finally:
+                self._waits.remove(waiting)
+        self.ledger.raise_if_broken()
+        raise trio.ClosedResourceError
 
     def statistics(self) -> Statistics:
         """The figures now."""
