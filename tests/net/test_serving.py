@@ -373,6 +373,51 @@ async def test_a_unix_socket_is_made_replaced_and_removed(tmp_path: Path) -> Non
     assert path.read_text() == "precious"
 
 
+async def test_a_unix_socket_of_a_successor_stays(tmp_path: Path) -> None:
+    path = tmp_path / "feed.sock"
+    fields = config(server={"bind": f"unix:{path}"}, **{"shutdown-timeout": "1s"})
+    connected, ended = trio.Event(), trio.Event()
+
+    async def leave() -> None:
+        async with trio_wsout.open_output(fields) as output:
+            stream = await trio.open_unix_socket(str(path))
+            await stream.send_all(HANDSHAKE)
+            await output.wait_peers(1)
+            connected.set()
+        # Its Close was not answered, and the end waited for that.
+        await trio.aclose_forcefully(stream)
+        ended.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(leave)
+        await connected.wait()
+        while path.exists():
+            await trio.sleep(0.001)
+        async with trio_wsout.open_output(fields):
+            assert not ended.is_set()
+            assert path.exists()
+            await ended.wait()
+            await trio.aclose_forcefully(await trio.open_unix_socket(str(path)))
+    assert not path.exists()
+
+
+async def test_a_unix_socket_that_another_has_bound_or_handed_over_stays(tmp_path: Path) -> None:
+    path = tmp_path / "feed.sock"
+    fields = config(server={"bind": f"unix:{path}"})
+    with socket.socket(socket.AF_UNIX) as other, socket.socket(socket.AF_UNIX) as given:
+        async with trio_wsout.open_output(fields):
+            path.unlink()
+            other.bind(str(path))
+        assert path.exists(), "it is not the file that was bound"
+        path.unlink()
+        given.bind(str(path))
+        given.listen()
+        listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(given.dup()))]
+        async with trio_wsout.open_output(fields, listeners=listeners):
+            pass
+        assert path.exists(), "who handed it over may go on with it"
+
+
 async def test_an_address_in_use_is_a_config_error() -> None:
     async with trio_wsout.open_output(config()) as output:
         with pytest.raises(trio_wsout.ConfigError) as caught:

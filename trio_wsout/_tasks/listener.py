@@ -15,7 +15,14 @@ from attrs import define, field
 from trio_wsout._tasks.peer_fan_out import Greeting
 from trio_wsout._tasks.served_peer import ServedPeer
 from trio_wsout._wire.accept import Acceptor
-from trio_wsout._wire.listen import address_of, is_local, listening_at, open_listeners, remove_socket
+from trio_wsout._wire.listen import (
+    address_of,
+    inode_of,
+    is_local,
+    listening_at,
+    open_listeners,
+    remove_socket,
+)
 from trio_wsout._wire.tls import ServerContext
 from trio_wsout.errors import HistoryError
 
@@ -67,6 +74,7 @@ class Listener:
     acceptor: Acceptor = field(init=False)
     _accepting: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     _listeners: Sequence[trio.abc.Listener[trio.abc.Stream]] = field(default=(), init=False)
+    _bound: dict[str, tuple[int, int]] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.acceptor = Acceptor(self._config, self._authenticate, text=self._text)
@@ -83,6 +91,9 @@ class Listener:
             self.acceptor.tls = ServerContext(server.tls)
         self._listeners = self._given if self._given is not None else await open_listeners(server.bind)
         self.addresses = listening_at(self._listeners)
+        if self._given is None:
+            paths = [each.removeprefix("unix:") for each in self.addresses if each.startswith("unix:")]
+            self._bound = {path: inode for path in paths if (inode := inode_of(path)) is not None}
         if server.allowed_origins is None and self._given is None and not is_local(server.bind):
             _log.warning("server.allowed-origins is not set: pages of any origin may connect")
         _log.info("listening at %s", ", ".join(self.addresses) or "the given listeners")
@@ -101,13 +112,16 @@ class Listener:
         self._accepting.cancel()
 
     async def aclose(self) -> None:
-        """Close the listening sockets; never waits."""
+        """Close the listening sockets; never waits. Of files, those that were bound here are removed, once.
+
+        Whoever listens next at the same path has it from then on.
+        """
+        bound, self._bound = self._bound, {}
+        for path, inode in bound.items():
+            remove_socket(path, inode)
         with trio.CancelScope(shield=True):  # noqa: ASYNC912 - by force, which never waits
             for listener in self._listeners:
                 await trio.aclose_forcefully(listener)
-        for address in self.addresses:
-            if address.startswith("unix:"):
-                remove_socket(address.removeprefix("unix:"))
 
     async def _serve(self, stream: trio.abc.Stream) -> None:
         """Serve one stream to its end; nothing but a cancellation from outside gets out."""

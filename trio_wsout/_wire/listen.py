@@ -18,7 +18,7 @@ from trio_wsout.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["address_of", "is_local", "listening_at", "open_listeners", "remove_socket"]
+__all__ = ["address_of", "inode_of", "is_local", "listening_at", "open_listeners", "remove_socket"]
 
 _TRIES = 5
 """Times that a free port is looked for which is free at every address."""
@@ -110,10 +110,20 @@ async def _is_abandoned(path: str) -> bool:
     return False
 
 
-def remove_socket(path: str) -> None:
-    """Remove a socket's file, if it is there."""
-    with suppress(OSError):
-        Path(path).unlink()
+def remove_socket(path: str, inode: tuple[int, int] | None = None) -> None:
+    """Remove a socket's file, if it is there; with `inode`, only if it is that one."""
+    if inode is None or inode == inode_of(path):
+        with suppress(OSError):
+            Path(path).unlink()
+
+
+def inode_of(path: str) -> tuple[int, int] | None:
+    """Which file is at a path; None: none. As long as a socket is open, no other gets the number of its file."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def listening_at(listeners: Sequence[object]) -> tuple[str, ...]:
