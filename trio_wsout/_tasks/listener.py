@@ -6,6 +6,7 @@ the application's or of a library, ends that connection only.
 
 from __future__ import annotations
 
+import errno
 import logging
 from typing import TYPE_CHECKING, Protocol
 
@@ -41,6 +42,12 @@ __all__ = ["Host", "Listener"]
 _log = logging.getLogger("trio_wsout")
 
 _STATUS = "Resume-Status"
+_OVER = frozenset({errno.EBADF, errno.ENOTSOCK, errno.EINVAL, errno.EFAULT})
+"""Errors of a listener that will accept nobody any more."""
+_FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+"""Errors that trio itself logs, and waits after."""
+_MOMENT = 0.1
+"""Seconds to wait after a second error in a row, as trio does."""
 
 
 class Host(Protocol):
@@ -57,6 +64,29 @@ class Host(Protocol):
     def gone(self, peer: ServedPeer) -> None:
         """That peer will send no more."""
         ...
+
+
+class _Steady(trio.abc.Listener[trio.abc.Stream]):
+    """A listener that goes on after an error of one connection or of the network (accept(2))."""
+
+    def __init__(self, listener: trio.abc.Listener[trio.abc.Stream]) -> None:
+        self._listener = listener
+
+    async def accept(self) -> trio.abc.Stream:
+        again = False
+        while True:
+            try:
+                return await self._listener.accept()
+            except OSError as error:
+                if error.errno in _OVER or error.errno in _FULL:
+                    raise
+                _log.warning("a connection was not accepted: %s", error)
+            if again:
+                await trio.sleep(_MOMENT)
+            again = True
+
+    async def aclose(self) -> None:
+        await self._listener.aclose()
 
 
 @define(eq=False)
@@ -103,7 +133,8 @@ class Listener:
         nursery.start_soon(self._audience.watch.run)
         try:
             with self._accepting:  # noqa: ASYNC912 - serving waits
-                await trio.serve_listeners(self._serve, list(self._listeners), handler_nursery=nursery)
+                listeners = [_Steady(each) for each in self._listeners]
+                await trio.serve_listeners(self._serve, listeners, handler_nursery=nursery)
         finally:
             await self.aclose()  # noqa: ASYNC102 - by force, which never waits
 
