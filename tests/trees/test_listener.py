@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio_wsout
-from tests.trees.conftest import MemoryListener
+from tests.trees.conftest import Client, MemoryListener
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -63,3 +63,76 @@ async def test_a_listener_that_is_over_ends_the_output(
     with trio.fail_after(10), pytest.RaisesGroup(OSError, flatten_subgroups=True):
         async with trio_wsout.open_output(config(), listeners=[listener]):
             await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("level", ["written", "received"])
+async def test_a_peer_that_goes_before_its_answer_is_out_holds_up_nothing(
+    level: str, listener: MemoryListener, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    async with trio_wsout.open_output(config(delivery={"level": level}), listeners=[listener]) as output:
+        client = Client(listener.dial(bounded=True))
+        await client.ask()
+        await trio.sleep(1)
+        receipt = await output.submit("one")
+
+        async def leave() -> None:
+            await trio.sleep(1)
+            await trio.aclose_forcefully(client.stream)
+
+        nursery.start_soon(leave)
+        with trio.fail_after(60):
+            await output.flush()
+            await receipt.wait()
+        assert trio.current_time() == 2
+
+
+async def test_a_peer_that_reads_no_answer_confirms_nothing_by_the_cancellation_of_all(
+    listener: MemoryListener, autojump_clock: MockClock
+) -> None:
+    with trio.move_on_after(2):
+        async with trio_wsout.open_output(config(), listeners=[listener]) as output:
+            client = Client(listener.dial(bounded=True))
+            await client.ask()
+            await trio.sleep(1)
+            await output.send("one")
+            await trio.sleep_forever()
+    figures = output.statistics()
+    assert (figures.confirmed, figures.undelivered) == (0, 1)
+
+
+@pytest.mark.parametrize("answered", [False, True])
+async def test_a_peer_that_reads_no_answer_makes_nobody_wait_where_slow_peers_are_closed(
+    answered: bool, listener: MemoryListener, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    server = {"slow-peer": "disconnect", "send-buffer-capacity": 4}
+    async with trio_wsout.open_output(config(server=server), listeners=[listener]) as output:
+        good = await listener.connect()
+        client = Client(listener.dial(bounded=True))
+        await client.ask()
+        await trio.sleep(1)
+        for number in range(1000):
+            await output.send(number)
+        await good.wait_for(1000)
+        assert trio.current_time() == 1
+        if answered:
+            nursery.start_soon(client.run)
+            await client.wait_closed()
+            assert (client.status, client.close_code, client.messages) == (101, 1013, [])
+        await output.flush()
+        assert output.statistics().expelled == answered
+
+
+async def test_what_was_sent_while_a_peer_was_answered_comes_where_slow_peers_are_closed(
+    listener: MemoryListener, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    server = {"slow-peer": "disconnect", "send-buffer-capacity": 4}
+    async with trio_wsout.open_output(config(server=server), listeners=[listener]) as output:
+        client = Client(listener.dial(bounded=True))
+        await client.ask()
+        await trio.sleep(1)
+        for number in range(3):
+            await output.send(str(number))
+        nursery.start_soon(client.run)
+        await client.wait_for(3)
+        await output.flush()
+        assert (client.messages, output.statistics().expelled) == (["0", "1", "2"], 0)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import errno
 import logging
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 from attrs import define, field
 
+from trio_wsout._tasks.audience import TRY_AGAIN_LATER
 from trio_wsout._tasks.peer_fan_out import Greeting
 from trio_wsout._tasks.served_peer import ServedPeer
 from trio_wsout._wire.accept import Acceptor
@@ -25,6 +27,7 @@ from trio_wsout._wire.listen import (
     remove_socket,
 )
 from trio_wsout._wire.tls import ServerContext
+from trio_wsout.config.sections import SlowPeer
 from trio_wsout.errors import HistoryError
 
 if TYPE_CHECKING:
@@ -106,7 +109,12 @@ class Listener:
     _listeners: Sequence[trio.abc.Listener[trio.abc.Stream]] = field(default=(), init=False)
     _bound: dict[str, tuple[int, int]] = field(factory=dict, init=False)
 
+    _closes_slow: bool = field(init=False)
+
     def __attrs_post_init__(self) -> None:
+        server = self._config.server
+        assert server is not None  # noqa: S101 - the rules see to it
+        self._closes_slow = server.slow_peer is SlowPeer.DISCONNECT
         self.acceptor = Acceptor(self._config, self._authenticate, text=self._text)
 
     async def open(self) -> None:
@@ -196,16 +204,40 @@ class Listener:
         if greeting.resumed is not None:
             headers.append((_STATUS, "resumed" if greeting.resumed else "gap"))
         if greeting.replay is None:
-            peer.join_log()
+            self._join(peer)
+        connection: Connection | None = None
         try:
             async with trio.open_nursery() as nursery:
-                connection: Connection | None = None
                 # A scope for the handshake only: one that lasted as long as the peer stays would cost memory.
                 with trio.move_on_at(deadline):
                     connection = await self.acceptor.answer(nursery, guest, headers)
                 if connection is not None:
+                    self._answered(peer)
                     await peer.run(connection, nursery, self._host.inbox_for(peer), greeting)
                 nursery.cancel_scope.cancel()
+            if connection is None and trio.current_effective_deadline() > -inf:
+                # It has gone before its answer was out. Where all of this is cancelled, nothing is confirmed by that.
+                peer.give_up_place()
         finally:
             peer.leave_log()
             self._host.gone(peer)
+
+    def _join(self, peer: ServedPeer) -> None:
+        """Have the peer get everything from here on, though its answer is not out yet.
+
+        Nobody can say Close to it before. So where slow peers are closed, it makes nobody wait as yet.
+        """
+        peer.join_log()
+        if self._closes_slow and peer.place is not None:
+            peer.place.stuck = True
+
+    def _answered(self, peer: ServedPeer) -> None:
+        """Its answer is out: where slow peers are closed, it is if it lost something while it was not."""
+        place = peer.place
+        if place is None or not self._closes_slow:
+            return
+        place.stuck = False
+        if place.dropped:
+            _log.warning("peer %s did not read its answer in time and is closed with 1013", peer.peer.address)
+            self._audience.expelled += 1
+            peer.close(TRY_AGAIN_LATER)
