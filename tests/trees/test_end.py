@@ -102,7 +102,9 @@ async def test_who_waits_for_a_peer_hears_that_the_history_failed(
 
 
 @pytest.mark.parametrize("cancelled", [False, True], ids=["out of time", "cancelled"])
-@pytest.mark.parametrize("step", [Unreachable(), Accept(after=100), Accept(pong_after=None)], ids=repr)
+@pytest.mark.parametrize(
+    "step", [Unreachable(), Accept(after=100), Accept(pong_after=None)], ids=["unreachable", "slow", "mute"]
+)
 @pytest.mark.parametrize("fields", [CLIENT, RELAY], ids=["client", "relay"])
 async def test_a_link_that_has_ended_is_closed(
     fields: dict[str, Any], step: Step, cancelled: bool, listener: MemoryListener, autojump_clock: MockClock

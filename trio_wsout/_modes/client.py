@@ -81,7 +81,8 @@ class ClientTree(Tree):
             self.at_once = False
         if not hooks.receive:
             self._giving.end()
-        self._dialer = Dialer(config, text=self.encoder.is_text, open_stream=hooks.open_stream)
+        open_stream = None if hooks.open_stream is None else hooks.opened
+        self._dialer = Dialer(config, text=self.encoder.is_text, open_stream=open_stream)
         self.supervisor = Supervisor(
             config,
             self.link,
@@ -89,7 +90,7 @@ class ClientTree(Tree):
             self.outbox,
             self.inbox,
             make_request=self._make_request,
-            draw=hooks.draw,
+            draw=hooks.drawn,
             on_state=hooks.on_state,
         )
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from numbers import Real
+from typing import cast
 
 import trio
 from attrs import field, frozen
@@ -15,6 +18,8 @@ from trio_wsout.stores.history import HistoryStore
 from trio_wsout.stores.spool import SpoolStore
 
 __all__ = ["Hooks"]
+
+_log = logging.getLogger("trio_wsout")
 
 
 @frozen(kw_only=True)
@@ -45,3 +50,24 @@ class Hooks:
     """Keeps the spool in place of `spool.path`."""
     draw: Callable[[], float] = field(default=random.random)
     """Uniform in [0, 1), for jitter."""
+
+    def drawn(self) -> float:
+        """What `draw` gives; one that raises or gives nonsense costs a line in the log, and a number of our own is taken."""
+        try:
+            number = cast("object", self.draw())
+        except Exception as error:  # noqa: BLE001 - the application's, whatever it is
+            trouble = f"raised {type(error).__name__}"
+        else:
+            if isinstance(number, Real) and 0 <= (drawn := float(number)) < 1:
+                return drawn
+            trouble = "gave no number in [0, 1)"
+        _log.error("the draw callable %s; a number was drawn without it", trouble)
+        return random.random()  # noqa: S311 - jitter is no secret
+
+    async def opened(self, host: str, port: int) -> trio.abc.Stream:
+        """What `open_stream` gives; TypeError if that is no stream, which costs the attempt."""
+        assert self.open_stream is not None  # noqa: S101 - the caller sees to it
+        stream = cast("object", await self.open_stream(host, port))
+        if not all(hasattr(stream, name) for name in ("send_all", "receive_some", "aclose")):
+            raise TypeError("open_stream gave something that is no stream")
+        return cast("trio.abc.Stream", stream)

@@ -205,7 +205,7 @@ class ServingTree(Tree):
     async def wait_peers(self, count: int) -> None:
         """Wait until so many peers are connected at the same time."""
         await trio.lowlevel.checkpoint()
-        with trio.CancelScope() as waiting:
+        with trio.CancelScope() as waiting:  # noqa: ASYNC912 - the checkpoint was before
             self._waits.add(waiting)
             try:
                 while len(self.audience.peers) < count:
