@@ -123,6 +123,8 @@ def test_undelivered_events_are_4(peer, command, tmp_path: Path) -> None:
         ("run", "--set", "mode=server-output", "--set", "server.bind=127.0.0.1:0", "--wait-peers", "0"),
         ("run", "--set", "url=wss://x", "--set", "tls.ca-certificate=/none.pem"),
         ("check", "--set", "url=7"),
+        ("check", "--set", "max-message-size=" + "9" * 5000),
+        ("check", "--set", "headers=" + "[" * 5000),
     ],
 )
 def test_what_is_wrong_with_the_job_is_2_and_told(command, arguments: tuple[str, ...]) -> None:
@@ -130,6 +132,14 @@ def test_what_is_wrong_with_the_job_is_2_and_told(command, arguments: tuple[str,
     assert run.returncode == 2
     assert run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_statistics_tell_a_cursor_that_is_no_unicode(command) -> None:
+    cursor = '{"header-name": "C", "initial-value": "{{x}}"}'
+    options = ["--set", f"cursor={cursor}", "--context", "x=\udc80", "--set", "reconnect.max-attempts=1"]
+    run = command("run", "--set", "url=ws://127.0.0.1:9/", *options, "--stats", text="1\n")
+    assert run.returncode == 3
+    assert json.loads(run.stderr.splitlines()[-1])["cursor"] == "\udc80"
 
 
 def test_usage_errors_are_told(command) -> None:

@@ -40,3 +40,30 @@ async def test_who_is_cancelled_while_it_reports_leaves_the_rest_to_the_other(au
             told.append((await taking.receive()).event)
     assert told == [1, 2, 3]
     assert ledger.undelivered == 3
+
+
+class Refusing(trio.abc.SendChannel[Undelivered]):
+    """Refuses the first, and has no room for the rest."""
+
+    def __init__(self) -> None:
+        self.offered = 0
+
+    async def send(self, value: Undelivered) -> None:
+        self.offered += 1
+        if self.offered == 1:
+            raise trio.BrokenResourceError
+        await trio.sleep_forever()
+
+    async def aclose(self) -> None: ...
+
+
+async def test_what_the_channel_refused_is_told_also_where_who_reports_is_cancelled(
+    autojump_clock: object,
+) -> None:
+    ledger = Ledger(Refusing())
+    with trio.move_on_after(1):
+        await ledger.report(failed(1, 2))
+    assert ledger.broken is not None
+    assert [item.event for item in ledger.broken.undelivered] == [1]
+    assert ledger.undelivered == 1
+    assert [item.event for item in ledger.abandon([], "the end")] == [2]

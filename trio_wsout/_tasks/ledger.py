@@ -89,16 +89,18 @@ class Ledger:
         """These events are undelivered: give each to the channel, or break the output with them."""
         self._reporting.extend(failed)
         lost: list[Undelivered] = []
-        async with self._one_reports:  # for all who come meanwhile: each event once, in order
-            while self._reporting:
-                accepted, reason = self._reporting[0]
-                item = Undelivered(event=accepted.event, reason=reason)
-                if not await self._reported(item):
-                    lost.append(item)
-                self._reporting.popleft()
-                self._fail(accepted, reason)
-        if lost:
-            self.break_with(DeliveryError(_count(lost, "not delivered"), undelivered=lost))
+        try:
+            async with self._one_reports:  # for all who come meanwhile: each event once, in order
+                while self._reporting:
+                    accepted, reason = self._reporting[0]
+                    item = Undelivered(event=accepted.event, reason=reason)
+                    if not await self._reported(item):
+                        lost.append(item)
+                    self._reporting.popleft()
+                    self._fail(accepted, reason)
+        finally:  # when cancelled, too: they are counted
+            if lost:
+                self.break_with(DeliveryError(_count(lost, "not delivered"), undelivered=lost))
 
     async def _reported(self, item: Undelivered) -> bool:
         if self._channel is None:

@@ -51,7 +51,7 @@ def _value(text: str) -> Any:  # noqa: ANN401 - JSON
     """A JSON value where it parses as one, else the text itself."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # also of a number of thousands of digits, or of endless brackets
         return text
 
 

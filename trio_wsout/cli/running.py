@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -54,7 +55,9 @@ async def run_job(job: Job) -> int:
         figures = run.statistics()
         tell_missed(run, figures)
         if job.stats:
-            say(orjson.dumps(attrs.asdict(figures)).decode())
+            say(
+                json.dumps(attrs.asdict(figures))
+            )  # which escapes what is no Unicode: a cursor can be anything
     return code
 
 

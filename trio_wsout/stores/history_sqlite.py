@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import ExitStack, closing, contextmanager, suppress
-from typing import TYPE_CHECKING, Any
-from zlib import crc32
+from typing import TYPE_CHECKING
 
 import trio
 from attrs import evolve, frozen
 
 from trio_wsout._core.history import Entry, Extent, Limits, check_entries, taken_over
 from trio_wsout.errors import HistoryError
+from trio_wsout.stores.history_rows import DAMAGED, blob_of, check_row, entry_of, row_of, text_of
 from trio_wsout.stores.places import file_at, is_cut_off, mend_of_sqlite
 
 if TYPE_CHECKING:
@@ -78,7 +78,6 @@ _SET_CURSOR = "UPDATE history_cursors SET value = ? WHERE name = ? AND value = ?
 
 _BUSY = 5.0
 """Seconds to wait for another process that writes."""
-_DAMAGED = "a row is damaged"
 
 
 class SqliteHistoryStore:
@@ -190,7 +189,7 @@ class _Log:
             if not entries:
                 return extent
             for start in range(0, len(entries), _MOST_ROWS):
-                rows = [_row(each) for each in entries[start : start + _MOST_ROWS]]
+                rows = [row_of(each) for each in entries[start : start + _MOST_ROWS]]
                 statement = _INSERT + _ROW_MORE * (len(rows) - 1)
                 connection.execute(statement, [value for row in rows for value in row])
             extent = evolve(
@@ -207,7 +206,7 @@ class _Log:
         found: list[Entry] = []
         with self._reads() as connection, closing(connection.execute(_AFTER, (position, most))) as rows:
             for row in rows:
-                entry = _entry(row, behind=position)
+                entry = entry_of(row, behind=position)
                 position = entry.position
                 most_bytes -= len(entry.payload)
                 if found and most_bytes < 0:
@@ -217,10 +216,10 @@ class _Log:
 
     def find(self, cursor: str) -> int | None:
         with self._reads() as connection:
-            (position,) = connection.execute(_FIND, {"cursor": _blob(cursor)}).fetchone()
+            (position,) = connection.execute(_FIND, {"cursor": blob_of(cursor)}).fetchone()
             if position is None or isinstance(position, int):
                 return position
-            raise sqlite3.DatabaseError(_DAMAGED)
+            raise sqlite3.DatabaseError(DAMAGED)
 
     def trim(self, now: float) -> Extent:
         with self._transaction("written") as connection:
@@ -232,15 +231,15 @@ class _Log:
 
     def get_cursor(self, name: str) -> str | None:
         with self._reads() as connection:
-            row = connection.execute(_GET_CURSOR, (_blob(name),)).fetchone()
-            return None if row is None else _text(row[0])
+            row = connection.execute(_GET_CURSOR, (blob_of(name),)).fetchone()
+            return None if row is None else text_of(row[0])
 
     def set_cursor(self, name: str, expected: str | None, value: str) -> bool:
         with self._transaction("written") as connection:
             if expected is None:
-                changed = connection.execute(_NEW_CURSOR, (_blob(value), _blob(name)))
+                changed = connection.execute(_NEW_CURSOR, (blob_of(value), blob_of(name)))
             else:
-                changed = connection.execute(_SET_CURSOR, (_blob(value), _blob(name), _blob(expected)))
+                changed = connection.execute(_SET_CURSOR, (blob_of(value), blob_of(name), blob_of(expected)))
         return bool(changed.rowcount)
 
     def close(self) -> None:
@@ -306,7 +305,7 @@ class _Log:
         with closing(connection.execute(_OLDEST)) as rows:
             for row in rows:
                 position, epoch, at, cursor, length = row
-                _check_row(epoch, at, cursor)
+                check_row(epoch, at, cursor)
                 if not self._limits.exceeded(events=events, size=size, age=now - at):
                     break
                 events, size, left = events - 1, size - length, (position, epoch, cursor)
@@ -357,7 +356,7 @@ def _state(connection: sqlite3.Connection) -> _State:
             extent = Extent(epoch=epoch, floor=floor, tail=tail, events=events, size=size)
             return _State(extent=extent, floor_epoch=was, floor_cursor=cursor)
         case _:
-            raise sqlite3.DatabaseError(_DAMAGED)
+            raise sqlite3.DatabaseError(DAMAGED)
 
 
 def _set_state(connection: sqlite3.Connection, state: _State) -> None:
@@ -376,43 +375,3 @@ def _check_ends(connection: sqlite3.Connection, extent: Extent) -> None:
     )
     if not whole:
         raise sqlite3.DatabaseError("events are missing, or are no part of the log")
-
-
-def _row(entry: Entry) -> tuple[int, int, float, bytes | None, bytes, int]:
-    position, epoch, cursor, payload = entry.position, entry.epoch, _blob(entry.cursor), entry.payload
-    return position, epoch, entry.at, cursor, payload, _checksum(position, epoch, cursor, payload)
-
-
-def _entry(row: Any, *, behind: int) -> Entry:  # noqa: ANN401 - a row holds what the file holds
-    position, epoch, at, cursor, payload, checksum = row
-    _check_row(epoch, at, cursor)
-    whole = isinstance(payload, bytes) and checksum == _checksum(position, epoch, cursor, payload)
-    # A damaged page can have a row twice, in the place of another.
-    if not whole or position <= behind:
-        raise sqlite3.DatabaseError(_DAMAGED)
-    value = None if cursor is None else _text(cursor)
-    return Entry(position=position, epoch=epoch, at=at, cursor=value, payload=payload)
-
-
-def _checksum(position: int, epoch: int, cursor: bytes | None, payload: bytes) -> int:
-    """CRC-32 of what a peer may get of an event, begun with its place."""
-    return crc32(payload, crc32(cursor or b"", position + epoch))
-
-
-def _check_row(epoch: object, at: object, cursor: object) -> None:
-    """Damage can turn any value into one of another type; the position can't be anything but a number."""
-    if not (
-        isinstance(epoch, int) and isinstance(at, float) and (cursor is None or isinstance(cursor, bytes))
-    ):
-        raise sqlite3.DatabaseError(_DAMAGED)
-
-
-def _blob(text: str | None) -> bytes | None:
-    """As bytes, because SQLite's texts can't hold every text of Python's: lone surrogates."""
-    return None if text is None else text.encode("utf-8", "surrogatepass")
-
-
-def _text(blob: Any) -> str:  # noqa: ANN401 - a row holds what the file holds
-    if isinstance(blob, bytes):
-        return blob.decode("utf-8", "surrogatepass")
-    raise sqlite3.DatabaseError(_DAMAGED)
