@@ -358,7 +358,9 @@ def _account(tree: Tree, trouble: BaseException | None, *, cancelled: bool) -> N
         _log.warning("%s", tree.kept)
         _say_with(trouble, tree.kept)
     broken = tree.ledger.broken
-    left = tree.left if broken is None or broken is trouble else broken.undelivered
+    # Who gets `broken`, itself or as what caused the trouble, has its events.
+    has_broken = trouble is not None and broken in {trouble, trouble.__cause__}
+    left = tree.left if broken is None or has_broken else broken.undelivered
     if not left:
         return
     rest = tree.ledger.offer(left) if cancelled else left

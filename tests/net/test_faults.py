@@ -706,9 +706,9 @@ def confirm_on_write(monkeypatch: pytest.MonkeyPatch) -> None:
 def go_on_behind_what_is_torn(monkeypatch: pytest.MonkeyPatch) -> None:
     real = Outbox.disconnected
 
-    async def disconnected(outbox: Outbox, ending: Any) -> None:
+    def disconnected(outbox: Outbox, ending: Any) -> list[Any]:
         outbox.confirm(outbox.window._confirm(outbox.window.in_flight))
-        await real(outbox, ending)
+        return real(outbox, ending)
 
     monkeypatch.setattr(Outbox, "disconnected", disconnected)
 

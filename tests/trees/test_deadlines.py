@@ -133,7 +133,7 @@ async def test_a_peer_that_takes_nothing_is_closed_once_too_much_is_kept_because
             if output.statistics().expelled:
                 break
         assert output.statistics().expelled == 1
-        assert 0 <= highest - most <= 1
+        assert most - 3 <= highest <= most + 1
         slow.go_on()
         await output.send("the last")
         await output.flush()
