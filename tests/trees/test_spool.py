@@ -355,6 +355,22 @@ async def test_a_spool_that_fails_breaks_the_output(reading: bool, autojump_cloc
         balanced(output)
 
 
+@pytest.mark.parametrize(("count", "said"), [(1, "1 accepted event was"), (2, "2 accepted events were")])
+async def test_of_what_a_spool_that_failed_has_nothing_is_promised(
+    count: int, said: str, autojump_clock: object
+) -> None:
+    disk = Disk(takes=0)
+    async with open_peer() as peer:
+        peer.plan(then=Unreachable())
+        with pytest.raises(SpoolError, match=f"{said} in the spool at .*; what is still there goes first"):
+            async with trio_wsout.open_output(config(), open_stream=peer.open_stream, spool=disk) as output:
+                for number in range(count):
+                    await output.send(number)
+                disk.broken = "spool /spool: it was removed"
+                with pytest.raises(trio.BrokenResourceError):
+                    await output.send("x")
+
+
 async def test_a_spool_that_fails_at_the_very_end_is_told(autojump_clock: object) -> None:
     disk = Disk(takes=0)
     async with open_peer() as peer:

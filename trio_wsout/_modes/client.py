@@ -38,7 +38,7 @@ from trio_wsout._tasks.spooler import Spooler
 from trio_wsout._tasks.supervisor import Supervisor
 from trio_wsout._wire.dial import AttemptFailed, Dialer
 from trio_wsout.config.sections import ConnectMode, DeliveryLevel
-from trio_wsout.errors import ConnectError
+from trio_wsout.errors import ConnectError, SpoolError
 from trio_wsout.stores.opening import open_cursor_store, open_spool_store
 
 if TYPE_CHECKING:
@@ -271,7 +271,10 @@ class ClientTree(Tree):
         events = f"{count} accepted event{'' if count == 1 else 's'}"
         if broken is not None:
             broken.undelivered += tuple(self.left)
-            if count:
+            if count and isinstance(broken, SpoolError):
+                was = "was" if count == 1 else "were"
+                broken.say_also(f"{events} {was} {stay}; what is still there goes first at the next start")
+            elif count:
                 stays = "stays" if count == 1 else "stay"
                 broken.say_also(f"{events} {stays} {stay}, to go first at the next start")
         elif count:
