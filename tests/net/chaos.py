@@ -368,7 +368,8 @@ class _Connection:
             case Place.HANDSHAKE, None, _:
                 return fault.after
             case Place.HANDSHAKE, int(opened_at), _:
-                return min(fault.after, opened_at - 1) if self._passed[way] < opened_at else None
+                # Where its last part came alone it has passed by now: too late for its place, but not for a cut.
+                return max(self._passed[way], min(fault.after, opened_at - 1))
             case Place.CLOSE, _, int(close_at):
                 return min(close_at + fault.after, follower.close_end)
             case Place.FRAME | Place.BETWEEN, int(opened_at), _:

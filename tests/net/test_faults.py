@@ -423,7 +423,7 @@ async def test_a_client_loses_nothing_through_tls_either(
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert("127.0.0.1").configure_cert(context)
-    plan = fault_plan(random.Random(seed), ROUNDS, head=800, up=BYTES, down=150, closes=False)
+    plan = fault_plan(random.Random(seed), ROUNDS, head=500, up=BYTES, down=150, closes=False)
     required = {name: count for name, count in REQUIRED.items() if name != Place.CLOSE}
     tls = context, ca.cert_pem.bytes().decode()
     verdict, chaos, end = await run_client(plan, EVENTS, tls=tls, required=required)
