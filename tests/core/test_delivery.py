@@ -455,8 +455,10 @@ class WindowMachine(RuleBasedStateMachine):
         unsent = self.pending[len(self.flight) :]
         room = 0 if self.probing else max(0, self.limit - len(self.flight))
         expected: list[int] = []
+        rest = sum(self.sizes[each] for each in unsent)
+        together = len(unsent) <= room and rest <= most_bytes + most_bytes // 4
         for seq in unsent[:room]:
-            if sum(self.sizes[each] for each in expected) >= most_bytes:
+            if not together and sum(self.sizes[each] for each in expected) >= most_bytes:
                 break
             expected.append(seq)
         assert taken == expected
