@@ -75,9 +75,8 @@ class Output(trio.abc.SendChannel[Any]):
             trio.BrokenResourceError: The output broke; its cause says why.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        encode = (
-            self._encode
-        )  # called where it stands, it would be looked for in the class first (as in `Tree`)
+        # Called where it stands, it would be looked for in the class first (as in `Tree`).
+        encode = self._encode
         item = encode(value)
         if self._waits or not self._try_put(item):
             await self._put(item)

@@ -161,8 +161,8 @@ class Audience:
         For those in step it costs a system call, of bytes that all share.
         """
         log = self.log
-        if log.keeps_much:
-            self._expel(log.kept_for)
+        if log.keeps_much and (kept_for := log.kept_for):
+            self._expel(kept_for)
         if self._ledger.awaited:
             log.want()
         while (wave := log.next_wave(trio.current_time())) is not None:

@@ -108,7 +108,6 @@ class Listener:
     _accepting: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     _listeners: Sequence[trio.abc.Listener[trio.abc.Stream]] = field(default=(), init=False)
     _bound: dict[str, tuple[int, int]] = field(factory=dict, init=False)
-
     _closes_slow: bool = field(init=False)
 
     def __attrs_post_init__(self) -> None:

@@ -55,9 +55,8 @@ async def run_job(job: Job) -> int:
         figures = run.statistics()
         tell_missed(run, figures)
         if job.stats:
-            say(
-                json.dumps(attrs.asdict(figures))
-            )  # which escapes what is no Unicode: a cursor can be anything
+            # It escapes what is no Unicode, for a cursor can be anything.
+            say(json.dumps(attrs.asdict(figures)))
     return code
 
 
