@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio_wsout._core.request import Request, RequestError, build_request
 from trio_wsout.config import Auth, Basic, Config, Cursor, Secret
-from trio_wsout.config.rules import is_token
+from trio_wsout.config.header_fields import is_token
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

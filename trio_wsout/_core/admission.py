@@ -24,8 +24,8 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 from attrs import field, frozen
 
 from trio_wsout._core.handshake import Handshake
+from trio_wsout.config.header_fields import is_token
 from trio_wsout.config.quantities import parse_origin
-from trio_wsout.config.rules import is_token
 
 if TYPE_CHECKING:
     from trio_wsout.config.sections import Config

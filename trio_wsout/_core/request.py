@@ -25,8 +25,14 @@ from urllib.parse import quote, urlsplit
 
 from attrs import field, frozen
 
+from trio_wsout.config.header_fields import (
+    BEARER_ALLOWED,
+    is_bearer,
+    is_header_value,
+    is_reserved_header,
+    is_token,
+)
 from trio_wsout.config.quantities import parse_host
-from trio_wsout.config.rules import BEARER_ALLOWED, is_bearer, is_header_value, is_reserved_header, is_token
 from trio_wsout.config.secret import SENSITIVE_HEADERS
 from trio_wsout.config.templates import Template, TemplateError
 

@@ -5,11 +5,17 @@ Each rule is a generator of problems; `check` runs them all.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from attrs import fields
 
+from trio_wsout.config.header_fields import (
+    BEARER_ALLOWED,
+    is_bearer,
+    is_header_value,
+    is_reserved_header,
+    is_token,
+)
 from trio_wsout.config.quantities import is_unicode
 from trio_wsout.config.sections import Batch, Config, Cursor, Mode, Retry
 from trio_wsout.config.templates import Template
@@ -18,15 +24,7 @@ from trio_wsout.errors import Problem
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-__all__ = [
-    "BEARER_ALLOWED",
-    "UNUSABLE",
-    "check",
-    "is_bearer",
-    "is_header_value",
-    "is_reserved_header",
-    "is_token",
-]
+__all__ = ["UNUSABLE", "check"]
 
 _LINK_ONLY = ("url", "connect", "reconnect", "auth", "tls", "headers", "query", "spool")
 _LISTENER_ONLY = ("server", "history")
@@ -45,38 +43,10 @@ _OF_A_LINK: Mapping[str, tuple[Retry | Cursor, tuple[str, ...]]] = {
 }
 """Fields of sections that only a link uses: a listener sends nothing twice and keeps no cursor of its own."""
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
-_RESERVED = frozenset({"host", "connection", "upgrade", "content-length", "transfer-encoding"})
-_BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*", re.ASCII)
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _MOST_PING = 125
 _LONGEST_STATE_ID = 200
 _SPOOLED_BESIDE = 512
 """Bytes that a message of the largest size may take in the spool beside its own, of which base64 adds a third."""
-
-
-def is_token(text: str) -> bool:
-    """Whether a text may be a header's name or a subprotocol (RFC 9110 section 5.6.2)."""
-    return _TOKEN.fullmatch(text) is not None
-
-
-BEARER_ALLOWED = "letters, digits and -._~+/ only, with = at its end (RFC 6750)"
-"""What `is_bearer` wants, in words."""
-
-
-def is_bearer(text: str) -> bool:
-    """Whether a text may be a bearer token (RFC 6750 section 2.1)."""
-    return _BEARER.fullmatch(text) is not None
-
-
-def is_header_value(text: str) -> bool:
-    """Whether a text is one header line's value: no control characters but tabs inside (RFC 9110 section 5.5)."""
-    return _CONTROL.search(text.strip(" \t")) is None
-
-
-def is_reserved_header(name: str) -> bool:
-    """Whether a header belongs to the handshake itself and can't be set."""
-    return name.lower() in _RESERVED or name.lower().startswith("sec-websocket-")
 
 
 def check(config: Config, present: Collection[str] | None = None) -> list[Problem]:

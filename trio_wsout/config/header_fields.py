@@ -1,0 +1,36 @@
+"""What may stand in the lines of a handshake: names, values, tokens (RFC 9110 section 5, RFC 6750, RFC 7617)."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["BEARER_ALLOWED", "is_bearer", "is_header_value", "is_reserved_header", "is_token"]
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
+_RESERVED = frozenset({"host", "connection", "upgrade", "content-length", "transfer-encoding"})
+_BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def is_token(text: str) -> bool:
+    """Whether a text may be a header's name or a subprotocol (RFC 9110 section 5.6.2)."""
+    return _TOKEN.fullmatch(text) is not None
+
+
+BEARER_ALLOWED = "letters, digits and -._~+/ only, with = at its end (RFC 6750)"
+"""What `is_bearer` wants, in words."""
+
+
+def is_bearer(text: str) -> bool:
+    """Whether a text may be a bearer token (RFC 6750 section 2.1)."""
+    return _BEARER.fullmatch(text) is not None
+
+
+def is_header_value(text: str) -> bool:
+    """Whether a text is one header line's value: no control characters but tabs inside (RFC 9110 section 5.5)."""
+    return _CONTROL.search(text.strip(" \t")) is None
+
+
+def is_reserved_header(name: str) -> bool:
+    """Whether a header belongs to the handshake itself and can't be set."""
+    return name.lower() in _RESERVED or name.lower().startswith("sec-websocket-")
