@@ -94,7 +94,7 @@ def test_a_delay_is_over_at_its_deadline_and_not_before() -> None:
     assert not link.poll(99.0)
 
 
-@pytest.mark.parametrize(("lasted", "failures"), [(60.0, 1), (59.999, 3), (1e6, 1)])
+@pytest.mark.parametrize(("lasted", "failures"), [(10.0, 1), (9.999, 3), (1e6, 1)])
 def test_a_connection_that_lasted_resets_the_count(lasted: float, failures: int) -> None:
     link = dialling()
     for _ in range(2):
@@ -134,6 +134,36 @@ def test_final_statuses(status: int) -> None:
     link.ended(refused(status), 0.0, 0.0)
     assert link.state is State.GAVE_UP
     assert str(status) in (link.verdict or "")
+
+
+@pytest.mark.parametrize(
+    ("status", "final"),
+    [(400, False), (401, True), (403, True), (404, False), (405, False), (410, True), (426, False)],
+)
+def test_what_a_proxy_says_while_the_server_is_replaced_is_retried_once_the_link_has_been_open(
+    status: int, final: bool
+) -> None:
+    link = drive(State.OPEN)
+    link.ended(LOST, 1.0, 0.0)
+    for attempts in range(2, 7):
+        again(link)
+        link.ended(refused(status), 1.0, 0.0)
+        if final:
+            break
+        assert link.state is State.BACKING_OFF
+        assert link.failures == attempts
+    assert (link.state is State.GAVE_UP) == final
+
+
+def test_max_attempts_ends_a_link_that_is_refused_after_it_has_been_open() -> None:
+    link = dialling(Reconnect(jitter=0.0, max_attempts=3))
+    link.opened(0.0)
+    link.ended(LOST, 1.0, 0.0)
+    for _ in range(2):
+        again(link)
+        link.ended(refused(404), 1.0, 0.0)
+    assert link.state is State.GAVE_UP
+    assert "max-attempts (3)" in (link.verdict or "")
 
 
 @pytest.mark.parametrize("status", [301, 402, 408, 429, 500, 502, 503])

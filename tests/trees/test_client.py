@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +129,7 @@ async def test_the_first_delay_after_a_drop_is_that_of_one_failure(autojump_cloc
         assert output.statistics().reconnects == 1
 
 
-@pytest.mark.parametrize(("lasted", "delay"), [(60.0, 0.5), (59.999, 2.0)])
+@pytest.mark.parametrize(("lasted", "delay"), [(10.0, 0.5), (9.999, 2.0)])
 async def test_the_count_is_reset_by_a_connection_that_lasted(
     lasted: float, delay: float, autojump_clock: object
 ) -> None:
@@ -181,6 +182,24 @@ async def test_giving_up_wakes_a_flush(autojump_clock: object) -> None:
                 await output.flush()
         assert isinstance(caught.value.__cause__, trio_wsout.ConnectError)
         assert [each.event for each in caught.value.__cause__.undelivered] == ["a"]
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 426])
+async def test_a_link_that_worked_outlives_what_a_proxy_says_while_its_server_is_replaced(
+    status: int, autojump_clock: object
+) -> None:
+    async with open_peer() as peer:
+        peer.plan(Accept(cut_after=1), Refuse(status=status), Refuse(status=status), Accept())
+        async with trio_wsout.open_output(
+            config(reconnect={"jitter": 0}), open_stream=peer.open_stream
+        ) as output:
+            start = trio.current_time()
+            await output.send("x")
+            await output.flush()
+            assert [each.opened_at - start for each in peer.connections] == [0.0, 0.5, 1.5, 3.5]
+            assert (
+                output.statistics().last_error == f"the server answered {status} {HTTPStatus(status).phrase}"
+            )
 
 
 async def test_a_server_that_asks_to_wait_is_waited_for(autojump_clock: object) -> None:

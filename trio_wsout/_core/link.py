@@ -11,7 +11,9 @@ Rules
    is not accepted; a close code in `give_up_on`; the third close code 1008 in a row without a
    message between. But one 401 is retried with fresh credentials where they can be had; the right
    to that comes back when a connection opens.
-6. `max_attempts` failures in a row are final.
+6. Once the link has been open, 400, 404, 405 and 426 are retried, too: the request was right before, and
+   a proxy says these while the server behind it is replaced.
+7. `max_attempts` failures in a row are final.
 """
 
 from __future__ import annotations
@@ -72,6 +74,8 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
 """Every transition there is; what is not here is a fault of the caller."""
 
 _FINAL_STATUSES = frozenset({400, 401, 403, 404, 405, 410, 426})
+_FINAL_ONCE_OPEN = frozenset({401, 403, 410})
+"""Of them, those that are final after the link has been open as well."""
 _UNAUTHORIZED = 401
 _FINAL_CAUSES = frozenset({Cause.BAD_HANDSHAKE, Cause.CERTIFICATE})
 _POLICY_VIOLATION = 1008
@@ -197,7 +201,8 @@ class Link:
         if ending.status == _UNAUTHORIZED and self._refreshable and not self.refresh:
             self.refresh = True
             return False
-        return ending.cause in _FINAL_CAUSES or ending.status in _FINAL_STATUSES
+        final = _FINAL_ONCE_OPEN if self._openings else _FINAL_STATUSES
+        return ending.cause in _FINAL_CAUSES or ending.status in final
 
     def _closed_for_good(self, code: int) -> bool:
         self._violations = self._violations + 1 if code == _POLICY_VIOLATION else 0

@@ -233,7 +233,7 @@ class Reconnect:
     """Share of the ceiling that is random: 0 exact, 1 full jitter."""
     max_attempts: Annotated[int, count(1)] | None = None
     """Failures in a row before giving up, ≥ 1; None: never."""
-    reset_after: Annotated[float, duration(positive=False)] = 60.0
+    reset_after: Annotated[float, duration(positive=False)] = 10.0
     """Seconds that a connection must have been open for the count to return to 0; ≥ 0."""
     give_up_on: tuple[Annotated[tuple[int, int], CODES], ...] = ((3500, 3999), (4500, 4999))
     """Close codes that are final, as (first, last) ranges; written ``4500-4999`` or ``4001``."""
