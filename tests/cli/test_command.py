@@ -37,7 +37,43 @@ def test_a_file_of_each_kind_and_context_and_quiet(peer, command, tmp_path: Path
             "run", str(tmp_path / name), "--context", f"where={peer.url}", "--input", str(events), "--quiet"
         )
         assert (run.returncode, run.stderr) == (0, "")
-    assert peer.messages == ['{"a":1}', "[2]", "three"] * 3
+    assert peer.messages == ['{"a": 1}', "[2]", "three"] * 3
+
+
+EXACT = [
+    '{"a":1,"a":2}',
+    '{"price":12345678.123456789012345}',
+    '{"a": 0.1234567890123456789}',
+    '{"a":9007199254740993.0}',
+    '{"a":18446744073709551616}',
+    '{"a":1e999, "b":"\\ud800\\u00e9"}',
+    "-0",
+    "[ ]",
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "{}"),
+        (["payload=json"], "{}"),
+        (["batch=" + '{"mode":"fixed","fixed-size":1,"wrap-as-json":true}'], "[{}]"),
+        (["batch=" + '{"mode":"fixed","fixed-size":1,"header":"h"}'], "h\n{}"),
+        (["delivery.stamp=s"], None),
+        (["spool.path={tmp_path}"], "{}"),
+    ],
+)
+def test_a_line_arrives_as_it_is(peer, command, tmp_path: Path, options, message: str | None) -> None:
+    sets = [f"--set={each.replace('{tmp_path}', str(tmp_path))}" for each in options]
+    run = command(
+        "run", "--set", f"url={peer.url}", *sets, "--quiet", text="".join(f" {line}\t\r\n" for line in EXACT)
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    if message is not None:
+        assert peer.messages == [message.replace("{}", line) for line in EXACT]
+        return
+    for sent, line in zip(peer.messages, EXACT, strict=True):
+        assert sent.startswith(line[:-1] + ',"s":"' if line.startswith("{") else line)
 
 
 def test_lines_that_cannot_be_sent_are_told_with_their_number(peer, command) -> None:

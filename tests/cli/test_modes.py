@@ -146,6 +146,14 @@ def test_a_relay_passes_the_input_and_what_peers_send(listen: Listen) -> None:
     assert run.end()[0] == 0
 
 
+def test_a_relay_stamps_what_peers_send_and_changes_nothing_else(listen: Listen) -> None:
+    run, url = listen("relay", "--set", "payload=json", "--set", "delivery.stamp=s", "--wait-peers", "2")
+    with connect(url) as one, connect(url) as two:
+        run.wait_for("waiting")
+        one.send('{"a":1, "a":12345678.123456789012345\n}')
+        assert two.recv(20).startswith('{"a":1, "a":12345678.123456789012345 ,"s":"')
+
+
 def test_a_relay_with_a_link_passes_both_ways(listen: Listen, peer: Peer) -> None:
     peer.greeting = ['{"from":"link"}']
     link = ["--set", f"url={peer.url}", "--set", "connect.mode=lazy"]

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trio_wsout._core.payload import Base64Error, Encoder, EventError, MessageError, decode, parse_json
+from trio_wsout._core.json_line import parse_json
+from trio_wsout._core.payload import Base64Error, Encoder, EventError, MessageError, decode
 from trio_wsout.config.sections import Batch, BatchMode, Payload
 
 LINES = Batch(mode=BatchMode.FIXED)

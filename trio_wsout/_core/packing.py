@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from trio_wsout._core.acknowledgement import stamp_of
 from trio_wsout._core.batching import Batcher
+from trio_wsout._core.json_line import is_object
 from trio_wsout._core.message import Accepted, BatchMessage, Message
 from trio_wsout.config.sections import BatchMode
 from trio_wsout.config.templates import Template, TemplateError
@@ -84,13 +85,13 @@ class Packer:
         """Give the event its number, and its stamp if objects are stamped."""
         self.taken += 1
         accepted.seq = self.taken
-        if self._stamped and type(accepted.event) is dict:
+        if self._stamped and is_object(accepted.event):
             stamp = stamp_of(self._epoch, accepted.seq).encode()
             accepted.payload = self._encoder.stamped(accepted.payload, stamp)
 
     def plain(self, accepted: Accepted) -> bytes:
         """A numbered event without its stamp."""
-        if self._stamped and type(accepted.event) is dict:
+        if self._stamped and is_object(accepted.event):
             return self._encoder.unstamped(accepted.payload, stamp_of(self._epoch, accepted.seq).encode())
         return accepted.payload
 

@@ -13,6 +13,8 @@ Rules
    ``text`` can.) Binary events are joined as they are: what is in them is the application's matter.
 4. With `wrap-as-json` a batch is a JSON array, so each event is JSON whatever the payload: a str
    becomes a JSON string, and bytes are refused.
+5. A `JsonLine` goes byte for byte as it was written, but for a JSON string that goes as the text that it says,
+   by the rules above.
 """
 
 # An event holds anything; what is inside of it has no type until it is looked at.
@@ -22,13 +24,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 
+from trio_wsout._core.json_line import JsonLine, parse_json
 from trio_wsout.config.sections import Payload
 
 if TYPE_CHECKING:
@@ -36,18 +38,16 @@ if TYPE_CHECKING:
 
     from trio_wsout.config.sections import Batch
 
-__all__ = ["Base64Error", "Encoder", "EventError", "MessageError", "decode", "parse_json"]
+__all__ = ["Base64Error", "Encoder", "EventError", "MessageError", "decode"]
 
 _STRICT = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 _dumps = orjson.dumps
 _NULL = b"null"
+_BEFORE_NOTHING = b"{ \t\r"
+"""What stands before the end of an object that holds nothing."""
 _SMALL = 480
 """Bytes that still fit into a small block of Python's, with what a bytes object has beside."""
 _BYTES = (bytes, bytearray, memoryview)
-_loads = orjson.loads
-_SIXTH = slice(5, None, 6)
-"""Of 19 characters in a row it takes three at least, next to each other: most texts need no closer look."""
-_DIGIT_OR_NOT = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))  # noqa: PLR2004 - "0" to "9", and a space
 _DEEPEST = 200
 """Levels that are searched for the culprit; orjson itself refuses beyond 254."""
 _SMALLEST = -(2**63)
@@ -92,10 +92,11 @@ class Encoder:
             Base64Error: Payload binary-base64, and the str is not base64.
         """
         if type(event) is dict and self._objects:  # the common case, and so first
-            if self._stamp is not None and self._stamp in event:
-                message = f"$.{self._stamp}: the event holds the key of delivery.stamp already"
-                raise EventError(message)
+            if self._stamp is not None:
+                self._refuse_stamped(event)
             return _json(event)
+        if type(event) is JsonLine:
+            return self._line(event)
         if isinstance(event, str):
             return self._text(event)
         if isinstance(event, _BYTES):
@@ -107,6 +108,25 @@ class Encoder:
             message = f"$: payload binary-base64 takes str (base64) or bytes, not {type(event).__name__}"
             raise EventError(message)
         return _json(event)
+
+    def _line(self, event: JsonLine) -> bytes:
+        """JSON as it was written, unless it is a text that goes as what it says."""
+        if event.is_text and self._payload is not Payload.JSON:
+            text = event.value()
+            assert isinstance(text, str)  # noqa: S101 - it is a JSON string
+            return self._text(text)
+        if not self._objects:
+            message = "$: payload binary-base64 takes a JSON string (base64), and nothing else"
+            raise EventError(message)
+        if self._stamp is not None and event.is_object:
+            self._refuse_stamped(event.value())
+        return event.text
+
+    def _refuse_stamped(self, event: object) -> None:
+        """Refuse an object that holds the key of the stamp."""
+        if isinstance(event, dict) and self._stamp in event:
+            message = f"$.{self._stamp}: the event holds the key of delivery.stamp already"
+            raise EventError(message)
 
     def _text(self, event: str) -> bytes:
         match self._payload:
@@ -127,8 +147,8 @@ class Encoder:
                     raise EventError(message) from None
 
     def stamped(self, encoded: bytes, stamp: bytes) -> bytes:
-        """An encoded object (a dict, none else) with the stamp as its last entry."""
-        comma = b"" if encoded == b"{}" else b","
+        """An encoded object with the stamp as its last entry; the rest stays as it was written."""
+        comma = b"" if encoded[-2:-1] in _BEFORE_NOTHING and not encoded[1:-1].strip() else b","
         return b"".join((encoded[:-1], comma, self._stamp_key, b':"', stamp, b'"}'))
 
     def unstamped(self, encoded: bytes, stamp: bytes) -> bytes:
@@ -145,27 +165,6 @@ class Encoder:
         """Bytes of `message` beside the events and one separator between two of them."""
         lines = sum(len(line) + 1 for line in (header, footer) if line is not None)
         return lines + (2 if self._wrap else 0)
-
-
-def parse_json(text: str | bytes) -> object:
-    """A JSON text as a value, whole numbers exact at any size.
-
-    Raises:
-        ValueError: It is not JSON (as `orjson.JSONDecodeError`, which tells where), or holds a number
-            of thousands of digits, or one over 64 bits in too many brackets.
-    """
-    value: object = _loads(text)
-    # orjson makes floats of integers over 64 bits: only where there are that many digits can one be.
-    # Written out, for a search in all of the text costs more than the parser.
-    sixth = text[_SIXTH]
-    digits = (sixth.encode() if isinstance(sixth, str) else sixth).translate(_DIGIT_OR_NOT)
-    if digits.find(b"000") < 0 or not _may_be_rounded(value):
-        return value
-    try:
-        return json.loads(text)
-    except RecursionError:
-        message = "it holds a number over 64 bits, and too many brackets around it or elsewhere"
-        raise ValueError(message) from None
 
 
 def decode(message: str | bytes, payload: Payload) -> object:
@@ -185,20 +184,6 @@ def decode(message: str | bytes, payload: Payload) -> object:
             return base64.b64encode(message).decode("ascii")
         case _:
             return message
-
-
-def _may_be_rounded(value: object) -> bool:
-    """Whether a float in a value may have been written as an integer over 64 bits."""
-    containers: list[Any] = [(value,)]
-    for each in containers:  # it grows meanwhile
-        for item in each.values() if type(each) is dict else each:
-            kind = type(item)
-            if kind is float:
-                if abs(item) >= -_SMALLEST:
-                    return True
-            elif kind is dict or kind is list:
-                containers.append(item)
-    return False
 
 
 def _unbase64(text: str) -> bytes:

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 import orjson
 from attrs import frozen
 
+from trio_wsout._core.json_line import JsonLine
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -63,7 +65,7 @@ RECORD_OVERHEAD = _HEAD.size + _BODY.size
 EVENT_OVERHEAD = _LENGTH.size + 1
 """Bytes of an event beside its own."""
 
-_JSON, _STR, _BYTES = b"j", b"s", b"b"
+_JSON, _STR, _BYTES, _LINE = b"j", b"s", b"b", b"l"
 
 
 class DamageError(ValueError):
@@ -82,14 +84,18 @@ def encode_event(accepted: Accepted) -> bytes:
         return _STR + event.encode("utf-8", "surrogatepass")
     if isinstance(event, bytes | bytearray | memoryview):
         return _BYTES + event
+    if isinstance(event, JsonLine):
+        return _LINE + event.text
     return _JSON + accepted.payload
 
 
 def decode_event(kept: bytes) -> object:
-    """The event: a JSON value, a text or bytes."""
+    """The event: a JSON value, JSON as it was written, a text or bytes."""
     kind, content = kept[:1], kept[1:]
     if kind == _STR:
         return content.decode("utf-8", "surrogatepass")
+    if kind == _LINE:
+        return JsonLine(content)
     return content if kind == _BYTES else orjson.loads(content)
 
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from trio_wsout._core.payload import MessageError, decode, parse_json
+from trio_wsout._core.json_line import parse_json
+from trio_wsout._core.payload import MessageError, decode
 from trio_wsout.config.templates import Template
 
 if TYPE_CHECKING:

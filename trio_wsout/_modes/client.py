@@ -26,7 +26,6 @@ from trio_wsout._core.ending import Cause, Ending
 from trio_wsout._core.link import Link, State
 from trio_wsout._core.message import Accepted, Refused
 from trio_wsout._core.packing import Packer
-from trio_wsout._core.payload import EventError
 from trio_wsout._core.request import RequestError, build_request
 from trio_wsout._core.statistics import Statistics
 from trio_wsout._modes.tree import Tree, stop_when_broken
@@ -252,7 +251,7 @@ class ClientTree(Tree):
         """An event that was accepted before, perhaps by another configuration; what can't be sent is undelivered."""
         try:
             return self.encode(event)
-        except EventError as error:
+        except ValueError as error:
             return Refused(b"", event, reason=str(error))
 
     def _abandon(self, holding: Iterable[Accepted]) -> None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import trio
 from attrs import evolve, field, frozen
 
+from trio_wsout._core.json_line import JsonLine
 from trio_wsout._core.message import Accepted
 from trio_wsout._core.received import Received
 from trio_wsout._modes.client import ClientTree
@@ -176,8 +177,12 @@ class RelayTree(ServingTree):
             self.counts.dropped += 1
             return None
         try:
-            as_it_came = config.payload is Payload.JSON and config.delivery.stamp is None
-            payload = item.raw if as_it_came else self.encoder.event(item.event)
+            if config.payload is not Payload.JSON:
+                payload = self.encoder.event(item.event)
+            elif config.delivery.stamp is None:
+                payload = item.raw  # as it came
+            else:  # as it came, with a stamp
+                payload = self.encoder.event(JsonLine.joined(item.raw))
         except ValueError as error:
             self.counts.dropped += 1
             _log.warning("a message from %s was not passed on: %s", item.peer.address, error)

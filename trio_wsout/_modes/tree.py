@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import trio
 
 from trio_wsout._core.cursor import CursorReader
+from trio_wsout._core.json_line import value_of_event
 from trio_wsout._core.message import Accepted, Refused
 from trio_wsout._core.payload import Base64Error, Encoder, EventError
 from trio_wsout._tasks.intake import Intake
@@ -117,7 +118,7 @@ class Tree(ABC):
             raise EventError(message)
         accepted = Accepted(encoded, event, fate)
         if self._cursor is not None:
-            accepted.cursor = self._cursor.value_of(event)
+            accepted.cursor = self._cursor.value_of(value_of_event(event))
         return accepted
 
     @abstractmethod

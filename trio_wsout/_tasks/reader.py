@@ -11,7 +11,8 @@ import trio
 from attrs import define
 
 from trio_wsout._core.cursor import MISSING
-from trio_wsout._core.payload import MessageError, decode, parse_json
+from trio_wsout._core.json_line import parse_json
+from trio_wsout._core.payload import MessageError, decode
 from trio_wsout._core.received import Received
 from trio_wsout.config.sections import Payload
 

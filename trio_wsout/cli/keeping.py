@@ -6,9 +6,9 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import orjson
 import trio
 
+from trio_wsout._core.json_line import JsonLine
 from trio_wsout.cli.descriptors import write_all
 from trio_wsout.cli.json_text import to_json
 from trio_wsout.cli.printing import say, waiting
@@ -81,9 +81,6 @@ class Keeper:
 def as_undelivered(line: bytes) -> Undelivered:
     """A line that was read and not sent, with its event as it stands there, or its text if it is no JSON."""
     try:
-        orjson.loads(line)
-    except orjson.JSONDecodeError:
+        return Undelivered(event=JsonLine.read(line), reason="read, but not sent")
+    except ValueError:
         return Undelivered(event=line.decode(errors="replace"), reason="read, but not sent; it is no JSON")
-    # A carriage return is a blank there, but some readers would end the line at it.
-    event = orjson.Fragment(line.strip().replace(b"\r", b" "))
-    return Undelivered(event=event, reason="read, but not sent")

@@ -9,10 +9,9 @@ import sys
 from typing import TYPE_CHECKING
 
 import attrs
-import orjson
 import trio
 
-from trio_wsout._core.payload import parse_json
+from trio_wsout._core.json_line import JsonLine
 from trio_wsout.cli.codes import CONFIGURATION
 from trio_wsout.cli.ending import exit_code, tell_failure, tell_missed, tell_unsent
 from trio_wsout.cli.job import Run
@@ -165,12 +164,15 @@ async def _send_lines(run: Run, output: Output, source: Lines) -> None:
     """Send every line; one that can't be sent is reported with its number and skipped."""
     batch = run.job.config.batch
     documents = batch is not None and batch.mode is BatchMode.DOCUMENT
+    # With a spool `send` waits for the disk; else most lines find room, and cost no task a turn.
+    at_once = run.job.config.spool is None
     try:
         while lines := await source.read():
             before = run.number
             try:
                 for line in lines:
-                    await _send_line(run, output, line, documents=documents)
+                    if not (at_once and _sent_at_once(output, line)):
+                        await _send_line(run, output, line, documents=documents)
                     run.number += 1
             finally:
                 run.unsent = lines[run.number - before :]
@@ -179,16 +181,22 @@ async def _send_lines(run: Run, output: Output, source: Lines) -> None:
         say(f"{run.job.source or 'standard input'}: {error.strerror}; read up to line {run.number}")
 
 
+def _sent_at_once(output: Output, line: bytes) -> bool:
+    """Send a line if it is an event and there is room for it."""
+    try:
+        output.send_nowait(JsonLine.read(line))
+    except (ValueError, trio.WouldBlock):
+        return False
+    return True
+
+
 async def _send_line(run: Run, output: Output, line: bytes, *, documents: bool) -> None:
     try:
         if line.strip():
-            await output.send(parse_json(line))
+            await output.send(JsonLine.read(line))
         elif documents:
             # An empty line ends a document, as it does in many stream formats.
             await output.end_document()
-    except orjson.JSONDecodeError as error:
-        run.skipped += 1
-        say(f"line {run.number + 1}: not JSON ({error.msg}); skipped")
     except ValueError as error:
         run.skipped += 1
         say(f"line {run.number + 1}: {error}; skipped")

@@ -1,0 +1,171 @@
+"""JSON as it was written: a line that goes on byte for byte, and is read only where its value is needed (SPEC 13).
+
+A value that was read from JSON is not what was written: numbers are rounded to 64 bits, a key that stands twice is
+there once, and blanks are gone. So an event of the command is a `JsonLine`, and so is what a relay stamps.
+"""
+
+# What JSON holds has no type until it is looked at.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+import orjson
+
+__all__ = ["JsonLine", "is_object", "parse_json", "value_of_event"]
+
+BLANKS = b" \t\r\n"
+"""White space between the tokens of JSON (RFC 8259 section 2)."""
+
+_loads = orjson.loads
+_SIXTH = slice(5, None, 6)
+"""Of 19 characters in a row it takes three at least, next to each other: most texts need no closer look."""
+_DIGIT_OR_NOT = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))  # noqa: PLR2004 - "0" to "9", and a space
+_FROM = 2**63
+"""Floats from here on may have been written as integers over 64 bits."""
+_MOST_DIGITS = 4000
+"""Digits of a whole number that Python reads; it refuses more than 4300."""
+
+
+class JsonLine:
+    """One JSON value as it was written, on one line."""
+
+    __slots__ = ("text",)
+
+    text: bytes
+    """The JSON, without white space at its ends and without a line feed."""
+
+    def __init__(self, text: bytes) -> None:
+        """Take a JSON text of one line, already checked; `read` checks it."""
+        self.text = text
+
+    @classmethod
+    def read(cls, line: bytes) -> JsonLine:
+        """Check that a line is JSON, and take the white space off its ends.
+
+        Raises:
+            ValueError: It is not JSON, or its brackets are nested too deeply; the text says where.
+        """
+        text = line.strip(BLANKS)
+        try:
+            _loads(text)
+        except orjson.JSONDecodeError as error:
+            # orjson refuses numbers beyond a float's range and lone surrogates, which JSON allows.
+            if not _is_json(text):
+                raise ValueError(f"not JSON ({error.msg})") from None
+        return cls(text)
+
+    @classmethod
+    def joined(cls, text: bytes) -> JsonLine:
+        """A JSON text that may stand on several lines, already checked, as one line; tokens stay as they are."""
+        text = text.strip(BLANKS)
+        return cls(text.replace(b"\n", b" ") if b"\n" in text else text)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a JSON string."""
+        return self.text.startswith(b'"')
+
+    @property
+    def is_object(self) -> bool:
+        """Whether it is a JSON object."""
+        return self.text.startswith(b"{")
+
+    def value(self) -> object:
+        """What it says, read anew at each call.
+
+        Raises:
+            ValueError: It holds what no value in Python can be.
+        """
+        try:
+            return parse_json(self.text)
+        except orjson.JSONDecodeError:
+            pass
+        try:
+            return json.loads(self.text, parse_int=_whole)
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same text."""
+        return isinstance(other, JsonLine) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __repr__(self) -> str:
+        """Without the text, which may be secret."""
+        return f"<JsonLine of {len(self.text)} bytes>"
+
+
+def is_object(event: object) -> bool:
+    """Whether an event is a JSON object, as a dict or as it was written."""
+    return type(event) is dict or (type(event) is JsonLine and event.is_object)
+
+
+def value_of_event(event: object) -> object:
+    """The event as a value, also one that is there as it was written.
+
+    Raises:
+        ValueError: It holds what no value in Python can be.
+    """
+    return event.value() if type(event) is JsonLine else event
+
+
+def parse_json(text: str | bytes) -> object:
+    """A JSON text as a value, whole numbers exact at any size.
+
+    Raises:
+        ValueError: It is not JSON (as `orjson.JSONDecodeError`, which tells where), or holds a number
+            of thousands of digits, or one over 64 bits in too many brackets.
+    """
+    value: object = _loads(text)
+    # orjson makes floats of integers over 64 bits: only where there are that many digits can one be.
+    # Written out, for a search in all of the text costs more than the parser.
+    sixth = text[_SIXTH]
+    digits = (sixth.encode() if isinstance(sixth, str) else sixth).translate(_DIGIT_OR_NOT)
+    if digits.find(b"000") < 0 or not _may_be_rounded(value):
+        return value
+    try:
+        return json.loads(text)
+    except RecursionError:
+        message = "it holds a number over 64 bits, and too many brackets around it or elsewhere"
+        raise ValueError(message) from None
+
+
+def _may_be_rounded(value: object) -> bool:
+    """Whether a float in a value may have been written as an integer over 64 bits."""
+    containers: list[Any] = [(value,)]
+    for each in containers:  # it grows meanwhile
+        for item in each.values() if type(each) is dict else each:
+            kind = type(item)
+            if kind is float:
+                if abs(item) >= _FROM:
+                    return True
+            elif kind is dict or kind is list:
+                containers.append(item)
+    return False
+
+
+def _whole(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MOST_DIGITS else float(digits)
+
+
+def _refuse(constant: str) -> NoReturn:
+    message = f"{constant} is not JSON"
+    raise ValueError(message)
+
+
+_checker = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=_refuse)
+"""Reads numbers of any size, for it does not convert them."""
+
+
+def _is_json(text: bytes) -> bool:
+    """Whether a text is JSON that orjson refuses; brackets that are nested too deeply are not."""
+    try:
+        _checker.decode(text.decode())
+    except (ValueError, RecursionError):
+        return False
+    return True
