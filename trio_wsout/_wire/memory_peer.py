@@ -6,6 +6,8 @@ exercised, and on a mock clock every time is exact.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -104,8 +106,11 @@ class PeerConnection:
 class MemoryPeer:
     """The server that `open_peer` gives; hand its `open_stream` to `open_output`."""
 
+    attempts: list[float]
+    """When each attempt to connect was made, in seconds of trio's clock; also those that found nobody."""
+
     connections: list[PeerConnection]
-    """Every connection so far, refused ones too."""
+    """Every connection so far, also those whose handshake was refused; an unreachable attempt makes none."""
 
     def __init__(self, nursery: trio.Nursery, *, buffered: bool) -> None:
         self._nursery = nursery
@@ -114,6 +119,7 @@ class MemoryPeer:
         self._default: Step = Accept()
         self._live: _Live | None = None
         self._arrived = trio.Event()
+        self.attempts = []
         self.connections = []
 
     # -- the script -------------------------------------------------------------------------------------
@@ -129,11 +135,11 @@ class MemoryPeer:
         del host, port
         await trio.lowlevel.checkpoint()
         step = self._steps.popleft() if self._steps else self._default
+        self.attempts.append(trio.current_time())
+        if isinstance(step, Unreachable):
+            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
         seen = PeerConnection(opened_at=trio.current_time())
         self.connections.append(seen)
-        if isinstance(step, Unreachable):
-            seen.ended_at = trio.current_time()
-            raise ConnectionRefusedError(111, "Connection refused")
         pair = trio.testing.memory_stream_pair if self._buffered else trio.testing.lockstep_stream_pair
         ours, theirs = pair()
         self._live = _Live(self, step, seen, ours)
@@ -310,11 +316,13 @@ async def open_peer(*, buffered: bool = True) -> AsyncGenerator[MemoryPeer, None
         buffered: Whether bytes that nobody reads are kept without end. Without it, a writer waits
             until they are read, as for a socket with full buffers.
     """
-    trouble: Exception | None = None
+    trouble: BaseException | None = None
     async with trio.open_nursery() as nursery:
         try:
             yield MemoryPeer(nursery, buffered=buffered)
-        except Exception as error:  # noqa: BLE001 - raised again below, outside of the nursery
+        except trio.Cancelled:
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised again below, where no nursery makes a group of it
             trouble = error
         nursery.cancel_scope.cancel()
     if trouble is not None:
