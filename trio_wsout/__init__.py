@@ -6,6 +6,7 @@ wrong, `stores` what outlives a process, `testing` a peer for your tests, `cli` 
 """
 
 from trio_wsout._core.batching import Document
+from trio_wsout._core.ending import Cause, Ending
 from trio_wsout._core.handshake import Admit, Deny, Handshake
 from trio_wsout._core.link import State
 from trio_wsout._core.link_change import LinkChange
@@ -19,6 +20,7 @@ from trio_wsout.errors import (
     ConnectError,
     CursorError,
     DeliveryError,
+    EventError,
     HistoryError,
     OutputError,
     Problem,
@@ -29,6 +31,7 @@ from trio_wsout.output import Output, open_output
 
 __all__ = [
     "Admit",
+    "Cause",
     "Config",
     "ConfigError",
     "ConnectError",
@@ -36,6 +39,8 @@ __all__ = [
     "DeliveryError",
     "Deny",
     "Document",
+    "Ending",
+    "EventError",
     "Handshake",
     "HistoryError",
     "LinkChange",

@@ -14,6 +14,7 @@ __all__ = [
     "ConnectError",
     "CursorError",
     "DeliveryError",
+    "EventError",
     "HistoryError",
     "OutputError",
     "Problem",
@@ -116,6 +117,13 @@ class DeliveryError(OutputError):
 
 class CursorError(OutputError):
     """The stored cursor can't be read or written; the message names the place and the mend."""
+
+
+class EventError(ValueError):
+    """An event that `send` and its kin refuse; the text names the path in the event, never a value of it.
+
+    No `OutputError`: nothing is wrong with the output, which goes on.
+    """
 
 
 class HistoryError(OutputError):

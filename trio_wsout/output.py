@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from trio_wsout._core.handshake import Admit, Deny, Handshake
     from trio_wsout._core.link_change import LinkChange
-    from trio_wsout._core.received import Received
     from trio_wsout._core.statistics import Statistics
     from trio_wsout._modes.tree import Tree
     from trio_wsout._tasks.received_channel import ReceivedChannel
@@ -70,7 +69,7 @@ class Output(trio.abc.SendChannel[Any]):
         than that fit into the buffer.
 
         Raises:
-            ValueError: The event can't be encoded or is too large; the message names the path in it.
+            EventError: The event can't be encoded or is too large; the message names the path in it.
             trio.ClosedResourceError: The output was closed.
             trio.BrokenResourceError: The output broke; its cause says why.
         """
@@ -159,18 +158,6 @@ class Output(trio.abc.SendChannel[Any]):
             message = "received messages are dropped: ask for them with open_output(…, receive=True)"
             raise RuntimeError(message)
         return self._tree.received
-
-    async def receive_many(self) -> list[Received]:
-        """Wait for what peers sent, and take all of it that waits: at least one item, at most what `received` holds.
-
-        It takes from `received`, as many at a time as there are, and so with one task switch for all of
-        them: the fast way where much comes.
-
-        Raises:
-            trio.EndOfChannel: The output has ended, and everything was taken.
-            RuntimeError: Nobody asked for what peers send, see `received`.
-        """
-        return await self.received.receive_many()
 
     def statistics(self) -> Statistics:
         """A frozen snapshot of the figures; cheap, and allowed at any time."""

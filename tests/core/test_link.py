@@ -177,7 +177,9 @@ def test_other_statuses_are_retried(status: int) -> None:
 def test_final_causes(cause: Cause) -> None:
     link = dialling()
     link.ended(Ending(cause=cause, detail=""), 0.0, 0.0)
-    assert (link.state is State.GAVE_UP) == (cause in (Cause.BAD_HANDSHAKE, Cause.CERTIFICATE))
+    assert (link.state is State.GAVE_UP) == (
+        cause in (Cause.BAD_HANDSHAKE, Cause.CALLABLE, Cause.CERTIFICATE)
+    )
 
 
 @pytest.mark.parametrize(

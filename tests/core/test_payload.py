@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trio_wsout._core.json_line import parse_json
-from trio_wsout._core.payload import Base64Error, Encoder, EventError, MessageError, decode
+from trio_wsout._core.payload import Base64Error, Encoder, MessageError, decode
 from trio_wsout.config.sections import Batch, BatchMode, Payload
+from trio_wsout.errors import EventError
 
 LINES = Batch(mode=BatchMode.FIXED)
 ARRAY = Batch(mode=BatchMode.FIXED, wrap_as_json=True)

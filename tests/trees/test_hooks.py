@@ -60,3 +60,69 @@ async def test_what_is_no_stream_costs_an_attempt(given: Any, autojump_clock: Mo
             await output.flush()
             assert "open_stream" in (output.statistics().last_error or "")
     assert attempts == 2
+
+
+def text() -> Any:
+    return "no-awaitable"
+
+
+def no_stream(host: str, port: int) -> Any:
+    return None
+
+
+@pytest.mark.parametrize("name", ["headers", "token", "open_stream"])
+async def test_a_callable_that_is_not_async_ends_the_link_and_says_so(
+    name: str, autojump_clock: MockClock
+) -> None:
+    async with open_peer() as up:
+        given: Any = {"open_stream": up.open_stream, name: no_stream if name == "open_stream" else text}
+        with pytest.raises(trio_wsout.ConnectError, match=f"the {name} callable must be async") as caught:
+            async with trio_wsout.open_output(CLIENT, **given) as output:
+                await output.send("one")
+        assert caught.value.attempts == 1
+        assert "no-awaitable" not in str(caught.value)
+        assert [each.event for each in caught.value.undelivered] == ["one"]
+
+
+async def test_an_async_secrets_callable_is_told(autojump_clock: MockClock) -> None:
+    async def secrets(name: str) -> str:
+        return name
+
+    config = {**CLIENT, "headers": {"X": "${secret|name}"}, "reconnect": {"max-attempts": 1}}
+    async with open_peer() as up:
+        with pytest.raises(trio_wsout.ConnectError, match="the secrets callable must not be async"):
+            async with trio_wsout.open_output(
+                config,
+                open_stream=up.open_stream,
+                secrets=secrets,  # type: ignore[arg-type]  # the mistake
+            ) as output:
+                await output.send("one")
+
+
+async def test_an_async_on_state_is_told_and_costs_nothing(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def on_state(change: trio_wsout.LinkChange) -> None:
+        pytest.fail("nobody awaits it")
+
+    async with open_peer() as up:
+        async with trio_wsout.open_output(CLIENT, open_stream=up.open_stream, on_state=on_state) as output:
+            await output.send("one")
+        assert up.messages == ["one"]
+    assert "the on_state callable must not be async" in caplog.text
+
+
+async def test_an_async_draw_is_told(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    async def draw() -> float:
+        return 0.5
+
+    async with open_peer() as up:
+        up.plan(Unreachable())
+        async with trio_wsout.open_output(
+            CLIENT,
+            open_stream=up.open_stream,
+            draw=draw,  # type: ignore[arg-type]  # the mistake
+        ) as output:
+            await output.send("one")
+        assert up.messages == ["one"]
+    assert "the draw callable raised CallableError" in caplog.text

@@ -70,15 +70,15 @@ async def test_all_that_waits_is_taken_at_once(listener: MemoryListener, autojum
         for number in range(20):
             await client.say(str(number))
         await trio.sleep(1)
-        assert [item.event for item in await output.receive_many()] == list(range(20))
+        assert [item.event for item in await output.received.receive_many()] == list(range(20))
         with trio.move_on_after(1) as waiting:
-            await output.receive_many()
+            await output.received.receive_many()
         assert waiting.cancelled_caught
         await client.say("20")
         await trio.sleep(1)
-    assert [item.event for item in await output.receive_many()] == [20]
+    assert [item.event for item in await output.received.receive_many()] == [20]
     with pytest.raises(trio.EndOfChannel):
-        await output.receive_many()
+        await output.received.receive_many()
 
 
 async def test_a_ping_is_answered_when_the_application_has_room_for_all_before_it(

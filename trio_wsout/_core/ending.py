@@ -42,6 +42,8 @@ class Cause(StrEnum):
     """No frame came within the heartbeat's timeout after a ping."""
     STALLED = "stalled"
     """A message was not confirmed within retry.timeout."""
+    CALLABLE = "callable"
+    """A callable of the application is not async where it must be: final, for no attempt would mend it."""
     LOCAL = "local"
     """This side closed the connection on purpose."""
 

@@ -8,7 +8,7 @@ Rules
    counted from its opening; it is looked at when the connection ends.
 4. After a failure: `backoff.delay` for the count, or longer if the server asked for it.
 5. Final at once: HTTP 400, 401, 403, 404, 405, 410, 426; a 101 that is not valid; a certificate that
-   is not accepted; a close code in `give_up_on`; the third close code 1008 in a row without a
+   is not accepted; a callable of the application that is not async; a close code in `give_up_on`; the third close code 1008 in a row without a
    message between. But one 401 is retried with fresh credentials where they can be had; the right
    to that comes back when a connection opens.
 6. Once the link has been open, 400, 404, 405 and 426 are retried, too: the request was right before, and
@@ -77,7 +77,7 @@ _FINAL_STATUSES = frozenset({400, 401, 403, 404, 405, 410, 426})
 _FINAL_ONCE_OPEN = frozenset({401, 403, 410})
 """Of them, those that are final after the link has been open as well."""
 _UNAUTHORIZED = 401
-_FINAL_CAUSES = frozenset({Cause.BAD_HANDSHAKE, Cause.CERTIFICATE})
+_FINAL_CAUSES = frozenset({Cause.BAD_HANDSHAKE, Cause.CALLABLE, Cause.CERTIFICATE})
 _POLICY_VIOLATION = 1008
 _POLICY_VIOLATIONS = 3
 

@@ -32,13 +32,14 @@ import orjson
 
 from trio_wsout._core.json_line import JsonLine, parse_json
 from trio_wsout.config.sections import Payload
+from trio_wsout.errors import EventError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trio_wsout.config.sections import Batch
 
-__all__ = ["Base64Error", "Encoder", "EventError", "MessageError", "decode"]
+__all__ = ["Base64Error", "Encoder", "MessageError", "decode"]
 
 _STRICT = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 _dumps = orjson.dumps
@@ -52,10 +53,6 @@ _DEEPEST = 200
 """Levels that are searched for the culprit; orjson itself refuses beyond 254."""
 _SMALLEST = -(2**63)
 _LARGEST = 2**64 - 1
-
-
-class EventError(ValueError):
-    """An event that can't be encoded; the text names the path in it, never its values."""
 
 
 class Base64Error(ValueError):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_wsout._core.acknowledgement import AckReader
+from trio_wsout._core.callables import CallableError, awaitable
 from trio_wsout._core.ending import Cause, Ending
 from trio_wsout._core.link import Link, State
 from trio_wsout._core.message import Accepted, Refused
@@ -294,8 +295,11 @@ class ClientTree(Tree):
         cursor = self._config.cursor
         resumes = cursor is not None and (cursor.resume_on_reconnect or not self.supervisor.opened.is_set())
         try:
-            headers = await self._hooks.headers() if self._hooks.headers is not None else None
-            token = await self._hooks.token() if self._hooks.token is not None else None
+            hooks = self._hooks
+            headers = None if hooks.headers is None else await awaitable("headers", hooks.headers())
+            token = None if hooks.token is None else await awaitable("token", hooks.token())
+        except CallableError as error:
+            raise AttemptFailed(Ending(cause=Cause.CALLABLE, detail=str(error))) from None
         except Exception as error:
             detail = f"the application's headers or token callable raised {type(error).__name__}"
             raise AttemptFailed(Ending(cause=Cause.REQUEST, detail=detail)) from error

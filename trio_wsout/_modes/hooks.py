@@ -11,6 +11,7 @@ from typing import cast
 import trio
 from attrs import field, frozen
 
+from trio_wsout._core.callables import awaitable, plain
 from trio_wsout._core.handshake import Admit, Deny, Handshake
 from trio_wsout._core.link_change import LinkChange
 from trio_wsout.errors import Undelivered
@@ -54,7 +55,7 @@ class Hooks:
     def drawn(self) -> float:
         """What `draw` gives; one that raises or gives nonsense costs a line in the log, and a number of our own is taken."""
         try:
-            number = cast("object", self.draw())
+            number = cast("object", plain("draw", self.draw()))
         except Exception as error:  # noqa: BLE001 - the application's, whatever it is
             trouble = f"raised {type(error).__name__}"
         else:
@@ -67,7 +68,7 @@ class Hooks:
     async def opened(self, host: str, port: int) -> trio.abc.Stream:
         """What `open_stream` gives; TypeError if that is no stream, which costs the attempt."""
         assert self.open_stream is not None  # noqa: S101 - the caller sees to it
-        stream = cast("object", await self.open_stream(host, port))
+        stream = cast("object", await awaitable("open_stream", self.open_stream(host, port)))
         if not all(hasattr(stream, name) for name in ("send_all", "receive_some", "aclose")):
             raise TypeError("open_stream gave something that is no stream")
         return cast("trio.abc.Stream", stream)

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import trio
 
+from trio_wsout._core.callables import CallableError, plain
 from trio_wsout._core.cursor import CursorReader
 from trio_wsout._core.json_line import value_of_event
 from trio_wsout._core.message import Accepted, Refused
-from trio_wsout._core.payload import Base64Error, Encoder, EventError
+from trio_wsout._core.payload import Base64Error, Encoder
 from trio_wsout._tasks.intake import Intake
 from trio_wsout._tasks.ledger import Flush, Ledger
 from trio_wsout._tasks.received_channel import Handover
 from trio_wsout._tasks.sender import Source
 from trio_wsout.config.quantities import is_unicode
 from trio_wsout.config.templates import TemplateError
+from trio_wsout.errors import EventError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -185,7 +187,9 @@ class Tree(ABC):
             return None
         else:
             try:
-                value = cast("object", self._hooks.secrets(name or ""))
+                value = cast("object", plain("secrets", self._hooks.secrets(name or "")))
+            except CallableError as error:
+                raise TemplateError(str(error)) from None
             except Exception as error:
                 message = f"the secrets callable raised {type(error).__name__}"
                 raise TemplateError(message) from error

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_wsout._core.message import Accepted
-from trio_wsout._core.payload import EventError
 from trio_wsout._core.spool_account import Settled
 from trio_wsout._core.spool_format import EVENT_OVERHEAD, HEADER_SIZE, RECORD_OVERHEAD, encode_event
 from trio_wsout._tasks.backlog import Backlog
 from trio_wsout._tasks.ledger import Flush
 from trio_wsout._tasks.sending import Sending
 from trio_wsout._tasks.waking import Doorbell
-from trio_wsout.errors import SpoolError
+from trio_wsout.errors import EventError, SpoolError
 from trio_wsout.stores.spool import SpoolFullError
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from trio_wsout._core.callables import plain
 from trio_wsout._core.ending import Cause, Ending
 from trio_wsout._core.heartbeat import HeartbeatMonitor
 from trio_wsout._core.link import State
@@ -155,7 +156,8 @@ class Supervisor:
         if self._on_state is None:
             return
         try:
-            self._on_state(LinkChange(state=link.state, attempt=link.attempt, ending=link.last, delay=delay))
+            change = LinkChange(state=link.state, attempt=link.attempt, ending=link.last, delay=delay)
+            plain("on_state", self._on_state(change))
         except Exception:  # noqa: BLE001 - the application's fault must not cost the link
             _log.exception("on_state raised")
 

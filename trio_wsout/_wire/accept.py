@@ -16,6 +16,7 @@ from attrs import frozen
 from trio_websocket import wrap_server_stream
 
 from trio_wsout._core.admission import RETRY_AFTER, Admission, Answer, Places
+from trio_wsout._core.callables import CallableError, awaitable
 from trio_wsout._core.handshake import Admit, Deny
 from trio_wsout._core.received import Peer
 from trio_wsout._wire.connection import Connection
@@ -153,7 +154,10 @@ class Acceptor:
             await trio.lowlevel.checkpoint()
             return Admit()
         try:
-            verdict = cast("object", await self._authenticate(handshake))
+            verdict = cast("object", await awaitable("authenticate", self._authenticate(handshake)))
+        except CallableError as error:
+            _log.error("%s; the peer was refused", error)
+            return Deny(status=500, reason="not admitted")
         except Exception as error:  # noqa: BLE001 - the application's, whatever it is
             # Its text may hold what the peer asked with, and so a secret.
             where = "".join(traceback.format_tb(error.__traceback__)).rstrip()

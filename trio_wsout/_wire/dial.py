@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 import trio
 from trio_websocket import wrap_client_stream
 
+from trio_wsout._core.callables import CallableError
 from trio_wsout._core.ending import Cause, Ending
 from trio_wsout._wire.answer import AnswerTap
 from trio_wsout._wire.connection import Connection
@@ -107,6 +108,8 @@ class Dialer:
     ) -> trio.abc.Stream:
         try:
             return await open_stream(host, port)
+        except CallableError as error:
+            raise AttemptFailed(Ending(cause=Cause.CALLABLE, detail=str(error))) from None
         except Exception as error:  # noqa: BLE001 - the application's, whatever it is
             kind, code = type(error).__name__, error.errno if isinstance(error, OSError) else None
         # Raised out here, for the text of the application's exception, which would go with it, may hold a secret.

@@ -112,7 +112,7 @@ async def print_received(output: Output, *, with_peer: bool, failed: Callable[[s
     write = _write_nowhere if sys.stdout is None else _write_terminal if sys.stdout.isatty() else _write
     with suppress(trio.EndOfChannel):
         while True:
-            items = await output.receive_many()
+            items = await output.received.receive_many()
             lines = b"".join(_line(each, with_peer=with_peer) for each in items)
             try:
                 # Left behind when cancelled: a reader that has stopped must not keep us from ending.

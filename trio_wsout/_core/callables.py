@@ -1,0 +1,43 @@
+"""What the application's callables return: an awaitable where they must be async, none where they must not."""
+
+from __future__ import annotations
+
+from inspect import isawaitable, iscoroutine
+from typing import TYPE_CHECKING, TypeVar, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+__all__ = ["CallableError", "awaitable", "plain"]
+
+T = TypeVar("T")
+
+
+class CallableError(TypeError):
+    """A callable is async where it must not be, or the other way round; the text holds no value."""
+
+
+def awaitable(name: str, returned: Awaitable[T]) -> Awaitable[T]:
+    """Return what the async callable `name` returned.
+
+    Raises:
+        CallableError: It can't be awaited.
+    """
+    found = cast("object", returned)
+    if not isawaitable(found):
+        kind = type(found).__name__
+        raise CallableError(f"the {name} callable must be async (it returned {kind}, which can't be awaited)")
+    return returned
+
+
+def plain(name: str, returned: T) -> T:
+    """Return what the callable `name` returned, which must not be async.
+
+    Raises:
+        CallableError: It is to be awaited.
+    """
+    if isawaitable(returned):
+        if iscoroutine(returned):
+            returned.close()  # Python would warn of one that nobody awaited
+        raise CallableError(f"the {name} callable must not be async: write def, not async def")
+    return returned
