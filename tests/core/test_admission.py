@@ -77,6 +77,7 @@ def status_of(judged: Handshake | Answer) -> int:
 
 
 ONE = ("https://example.com",)
+BELOW = ("https://*.example.com",)
 TABLE: Mapping[str, tuple[int, Head, Mapping[str, Any]]] = {
     "a handshake as in the RFC": (101, head(), {}),
     "any path where none is set": (101, head("/a/b%20c?d=e"), {}),
@@ -149,6 +150,52 @@ TABLE: Mapping[str, tuple[int, Head, Mapping[str, Any]]] = {
         head(origin="https://xn--bcher-kva.example"),
         {"allowed_origins": ("https://bücher.example",)},
     ),
+    "an origin with a letter that older rules took for two": (
+        101,
+        head(origin="https://xn--strae-oqa.example"),
+        {"allowed_origins": ("https://straße.example",)},
+    ),
+    "an origin that older rules took for that": (
+        403,
+        head(origin="https://strasse.example"),
+        {"allowed_origins": ("https://straße.example",)},
+    ),
+    "the origin under its older header": (
+        101,
+        head(sec_websocket_origin="https://example.com"),
+        {"allowed_origins": ONE},
+    ),
+    "another origin under its older header": (
+        403,
+        head(sec_websocket_origin="https://evil.example"),
+        {"allowed_origins": ONE},
+    ),
+    "two origins under their older header": (
+        403,
+        head(sec_websocket_origin=[*ONE, *ONE]),
+        {"allowed_origins": ONE},
+    ),
+    "another origin, and the right one under its older header": (
+        403,
+        head(origin="https://evil.example", sec_websocket_origin="https://example.com"),
+        {"allowed_origins": ONE},
+    ),
+    "an empty origin, and the right one under its older header": (
+        403,
+        head(origin="", sec_websocket_origin="https://example.com"),
+        {"allowed_origins": ONE},
+    ),
+    "a host below all that are allowed": (
+        101,
+        head(origin="https://a.b.example.com"),
+        {"allowed_origins": BELOW},
+    ),
+    "the host above all that are allowed": (
+        403,
+        head(origin="https://example.com"),
+        {"allowed_origins": BELOW},
+    ),
+    "an origin too long to be one": (403, head(origin=f"https://{'a.' * 5000}"), {"allowed_origins": BELOW}),
     "that origin with its port": (101, head(origin="https://example.com:443"), {"allowed_origins": ONE}),
     "another port": (403, head(origin="https://example.com:8443"), {"allowed_origins": ONE}),
     "another scheme": (403, head(origin="http://example.com"), {"allowed_origins": ONE}),

@@ -223,6 +223,23 @@ def test_urls_become_requests(
     assert on_the_wire(request)[0] == resource
 
 
+@pytest.mark.parametrize(
+    ("url", "host", "server_name", "authority"),
+    [
+        # A dot at the end is for the resolver and for Host; no certificate has it, nor may SNI (RFC 6066 section 3).
+        ("wss://Feed.example.com./", "feed.example.com.", "feed.example.com", "feed.example.com."),
+        ("wss://feed.example.com.:8443/", "feed.example.com.", "feed.example.com", "feed.example.com.:8443"),
+        ("wss://straße.example/", "xn--strae-oqa.example", "xn--strae-oqa.example", "xn--strae-oqa.example"),
+        ("wss://ΣΑΣ.gr/", "xn--mxa9ab.gr", "xn--mxa9ab.gr", "xn--mxa9ab.gr"),
+        ("wss://127.1/", "127.0.0.1", "127.0.0.1", "127.0.0.1"),
+        ("wss://[FE80::1%25eth0]/", "fe80::1%eth0", "fe80::1", "[fe80::1]"),
+    ],
+)
+def test_who_is_told_which_name(url: str, host: str, server_name: str, authority: str) -> None:
+    request = build(url=url)
+    assert (request.host, request.server_name, request.authority) == (host, server_name, authority)
+
+
 def test_subprotocols_are_offered_in_order() -> None:
     assert build(subprotocols=("b", "a")).subprotocols == ("b", "a")
 

@@ -9,7 +9,9 @@ Rules, in the order in which they are looked at
    Another version of the protocol than 13: 426 with it.
 3. A body, a missing or doubled key, or a key that is not 16 bytes of base64: 400.
 4. With allowed origins: exactly one Origin, whose scheme, host and port are on the list, else 403;
-   scheme and host are compared without case, a default port is the same as none; ``*`` allows all.
+   scheme and host are compared without case, a default port is the same as none; ``https://*.HOST`` is every
+   host below that one; ``*`` allows all. Where there is no Origin, Sec-WebSocket-Origin stands for it, its name
+   before RFC 6455.
 5. Places (`max-connections`) are taken after all that, and before the application is asked: 503.
 """
 
@@ -24,8 +26,8 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 from attrs import field, frozen
 
 from trio_wsout._core.handshake import Handshake
+from trio_wsout.config.addresses import Origin, parse_allowed_origin, parse_origin
 from trio_wsout.config.header_fields import is_token
-from trio_wsout.config.quantities import parse_origin
 
 if TYPE_CHECKING:
     from trio_wsout.config.sections import Config
@@ -116,10 +118,9 @@ class Admission:
         server = config.server
         assert server is not None  # noqa: S101 - the rules see to it
         self._path = None if server.path is None else unquote_to_bytes(server.path)
-        allowed = server.allowed_origins
-        self._origins = (
-            None if allowed is None or "*" in allowed else {_origin(each) for each in allowed} - {None}
-        )
+        written = ("*",) if server.allowed_origins is None else server.allowed_origins
+        allowed = [parse_allowed_origin(each) for each in written]
+        self._origins = None if None in allowed else [each for each in allowed if each is not None]
         self._ours = config.subprotocols
         self._header = config.cursor.header_name if config.cursor else None
         self._parameter = config.cursor.query_parameter if config.cursor else None
@@ -174,8 +175,9 @@ class Admission:
     def _foreign(self, head: Head) -> Answer | None:
         if self._origins is None:
             return None
-        given = head.values("origin")
-        if len(given) == 1 and _origin(given[0]) in self._origins:
+        given = head.values("origin") or head.values("sec-websocket-origin")
+        origin = _origin(given[0]) if len(given) == 1 else None
+        if origin is not None and any(each.admits(origin) for each in self._origins):
             return None
         return Answer(status=403, body="this origin is not allowed")
 
@@ -205,8 +207,8 @@ def _is_key(values: Sequence[str]) -> bool:
         return False
 
 
-def _origin(text: str) -> tuple[str, str, int | None] | None:
-    """Scheme, host and port; None: it names no place, as ``null`` does."""
+def _origin(text: str) -> Origin | None:
+    """The origin that a peer names; None: it names none, as ``null`` does."""
     try:
         return parse_origin(text.strip())
     except ValueError:

@@ -25,6 +25,7 @@ from urllib.parse import quote, urlsplit
 
 from attrs import field, frozen
 
+from trio_wsout.config.addresses import parse_host_and_port
 from trio_wsout.config.header_fields import (
     BEARER_ALLOWED,
     is_bearer,
@@ -32,7 +33,6 @@ from trio_wsout.config.header_fields import (
     is_reserved_header,
     is_token,
 )
-from trio_wsout.config.quantities import parse_host
 from trio_wsout.config.secret import SENSITIVE_HEADERS
 from trio_wsout.config.templates import Template, TemplateError
 
@@ -65,13 +65,13 @@ class Request:
     secure: bool
     """Whether TLS is used."""
     host: str
-    """Host to connect to: ASCII, without brackets."""
+    """Host to connect to, as `parse_host` returns it."""
     server_name: str
-    """The same as the server may know it: without the zone of an IPv6 address (RFC 6874 section 4)."""
+    """The same as its certificate has it: without a dot at its end (RFC 6066 section 3) and without a zone."""
     port: int
     """Port to connect to."""
     authority: str
-    """The Host header: the port left out when it is the scheme's own."""
+    """The Host header: without a zone (RFC 6874 section 4), and without the port when it is the scheme's own."""
     resource: str = field(repr=False)
     """Path and query, percent-encoded; never empty."""
     headers: tuple[tuple[str, bytes], ...] = field(repr=False)
@@ -104,14 +104,14 @@ def build_request(
     """
     secrets = _Secrets(resolve)
     parts = urlsplit(config.url or "")
-    host = parse_host(parts.hostname or "")
-    server_name = host.partition("%")[0]
-    port = parts.port or _PORTS[parts.scheme]
-    bracketed = f"[{server_name}]" if ":" in server_name else server_name
+    host, port = parse_host_and_port(parts.netloc)
+    port = _PORTS[parts.scheme] if port is None else port
+    without_zone = host.partition("%")[0]
+    bracketed = f"[{without_zone}]" if ":" in without_zone else without_zone
     return Request(
         secure=parts.scheme == "wss",
         host=host,
-        server_name=server_name,
+        server_name=without_zone.removesuffix("."),
         port=port,
         authority=bracketed if port == _PORTS[parts.scheme] else f"{bracketed}:{port}",
         resource=_resource(parts.path, parts.query, _parameters(config, secrets, cursor)),

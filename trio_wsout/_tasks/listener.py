@@ -131,7 +131,7 @@ class Listener:
         if self._given is None:
             paths = [each.removeprefix("unix:") for each in self.addresses if each.startswith("unix:")]
             self._bound = {path: inode for path in paths if (inode := inode_of(path)) is not None}
-        if server.allowed_origins is None and self._given is None and not is_local(server.bind):
+        if server.allowed_origins is None and self._given is None and not all(map(is_local, self.addresses)):
             _log.warning("server.allowed-origins is not set: pages of any origin may connect")
         _log.info("listening at %s", ", ".join(self.addresses) or "the given listeners")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_wsout.config.quantities import BindAddress, UnixAddress, parse_bind
+from trio_wsout.config.addresses import BindAddress, UnixAddress, parse_address, parse_bind
 from trio_wsout.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ _ADVICE: dict[int | None, str] = {
     errno.EMFILE: "make the limit of open files higher",
     errno.ENFILE: "make the limit of open files higher",
 }
-_LOOPBACK = ("127.", "::1", "localhost", "unix:")
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""Errors of an address that the machine does not have, or of a kind that it does not have."""
 
 
 async def open_listeners(bind: str) -> list[trio.SocketListener]:
@@ -67,20 +68,42 @@ def _advice(error: OSError) -> str:
 
 async def _open_tcp(address: BindAddress) -> list[trio.SocketListener]:
     if address.port:
-        return await trio.open_tcp_listeners(address.port, host=address.host)
+        return await _open_each(address.host, address.port)
     for _ in range(_TRIES):
-        listeners = await trio.open_tcp_listeners(0, host=address.host)
+        listeners = await _open_each(address.host, 0)
         if len(listeners) == 1:
             return listeners
         port = listeners[0].socket.getsockname()[1]
         for listener in listeners:
             await listener.aclose()
         try:
-            return await trio.open_tcp_listeners(port, host=address.host)
+            return await _open_each(address.host, port)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
     raise OSError(errno.EADDRINUSE, "no port is free at every address")
+
+
+async def _open_each(host: str | None, port: int) -> list[trio.SocketListener]:
+    """Listen at every address of a host that this machine has: ``localhost`` may stand for ``::1`` where IPv6 is off."""
+    found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    listeners: list[trio.SocketListener] = []
+    missing: OSError | None = None
+    try:
+        for address in dict.fromkeys(str(each[4][0]) for each in found):
+            try:
+                listeners += await trio.open_tcp_listeners(port, host=address)
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise
+                missing = error
+    except BaseException:
+        for listener in listeners:
+            listener.socket.close()
+        raise
+    if missing is not None and not listeners:
+        raise missing
+    return listeners
 
 
 async def _open_unix(path: str) -> trio.SocketListener:
@@ -150,6 +173,10 @@ def _text(name: object, nameless: str = "unix:") -> str:
     return f"unix:{name}" if isinstance(name, str) and name else nameless
 
 
-def is_local(bind: str) -> bool:
-    """Whether only this machine can connect."""
-    return bind.lower().removeprefix("[").startswith(_LOOPBACK)
+def is_local(address: str) -> bool:
+    """Whether only this machine can connect to an address, as `listening_at` returns it."""
+    parsed = parse_bind(address)
+    if isinstance(parsed, UnixAddress):
+        return True
+    found = None if parsed.host is None else parse_address(parsed.host)
+    return found is not None and found.is_loopback

@@ -15,7 +15,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from trio_wsout.config import quantities
+from trio_wsout.config import addresses, quantities
 from trio_wsout.config.secret import Secret
 from trio_wsout.config.templates import Template
 
@@ -91,6 +91,12 @@ def _template(value: object) -> str:
     text = _text(value)
     Template.parse(text)
     return text
+
+
+def _proxy(value: object) -> Secret:
+    text = _text(value)
+    addresses.parse_proxy(text)
+    return Secret(text)
 
 
 def _flag(value: object) -> bool:
@@ -219,15 +225,15 @@ SECRET_TEXT = Kind(
     secret=True,
 )
 PROXY = Kind(
-    parse=lambda value: Secret(quantities.parse_proxy(_text(value))),
+    parse=_proxy,
     schema={"type": "string", "format": "trio-wsout-proxy"},
     write=lambda value: value.reveal(),
     secret=True,
 )
-URL = _checked(quantities.parse_url, "url", keep=False)
-BIND = _checked(quantities.parse_bind, "bind")
-ORIGIN = _checked(quantities.parse_allowed_origin, "origin")
-PATH = _checked(quantities.parse_path, "path")
+URL = _checked(addresses.parse_url, "url", keep=False)
+BIND = _checked(addresses.parse_bind, "bind")
+ORIGIN = _checked(addresses.parse_allowed_origin, "origin")
+PATH = _checked(addresses.parse_path, "path")
 POINTER = _checked(quantities.parse_pointer, "pointer")
 DOTTED = _checked(quantities.parse_dotted, "dotted-path")
 CODES = Kind(

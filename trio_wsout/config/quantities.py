@@ -1,4 +1,4 @@
-"""Text to value and back: durations, sizes, addresses, URLs, close codes, paths into events.
+"""Text to value and back: durations, sizes, close codes, paths into events.
 
 All pure; each parser raises ValueError with a reason that a person can act on.
 """
@@ -8,32 +8,19 @@ from __future__ import annotations
 import math
 import re
 from decimal import Decimal
-from ipaddress import IPv6Address
 from itertools import combinations
-from urllib.parse import urlsplit, urlunsplit
-
-from attrs import frozen
 
 __all__ = [
-    "BindAddress",
-    "UnixAddress",
     "format_codes",
     "format_duration",
     "format_size",
     "is_unicode",
-    "parse_allowed_origin",
-    "parse_bind",
     "parse_characters",
     "parse_codes",
     "parse_dotted",
     "parse_duration",
-    "parse_host",
-    "parse_origin",
-    "parse_path",
     "parse_pointer",
-    "parse_proxy",
     "parse_size",
-    "parse_url",
 ]
 
 _UNITS = {
@@ -66,13 +53,6 @@ _SIZE_UNITS = {
 _SIZE = re.compile(r"(\d{1,18})\s?(B|KB|MB|GB|KiB|MiB|GiB)?", re.ASCII)
 _LARGEST = 2**53
 
-_CONTROL = re.compile(r"[\x00-\x20\x7f]")
-_SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
-_MOST_PORT = 65535
-_NO_HOST = "the URL's host is not a valid name"
-_NAME = re.compile(r"[A-Za-z0-9!$&'()*+,;=._~-]+", re.ASCII)
-_ADDRESS = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9._~-]+)?", re.ASCII)
-_ENCODED_ZONE = re.compile("%25(?=.)")
 _CODES = re.compile(r"(\d{4})(?:-(\d{4}))?", re.ASCII)
 _FIRST_CODE, _LAST_CODE = 1000, 4999
 
@@ -174,142 +154,6 @@ def format_size(size: int) -> str | int:
         if size and size % _SIZE_UNITS[unit] == 0:
             return f"{size // _SIZE_UNITS[unit]}{unit}"
     return size
-
-
-@frozen
-class BindAddress:
-    """A TCP address to listen on."""
-
-    host: str | None
-    """Name or address without brackets; None: all addresses."""
-    port: int
-    """0 to 65535; 0: any free port."""
-
-
-@frozen
-class UnixAddress:
-    """A Unix socket to listen on."""
-
-    path: str
-    """Path of the socket."""
-
-
-def parse_bind(text: str) -> BindAddress | UnixAddress:
-    """The address in ``host:port``, ``[v6]:port``, ``:port`` or ``unix:PATH`` (SPEC 10)."""
-    allowed = "expected host:port, [v6]:port, :port or unix:PATH"
-    if text.startswith("unix:") and len(text) > len("unix:") and "\0" not in text and is_unicode(text):
-        return UnixAddress(text[len("unix:") :])
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:\[\]/@]*)):(\d{1,5})", text, re.ASCII)
-    if match is None or int(match[3]) > _MOST_PORT:
-        raise ValueError(allowed)
-    host = match[1] or match[2]
-    try:
-        return BindAddress(parse_host(host) if host else None, int(match[3]))
-    except ValueError:
-        message = f"{allowed}; the host is not a valid name or address"
-        raise ValueError(message) from None
-
-
-_ORIGIN_PORTS = {"http": 80, "https": 443}
-
-
-def parse_origin(text: str) -> tuple[str, str, int | None]:
-    """Scheme, host and port of an origin such as ``https://example.com`` (RFC 6454); a default port is given."""
-    allowed = "expected an origin such as https://example.com or http://localhost:8080, without a path"
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        raise ValueError(allowed) from None
-    host, scheme = parts.hostname, parts.scheme.lower()
-    plain = not (parts.path or parts.query or parts.fragment or "@" in parts.netloc)
-    if not host or not scheme or not plain or _CONTROL.search(text):
-        raise ValueError(allowed)
-    return scheme, parse_host(host), port if port is not None else _ORIGIN_PORTS.get(scheme)
-
-
-def parse_allowed_origin(text: str) -> str:
-    """An origin, or ``*`` for all of them (SPEC 10)."""
-    if text != "*":
-        parse_origin(text)
-    return text
-
-
-def parse_path(text: str) -> str:
-    """The path that a listener serves (SPEC 10)."""
-    if not text.startswith("/") or "?" in text or "#" in text or _CONTROL.search(text):
-        raise ValueError("expected a path that starts with /, without ?, # and spaces")
-    return text
-
-
-def parse_url(text: str) -> str:
-    """A remote endpoint as ``ws://`` or ``wss://`` (SPEC 1)."""
-    if _CONTROL.search(text):
-        message = "a URL holds no spaces, line breaks or control characters"
-        raise ValueError(message)
-    if not is_unicode(text):
-        message = "a URL holds characters, and no halves of surrogate pairs"
-        raise ValueError(message)
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        message = "expected a URL such as wss://host:port/path; the port must be 1 to 65535"
-        raise ValueError(message) from None
-    if parts.scheme.lower() not in _SCHEMES:
-        message = "expected a URL that starts with ws://, wss://, http:// or https://"
-        raise ValueError(message)
-    if "@" in parts.netloc:
-        message = "user and password don't belong into the URL; put them into auth.basic"
-        raise ValueError(message)
-    if "#" in text:
-        message = "a WebSocket URL has no fragment (#…)"
-        raise ValueError(message)
-    if not parts.hostname:
-        message = "the URL has no host"
-        raise ValueError(message)
-    parse_host(parts.hostname)
-    if port == 0 or parts.netloc.endswith(":"):
-        message = "the port must be 1 to 65535"
-        raise ValueError(message)
-    return urlunsplit(parts._replace(scheme=_SCHEMES[parts.scheme.lower()]))
-
-
-def parse_host(text: str) -> str:
-    """The host of a URL, without brackets, in ASCII: a name, or an address (RFC 3986 section 3.2.2; RFC 6874).
-
-    The zone of an address stands behind ``%25``, as in every URL, or behind ``%``, as everywhere else.
-    A name that is not ASCII becomes what the resolver and the server know it by (IDNA). What is no character
-    of a name, once it is ASCII, is refused: it would be a blank or worse in a header.
-    """
-    try:
-        if ":" in text:
-            host, allowed = _ENCODED_ZONE.sub("%", text), _ADDRESS
-            IPv6Address(host)
-        else:
-            host, allowed = text.encode("idna").decode("ascii"), _NAME
-            host.encode("idna")  # one character can become dots
-    except ValueError:
-        raise ValueError(_NO_HOST) from None
-    if not allowed.fullmatch(host):
-        raise ValueError(_NO_HOST)
-    return host
-
-
-def parse_proxy(text: str) -> str:
-    """A proxy's URL (http or socks5, user info allowed), or ``none`` for no proxy (SPEC 5)."""
-    if text == "none":
-        return text
-    allowed = "expected http://host:port, socks5://host:port, or none"
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        raise ValueError(allowed) from None
-    if parts.scheme not in {"http", "socks5"} or not parts.hostname or not port or _CONTROL.search(text):
-        raise ValueError(allowed)
-    parse_host(parts.hostname)
-    return text
 
 
 def parse_codes(value: object) -> tuple[int, int]:

@@ -312,7 +312,8 @@ class Server:
     idle_timeout: Annotated[float, duration()] | None = None
     """Seconds without a message in either direction before Close 1001; None: never."""
     allowed_origins: tuple[Annotated[str, ORIGIN], ...] | None = None
-    """Origins that are admitted; None: any; ``*`` allows all."""
+    """Origins that are admitted, as ``https://example.com``; None: any. ``https://*.example.com`` is every host below
+    that one, and not itself; ``*`` allows all."""
     send_buffer_capacity: Annotated[int, count(1)] = 256
     """Messages that wait for one peer; ≥ 1."""
     slow_peer: Annotated[SlowPeer, choice(SlowPeer)] = SlowPeer.WAIT

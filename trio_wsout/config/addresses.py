@@ -1,0 +1,352 @@
+"""Where things are: hosts, URLs, origins, proxies, addresses to listen at (SPEC 1, 5 and 10).
+
+All pure; each parser raises ValueError with a reason that a person can act on, and that holds no part of a proxy's
+user and password. Every host goes through `parse_host`, whoever names it.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import idna
+from attrs import field, frozen
+
+from trio_wsout.config.quantities import is_unicode
+
+__all__ = [
+    "BindAddress",
+    "Origin",
+    "Proxy",
+    "UnixAddress",
+    "parse_address",
+    "parse_allowed_origin",
+    "parse_bind",
+    "parse_host",
+    "parse_host_and_port",
+    "parse_origin",
+    "parse_path",
+    "parse_proxy",
+    "parse_url",
+]
+
+# -- hosts and ports ------------------------------------------------------------------------------------------------
+
+_MOST_PORT = 65535
+_NO_HOST = "the host is not a valid name or address"
+_NAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?")
+_OUTSIDE = re.compile(r"[^a-z0-9_.-]")
+_LONGEST_LABEL, _LONGEST_NAME = 63, 253
+"""Characters of a part between dots, and of a name without the dot at its end (RFC 1035 section 2.3.4)."""
+_LONGEST_TEXT = 1024
+"""Characters of a host as it is written: what is longer is no name, and not worth the time to find that out."""
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_ADDRESS = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9._~-]+)?", re.ASCII)
+_ENCODED_ZONE = re.compile("%25(?=.)")
+_ALABEL = "xn--"
+_JOINERS = "\u200c\u200d"
+
+
+def parse_host(text: str) -> str:
+    """The host that a text names, in ASCII and lower case, an IPv6 address without brackets.
+
+    A name is mapped as browsers do it (IDNA 2008 by UTS 46, nontransitional; WHATWG URL section 3.3): so there is one
+    host for a spelling, whether it is resolved, certified, compared with an origin or sent in a header. A dot at its
+    end stays. What ends in a number is an IPv4 address, or nothing. The zone of an IPv6 address stands behind ``%25``,
+    as in every URL (RFC 6874), or behind ``%``, as everywhere else.
+    """
+    if len(text) > _LONGEST_TEXT:
+        raise ValueError(f"{_NO_HOST}: it is too long")
+    if ":" in text:
+        return _ipv6(text)
+    try:
+        name = ".".join(map(_label, idna.uts46_remap(text, std3_rules=False).split(".")))
+    except UnicodeError:  # idna's errors are such; their texts hold the name
+        raise ValueError(f"{_NO_HOST}: it has a part that stands for no name (IDNA)") from None
+    outside = _OUTSIDE.search(name)
+    if outside is not None:
+        raise ValueError(f"{_NO_HOST}: it holds {outside[0]!r}")
+    if _NAME.fullmatch(name) is None:
+        raise ValueError(f"{_NO_HOST}: there is nothing between two of its dots, or before the first")
+    if max(map(len, name.split("."))) > _LONGEST_LABEL or len(name.removesuffix(".")) > _LONGEST_NAME:
+        raise ValueError(
+            f"{_NO_HOST}: it has more than {_LONGEST_NAME} characters, or {_LONGEST_LABEL} between dots"
+        )
+    return _ipv4(name)
+
+
+def _label(label: str) -> str:
+    """A mapped label in ASCII; one that is in ASCII form already must be that of a valid label (UTS 46 section 4)."""
+    if label.isascii() and not label.startswith(_ALABEL):
+        return label
+    decoded = label
+    if label.startswith(_ALABEL):
+        decoded = label.removeprefix(_ALABEL).encode("ascii").decode("punycode")
+        if decoded.isascii() or idna.uts46_remap(decoded, std3_rules=False) != decoded or "." in decoded:
+            raise UnicodeError
+    idna.check_initial_combiner(decoded)
+    idna.check_bidi(decoded)
+    if not all(idna.valid_contextj(decoded, at) for at, each in enumerate(decoded) if each in _JOINERS):
+        raise UnicodeError
+    encoded = _ALABEL + decoded.encode("punycode").decode("ascii")
+    if encoded != label and label.startswith(_ALABEL):
+        raise UnicodeError
+    return encoded
+
+
+def _ipv4(name: str) -> str:
+    """A name, or where it ends in a number the address as resolvers read it: ``127.1`` is ``127.0.0.1``."""
+    number = name.removesuffix(".")
+    if _NUMBER.fullmatch(number.rpartition(".")[2]) is None:
+        return name
+    try:
+        return socket.inet_ntoa(socket.inet_aton(number))
+    except OSError:
+        raise ValueError(f"{_NO_HOST}: what ends in a number must be an IPv4 address") from None
+
+
+def _ipv6(text: str) -> str:
+    host = _ENCODED_ZONE.sub("%", text)
+    try:
+        if _ADDRESS.fullmatch(host):
+            return str(IPv6Address(host))
+    except ValueError:
+        pass
+    raise ValueError(f"{_NO_HOST}: it holds ':' and is no IPv6 address")
+
+
+def parse_address(host: str) -> IPv4Address | IPv6Address | None:
+    """The address that a host is, the zone of an IPv6 address left out; None: it is a name."""
+    try:
+        return ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+
+
+def parse_host_and_port(text: str, *, least: int = 1) -> tuple[str, int | None]:
+    """Host and port of ``host``, ``host:port`` or ``[v6]:port``; None: there is no port."""
+    bracketed, host, port = _host_and_port(text)
+    parsed = parse_host(host)
+    if bracketed and parse_address(parsed) is None:
+        raise ValueError(f"{_NO_HOST}: brackets are for IPv6 addresses")
+    if port is None:
+        return parsed, None
+    if not (port.isascii() and port.isdigit()) or not least <= int(port[:6]) <= _MOST_PORT:
+        raise ValueError(f"the port must be {least} to {_MOST_PORT}")
+    return parsed, int(port)
+
+
+def _host_and_port(text: str) -> tuple[bool, str, str | None]:
+    """Whether the host stands in brackets, the host, and the port; all as written."""
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or rest[:1] not in {"", ":"}:
+            raise ValueError(f"{_NO_HOST}: its brackets are not closed, or something follows them")
+        return True, host, rest[1:] if rest else None
+    if text.count(":") > 1:
+        raise ValueError(f"{_NO_HOST}: an IPv6 address stands in brackets, as in [::1]:8080")
+    host, colon, port = text.partition(":")
+    return False, host, port if colon else None
+
+
+# -- remote endpoints -----------------------------------------------------------------------------------------------
+
+_CONTROL = re.compile(r"[\x00-\x20\x7f]")
+_SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
+
+
+def parse_url(text: str) -> str:
+    """A remote endpoint as ``ws://`` or ``wss://`` (SPEC 1)."""
+    if _CONTROL.search(text):
+        raise ValueError("a URL holds no spaces, line breaks or control characters")
+    if not is_unicode(text):
+        raise ValueError("a URL holds characters, and no halves of surrogate pairs")
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        raise ValueError("expected a URL such as wss://host:port/path; its host or port is wrong") from None
+    if parts.scheme not in _SCHEMES:
+        raise ValueError("expected a URL that starts with ws://, wss://, http:// or https://")
+    if "@" in parts.netloc:
+        raise ValueError("user and password don't belong into the URL; put them into auth.basic")
+    if "#" in text:
+        raise ValueError("a WebSocket URL has no fragment (#…)")
+    if re.fullmatch(r"(?::[0-9]*)?", parts.netloc):
+        raise ValueError("the URL has no host")
+    parse_host_and_port(parts.netloc)
+    return urlunsplit(parts._replace(scheme=_SCHEMES[parts.scheme]))
+
+
+_PROXY_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+_MOST_SOCKS = 255
+"""Bytes of a user name, and of a password, in SOCKS5 (RFC 1929 section 2)."""
+
+
+@frozen(kw_only=True)
+class Proxy:
+    """A proxy to reach remote endpoints through."""
+
+    scheme: str
+    """http, https (TLS to the proxy), socks5 (names are resolved here) or socks5h (by the proxy)."""
+    host: str
+    """As `parse_host` returns it."""
+    port: int
+    username: str | None = field(repr=False)
+    """None: it asks for none."""
+    password: str = field(repr=False)
+
+
+def parse_proxy(text: str) -> Proxy | None:
+    """The proxy that a URL names, or None for ``none``: no proxy (SPEC 5)."""
+    if text == "none":
+        return None
+    expected = (
+        "expected http://host:port, https://host:port, socks5://host:port, socks5h://host:port, or none"
+    )
+    if _CONTROL.search(text) or not is_unicode(text):
+        raise ValueError(expected)
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        raise ValueError(expected) from None
+    # GNOME's settings and Chrome say socks for SOCKS5 with names that the proxy resolves.
+    scheme = "socks5h" if parts.scheme == "socks" else parts.scheme
+    if scheme not in _PROXY_PORTS:
+        raise ValueError(expected)
+    if parts.path not in {"", "/"} or "?" in text or "#" in text:
+        raise ValueError("a proxy's URL ends with its port; in a password / is written %2F, ? %3F and # %23")
+    credentials, at, place = parts.netloc.rpartition("@")
+    if not place:
+        raise ValueError(expected)
+    host, port = parse_host_and_port(place)
+    username, password = _credentials(scheme, credentials) if at else (None, "")
+    return Proxy(
+        scheme=scheme,
+        host=host,
+        port=_PROXY_PORTS[scheme] if port is None else port,
+        username=username,
+        password=password,
+    )
+
+
+def _credentials(scheme: str, text: str) -> tuple[str | None, str]:
+    """User and password before the ``@``, which percent signs may stand for; (None, "") for an empty text."""
+    try:
+        username, password = (unquote(each, errors="strict") for each in text.partition(":")[::2])
+    except UnicodeDecodeError:
+        raise ValueError("user and password of a proxy, percent signs decoded, must be UTF-8") from None
+    if re.search(r"[\x00-\x1f\x7f]", username + password):
+        raise ValueError("user and password of a proxy hold no control characters (RFC 7617)")
+    if scheme.startswith("socks"):
+        if not all(each.isascii() and 0 < len(each) <= _MOST_SOCKS for each in (username, password)):
+            raise ValueError(
+                f"user and password of a SOCKS proxy need 1 to {_MOST_SOCKS} characters of ASCII each"
+            )
+    elif ":" in username:
+        raise ValueError("the user of an HTTP proxy holds no colon (RFC 7617)")
+    return (username, password) if text.strip(":") else (None, "")
+
+
+# -- listeners ------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class BindAddress:
+    """A TCP address to listen on."""
+
+    host: str | None
+    """Name or address without brackets; None: all addresses."""
+    port: int
+    """0 to 65535; 0: any free port."""
+
+
+@frozen
+class UnixAddress:
+    """A Unix socket to listen on."""
+
+    path: str
+    """Path of the socket."""
+
+
+def parse_bind(text: str) -> BindAddress | UnixAddress:
+    """The address in ``host:port``, ``[v6]:port``, ``:port`` or ``unix:PATH`` (SPEC 10)."""
+    expected = "expected host:port, [v6]:port, :port (all addresses) or unix:PATH"
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if path and "\0" not in path and is_unicode(path):
+            return UnixAddress(path)
+        raise ValueError(expected)
+    try:
+        host, port = parse_host_and_port(f"localhost{text}" if text.startswith(":") else text, least=0)
+    except ValueError as error:
+        raise ValueError(f"{expected}; {error}") from None
+    if port is None:
+        raise ValueError(f"{expected}; there is no port")
+    return BindAddress(None if text.startswith(":") else host, port)
+
+
+_ORIGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#@\\]+)", re.ASCII)
+_ORIGIN_PORTS = {"http": 80, "https": 443}
+_BELOW = "*."
+
+
+@frozen
+class Origin:
+    """An origin (RFC 6454), or all of them whose hosts are below one."""
+
+    scheme: str
+    """In lower case."""
+    host: str
+    """As `parse_host` returns it."""
+    port: int | None
+    """None: neither written, nor known from the scheme."""
+    below: bool = False
+    """Whether every host below it is meant, at any depth, and not itself."""
+
+    def admits(self, other: Origin) -> bool:
+        """Whether one origin, which names a host itself, is meant by this."""
+        if not self.below:
+            return self == other
+        same = (self.scheme, self.port) == (other.scheme, other.port)
+        return same and other.host.endswith(f".{self.host}")
+
+
+def parse_origin(text: str) -> Origin:
+    """An origin such as ``https://example.com`` as browsers send it; a scheme's own port is filled in."""
+    match = _ORIGIN.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            "expected an origin such as https://example.com or http://localhost:8080, without a path"
+        )
+    scheme = match[1].lower()
+    host, port = parse_host_and_port(match[2])
+    return Origin(scheme, host, _ORIGIN_PORTS.get(scheme) if port is None else port)
+
+
+def parse_allowed_origin(text: str) -> Origin | None:
+    """Whom an entry of ``allowed-origins`` lets in (SPEC 10); None: everybody, for ``*``.
+
+    An origin that no browser sends is refused, for nobody would be let in by it.
+    """
+    if text == "*":
+        return None
+    if text.lower() == "null":
+        raise ValueError(
+            "expected an origin such as https://example.com; any page can make itself null, so * says what that means"
+        )
+    before, below, after = text.partition(f"://{_BELOW}")
+    origin = parse_origin(f"{before}://{after}" if below else text)
+    if origin.scheme in {"ws", "wss"}:
+        raise ValueError("expected an origin, which is that of a page: it starts with http:// or https://")
+    if below and (origin.scheme not in _ORIGIN_PORTS or parse_address(origin.host) is not None):
+        raise ValueError("expected an origin; there are hosts below names only, as in https://*.example.com")
+    return Origin(origin.scheme, origin.host, origin.port, below=bool(below))
+
+
+def parse_path(text: str) -> str:
+    """The path that a listener serves (SPEC 10)."""
+    if not text.startswith("/") or "?" in text or "#" in text or _CONTROL.search(text):
+        raise ValueError("expected a path that starts with /, without ?, # and spaces")
+    return text
