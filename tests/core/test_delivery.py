@@ -14,6 +14,8 @@ from trio_wsout.config.sections import Delivery, DeliveryLevel, Retry
 
 LOST = Ending(cause=Cause.LOST, detail="reset")
 TOO_BIG = Ending(cause=Cause.CLOSED, code=1009, detail="too big")
+BUSY = Ending(cause=Cause.CLOSED, code=1013, detail="try again later")
+STALLED = Ending(cause=Cause.STALLED, detail="stalled")
 
 
 def message(seq: int, size: int = 10) -> Message:
@@ -261,6 +263,132 @@ def test_without_an_answered_ping_nobody_is_blamed() -> None:
         assert len(made.disconnected(LOST)) == expected, "three times after an answered ping, and not before"
 
 
+def silent(made: DeliveryWindow, ending: Ending = STALLED) -> list[tuple[Message, str]]:
+    """Open a connection, write what goes, ask, hear nothing, end."""
+    made.connected(0.0)
+    made.take(0.0, 1000)
+    if made.wants_ping:
+        made.ping_taken()
+    return made.disconnected(ending)
+
+
+@given(
+    level=st.sampled_from([DeliveryLevel.RECEIVED, DeliveryLevel.ACKED]),
+    retries=st.integers(0, 50),
+    count=st.integers(1, 6),
+    endings=st.lists(st.sampled_from([STALLED, LOST, BUSY]), min_size=1),
+)
+def test_what_a_peer_answers_nothing_to_is_undelivered_after_one_connection_and_one_for_each_retry(
+    level: DeliveryLevel, retries: int, count: int, endings: list[Ending]
+) -> None:
+    made = window(level, most=8, retries=retries, filled=count)
+    for number in range(retries):
+        assert silent(made, endings[number % len(endings)]) == []
+        assert made.resent == 0, "a ping is written in place of what the peer did not answer before"
+    failed = silent(made, endings[retries % len(endings)])
+    assert [seqs([each])[0] for each, _ in failed] == list(range(1, count + 1)), "all of them together"
+    assert all("retry.retries allows no more" in reason for _, reason in failed)
+    assert (len(made), made.size) == (0, 0)
+    made.accept(message(9))
+    made.connected(0.0)
+    assert seqs(made.take(0.0, 100)) == [9], "what was never written is written, not only asked for"
+
+
+def test_the_reason_tells_tries_and_that_no_ping_was_ever_answered() -> None:
+    made = window(retries=2, filled=1)
+    assert silent(made) == silent(made) == []
+    ((_, reason),) = silent(made)
+    assert reason.startswith(
+        "sent 1 time and waited for on 2 connections more without a confirmation, retry.retries allows no more; "
+        "no ping was ever answered by this peer; for servers that answer none there is delivery.level: written, and heartbeat: none if they send nothing either"
+    )
+
+
+@pytest.mark.parametrize("retries", [4, 42])
+def test_a_peer_that_is_silent_behind_each_message_has_as_many_writings_as_are_allowed(retries: int) -> None:
+    made = window(retries=retries, filled=1)
+    for number in range(retries + 1):
+        prove(made)
+        assert seqs(made.take(0.0, 5)) == [1]
+        assert len(made.disconnected(STALLED)) == (number == retries)
+    assert made.resent == retries
+
+
+@pytest.mark.parametrize("code", [1001, 1012, 1013])
+def test_a_peer_that_says_that_it_goes_or_is_busy_blames_nobody(code: int) -> None:
+    made = window(retries=42, filled=1)
+    for number in range(43):
+        prove(made)
+        made.take(0.0, 5)
+        failed = made.disconnected(Ending(cause=Cause.CLOSED, code=code, detail="not now"))
+        assert len(failed) == (number == 42)
+
+
+def test_a_message_that_the_peer_outlived_did_not_end_the_connection() -> None:
+    made = window(DeliveryLevel.ACKED, retries=6, filled=1)
+    for number in range(7):
+        prove(made)
+        assert seqs(made.take(0.0, 5)) == [1]
+        assert made.wants_ping == (number > 0), "what is written again is asked for"
+        made.ping_taken()
+        made.pong_received()
+        failed = made.disconnected(LOST)
+        assert len(failed) == (number == 6)
+    assert "sent 7 times" in failed[0][1]
+    assert "nothing was ever acknowledged" not in failed[0][1], "who cuts so soon is not accused"
+
+
+def test_a_pong_of_a_ping_before_the_latest_message_says_nothing_of_it() -> None:
+    made = window(DeliveryLevel.ACKED, filled=1)
+    for expected in (0, 0, 1):
+        prove(made)
+        made.ping_taken()
+        assert seqs(made.take(0.0, 5)) == [1]
+        made.pong_received()
+        assert len(made.disconnected(LOST)) == expected
+
+
+def test_a_peer_that_acknowledges_and_answers_no_ping_is_not_asked_first() -> None:
+    made = window(DeliveryLevel.ACKED, filled=3)
+    made.connected(0.0)
+    made.take(0.0, 5)
+    made.ping_taken()
+    assert seqs(made.acked(1)) == [1]
+    made.take(0.0, 100)
+    assert made.disconnected(STALLED) == []
+    made.connected(0.0)
+    assert seqs(made.take(0.0, 100)) == [2], "slowly, and without a ping before"
+    assert seqs(made.acked(2)) == [2]
+    assert seqs(made.take(0.0, 100)) == [3]
+    assert made.silence is None
+
+
+def test_silence_is_told_once_it_was_asked_and_until_the_peer_speaks() -> None:
+    made = window(filled=1)
+    assert made.silence is None
+    made.connected(0.0)
+    made.take(0.0, 5)
+    assert made.silence is None, "nobody asked"
+    made.ping_taken()
+    assert "no ping was ever answered by this peer; for" in (made.silence or "")
+    made.strange_pong_received()
+    assert "RFC 6455 section 5.5.3" in (made.silence or "")
+    made.pong_received()
+    assert made.silence is None
+    made = window(DeliveryLevel.ACKED, filled=1)
+    made.connected(0.0)
+    assert made.silence is None, "nothing was written"
+    made.take(0.0, 5)
+    assert "nothing was ever acknowledged" in (made.silence or "")
+    made.acked(1)
+    assert made.silence is None
+    made = window(DeliveryLevel.WRITTEN, filled=1)
+    made.connected(0.0)
+    made.take(0.0, 5)
+    made.ping_taken()
+    assert made.silence is None
+
+
 def test_1009_blames_at_once_the_message_that_is_alone() -> None:
     made = window(filled=2)
     made.connected(0.0)
@@ -418,8 +546,12 @@ class WindowMachine(RuleBasedStateMachine):
         self.gone: list[int] = []
         self.connected = False
         self.proved = False
+        self.outlived = False
+        self.answered = False
+        self.acked = False
         self.probing = False
         self.limit = most
+        self.tries: dict[int, int] = {}
         self.ping: list[int] | None = None
         self.unpinged = False
         self.first_byte: dict[int, float] = {}
@@ -434,7 +566,7 @@ class WindowMachine(RuleBasedStateMachine):
         if room:
             self.next_seq += 1
             self.sizes[seq] = size
-            self.sends[seq] = self.blames[seq] = 0
+            self.sends[seq] = self.blames[seq] = self.tries[seq] = 0
             self.pending.append(seq)
 
     @precondition(lambda self: not self.connected)
@@ -443,7 +575,7 @@ class WindowMachine(RuleBasedStateMachine):
         self.window.connected(self.now)
         self.opened = self.now
         self.connected = True
-        self.proved = False
+        self.proved = self.outlived = False
         self.ping = None
         self.unpinged = False
 
@@ -467,11 +599,15 @@ class WindowMachine(RuleBasedStateMachine):
             self.sends[seq] += 1
             self.first_byte[seq] = self.now
         self.unpinged = self.unpinged or bool(taken)
+        self.outlived = self.outlived and not taken
 
     @precondition(lambda self: self.connected)
     @rule()
     def ping_goes(self) -> None:
-        wants = self.probing or (self.level is DeliveryLevel.RECEIVED and self.unpinged)
+        tells = self.level is DeliveryLevel.RECEIVED or (
+            self.level is DeliveryLevel.ACKED and any(self.tries[seq] for seq in self.pending)
+        )
+        wants = self.probing or (tells and self.unpinged)
         assert self.window.wants_ping == wants
         self.window.ping_taken()
         self.ping = list(self.flight)
@@ -483,9 +619,12 @@ class WindowMachine(RuleBasedStateMachine):
         confirmed = seqs(self.window.pong_received())
         expected: list[int] = []
         if self.ping is not None:
-            self.proved, self.probing = True, False
+            self.proved, self.probing, self.answered = True, False, True
+            before = [seq for seq in self.ping if seq in self.flight]
             if self.level is DeliveryLevel.RECEIVED:
-                expected = [seq for seq in self.ping if seq in self.flight]
+                expected = before
+            else:
+                self.outlived = bool(before) and before == self.flight
         self.ping = None
         assert confirmed == expected
         self._leave(confirmed)
@@ -503,6 +642,8 @@ class WindowMachine(RuleBasedStateMachine):
         confirmed = seqs(self.window.acked(seq))
         acked = self.level is DeliveryLevel.ACKED
         assert confirmed == [each for each in self.flight if acked and each <= seq]
+        if acked:
+            self.acked = self.proved = True
         self._leave(confirmed)
 
     def _leave(self, confirmed: list[int]) -> None:
@@ -516,31 +657,45 @@ class WindowMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.connected)
     @rule(
         ending=st.sampled_from(
-            [LOST, TOO_BIG, *(Ending(cause=cause, detail="") for cause in (Cause.STALLED, Cause.PROTOCOL))]
+            [
+                LOST,
+                TOO_BIG,
+                BUSY,
+                *(Ending(cause=cause, detail="") for cause in (Cause.STALLED, Cause.PROTOCOL)),
+            ]
         )
     )
     def disconnect(self, ending: Ending) -> None:
         failed = [seqs([each])[0] for each, reason in self.window.disconnected(ending) if reason]
-        expected = [seq for seq in self.flight if self._is_undelivered(seq, ending)]
+        tried = self._again() if self.probing else list(self.flight)
+        expected = [seq for seq in tried if self._is_undelivered(seq, ending)]
         assert failed == expected
-        if self.flight and self.level is not DeliveryLevel.WRITTEN:
-            self.probing, self.limit = True, 1
         self.pending = [seq for seq in self.pending if seq not in failed]
         self.gone += failed
         self.flight = []
         self.connected = False
+        if tried and self.level is not DeliveryLevel.WRITTEN:
+            self.limit = 1 if self._again() else self.most
+            self.probing = bool(self._again()) and (self.answered or not self.acked)
+
+    def _again(self) -> list[int]:
+        """What was written, and is to be written again."""
+        return [
+            seq for seq in self.pending if self.sends[seq] and (not self.connected or seq not in self.flight)
+        ]
 
     def _is_undelivered(self, seq: int, ending: Ending) -> bool:
+        self.tries[seq] += 1
         alone = len(self.flight) == 1
         if alone and ending is TOO_BIG:
             return True
-        if alone and self.proved and ending.cause is not Cause.STALLED:
-            self.blames[seq] += 1
-            if self.blames[seq] == 3:
-                return True
-        else:
-            self.blames[seq] = 0
-        return self.retries is not None and self.sends[seq] > self.retries
+        if not self.probing:
+            blames = ending.cause is not Cause.STALLED and ending is not BUSY
+            if alone and self.proved and not self.outlived and blames:
+                self.blames[seq] += 1
+            else:
+                self.blames[seq] = 0
+        return self.blames[seq] == 3 or (self.retries is not None and self.tries[seq] > self.retries)
 
     @invariant()
     def agrees(self) -> None:

@@ -12,15 +12,25 @@ Rules
 5. A message in flight longer than `retry.timeout` on one connection makes that connection stalled,
    except for the time in which this side held reading back. So does the first ping of rule 8, when it
    is not answered so long.
-6. A message may be written again `retry.retries` times; then it is undelivered.
+6. A try of a message is a connection that ended while it was in flight; or while it was to be written
+   again and the peer had not answered the ping of rule 8, which is written in its place. After
+   1 + `retry.retries` tries it is undelivered. So where no ping is ever answered, all that was in
+   flight together is undelivered after 1 + `retry.retries` connections. Where pings are answered and
+   nothing is confirmed, only the oldest message is tried (rule 8), and then the next. A message
+   that was never written has no tries.
 7. Blame falls on a message only when nothing else can have ended the connection: it was alone in
-   flight, after a ping that was answered. Blamed three times in a row, or once by close code 1009
-   (there being alone is enough), it is undelivered. The row ends with a connection that ends
-   while the message is in flight without that being its fault: where this side cut it, say. One on
-   which the message was never written says nothing of it.
+   flight, after a ping that was answered; no ping behind it was; and the peer did not say that
+   the cause is its own (close codes 1001, 1012, 1013). Blamed three times in a row, or once by
+   close code 1009 (there being alone is enough), it is undelivered. The row ends with a connection
+   that ends while the message is in flight without that being its fault: where this side cut it,
+   because the peer was silent, say. One on which the message was never written says nothing of it.
 8. So that blame can be told, a connection that follows a break with messages in flight starts
-   slowly: a ping first, then one message, and twice as many after each confirmation.
+   slowly: a ping first, then one message, and twice as many after each confirmation. It does so as
+   long as one of these messages is in the window. The ping is left out where the peer has
+   acknowledged something, and never answered a ping. At level ``acked`` a ping goes behind what is
+   written again, which tells whether the peer outlived it.
    (With level ``written`` nothing stays in flight, and so there is neither blame nor slow start.)
+9. Where the peer has never done what the level needs, `silence` says so, and what to do.
 """
 
 from __future__ import annotations
@@ -31,7 +41,7 @@ from typing import TYPE_CHECKING
 
 from attrs import define
 
-from trio_wsout._core.ending import Cause
+from trio_wsout._core.ending import BY_SILENCE, Cause
 from trio_wsout._core.message import Accepted, BatchMessage, Message
 from trio_wsout.config.sections import DeliveryLevel
 
@@ -44,6 +54,8 @@ if TYPE_CHECKING:
 __all__ = ["Accepted", "BatchMessage", "DeliveryWindow", "Message"]
 
 _TOO_BIG = 1009
+_ITS_OWN_FAULT = frozenset({1001, 1012, 1013})
+"""Close codes by which a peer goes away, restarts, or has too much to do (RFC 6455 section 7.4.1, and IANA's list)."""
 _BLAMES = 3
 _BLAMING = frozenset({Cause.CLOSED, Cause.LOST, Cause.PROTOCOL})
 
@@ -66,6 +78,8 @@ class _Tries:
 
     sends: int = 0
     """How often it was in flight when a connection ended."""
+    asked: int = 0
+    """How often it waited behind a first ping that was not answered when a connection ended."""
     blamed: int = 0
     """How often in a row it alone can have ended the connection."""
 
@@ -79,10 +93,11 @@ class DeliveryWindow:
     def __init__(self, delivery: Delivery, retry: Retry) -> None:
         """Make an empty window without a connection."""
         self._level = delivery.level
+        self._ack_pointer = delivery.ack_pointer
         self._most = delivery.max_unconfirmed
         self._most_bytes = delivery.max_unconfirmed_bytes
         self._timeout = retry.timeout
-        self._sends_allowed = None if retry.retries is None else retry.retries + 1
+        self._tries_allowed = None if retry.retries is None else retry.retries + 1
         self._unsent: deque[Message] = deque()
         self._in_flight: deque[Message] = deque()
         self._writes: deque[_Write] = deque()
@@ -97,8 +112,14 @@ class DeliveryWindow:
         self._probing = False
         self._limit = self._most
         self._proved = False
+        self._outlived = False
         self._since_ping = 0
         self._before_ping: int | None = None
+        # What the peer has ever done (rule 9).
+        self._pinged = False
+        self._answered = False
+        self._acked = False
+        self._strange_pongs = False
         self.resent = 0
 
     # -- what is in the window ------------------------------------------------------------------
@@ -156,7 +177,7 @@ class DeliveryWindow:
         """A new connection is open since `now`."""
         self._connected = True
         self._opened = now
-        self._proved = False
+        self._proved = self._outlived = False
         self._since_ping = 0
         self._before_ping = None
 
@@ -189,6 +210,7 @@ class DeliveryWindow:
                     break
             taken = [unsent.popleft() for _ in range(count)]
         self._in_flight.extend(taken)
+        self._outlived = False
         self._writes.append(_Write(now, count, size))
         self._since_ping += count
         again = min(self._again, count)
@@ -206,11 +228,19 @@ class DeliveryWindow:
     def wants_ping(self) -> bool:
         """Whether a ping written now would, when answered, tell something that is not known."""
         return self._connected and (
-            self._probing or (self._level is DeliveryLevel.RECEIVED and self._since_ping > 0)
+            self._probing
+            or (
+                self._since_ping > 0
+                and (
+                    self._level is DeliveryLevel.RECEIVED
+                    or (self._level is DeliveryLevel.ACKED and len(self._tries) > 0)
+                )
+            )
         )
 
     def ping_taken(self) -> None:
         """A ping goes out behind everything taken so far, and takes the place of any before it."""
+        self._pinged = True
         self._before_ping = len(self._in_flight)
         self._since_ping = 0
 
@@ -219,16 +249,22 @@ class DeliveryWindow:
         count, self._before_ping = self._before_ping, None
         if count is None:
             return []
-        self._proved = True
+        self._proved = self._answered = True
         self._probing = False
         if self._level is not DeliveryLevel.RECEIVED:
+            self._outlived = 0 < count == len(self._in_flight)
             return []
         return self._confirm(count)
+
+    def strange_pong_received(self) -> None:
+        """A pong came that does not carry the payload of the outstanding ping."""
+        self._strange_pongs = True
 
     def acked(self, seq: int) -> list[Message]:
         """The peer's application has every event up to `seq`; gives what that confirms (level acked)."""
         if self._level is not DeliveryLevel.ACKED:
             return []
+        self._acked = self._proved = True
         count = 0
         for message in self._in_flight:
             if message.last_seq > seq:
@@ -243,42 +279,81 @@ class DeliveryWindow:
     def disconnected(self, ending: Ending) -> list[tuple[Message, str]]:
         """The connection ended; gives the messages that are undelivered by that, each with its reason."""
         alone = len(self._in_flight) == 1
+        asked = self._probing
+        tried = list(self._in_flight)
+        if asked:  # then nothing is in flight
+            tried = [self._unsent.popleft() for _ in range(self._again)]
+            self._again = 0
         undelivered: list[tuple[Message, str]] = []
         again: list[Message] = []
-        for message in self._in_flight:
+        for message in tried:
             tries = self._tries.setdefault(message, _Tries())
-            tries.sends += 1
-            reason = self._undelivered_by(ending, tries, alone=alone)
+            blamed = None if asked else self._blamed_by(ending, tries, alone=alone)
+            tries.asked += asked
+            tries.sends += not asked
+            reason = blamed or self._exhausted_by(ending, tries)
             if reason is None:
                 again.append(message)
             else:
                 del self._tries[message]
                 self._bytes -= len(message.payload)
                 undelivered.append((message, reason))
-        if self._in_flight and self._level is not DeliveryLevel.WRITTEN:
-            self._probing = True
-            self._limit = 1
         self._in_flight.clear()
         self._writes.clear()
         self._unsent.extendleft(reversed(again))
         self._again += len(again)
+        if tried and self._level is not DeliveryLevel.WRITTEN:
+            self._probing = self._again > 0 and (self._answered or not self._acked)
+            self._limit = 1 if self._again else self._most
         self._connected = False
         self._proved = False
         self._since_ping = 0
         self._before_ping = None
         return undelivered
 
-    def _undelivered_by(self, ending: Ending, tries: _Tries, *, alone: bool) -> str | None:
-        if alone and ending.code == _TOO_BIG and ending.cause is Cause.CLOSED:
+    def _blamed_by(self, ending: Ending, tries: _Tries, *, alone: bool) -> str | None:
+        """Why a message that was in flight is to blame for good; None: it is not."""
+        code = ending.code if ending.cause is Cause.CLOSED else None
+        if alone and code == _TOO_BIG:
             return "the peer closed with 1009: the message is too big for it"
-        if alone and self._proved and ending.cause in _BLAMING:
-            tries.blamed += 1
-            if tries.blamed >= _BLAMES:
-                return f"the message ended the connection {_BLAMES} times in a row ({ending.detail})"
-        else:
+        suspected = alone and self._proved and not self._outlived
+        if not suspected or ending.cause not in _BLAMING or code in _ITS_OWN_FAULT:
             tries.blamed = 0
-        if self._sends_allowed is not None and tries.sends >= self._sends_allowed:
-            return f"sent {tries.sends} times without a confirmation, retry.retries allows no more"
+            return None
+        tries.blamed += 1
+        if tries.blamed < _BLAMES:
+            return None
+        return f"the message ended the connection {_BLAMES} times in a row ({ending.detail})"
+
+    def _exhausted_by(self, ending: Ending, tries: _Tries) -> str | None:
+        """Why a message may not be tried again; None: it may."""
+        if self._tries_allowed is None or tries.sends + tries.asked < self._tries_allowed:
+            return None
+        asked = f" and waited for on {_connections(tries.asked)} more" if tries.asked else ""
+        silence = self.silence if tries.asked or ending.cause in BY_SILENCE else None
+        why = f"; {silence}" if silence else ""
+        times = f"{tries.sends} time{'' if tries.sends == 1 else 's'}"
+        return f"sent {times}{asked} without a confirmation, retry.retries allows no more{why}"
+
+    @property
+    def silence(self) -> str | None:
+        """What the peer has never done although the level needs it, and what to do; None: it has, or was not asked."""
+        if self._level is DeliveryLevel.RECEIVED and self._pinged and not self._answered:
+            strange = (
+                " (pongs came, but empty or otherwise without the ping's payload: RFC 6455 section 5.5.3)"
+                if self._strange_pongs
+                else ""
+            )
+            return (
+                f"no ping was ever answered by this peer{strange}; "
+                "for servers that answer none there is delivery.level: written, "
+                "and heartbeat: none if they send nothing either"
+            )
+        if self._level is DeliveryLevel.ACKED and (self._in_flight or self._tries) and not self._acked:
+            return (
+                f"nothing was ever acknowledged by this peer (delivery.ack-pointer is {self._ack_pointer!r}); "
+                "for servers that acknowledge nothing there is delivery.level: received"
+            )
         return None
 
     # -- time ---------------------------------------------------------------------------------------
@@ -336,3 +411,7 @@ class DeliveryWindow:
         if self._tries:
             for message in confirmed:
                 self._tries.pop(message, None)
+
+
+def _connections(count: int) -> str:
+    return f"{count} connection{'' if count == 1 else 's'}"

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from attrs import frozen
 
-__all__ = ["Cause", "Ending"]
+__all__ = ["BY_SILENCE", "Cause", "Ending"]
 
 
 class Cause(StrEnum):
@@ -39,13 +39,17 @@ class Cause(StrEnum):
     PROTOCOL = "protocol"
     """The peer broke RFC 6455 after the handshake."""
     UNHEALTHY = "unhealthy"
-    """No frame came within the heartbeat's timeout after a ping."""
+    """No frame came within the heartbeat's timeout after a ping, or the system gave the peer up."""
     STALLED = "stalled"
     """A message was not confirmed within retry.timeout."""
     CALLABLE = "callable"
     """A callable of the application is not async where it must be: final, for no attempt would mend it."""
     LOCAL = "local"
     """This side closed the connection on purpose."""
+
+
+BY_SILENCE = frozenset({Cause.UNHEALTHY, Cause.STALLED})
+"""Causes by which this side ends a connection because nothing came."""
 
 
 @frozen(kw_only=True)

@@ -74,6 +74,9 @@ class HeartbeatMonitor:
     misses: int
     """Pings that got no sign of life within the timeout."""
 
+    answered: bool
+    """Whether a pong has answered a ping, ever."""
+
     __slots__ = (
         "_acknowledged",
         "_due",
@@ -88,6 +91,7 @@ class HeartbeatMonitor:
         "_prefix",
         "_silent_since",
         "_timeout",
+        "answered",
         "misses",
     )
 
@@ -106,12 +110,18 @@ class HeartbeatMonitor:
         self._acknowledged: int | None = None
         self._last_life = 0.0
         self._held = False
+        self.answered = False
         self.misses = 0
 
     @property
     def free(self) -> bool:
         """Whether no ping is outstanding or due, so that a confirmation ping may go."""
         return self._outstanding is None
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether pings were written, and none of them was ever answered."""
+        return self._number > 0 and not self.answered
 
     @property
     def ping_due(self) -> bool:
@@ -192,6 +202,7 @@ class HeartbeatMonitor:
             return False
         self._outstanding = None
         self._silent_since = None
+        self.answered = True
         return True
 
     def held(self) -> None:

@@ -160,9 +160,11 @@ class ClientTree(Tree):
         self.supervisor.close()
 
     def whereabouts(self) -> str:
-        """The link's state and its last trouble."""
-        trouble = self.supervisor.last_error
-        return f"the link is {self.link.state.value}{f', last trouble: {trouble}' if trouble else ''}"
+        """The link's state, its last trouble, and what its peer has never done."""
+        trouble, silence = self.supervisor.last_error, self.outbox.window.silence
+        told = f", last trouble: {trouble}" if trouble else ""
+        more = f"; {silence}" if silence and silence not in told else ""
+        return f"the link is {self.link.state.value}{told}{more}"
 
     # -- for Output ---------------------------------------------------------------------------------------
 

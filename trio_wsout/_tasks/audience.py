@@ -10,12 +10,13 @@ import orjson
 import trio
 
 from trio_wsout._core.acknowledgement import stamp_of
+from trio_wsout._core.ending import Cause
 from trio_wsout._core.fanout import Fanout, Owner
 from trio_wsout._tasks.waking import Doorbell
 from trio_wsout._tasks.watch import Watch
 from trio_wsout._wire.at_once import write_to_each
 from trio_wsout._wire.frames import BINARY, TEXT, plain_frame
-from trio_wsout.config.sections import DeliveryLevel, SlowPeer
+from trio_wsout.config.sections import DeliveryLevel, Mode, SlowPeer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,6 +110,11 @@ class Audience:
         self._asking = _Asking(self)
         self.confirms_writes = config.delivery.level is DeliveryLevel.WRITTEN
         """Whether a peer has what was written to it."""
+        self._level = config.delivery.level
+        sends = config.mode is not Mode.SERVER_INPUT and self._level is not DeliveryLevel.WRITTEN
+        self._without_pings = "heartbeat: none" + (", and delivery.level: written" if sends else "")
+        """What to set for peers that answer no ping and send nothing."""
+        self._told_of_silence = False
         self._stamp = config.delivery.stamp
         self.epoch = 0
         self.uplink: Uplink | None = None
@@ -264,6 +270,23 @@ class Audience:
         self.complete = True
         for peer in self.peers:
             peer.wake()
+
+    def was_cut(self, peer: Member) -> None:
+        """A peer was cut because nothing came; if it never did what confirms, a WARNING says so, of the first such."""
+        ending = peer.connection.ending
+        if self._told_of_silence or ending is None:
+            return
+        stalled = ending.cause is Cause.STALLED
+        if stalled and self._level is DeliveryLevel.ACKED:
+            what = "acknowledged nothing within retry.timeout; for peers that acknowledge nothing"
+            instead = "delivery.level: received"
+        elif peer.monitor.unanswered:
+            what = "answered no ping, ever; for peers that answer none"
+            instead = "delivery.level: written" if stalled else self._without_pings
+        else:
+            return
+        self._told_of_silence = True
+        _log.warning("peer %s was cut: it %s there is %s", peer.peer.address, what, instead)
 
     # -- gaps ---------------------------------------------------------------------------------------------
 

@@ -51,6 +51,8 @@ async def run_connection(
         # Called by who reads: a task that takes them would be switched to for each.
         if monitor.pong_received(payload):
             outbox.answered()
+        else:
+            outbox.window.strange_pong_received()
         look_anew()
 
     connection.on_life(life)

@@ -326,4 +326,5 @@ class PeerFanOut:
         idle_at = self._idle_at
         if idle_at is not None and trio.current_time() >= idle_at:
             self.close(GOING_AWAY)
-        beat(self.connection, self.monitor, self._stalls_at, self.ping)
+        if not beat(self.connection, self.monitor, self._stalls_at, self.ping):
+            self._audience.was_cut(self)

@@ -6,9 +6,10 @@ import logging
 from typing import TYPE_CHECKING
 
 import trio
+from attrs import evolve
 
 from trio_wsout._core.callables import plain
-from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._core.ending import BY_SILENCE, Cause, Ending
 from trio_wsout._core.heartbeat import HeartbeatMonitor
 from trio_wsout._core.link import State
 from trio_wsout._core.link_change import LinkChange
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["Supervisor"]
 
 _log = logging.getLogger("trio_wsout")
+
+_SILENCES = 3
+"""Connections that the peer itself ended without ever doing what confirms, until that is told: one may be an accident."""
 
 
 class Supervisor:
@@ -65,6 +69,8 @@ class Supervisor:
         self._announced: State | None = None
         self._changed = trio.Event()
         self._received_before = 0
+        self._silences = 0
+        self._warned = False
         self.opened = trio.Event()
         self.connection = None
         self.subprotocol: str | None = None
@@ -189,7 +195,20 @@ class Supervisor:
             self.connection = None
             self._received_before += connection.received_bytes
             self.heartbeat_misses += monitor.misses
-        return await connection.wait_ended()
+        return self._explained(await connection.wait_ended())
+
+    def _explained(self, ending: Ending) -> Ending:
+        """The ending, with what the peer never does, where that can be why; a WARNING says that once."""
+        silence = self._outbox.window.silence
+        if silence is None or ending.cause is Cause.LOCAL:
+            return ending
+        self._silences += 1
+        if ending.cause not in BY_SILENCE and self._silences < _SILENCES:
+            return ending
+        if not self._warned:
+            self._warned = True
+            _log.warning("link: %s", silence)
+        return evolve(ending, detail=f"{ending.detail}; {silence}")
 
     def _begin(self, connection: Connection, monitor: HeartbeatMonitor) -> None:
         now = trio.current_time()

@@ -6,6 +6,7 @@ queued, so that none lands inside another frame. What was begun is finished firs
 
 from __future__ import annotations
 
+import errno
 import os
 import ssl
 from contextlib import suppress
@@ -26,6 +27,10 @@ _MOST_CONTROL = 64 * 1024
 """Bytes of queued control frames; a peer that pings on without reading is cut beyond that."""
 _TOO_BIG = 1009
 _CLOSE_BYTE = b"\x88"
+_NOBODY_THERE = frozenset(
+    {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN}
+)
+"""Errors of a connection by which the system, and not the peer, ends it."""
 
 
 def transport_trouble(error: BaseException) -> str:
@@ -38,6 +43,15 @@ def transport_trouble(error: BaseException) -> str:
             return inner.strerror
         inner = inner.__cause__ or inner.__context__
     return "the connection broke"
+
+
+def system_gave_up(error: BaseException | None) -> bool:
+    """Whether the system itself ended a connection, because nothing came from the peer or no way leads there."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NOBODY_THERE:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class Outgoing(trio.abc.Stream):
@@ -138,9 +152,10 @@ class Outgoing(trio.abc.Stream):
         )
         self.fail(self.closed_by_peer() or Ending(cause=Cause.PROTOCOL, code=code, detail=detail))
 
-    def _lost(self, detail: str) -> None:
-        """The transport is gone; a Close that came before is the better reason."""
-        self.fail(self.closed_by_peer() or Ending(cause=Cause.LOST, detail=detail))
+    def _lost(self, detail: str, error: BaseException | None = None) -> None:
+        """The transport is gone, by this error if it was one; a Close that came before is the better reason."""
+        cause = Cause.UNHEALTHY if system_gave_up(error) else Cause.LOST
+        self.fail(self.closed_by_peer() or Ending(cause=cause, detail=detail))
 
     def _shown(self, reason: str) -> str:
         """The reason of the peer's Close, as it may be told."""
@@ -217,7 +232,7 @@ class Outgoing(trio.abc.Stream):
 
     def broke(self, error: OSError) -> None:
         """Writing to the socket failed: the connection is over."""
-        self._lost(f"writing failed: {transport_trouble(error)}")
+        self._lost(f"writing failed: {transport_trouble(error)}", error)
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Write the queued control frames and then `data`, whole, or make the connection dead.
@@ -236,13 +251,13 @@ class Outgoing(trio.abc.Stream):
         try:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            trouble = transport_trouble(error)
+            trouble = error
         else:
             self._torn = False
             self.written_bytes += len(data)
             return
         await self._hear_why()
-        self._lost(f"writing failed: {trouble}")
+        self._lost(f"writing failed: {transport_trouble(trouble)}", trouble)
         raise trio.BrokenResourceError
 
     async def say_close(self, frame: bytes) -> None:

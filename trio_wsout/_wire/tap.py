@@ -213,7 +213,7 @@ class Tap(Outgoing):
         try:
             chunk = await self._receive_some()
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self._lost(f"reading failed: {transport_trouble(error)}")
+            self._lost(f"reading failed: {transport_trouble(error)}", error)
             return b""
         finally:
             self._reading = False

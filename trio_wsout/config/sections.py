@@ -129,7 +129,7 @@ class Retry:
     timeout: Annotated[float, duration()] = 30.0
     """Seconds from a message's first byte to its confirmation on one connection; > 0."""
     retries: Annotated[int, count(0)] | None = None
-    """How many times a message may be sent again; None: as long as the link lives; ≥ 0."""
+    """How many times a message may be tried again; None: as long as the link lives; ≥ 0."""
 
 
 @frozen(kw_only=True)
