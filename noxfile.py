@@ -103,6 +103,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def tables(session: nox.Session) -> None:
+    """Write anew what the documentation takes from the code; a test finds what is stale."""
+    session.install("-e", EXTRAS)
+    session.run("python", "docs/write_tables.py")
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """Build the wheel, install it into an empty environment, and look that it works without any extra."""
     with tempfile.TemporaryDirectory() as scratch:

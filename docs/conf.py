@@ -13,26 +13,12 @@ author = "trio_wsout developers"
 project_copyright = "2026, trio_wsout developers"
 version = release = version_of("trio-wsout")
 
-extensions = [
-    "myst_parser",
-    "sphinx.ext.autodoc",
-    "sphinx.ext.napoleon",
-    "sphinxcontrib_trio",
-    "sphinx_copybutton",
-    "from_code",
-]
+extensions = ["myst_parser", "sphinx_copybutton", "state_diagram"]
 exclude_patterns = ["_build", "_ext"]
 default_role = "code"
 
 myst_heading_anchors = 3
 myst_fence_as_directive = ["mermaid"]
-
-autodoc_member_order = "bysource"
-autodoc_typehints = "signature"
-autodoc_default_options = {"members": True}
-autodoc_preserve_defaults = True
-# Long signatures get a line for each parameter.
-maximum_signature_line_length = 80
 
 html_theme = "furo"
 html_title = f"trio_wsout {release}"

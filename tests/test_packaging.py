@@ -78,9 +78,7 @@ def test_every_public_name_has_its_place_in_the_reference() -> None:
         page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "reference").glob("*.md")
     )
     documented = set(
-        re.findall(
-            r"auto(?:class|exception|function):: trio_wsout\.(\w+)(?:\(.*\))?$", reference, re.MULTILINE
-        )
+        re.findall(r"^<!-- from code: (?:class|function) trio_wsout\.(\w+)\b(?!\.)", reference, re.MULTILINE)
     )
     assert documented == set(trio_wsout.__all__)
 
@@ -92,7 +90,7 @@ MODULES = sorted((ROOT / "trio_wsout").rglob("*.py"))
 def test_every_module_says_what_it_is_lists_its_names_and_stays_small(module: Path) -> None:
     text = module.read_text(encoding="utf-8")
     tree = ast.parse(text)
-    assert len(text.splitlines()) <= 400
+    assert len(text.splitlines()) <= 600
     if tree.body:
         assert ast.get_docstring(tree), "no docstring"
     targets = [

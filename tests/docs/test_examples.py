@@ -31,7 +31,6 @@ from typing import TYPE_CHECKING
 import pytest
 import trio_wsout
 from attrs import define, field, frozen
-from trio_wsout._core.link import diagram
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import serve
 
@@ -142,7 +141,7 @@ class Story:
             case "text":
                 self.compare(block)
             case "mermaid":
-                assert block.text == f"{diagram()}\n"
+                pass  # tests/docs/test_tables.py compares it with the code
             case directive if directive.startswith("{"):
                 pass  # Sphinx's own, and the docs session takes no warning
             case other:
