@@ -26,6 +26,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 from attrs import field, frozen
 
 from trio_wsout._core.handshake import Handshake
+from trio_wsout._core.http_head import Fields
 from trio_wsout.config.addresses import Origin, parse_allowed_origin, parse_origin
 from trio_wsout.config.header_fields import is_token
 
@@ -43,23 +44,13 @@ RETRY_AFTER = 1
 
 
 @frozen(kw_only=True)
-class Head:
-    """The head of an HTTP request, as it came; header names in lower case."""
+class Head(Fields):
+    """The head of an HTTP request."""
 
     method: str
     target: str = field(repr=False)
     """A path and its query, or a whole URL (RFC 9112 section 3.2); it may hold secrets."""
     version: str
-    headers: Sequence[tuple[str, str]] = field(repr=False)
-
-    def values(self, name: str) -> list[str]:
-        """Every value of a header, in order."""
-        return [value for each, value in self.headers if each == name]
-
-    def tokens(self, name: str) -> list[str]:
-        """The comma-separated elements of a header's values."""
-        parts = (part.strip(" \t") for value in self.values(name) for part in value.split(","))
-        return [part for part in parts if part]
 
     @property
     def path(self) -> str:

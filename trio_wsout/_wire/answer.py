@@ -2,66 +2,105 @@
 
 from __future__ import annotations
 
+import re
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
 
 from trio_wsout._core.masking import mask_secrets
-from trio_wsout._wire.response import head_is_complete, judge_head
-from trio_wsout._wire.tap import Tap
+from trio_wsout._core.opening import Asked, opening_head
+from trio_wsout._wire.outgoing import system_gave_up
+from trio_wsout._wire.response import AnswerReader
+from trio_wsout._wire.tap import RECEIVE_BYTES, Tap
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from trio_wsout._core.request import Request
 
 __all__ = ["AnswerTap"]
 
 _HEARING = 0.1
 """Seconds that a server's reason for hanging up in the handshake is waited for."""
+_BODY = 0.25
+"""Seconds that a refusal is kept back for its body; less where connect.timeout is nearly over."""
+_KEY = re.compile(rb"^Sec-WebSocket-Key: *(\S+)\r$", re.MULTILINE | re.IGNORECASE)
 
 
 class AnswerTap(Tap):
-    """The tap of an outgoing connection: holds the answer back until its head is there and is a 101."""
+    """The tap of an outgoing connection: holds the answer back until its head is there and is a 101.
 
-    __slots__ = ("_answered", "_secrets", "_subprotocols")
+    What trio_websocket gets then is a head of our own making, which says no more than what was judged.
+    """
+
+    __slots__ = ("_answer", "_answered", "_deadline", "_key", "_request")
 
     def __init__(
-        self, stream: trio.abc.Stream, *, most: int, subprotocols: Sequence[str], secrets: Sequence[str]
+        self, stream: trio.abc.Stream, request: Request, *, most: int, deadline: float = inf
     ) -> None:
-        """Tap the stream to a server that was offered `subprotocols`; never tell `secrets`, which it was told."""
+        """Tap the stream to a server that gets `request`, and has until `deadline` to answer."""
         super().__init__(stream, masked=False, most=most)
-        self._subprotocols = subprotocols
-        self._secrets = secrets
+        self._request = request
+        self._deadline = deadline
+        self._key = ""
+        self._answer: AnswerReader | None = None
         self._answered = False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Write what trio_websocket asks with; the key in it is noted, which the answer must fit."""
+        if not self._key and (found := _KEY.search(data)):
+            self._key = found[1].decode("ascii")
+        await super().send_all(data)
 
     async def _receive_head(self) -> bytes:
         """Read on until the whole head is there; empty: it was given already, or will never be."""
         if not self._answered and self.ending is None:
-            await self._read_head()
+            await self._read_answer()
         return await super()._receive_head()
 
-    async def _read_head(self) -> None:
-        head = b""
-        while chunk := await self._read():
-            head += chunk
-            refusal = judge_head(head, self._subprotocols)
-            if refusal is not None:
-                self.fail(refusal)
+    async def _read_answer(self) -> None:
+        request = self._request
+        asked = Asked(
+            secure=request.secure, key=self._key, subprotocols=request.subprotocols, secrets=request.secrets
+        )
+        answer = self._answer = AnswerReader(asked)
+        while not answer.decided:
+            chunk = await self._read()
+            if not chunk:
                 return
-            if head_is_complete(head):
-                self._answered = True
-                end = _end_of_head(head)
-                self.begin_with(head[:end], head[end:])
-                return
+            answer.feed(chunk)
+        if answer.opened is not None:
+            self._answered = True
+            self.begin_with(opening_head(self._key, answer.opened), answer.rest)
+            return
+        await self._hear_body(answer)
+        assert answer.ending is not None  # noqa: S101 - it is decided, and not open
+        self.fail(answer.ending)
+
+    async def _hear_body(self, answer: AnswerReader) -> None:
+        """Read what a refusal says, for a moment: it is told in the error."""
+        patience = min(_BODY, (self._deadline - trio.current_time()) / 2)
+        with trio.move_on_after(max(0.0, patience)):  # noqa: ASYNC912 - where nothing is to be read, it has been
+            while answer.wants_body:
+                try:
+                    answer.feed(bytes(await self._stream.receive_some(RECEIVE_BYTES)))
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    return
 
     async def _hear_why(self) -> None:
         """A server that hangs up while it is asked may have said why: a TLS alert, a refusal."""
         if not self._answered:
             with trio.move_on_after(_HEARING):
-                await self._read_head()
+                await self._read_answer()
+
+    def _lost(self, detail: str, error: BaseException | None = None) -> None:
+        super()._lost(detail if self._answered else f"{detail}, {self._unanswered(error)}", error)
+
+    def _unanswered(self, error: BaseException | None) -> str:
+        if self._answer is not None and self._answer.began:
+            return "in the middle of the answer to the opening handshake"
+        may_speak_tls = not self._request.secure and not system_gave_up(error)
+        hint = "; if it speaks TLS, write wss:// in url" if may_speak_tls else ""
+        return f"before the opening handshake was answered{hint}"
 
     def _shown(self, reason: str) -> str:
-        return mask_secrets(reason, self._secrets)
-
-
-def _end_of_head(head: bytes) -> int:
-    return min(head.find(end) + len(end) for end in (b"\r\n\r\n", b"\n\n", b"\n\r\n") if end in head)
+        return mask_secrets(reason, self._request.secrets)

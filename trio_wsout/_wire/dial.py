@@ -136,12 +136,8 @@ class Dialer:
         self, nursery: trio.Nursery, stream: trio.abc.Stream, request: Request
     ) -> Connection:
         self.stage = "the server's answer to the opening handshake"
-        tap = AnswerTap(
-            stream,
-            most=self._config.max_message_size,
-            subprotocols=request.subprotocols,
-            secrets=request.secrets,
-        )
+        deadline = trio.current_effective_deadline()
+        tap = AnswerTap(stream, request, most=self._config.max_message_size, deadline=deadline)
         guard = Guard(nursery, tap, "the server's 101 is not valid")
         with trio.CancelScope() as shaking:
             tap.on_end(shaking.cancel)

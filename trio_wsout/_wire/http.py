@@ -10,6 +10,7 @@ import h11
 import trio
 
 from trio_wsout._core.admission import Answer, Head
+from trio_wsout._core.http_head import HeadReader, HeadTooLongError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,47 +19,60 @@ __all__ = ["read_head", "refuse"]
 
 _MOST_BYTES = 16 * 1024
 _MOST_HEADERS = 100
+_MOST_EMPTY = 2
+"""Empty lines before a request."""
+_SPACE = 0x20
+"""With it and the control characters below no line of a request begins."""
 _CHUNK = 4096
 _LINGER = 1.0
 """Seconds that a refused peer may take to read its answer and hang up."""
 _MOST_IGNORED = 256 * 1024
 """Bytes that a refused peer may still send."""
+_NO_REQUEST = Answer(status=400, body="this is no HTTP request")
 _TOO_LARGE = Answer(status=431, body="the request's head has more than 16 KiB or 100 headers")
 
 
 async def read_head(stream: trio.abc.Stream) -> tuple[Head, bytes] | Answer | None:
-    """Read one request's head and give what came behind it, or how to refuse it; None: the peer hung up.
+    """Read one request's head; return it and what came behind it, or how to refuse it; None: the peer hung up.
 
     The caller bounds the time.
 
     Raises:
         trio.BrokenResourceError: The transport broke.
     """
-    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_MOST_BYTES)
-    came = 0
-    while True:
-        chunk = await stream.receive_some(_CHUNK)
-        if not chunk:
-            return None
-        came += len(chunk)
+    reader = HeadReader(_MOST_BYTES)
+    while chunk := await stream.receive_some(_CHUNK):
+        reader.feed(bytes(chunk))
+        reader.skip_empty_lines(_MOST_EMPTY)
+        if _is_no_request(reader.waiting):
+            return _NO_REQUEST
         try:
-            connection.receive_data(bytes(chunk))
-            event = connection.next_event()
-        except h11.RemoteProtocolError as error:
-            if error.error_status_hint == _TOO_LARGE.status:
-                return _TOO_LARGE
-            # Not h11's words: they may hold what the peer sent.
-            return Answer(status=400, body="this is no HTTP request")
-        if isinstance(event, h11.Request):
-            rest = bytes(connection.trailing_data[0])
-            if came - len(rest) > _MOST_BYTES or len(event.headers) > _MOST_HEADERS:
-                return _TOO_LARGE
-            return _head(event), rest
-        if came > _MOST_BYTES:
+            head = reader.next_head()
+        except HeadTooLongError:
             return _TOO_LARGE
+        if head is not None:
+            judged = _parse(head)
+            return judged if isinstance(judged, Answer) else (judged, bytes(reader.waiting))
+    return None
 
 
-def _head(request: h11.Request) -> Head:
+def _is_no_request(begun: bytes | bytearray) -> bool:
+    """Whether no request begins like this, which a TLS handshake does not; a CR alone may end an empty line."""
+    return begun not in (b"", b"\r") and begun[0] <= _SPACE
+
+
+def _parse(head: bytes) -> Head | Answer:
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_MOST_BYTES)
+    try:
+        connection.receive_data(head)
+        request = connection.next_event()
+    except h11.RemoteProtocolError:
+        # Not h11's words: they may hold what the peer sent.
+        return _NO_REQUEST
+    if not isinstance(request, h11.Request):
+        return _NO_REQUEST
+    if len(request.headers) > _MOST_HEADERS:
+        return _TOO_LARGE
     headers = cast("Sequence[tuple[bytes, bytes]]", request.headers)
     return Head(
         method=request.method.decode("ascii"),

@@ -21,7 +21,7 @@ from trio_wsout._wire.frames import FrameScanner, parse_close
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Outgoing", "transport_trouble"]
+__all__ = ["Outgoing", "system_gave_up", "transport_trouble"]
 
 _MOST_CONTROL = 64 * 1024
 """Bytes of queued control frames; a peer that pings on without reading is cut beyond that."""

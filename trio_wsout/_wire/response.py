@@ -1,118 +1,154 @@
-"""The head of the server's answer to the opening handshake, read before trio_websocket sees it.
+"""A server's answer to the opening handshake, read by h11 before trio_websocket sees it (RFC 9112).
 
-So a refusal is known with its status at once, however long its body is, and a head without end
-is cut off (RFC 6455 section 4.1, RFC 9112 section 2).
+So a refusal is known with its status at once, an answer without end is cut off, and nothing depends on how its
+bytes are cut.
 """
 
 from __future__ import annotations
 
 import time
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import h11
 
 from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._core.http_head import HeadReader, HeadTooLongError
+from trio_wsout._core.opening import Opened, ResponseHead, judge_opening, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from trio_wsout._core.opening import Asked
 
-__all__ = ["MOST_HEAD", "judge_head"]
+__all__ = ["MOST_BODY", "MOST_EARLY", "MOST_HEAD", "AnswerReader"]
 
-MOST_HEAD = 16 * 1024
-"""Bytes that the head of an answer may have."""
+MOST_HEAD = 64 * 1024
+"""Bytes of an answer up to the end of its last head: what a proxy with large cookies sends, and no more."""
 _MOST_HEADERS = 100
-_LONGEST_WAIT = 3600.0
-"""Seconds of a Retry-After that are honoured; a server can't silence a link for longer."""
-_REDIRECTION = 3
-"""First digit of the statuses that point elsewhere (RFC 9110 section 15.4)."""
-_MAY_ASK_TO_WAIT = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
-_HEAD_ENDS = (b"\r\n\r\n", b"\n\n", b"\n\r\n")
+MOST_EARLY = 16
+"""Informational answers before the final one."""
+MOST_BODY = 4096
+"""Bytes of a refusal's body that are looked at."""
+_BEGINNING = b"HTTP/1."
+_TLS_RECORDS = (b"\x15", b"\x16")
+"""First bytes of an alert and of a handshake (RFC 8446 section 5.1), which no HTTP begins with."""
 
 
-def judge_head(received: bytes | bytearray, subprotocols: Sequence[str]) -> Ending | None:
-    """Judge the answer received so far.
+class AnswerReader:
+    """Reads one answer from its first byte on."""
 
-    Args:
-        received: Everything from the first byte of the answer on.
-        subprotocols: What the request offered.
+    opened: Opened | None
+    """The connection is open; None: it is not, or not yet."""
 
-    Returns:
-        None while the head is incomplete (ask `head_is_complete`) or when it is a 101 for wsproto
-        to judge further; else why the attempt failed.
-    """
-    if not head_is_complete(received):
-        if len(received) > MOST_HEAD:
-            return Ending(
-                cause=Cause.PROTOCOL,
-                detail=f"the server's answer has a head of more than {MOST_HEAD} bytes",
-            )
-        return None
-    response = _parse(bytes(received))
-    if response is None:
-        return Ending(cause=Cause.PROTOCOL, detail="the server's answer is not HTTP/1.1")
-    if len(response.headers) > _MOST_HEADERS:
-        return Ending(
-            cause=Cause.PROTOCOL, detail=f"the server's answer has more than {_MOST_HEADERS} headers"
-        )
-    if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-        return _refusal(response)
-    chosen = _header(response, b"sec-websocket-protocol")
-    if chosen is not None and chosen.decode("latin-1") not in subprotocols:
-        return Ending(cause=Cause.PROTOCOL, detail="the server chose a subprotocol that was not offered")
-    return None
+    def __init__(self, asked: Asked) -> None:
+        """Read the answer to what was asked."""
+        self._asked = asked
+        self._heads = HeadReader(MOST_HEAD)
+        self._early = 0
+        self._parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=MOST_HEAD)
+        upgrade = [("Host", "localhost"), ("Connection", "Upgrade"), ("Upgrade", "websocket")]
+        self._parser.send(h11.Request(method="GET", target="/", headers=upgrade))
+        self._parser.send(h11.EndOfMessage())
+        self._fault: Ending | None = None
+        self._refusal: ResponseHead | None = None
+        self._body = bytearray()
+        self._waits_for_body = False
+        self.opened = None
+
+    @property
+    def decided(self) -> bool:
+        """Whether it is known what the answer comes to."""
+        return self.opened is not None or self._refusal is not None or self._fault is not None
+
+    @property
+    def began(self) -> bool:
+        """Whether anything came."""
+        return self._early > 0 or self._refusal is not None or len(self._heads.waiting) > 0
+
+    @property
+    def rest(self) -> bytes:
+        """What came behind the head of a 101."""
+        return bytes(self._heads.waiting)
+
+    @property
+    def wants_body(self) -> bool:
+        """Whether more of a refusal's body may change what is told of it."""
+        return self._waits_for_body
+
+    @property
+    def ending(self) -> Ending | None:
+        """Why the attempt failed, as far as it is known; None: it did not."""
+        if self._refusal is None:
+            return self._fault
+        return refusal(self._refusal, bytes(self._body), self._asked, wall=time.time())
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes; empty: the server will send no more."""
+        if self._refusal is not None:
+            self._read_body(data)
+            return
+        self._heads.feed(data)
+        while not self.decided:
+            if not _may_be_http(self._heads.waiting):
+                self._fail(self._not_http)
+                return
+            try:
+                head = self._heads.next_head()
+            except HeadTooLongError:
+                self._fail(f"the server's answer has a head of more than {MOST_HEAD} bytes")
+                return
+            if head is None:
+                return
+            self._judge(head)
+
+    def _judge(self, head: bytes) -> None:
+        try:
+            self._parser.receive_data(head)
+            response = self._parser.next_event()
+        except h11.RemoteProtocolError:
+            response = None
+        if not isinstance(response, h11.Response | h11.InformationalResponse):
+            self._fail("the server's answer is not HTTP/1.1")
+        elif len(response.headers) > _MOST_HEADERS:
+            self._fail(f"the server's answer has more than {_MOST_HEADERS} headers")
+        elif response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+            verdict = judge_opening(_head(response), self._asked)
+            self.opened = verdict if isinstance(verdict, Opened) else None
+            self._fault = verdict if isinstance(verdict, Ending) else None
+        elif isinstance(response, h11.Response):
+            self._refusal = _head(response)
+            self._read_body(self.rest)
+        else:
+            self._early += 1
+            if self._early > MOST_EARLY:
+                self._fail(f"the server sent more than {MOST_EARLY} informational answers (1xx)")
+
+    def _read_body(self, data: bytes) -> None:
+        """Take bytes of the body, as far as they are looked at; empty, once some were waited for: its end."""
+        try:
+            if data or self._waits_for_body:
+                self._parser.receive_data(data)
+            while isinstance(event := self._parser.next_event(), h11.Data):
+                self._body += event.data[: MOST_BODY - len(self._body)]
+        except h11.RemoteProtocolError:
+            event = None
+        self._waits_for_body = event is h11.NEED_DATA and len(self._body) < MOST_BODY
+
+    def _fail(self, detail: str) -> None:
+        self._fault = Ending(cause=Cause.PROTOCOL, detail=detail)
+
+    @property
+    def _not_http(self) -> str:
+        if self._heads.waiting[:1] in _TLS_RECORDS and not self._asked.secure:
+            return "the server speaks TLS here: write wss:// in url"
+        return "the server's answer is not HTTP/1.1"
 
 
-def head_is_complete(received: bytes | bytearray) -> bool:
-    """Whether the empty line that ends the head has come."""
-    return any(end in received for end in _HEAD_ENDS)
+def _may_be_http(begun: bytes | bytearray) -> bool:
+    return begun[: len(_BEGINNING)] == _BEGINNING[: len(begun)]
 
 
-def _parse(received: bytes) -> h11.Response | h11.InformationalResponse | None:
-    """Parse the head with h11, set up as if it had sent a request to upgrade."""
-    parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=MOST_HEAD)
-    upgrade = [("Host", "localhost"), ("Connection", "Upgrade"), ("Upgrade", "websocket")]
-    parser.send(h11.Request(method="GET", target="/", headers=upgrade))
-    parser.send(h11.EndOfMessage())
-    try:
-        parser.receive_data(received)
-        event = parser.next_event()
-    except h11.RemoteProtocolError:
-        return None
-    return event if isinstance(event, h11.Response | h11.InformationalResponse) else None
-
-
-def _header(response: h11.Response | h11.InformationalResponse, name: bytes) -> bytes | None:
-    values = [value for key, value in response.headers if key == name]
-    return b", ".join(values) if values else None
-
-
-def _refusal(response: h11.Response | h11.InformationalResponse) -> Ending:
-    status = response.status_code
-    try:
-        phrase = f" {HTTPStatus(status).phrase}"
-    except ValueError:
-        phrase = ""
-    redirected = status // 100 == _REDIRECTION
-    advice = "; redirects are not followed: put the final address into url" if redirected else ""
-    return Ending(
-        cause=Cause.REFUSED,
-        detail=f"the server answered {status}{phrase}{advice}",
-        status=status,
-        retry_after=_retry_after(_header(response, b"retry-after")) if status in _MAY_ASK_TO_WAIT else None,
+def _head(response: h11.Response | h11.InformationalResponse) -> ResponseHead:
+    return ResponseHead(
+        status=response.status_code,
+        headers=[(name.decode("ascii"), value.decode("latin-1")) for name, value in response.headers],
     )
-
-
-def _retry_after(value: bytes | None) -> float | None:
-    """Seconds of a Retry-After header, in either of its forms (RFC 9110 section 10.2.3)."""
-    if value is None:
-        return None
-    text = value.decode("latin-1").strip()
-    if text.isascii() and text.isdigit():
-        return min(float(text[:9]), _LONGEST_WAIT)
-    try:
-        seconds = parsedate_to_datetime(text).timestamp() - time.time()
-    except (ValueError, OverflowError):
-        return None
-    return min(max(0.0, seconds), _LONGEST_WAIT)

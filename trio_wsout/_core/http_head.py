@@ -1,0 +1,91 @@
+"""The head of an HTTP message: its fields, and where it ends in bytes that come cut in any way.
+
+Rules (RFC 9110 section 5, RFC 9112 section 2)
+----------------------------------------------
+1. A head ends with its first empty line; a line ends with LF, and a CR before that belongs to the end.
+2. A limit counts the bytes up to that end, so it does not depend on how the bytes are cut.
+3. Lists may stand on several lines, their order is kept, and their empty elements are ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from attrs import field, frozen
+
+__all__ = ["Fields", "HeadReader", "HeadTooLongError"]
+
+_EMPTY_LINE = re.compile(rb"\n\r?\n")
+_LINE_END = re.compile(rb"\r?\n")
+_KEPT = 2
+"""Bytes at the end of what was searched that may begin an empty line."""
+
+
+@frozen(kw_only=True)
+class Fields:
+    """The fields of a head, as they came; names in lower case."""
+
+    headers: Sequence[tuple[str, str]] = field(repr=False)
+
+    def values(self, name: str) -> list[str]:
+        """Return every value of a header, in order."""
+        return [value for each, value in self.headers if each == name]
+
+    def tokens(self, name: str) -> list[str]:
+        """Return the comma-separated elements of a header's values."""
+        parts = (part.strip(" \t") for value in self.values(name) for part in value.split(","))
+        return [part for part in parts if part]
+
+
+class HeadTooLongError(ValueError):
+    """More bytes came than a head may have."""
+
+
+class HeadReader:
+    """Takes heads out of bytes, one after the other; all of them together have `most` bytes at most."""
+
+    def __init__(self, most: int) -> None:
+        """Read heads that have `most` bytes at most."""
+        self._most = most
+        self._data = bytearray()
+        self._searched = 0
+        self._taken = 0
+        self._skipped = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes."""
+        self._data += data
+
+    def skip_empty_lines(self, most: int) -> None:
+        """Leave out empty lines before the next head, so many in all (RFC 9112 section 2.2)."""
+        while self._skipped < most and (line := _LINE_END.match(self._data)):
+            self._take(line.end())
+            self._skipped += 1
+
+    @property
+    def waiting(self) -> bytes | bytearray:
+        """The bytes that came and were not taken out."""
+        return self._data
+
+    def next_head(self) -> bytes | None:
+        """Take out the next head, with its empty line; None: it is not whole yet.
+
+        Raises:
+            HeadTooLongError: It ends behind the limit, or has not ended there.
+        """
+        found = _EMPTY_LINE.search(self._data, self._searched)
+        end = len(self._data) if found is None else found.end()
+        if self._taken + end > self._most:
+            raise HeadTooLongError
+        if found is None:
+            self._searched = max(0, end - _KEPT)
+            return None
+        return self._take(end)
+
+    def _take(self, end: int) -> bytes:
+        taken = bytes(self._data[:end])
+        del self._data[:end]
+        self._taken += end
+        self._searched = 0
+        return taken

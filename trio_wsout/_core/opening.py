@@ -1,0 +1,221 @@
+"""A server's answer to the opening handshake: what it means, and how that is told (SPEC 5; RFC 6455 section 4.1).
+
+Rules
+-----
+1. Any status but 101 is a refusal. Informational ones before the final answer were left out by who reads it.
+2. A 101 has ``Connection`` with ``upgrade`` in its list, ``Upgrade: websocket``, the one right
+   ``Sec-WebSocket-Accept``, no extension (none is offered), and no subprotocol, or one that was offered. Lists may
+   stand on several lines, empty elements count for nothing, and what is said twice is said once.
+3. What is wrong is told in words. What the server says itself is told as one printable line of bounded length, with
+   no secret of the handshake in it; of an address that it points to, without user info, parameters and query.
+4. A refusal tells the first line of its body: of HTML the first text in it, of JSON all on one line.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import re
+from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from attrs import field, frozen
+
+from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._core.http_head import Fields
+from trio_wsout._core.masking import mask_secrets
+from trio_wsout.config.header_fields import is_token
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["Asked", "Opened", "ResponseHead", "judge_opening", "opening_head", "refusal", "said_in"]
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_LONGEST_WAIT = 3600.0
+"""Seconds of a Retry-After that are honoured; a server can't silence a link for longer."""
+_SUCCESS, _REDIRECTION = 2, 3
+"""First digits of the statuses that give something else, or point elsewhere (RFC 9110 section 15)."""
+_MAY_ASK_TO_WAIT = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+_LONGEST_TOLD = 200
+"""Characters of what a server says that are told."""
+_NO_TEXT = re.compile(r"<!--.*?-->|<(style|script)\b.*?</\1\s*>|<[^>]*>?", re.DOTALL | re.IGNORECASE)
+_PARAMETERS = re.compile(r";[^/]*")
+
+
+@frozen(kw_only=True)
+class Asked:
+    """What the server was asked, as far as its answer is judged by it."""
+
+    secure: bool
+    """Whether over TLS."""
+    key: str
+    """The Sec-WebSocket-Key."""
+    subprotocols: Sequence[str]
+    """Offered."""
+    secrets: Sequence[str] = field(default=(), repr=False)
+    """What nobody may be told, though the server says it."""
+
+
+@frozen(kw_only=True)
+class ResponseHead(Fields):
+    """The head of an HTTP response."""
+
+    status: int
+
+
+@frozen(kw_only=True)
+class Opened:
+    """The connection is open."""
+
+    subprotocol: str | None
+    """The one that the server chose; None: none."""
+
+
+def judge_opening(head: ResponseHead, asked: Asked) -> Opened | Ending:
+    """Judge a 101; everything that is wrong with it is told at once."""
+    chosen = _distinct(head.tokens("sec-websocket-protocol"))
+    wrong = list(_broken(head, asked))
+    strange = [name for name in chosen if name not in asked.subprotocols]
+    # Only a 101 that breaks the protocol is final: another server behind the same name may choose better.
+    cause = Cause.BAD_HANDSHAKE if wrong else Cause.PROTOCOL
+    wrong += [f"the subprotocol{_named(name, asked)} was not offered" for name in strange[:1]]
+    if len(chosen) > 1:
+        wrong.append("Sec-WebSocket-Protocol names several subprotocols")
+    if wrong:
+        return Ending(cause=cause, detail=f"the server's 101 is not valid: {'; '.join(wrong)}")
+    return Opened(subprotocol=chosen[0] if chosen else None)
+
+
+def _broken(head: ResponseHead, asked: Asked) -> Iterator[str]:
+    """How a 101 breaks RFC 6455."""
+    upgrades, accepts = _lower(head.tokens("upgrade")), _distinct(head.values("sec-websocket-accept"))
+    if "upgrade" not in _lower(head.tokens("connection")):
+        yield "upgrade is missing in Connection"
+    if upgrades != ["websocket"]:
+        yield "Upgrade is not websocket" if upgrades else "Upgrade is missing"
+    if accepts != [_accept_of(asked.key)]:
+        yield f"Sec-WebSocket-Accept is {'wrong' if accepts else 'missing'}"
+    for extension in head.tokens("sec-websocket-extensions")[:1]:
+        named = _named(extension.partition(";")[0].rstrip(), asked)
+        yield f"an extension that was not offered{':' if named else ''}{named}"
+
+
+def opening_head(key: str, opened: Opened) -> bytes:
+    """Return the head of a 101 that says no more than what was judged."""
+    lines = [
+        "HTTP/1.1 101 Switching Protocols",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Accept: {_accept_of(key)}",
+    ]
+    if opened.subprotocol is not None:
+        lines.append(f"Sec-WebSocket-Protocol: {opened.subprotocol}")
+    return "\r\n".join([*lines, "", ""]).encode("ascii")
+
+
+def _accept_of(key: str) -> str:
+    digest = hashlib.sha1(key.encode("ascii") + _GUID)  # noqa: S324 - RFC 6455 wants it, as a checksum
+    return base64.b64encode(digest.digest()).decode("ascii")
+
+
+def _distinct(texts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(texts))
+
+
+def _lower(texts: Iterable[str]) -> list[str]:
+    return _distinct(text.lower() for text in texts)
+
+
+def _named(name: str, asked: Asked) -> str:
+    """A space and the name, as it may be told; empty: it is no name."""
+    return f" {_cut(mask_secrets(name, asked.secrets))}" if is_token(name) else ""
+
+
+# -- refusals -----------------------------------------------------------------------------------------
+
+
+def refusal(head: ResponseHead, body: bytes, asked: Asked, *, wall: float) -> Ending:
+    """Return why an attempt failed that was answered otherwise than by 101.
+
+    Args:
+        head: Its head.
+        body: The beginning of its body, as far as it is known.
+        asked: What was asked.
+        wall: Seconds since 1970, for a Retry-After that is a date.
+    """
+    status = head.status
+    try:
+        phrase = f" {HTTPStatus(status).phrase}"
+    except ValueError:
+        phrase = ""
+    said = said_in(body, " ".join(head.values("content-type")), asked.secrets)
+    told = (
+        ""
+        if said.lower() in ("", f"{status}{phrase}".lower(), phrase.strip().lower())
+        else f" and said {said!r}"
+    )
+    detail = f"the server answered {status}{phrase}{told}{_advice(head, said, asked)}"
+    waits = head.values("retry-after") if status in _MAY_ASK_TO_WAIT else ()
+    retry_after = _retry_after(", ".join(waits), wall) if waits else None
+    return Ending(cause=Cause.REFUSED, detail=detail, status=status, retry_after=retry_after)
+
+
+def said_in(body: bytes, kind: str, secrets: Sequence[str]) -> str:
+    """Return the first line that a body of a Content-Type says, as it may be told; empty: there is none."""
+    text = body.decode("utf-8", "replace")
+    if "html" in kind.lower() or text.lstrip()[:1] == "<":
+        text = html.unescape(_NO_TEXT.sub("\n", text))
+    if "json" in kind.lower() or text.lstrip()[:1] in ("{", "["):
+        text = " ".join(text.split())
+    line = next((line for line in map(_on_one_line, text.splitlines()) if line), "")
+    return _cut(mask_secrets(line, secrets))
+
+
+def _on_one_line(text: str) -> str:
+    """The text with one space in the place of all that is not printable."""
+    return " ".join("".join(each if each.isprintable() else " " for each in text).split())
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_TOLD else f"{text[:_LONGEST_TOLD]}…"
+
+
+def _advice(head: ResponseHead, said: str, asked: Asked) -> str:
+    if head.status // 100 == _SUCCESS:
+        return ": there is no WebSocket at this path"
+    if head.status // 100 == _REDIRECTION:
+        where = _where(" ".join(head.values("location")), asked.secrets)
+        points = f" and points to {where}" if where else ""
+        return f"{points}; redirects are not followed: put the final address into url"
+    if head.status == HTTPStatus.BAD_REQUEST and not asked.secure and "https" in said.lower():
+        return "; to speak TLS, write wss:// in url"
+    return ""
+
+
+def _where(location: str, secrets: Sequence[str]) -> str:
+    """An address as it may be told: without user info, parameters, query and fragment."""
+    try:
+        parts = urlsplit(_on_one_line(location))
+    except ValueError:
+        return ""
+    host = parts.netloc.rpartition("@")[2]
+    scheme = f"{parts.scheme}:" if parts.scheme else ""
+    authority = f"//{host}" if host else ""
+    return _cut(mask_secrets(f"{scheme}{authority}{_PARAMETERS.sub('', parts.path)}", secrets))
+
+
+def _retry_after(value: str, wall: float) -> float | None:
+    """Seconds of a Retry-After header, in either of its forms (RFC 9110 section 10.2.3)."""
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text[:9]), _LONGEST_WAIT)
+    try:
+        seconds = parsedate_to_datetime(text).timestamp() - wall
+    except (ValueError, OverflowError):
+        return None
+    return min(max(0.0, seconds), _LONGEST_WAIT)
