@@ -12,7 +12,8 @@ Rules, in the order in which they are looked at
    scheme and host are compared without case, a default port is the same as none; ``https://*.HOST`` is every
    host below that one; ``*`` allows all. Where there is no Origin, Sec-WebSocket-Origin stands for it, its name
    before RFC 6455.
-5. Places (`max-connections`) are taken after all that, and before the application is asked: 503.
+5. With `server.auth`: what the peer shows must be known (`credentials`), else 401.
+6. Places (`max-connections`) are taken after all that, and before the application is asked: 503.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 from attrs import field, frozen
 
+from trio_wsout._core.credentials import Credentials
 from trio_wsout._core.handshake import Handshake
 from trio_wsout._core.http_head import Fields
 from trio_wsout.config.addresses import Origin, parse_allowed_origin, parse_origin
 from trio_wsout.config.header_fields import is_token
 
 if TYPE_CHECKING:
+    from trio_wsout._core.credentials import Resolve
     from trio_wsout.config.sections import Config
 
 __all__ = ["Admission", "Answer", "Head", "Places"]
@@ -39,6 +42,7 @@ _VERSION = "13"
 _SCHEMES = {"http", "https", "ws", "wss"}
 _KEY_BYTES = 16
 _UPGRADE = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", _VERSION))
+_UNKNOWN = "show credentials that are known here"
 RETRY_AFTER = 1
 """Seconds that a peer is asked to wait when there is no place."""
 
@@ -104,14 +108,23 @@ class Places:
 class Admission:
     """Judges the handshakes of one listener."""
 
-    def __init__(self, config: Config) -> None:
-        """Judge by the `server` section, and by the names of `cursor` where there is one."""
+    credentials: Credentials | None
+    """What peers must show; None if anybody may come in."""
+
+    def __init__(self, config: Config, resolve: Resolve | None = None) -> None:
+        """Judge by the `server` section, and by the names of `cursor` where there is one.
+
+        Args:
+            config: Its `server` must be set.
+            resolve: Returns the value of a ``${…}`` of `server.auth`; None if no template has one.
+        """
         server = config.server
         assert server is not None  # noqa: S101 - the rules see to it
         self._path = None if server.path is None else unquote_to_bytes(server.path)
         written = ("*",) if server.allowed_origins is None else server.allowed_origins
         allowed = [parse_allowed_origin(each) for each in written]
         self._origins = None if None in allowed else [each for each in allowed if each is not None]
+        self.credentials = None if server.auth is None else Credentials(server.auth, resolve or _no_value)
         self._ours = config.subprotocols
         self._header = config.cursor.header_name if config.cursor else None
         self._parameter = config.cursor.query_parameter if config.cursor else None
@@ -123,6 +136,11 @@ class Admission:
         refusal = self._misdirected(head) or self._malformed(head) or self._foreign(head)
         if refusal is not None:
             return refusal
+        identity: str | None = None
+        if self.credentials is not None:
+            identity = self.credentials.identity_of(head)
+            if identity is None:
+                return Answer(status=401, body=_UNKNOWN, headers=self.credentials.challenges)
         headers: dict[str, str] = {}
         for name, value in head.headers:
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
@@ -133,6 +151,7 @@ class Admission:
             headers=headers,
             subprotocols=tuple(head.tokens("sec-websocket-protocol")),
             cursor=self._cursor(headers, head.query),
+            identity=identity,
         )
 
     def choose(self, offered: Sequence[str]) -> str | None:
@@ -196,6 +215,10 @@ def _is_key(values: Sequence[str]) -> bool:
         return len(base64.b64decode(values[0], validate=True)) == _KEY_BYTES
     except (binascii.Error, ValueError):
         return False
+
+
+def _no_value(source: str, name: str | None) -> None:
+    """Where nothing can be asked for there is no value."""
 
 
 def _origin(text: str) -> Origin | None:

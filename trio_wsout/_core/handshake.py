@@ -29,6 +29,8 @@ class Handshake:
     """Offered by the peer, in its order."""
     cursor: str | None = field(default=None, repr=False)
     """Where the peer wants to resume; None: it did not say."""
+    identity: str | None = None
+    """Who it is by `server.auth`; None if that section is not there."""
 
 
 @frozen(kw_only=True)
@@ -36,7 +38,9 @@ class Admit:
     """Let the peer in."""
 
     identity: str | None = None
-    """Who it is; shown in `Peer`. None: nobody in particular."""
+    """Who it is; shown in `Peer`. None: who it is by `server.auth`, or nobody in particular."""
+    may_send: bool = True
+    """Whether what it sends is passed on or received (modes relay and server-input); if not, it is dropped and counted."""
 
 
 @frozen(kw_only=True)

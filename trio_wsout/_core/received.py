@@ -24,7 +24,9 @@ class Peer:
     headers: Mapping[str, str] = field(factory=dict[str, str], repr=mask_headers, hash=False)
     """What it sent in its handshake, by lower-case name; empty in mode client."""
     identity: str | None = None
-    """Who it is, as `authenticate` said; None: nobody in particular."""
+    """Who it is, as `authenticate` or `server.auth` said; None: nobody in particular."""
+    may_send: bool = True
+    """Whether what it sends is passed on or received, as `authenticate` said."""
 
 
 @frozen

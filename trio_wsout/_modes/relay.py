@@ -165,7 +165,9 @@ class RelayTree(ServingTree):
     # -- Host ---------------------------------------------------------------------------------------------
 
     def inbox_for(self, peer: ServedPeer) -> Inbox:
-        """What a peer sends waits for its turn."""
+        """What a peer that may send sends waits for its turn."""
+        if not peer.peer.may_send:
+            return self._deaf_inbox()
         turns = self._queue.source(_EACH)
         taking = _TurnTaking(self, turns, peer)
         return _PeerInbox(turns, self._config.payload, taking, self._acks, counts=self.counts)

@@ -42,6 +42,7 @@ class ServerInputTree(ServingTree):
         raise RuntimeError("mode server-input takes no events, it only receives; use server-output or relay")
 
     def inbox_for(self, peer: ServedPeer) -> Inbox:
-        """What every peer sends goes to the application."""
-        del peer
+        """What every peer that may send sends goes to the application."""
+        if not peer.peer.may_send:
+            return self._deaf_inbox()
         return Inbox(self._config.payload, self._giving, None, unpacker=self._unpacker, counts=self.counts)

@@ -46,7 +46,13 @@ class ServingTree(Tree):
         self.audience = Audience(config, self.ledger, text=self.encoder.is_text)
         self.ledger.on_awaited = self.audience.hurry
         self.listener = Listener(
-            config, self, self.audience, hooks.authenticate, self.encoder.is_text, hooks.listeners
+            config,
+            self,
+            self.audience,
+            hooks.authenticate,
+            self.encoder.is_text,
+            hooks.listeners,
+            self._resolve,
         )
         self.counts = Counts()
         self._archive: Archive | None = None
@@ -195,6 +201,10 @@ class ServingTree(Tree):
     def inbox_for(self, peer: ServedPeer) -> Inbox:
         """What peers send is drained and counted, acknowledgements are heard."""
         del peer
+        return self._deaf_inbox()
+
+    def _deaf_inbox(self) -> Inbox:
+        """An inbox whose messages nobody gets."""
         return Inbox(self._config.payload, None, self._acks, counts=self.counts)
 
     def gone(self, peer: ServedPeer) -> None:

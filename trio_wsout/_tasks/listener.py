@@ -33,6 +33,7 @@ from trio_wsout.errors import HistoryError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from trio_wsout._core.credentials import Resolve
     from trio_wsout._core.handshake import Admit, Deny, Handshake
     from trio_wsout._tasks.audience import Audience
     from trio_wsout._tasks.reader import Inbox
@@ -102,6 +103,7 @@ class Listener:
     _authenticate: Callable[[Handshake], Awaitable[Admit | Deny]] | None
     _text: bool
     _given: Sequence[trio.abc.Listener[trio.abc.Stream]] | None
+    _resolve: Resolve
     addresses: tuple[str, ...] = ()
     """Where it listens."""
     acceptor: Acceptor = field(init=False)
@@ -114,16 +116,17 @@ class Listener:
         server = self._config.server
         assert server is not None  # noqa: S101 - the rules see to it
         self._closes_slow = server.slow_peer is SlowPeer.DISCONNECT
-        self.acceptor = Acceptor(self._config, self._authenticate, text=self._text)
+        self.acceptor = Acceptor(self._config, self._authenticate, text=self._text, resolve=self._resolve)
 
     async def open(self) -> None:
-        """Bind, and read the TLS files.
+        """Bind, and read the TLS files and the credentials.
 
         Raises:
             ConfigError: One of them can't be used.
         """
         server = self._config.server
         assert server is not None  # noqa: S101 - the rules see to it
+        self.acceptor.check_credentials()
         if server.tls is not None:
             self.acceptor.tls = ServerContext(server.tls)
         self._listeners = self._given if self._given is not None else await open_listeners(server.bind)

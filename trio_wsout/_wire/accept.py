@@ -24,11 +24,13 @@ from trio_wsout._wire.guard import Guard
 from trio_wsout._wire.http import read_head, refuse
 from trio_wsout._wire.tap import RECEIVE_BYTES, Tap
 from trio_wsout._wire.user_timeout import set_user_timeout
+from trio_wsout.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from trio_wsout._core.admission import Head
+    from trio_wsout._core.credentials import Resolve
     from trio_wsout._core.handshake import Handshake
     from trio_wsout._wire.tls import ServerContext
     from trio_wsout.config.sections import Config
@@ -69,13 +71,22 @@ class Acceptor:
         authenticate: Callable[[Handshake], Awaitable[Admit | Deny]] | None = None,
         *,
         text: bool = True,
+        resolve: Resolve | None = None,
     ) -> None:
-        """Admit by the `server` section, and then by `authenticate`; messages are `text` or binary."""
+        """Admit by the `server` section, and then by `authenticate`.
+
+        Args:
+            config: Its `server` must be set.
+            authenticate: The application's word on each handshake; None if it leaves that to the section.
+            text: Whether messages are text; else they are binary.
+            resolve: Returns the value of a ``${…}`` of `server.auth`.
+        """
         assert config.server is not None  # noqa: S101 - the rules see to it
         self._config = config
         self._authenticate = authenticate
         self._text = text
-        self._admission = Admission(config)
+        self._admission = Admission(config, resolve)
+        self._told: str | None = None
         self.places = Places(config.server.max_connections)
         self.tls = None
         self.refused = 0
@@ -99,6 +110,7 @@ class Acceptor:
             return None
         head, rest = came
         judged = self._admission.judge(head, address)
+        self._tell_trouble()
         if isinstance(judged, Answer):
             await self._refuse(stream, judged, head_only=head.method == "HEAD")
             return None
@@ -139,6 +151,26 @@ class Acceptor:
             guard.opened = True
             return Connection(websocket, tap, text=self._text, masking=False)
         return None
+
+    def check_credentials(self) -> None:
+        """Expand every entry of `server.auth` once, so that one that can't be used is found at the start.
+
+        Raises:
+            ConfigError: Entries that can't be used, each with its key path.
+        """
+        credentials = self._admission.credentials
+        problems = () if credentials is None else credentials.problems()
+        wrong = [Problem(path=path, reason=f"can't be used: {reason}") for path, reason in problems]
+        if wrong:
+            raise ConfigError(wrong)
+
+    def _tell_trouble(self) -> None:
+        """Log an entry of `server.auth` that can't be used; again only when that has changed."""
+        credentials = self._admission.credentials
+        trouble = None if credentials is None else credentials.trouble
+        if trouble is not None and trouble != self._told:
+            _log.error("an entry of server.auth admits nobody: %s", trouble)
+        self._told = trouble
 
     async def turn_away(self, guest: Guest, reason: str) -> None:
         """Refuse a guest for a reason of this side, with 503."""
@@ -181,7 +213,8 @@ class Acceptor:
             subprotocol=self._admission.choose(handshake.subprotocols),
             path=handshake.path,
             headers=handshake.headers,
-            identity=verdict.identity,
+            identity=handshake.identity if verdict.identity is None else verdict.identity,
+            may_send=verdict.may_send,
         )
         (key,) = head.values("sec-websocket-key")
         return Guest(handshake=handshake, peer=peer, stream=stream, key=key, rest=rest)

@@ -22,7 +22,7 @@ from trio_wsout.config.templates import Template
 from trio_wsout.errors import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 __all__ = ["UNUSABLE", "check"]
 
@@ -65,6 +65,7 @@ def check(config: Config, present: Collection[str] | None = None) -> list[Proble
         *_auth(config),
         *_tls(config),
         *_headers(config),
+        *_server_auth(config),
         *_rest(config),
     ]
 
@@ -153,6 +154,47 @@ def _tls(config: Config) -> Iterator[Problem]:
         yield Problem(
             path="tls.insecure-skip-verify", reason="makes tls.ca-certificate useless; keep one of the two"
         )
+
+
+def _server_auth(config: Config) -> Iterator[Problem]:
+    auth = None if config.server is None else config.server.auth
+    if auth is None:
+        return
+    if not auth.basic and not auth.bearer:
+        yield Problem(path="server.auth", reason="admits nobody: give basic or bearer, or leave it out")
+    if auth.query_parameter is not None:
+        yield from _query_parameter(auth.query_parameter, config, there=bool(auth.bearer))
+    for name, password in auth.basic.items():
+        path = f"server.auth.basic.{name}"
+        if not name or ":" in name or not is_header_value(name):
+            yield Problem(
+                path=path, reason="is no user name: it is empty, or holds a colon or a control character"
+            )
+        yield from _shown_secret(path, _static(password.reveal()), is_header_value, "no control characters")
+    owners: dict[str, str] = {}
+    for identity, token in auth.bearer.items():
+        path, text = f"server.auth.bearer.{identity}", _static(token.reveal())
+        yield from _shown_secret(path, text, is_bearer, BEARER_ALLOWED)
+        if text and owners.setdefault(text, identity) != identity:
+            yield Problem(path=path, reason=f"is the token of {owners[text]} as well; each needs its own")
+
+
+def _query_parameter(name: str, config: Config, *, there: bool) -> Iterator[Problem]:
+    path = "server.auth.query-parameter"
+    if not name:
+        yield Problem(path=path, reason="is empty; name the parameter, for example access_token")
+    if not there:
+        yield Problem(path=path, reason="carries a token of server.auth.bearer, and there is none")
+    if config.cursor is not None and config.cursor.query_parameter == name:
+        yield Problem(path=path, reason="is cursor.query-parameter as well; give them different names")
+
+
+def _shown_secret(
+    path: str, text: str | None, allowed: Callable[[str], bool], words: str
+) -> Iterator[Problem]:
+    """What a peer shows: never empty, and such as a header can carry."""
+    if text is not None and not (text and allowed(text)):
+        yield Problem(path=path, reason=f"must be {words}" if text else "is empty, which would admit anybody")
 
 
 def _static(text: str) -> str | None:

@@ -57,6 +57,7 @@ __all__ = [
     "Reconnect",
     "Retry",
     "Server",
+    "ServerAuth",
     "ServerTls",
     "SlowPeer",
     "Spool",
@@ -298,6 +299,18 @@ class ServerTls:
 
 
 @frozen(kw_only=True)
+class ServerAuth:
+    """What a peer must show to come in (SPEC 10); a peer that shows none of it is answered 401."""
+
+    basic: Mapping[str, Annotated[Secret, SECRET_TEMPLATE]] = Factory(dict[str, Secret])
+    """Passwords by user name, for ``Authorization: Basic``; templated. The name is the peer's identity."""
+    bearer: Mapping[str, Annotated[Secret, SECRET_TEMPLATE]] = Factory(dict[str, Secret])
+    """Tokens by identity, for ``Authorization: Bearer``; templated."""
+    query_parameter: Annotated[str, TEXT] | None = None
+    """Query parameter that may carry a token of `bearer`, for browsers, which can't set headers."""
+
+
+@frozen(kw_only=True)
 class Server:
     """The embedded listener (SPEC 10)."""
 
@@ -307,6 +320,8 @@ class Server:
     """The one path that is served, beside ``/healthz``; None: any."""
     tls: ServerTls | None = None
     """TLS material; None: plain."""
+    auth: ServerAuth | None = None
+    """Who may come in; None: everybody, unless the application's `authenticate` says otherwise."""
     max_connections: Annotated[int, count(1)] | None = None
     """Most peers at a time, ≥ 1; None: no bound."""
     idle_timeout: Annotated[float, duration()] | None = None

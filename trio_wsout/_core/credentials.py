@@ -1,0 +1,158 @@
+"""What a peer shows to be let in, held against `server.auth` (SPEC 10; RFC 6750, RFC 7617).
+
+Rules
+-----
+1. A peer shows one thing: an ``Authorization`` header (``Basic`` or ``Bearer``), or where it sends none,
+   the query parameter `query_parameter`, which holds a bearer token. Two of either are none.
+2. Who shows a name and its password, or a token, is who that name, or the token's identity, says.
+3. What is shown is compared with every entry, each time as a whole and in constant time, so that how long
+   it takes tells nothing of what would have been right.
+4. A template is expanded at each look, so that a changed file or secret counts at once. An entry that can't
+   be expanded, or is empty, admits nobody; `trouble` says so.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
+
+from attrs import define, field, frozen
+
+from trio_wsout.config.templates import Template, TemplateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from trio_wsout._core.admission import Head
+    from trio_wsout.config.secret import Secret
+    from trio_wsout.config.sections import ServerAuth
+
+    Resolve = Callable[[str, str | None], str | None]
+
+__all__ = ["Credentials"]
+
+
+@frozen(kw_only=True)
+class _Entry:
+    """One name and password, or one token."""
+
+    path: str
+    """Key path in the configuration."""
+    identity: str
+    prefix: str
+    """What stands before the secret in what is compared: the scheme, and the user name where there is one."""
+    secret: Template = field(repr=False)
+    digest: bytes | None = field(repr=False)
+    """What is compared, where it is the same at every look; None if the template must be expanded."""
+
+    def expanded(self, resolve: Resolve) -> bytes:
+        """Return what is compared.
+
+        Raises:
+            TemplateError: The secret has no value, or is empty.
+        """
+        if self.digest is not None:
+            return self.digest
+        secret = self.secret.expand(resolve)
+        if not secret:
+            message = "it is empty"
+            raise TemplateError(message)
+        return _digest(self.prefix + secret)
+
+
+def _entry(path: str, identity: str, prefix: str, secret: Secret) -> _Entry:
+    template = Template.parse(secret.reveal())
+    text = template.expand(_no_value) if template.is_static else ""
+    digest = _digest(prefix + text) if text else None
+    return _Entry(path=path, identity=identity, prefix=prefix, secret=template, digest=digest)
+
+
+def _no_value(source: str, name: str | None) -> None:
+    """A static text asks for none."""
+
+
+@define(eq=False, init=False)
+class Credentials:
+    """The credentials of one listener."""
+
+    challenges: tuple[tuple[str, str], ...]
+    """``WWW-Authenticate`` headers for a peer that shows none (RFC 9110 section 11.6.1)."""
+    trouble: str | None
+    """Why an entry could not be used at the latest look; None if all could."""
+
+    _entries: tuple[_Entry, ...]
+    _parameter: str | None
+    _resolve: Resolve
+
+    def __init__(self, auth: ServerAuth, resolve: Resolve) -> None:
+        """Admit who is in `auth`; `resolve` returns the value of a ``${…}``."""
+        basic = [
+            _entry(f"server.auth.basic.{name}", name, f"basic {name}:", password)
+            for name, password in auth.basic.items()
+        ]
+        bearer = [
+            _entry(f"server.auth.bearer.{identity}", identity, "bearer ", token)
+            for identity, token in auth.bearer.items()
+        ]
+        schemes = {'Basic realm="trio-wsout", charset="UTF-8"': basic, 'Bearer realm="trio-wsout"': bearer}
+        self.challenges = tuple(("WWW-Authenticate", scheme) for scheme, there in schemes.items() if there)
+        self.trouble = None
+        self._entries = (*basic, *bearer)
+        self._parameter = auth.query_parameter
+        self._resolve = resolve
+
+    def identity_of(self, head: Head) -> str | None:
+        """Return who asks with this head; None if it shows nothing that is known."""
+        shown = _digest(self._shown(head) or "")
+        found: str | None = None
+        self.trouble = None
+        for entry in self._entries:
+            try:
+                known = entry.expanded(self._resolve)
+            except TemplateError as error:
+                self.trouble = f"{entry.path}: {error}"
+            else:
+                found = entry.identity if hmac.compare_digest(shown, known) else found
+        return found
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield the path of each entry that can't be used now, and why."""
+        for entry in self._entries:
+            try:
+                entry.expanded(self._resolve)
+            except TemplateError as error:
+                yield entry.path, str(error)
+
+    def _shown(self, head: Head) -> str | None:
+        given = head.values("authorization")
+        if given:
+            return _authorization(given[0]) if len(given) == 1 else None
+        if self._parameter is None:
+            return None
+        tokens = [value for name, value in parse_qsl(head.query) if name == self._parameter]
+        return f"bearer {tokens[0]}" if len(tokens) == 1 else None
+
+
+def _authorization(value: str) -> str | None:
+    """Return scheme and secret as entries have them; None if it is neither of the two schemes."""
+    scheme, _, rest = value.partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return f"bearer {rest.strip(' ')}"
+        case "basic":
+            try:
+                pair = base64.b64decode(rest.strip(" "), validate=True).decode()
+            except (binascii.Error, ValueError):
+                return None
+            return f"basic {pair}"
+        case _:
+            return None
+
+
+def _digest(text: str) -> bytes:
+    """Return bytes of one length, whatever the text's: comparing them tells nothing of it."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
