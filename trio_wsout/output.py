@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from trio_wsout._core.handshake import Admit, Deny, Handshake
     from trio_wsout._core.link_change import LinkChange
+    from trio_wsout._core.received import Received
     from trio_wsout._core.statistics import Statistics
     from trio_wsout._modes.tree import Tree
     from trio_wsout._tasks.received_channel import ReceivedChannel
@@ -216,6 +217,7 @@ async def open_output(
     receive: bool = False,
     open_stream: Callable[[str, int], Awaitable[trio.abc.Stream]] | None = None,
     authenticate: Callable[[Handshake], Awaitable[Admit | Deny]] | None = None,
+    on_message: Callable[[Received], Received | None] | None = None,
     listeners: Sequence[trio.abc.Listener[Any]] | None = None,
     history: HistoryStore | None = None,
     spool: SpoolStore | None = None,
@@ -237,6 +239,9 @@ async def open_output(
         open_stream: Opens a byte stream to host and port, in place of TCP and proxies.
         authenticate: Says of each peer's handshake who it is, or that it may not come in. One that
             raises costs that peer only; its time is part of ``server.handshake-timeout``.
+        on_message: Mode relay: called, and not awaited, with each message before it is passed on. It returns
+            the message, or another in its place (``attrs.evolve(message, event=…)``), or None to refuse
+            it. One that raises costs that message.
         listeners: Accept byte streams in place of ``server.bind``, which is not bound then: sockets
             that were handed over, or memory streams. They are closed at the end.
         history: Keeps the history, in place of ``history.store``; closed at the end.
@@ -260,6 +265,7 @@ async def open_output(
         receive=receive,
         open_stream=open_stream,
         authenticate=authenticate,
+        on_message=on_message,
         listeners=listeners,
         history=history,
         spool=spool,
@@ -313,6 +319,9 @@ def _usable(config: Config | Mapping[str, object], hooks: Hooks) -> Config:
         if there is None and hook is not None:
             reason = f"is not set, and open_output(…, {name}=…) is of no use without it"
             problems.append(Problem(path=section, reason=reason))
+    if hooks.on_message is not None and config.mode is not Mode.RELAY:
+        reason = f"is {config.mode.value}, and open_output(…, on_message=…) is for mode relay"
+        problems.append(Problem(path="mode", reason=reason))
     if problems:
         raise ConfigError(problems)
     if config.url is not None and config.url.startswith("wss:"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from attrs import evolve
 from trio_wsout.config import (
@@ -12,13 +14,16 @@ from trio_wsout.config import (
     Config,
     Connect,
     Cursor,
+    Delivery,
     Heartbeat,
     History,
     Mode,
+    Payload,
     Reconnect,
     Retry,
     Secret,
     Server,
+    ServerAuth,
     Spool,
     Tls,
     dump_config,
@@ -28,6 +33,26 @@ from trio_wsout.config.rules import UNUSABLE, check
 
 CLIENT = Config(url="ws://h/")
 SERVER = Config(mode=Mode.SERVER_OUTPUT, server=Server(bind=":0"))
+
+
+SECRETS = {"ann": Secret("x")}
+
+
+def served(
+    *,
+    mode: Mode = Mode.SERVER_OUTPUT,
+    cursor: Cursor | None = None,
+    stamp: str | None = None,
+    **server: Any,
+) -> Config:
+    payload = server.pop("payload", Payload.TEXT)
+    return Config(
+        mode=mode,
+        cursor=cursor,
+        delivery=Delivery(stamp=stamp),
+        payload=payload,
+        server=Server(bind=":0", **server),
+    )
 
 
 def paths(config: Config) -> list[str]:
@@ -41,6 +66,9 @@ def paths(config: Config) -> list[str]:
         SERVER,
         evolve(CLIENT, spool=Spool(path="sqlite")),
         Config(mode=Mode.RELAY, server=Server(bind=":0"), url="ws://h/"),
+        served(auth=ServerAuth(basic=SECRETS)),
+        served(auth=ServerAuth(basic=SECRETS, bearer={"bob": Secret("${env|BOB}")}, query_parameter="t")),
+        served(mode=Mode.RELAY, payload=Payload.JSON, sender_field="from"),
     ],
 )
 def test_nothing_is_wrong_and_it_goes_round(config: Config) -> None:
@@ -57,6 +85,32 @@ def test_nothing_is_wrong_and_it_goes_round(config: Config) -> None:
         (evolve(CLIENT, history=History()), "history"),
         (evolve(SERVER, url="ws://h/"), "url"),
         (evolve(SERVER, connect=Connect(timeout=1.0)), "connect"),
+        (served(auth=ServerAuth()), "server.auth"),
+        (served(auth=ServerAuth(basic=SECRETS, query_parameter="t")), "server.auth.query-parameter"),
+        (served(auth=ServerAuth(bearer=SECRETS, query_parameter="")), "server.auth.query-parameter"),
+        (
+            served(auth=ServerAuth(bearer=SECRETS, query_parameter="t"), cursor=Cursor(query_parameter="t")),
+            "server.auth.query-parameter",
+        ),
+        (served(auth=ServerAuth(basic={"": Secret("x")})), "server.auth.basic."),
+        (served(auth=ServerAuth(basic={"a:b": Secret("x")})), "server.auth.basic.a:b"),
+        (served(auth=ServerAuth(basic={"a\n": Secret("x")})), "server.auth.basic.a\n"),
+        (served(auth=ServerAuth(basic={"a": Secret("")})), "server.auth.basic.a"),
+        (served(auth=ServerAuth(basic={"a": Secret("x\r")})), "server.auth.basic.a"),
+        (served(auth=ServerAuth(bearer={"a": Secret("")})), "server.auth.bearer.a"),
+        (served(auth=ServerAuth(bearer={"a": Secret("no blank")})), "server.auth.bearer.a"),
+        (served(auth=ServerAuth(bearer={"a": Secret("x"), "b": Secret("x")})), "server.auth.bearer.b"),
+        (served(sender_field="from"), "server.sender-field"),
+        (served(mode=Mode.RELAY, sender_field="from"), "server.sender-field"),
+        (
+            served(
+                mode=Mode.RELAY,
+                payload=Payload.JSON,
+                stamp="from",
+                sender_field="from",
+            ),
+            "server.sender-field",
+        ),
         (evolve(SERVER, spool=Spool(path="x")), "spool"),
         (evolve(SERVER, retry=Retry(retries=3)), "retry.retries"),
         (evolve(SERVER, cursor=Cursor(header_name="L", persist_to="x")), "cursor.persist-to"),

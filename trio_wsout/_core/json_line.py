@@ -14,11 +14,13 @@ from typing import Any, NoReturn
 
 import orjson
 
-__all__ = ["JsonLine", "is_object", "parse_json", "value_of_event"]
+__all__ = ["JsonLine", "is_object", "parse_json", "value_of_event", "with_entry"]
 
 BLANKS = b" \t\r\n"
 """White space between the tokens of JSON (RFC 8259 section 2)."""
 
+_BEFORE_NOTHING = b"{ \t\r\n"
+"""What stands before the end of an object that holds nothing."""
 _loads = orjson.loads
 _SIXTH = slice(5, None, 6)
 """Of 19 characters in a row it takes three at least, next to each other: most texts need no closer look."""
@@ -98,6 +100,18 @@ class JsonLine:
     def __repr__(self) -> str:
         """Without the text, which may be secret."""
         return f"<JsonLine of {len(self.text)} bytes>"
+
+
+def with_entry(text: bytes, key: bytes, value: bytes) -> bytes:
+    """Return a JSON object with one more entry at its end; the rest stays as it was written.
+
+    Args:
+        text: The object, without white space at its ends.
+        key: The key, as JSON; the object must not have it.
+        value: The value, as JSON.
+    """
+    comma = b"" if text[-2:-1] in _BEFORE_NOTHING and not text[1:-1].strip() else b","
+    return b"".join((text[:-1], comma, key, b":", value, b"}"))
 
 
 def is_object(event: object) -> bool:

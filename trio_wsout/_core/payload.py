@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from trio_wsout._core.json_line import JsonLine, parse_json
+from trio_wsout._core.json_line import JsonLine, parse_json, with_entry
 from trio_wsout.config.sections import Payload
 from trio_wsout.errors import EventError
 
@@ -44,8 +44,6 @@ __all__ = ["Base64Error", "Encoder", "MessageError", "decode"]
 _STRICT = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 _dumps = orjson.dumps
 _NULL = b"null"
-_BEFORE_NOTHING = b"{ \t\r"
-"""What stands before the end of an object that holds nothing."""
 _SMALL = 480
 """Bytes that still fit into a small block of Python's, with what a bytes object has beside."""
 _BYTES = (bytes, bytearray, memoryview)
@@ -145,8 +143,7 @@ class Encoder:
 
     def stamped(self, encoded: bytes, stamp: bytes) -> bytes:
         """An encoded object with the stamp as its last entry; the rest stays as it was written."""
-        comma = b"" if encoded[-2:-1] in _BEFORE_NOTHING and not encoded[1:-1].strip() else b","
-        return b"".join((encoded[:-1], comma, self._stamp_key, b':"', stamp, b'"}'))
+        return with_entry(encoded, self._stamp_key, b'"%b"' % stamp)
 
     def unstamped(self, encoded: bytes, stamp: bytes) -> bytes:
         """What `stamped` put that stamp into."""

@@ -42,7 +42,7 @@ from trio_wsout.errors import ConnectError, SpoolError
 from trio_wsout.stores.opening import open_cursor_store, open_spool_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from trio_wsout._core.message import Message
     from trio_wsout._core.request import Request
@@ -58,8 +58,8 @@ _log = logging.getLogger("trio_wsout")
 class ClientTree(Tree):
     """The tree of one client output."""
 
-    def __init__(self, config: Config, hooks: Hooks, *, inbox: type[Inbox] = Inbox) -> None:
-        """Make the tree, with an inbox of that kind; `run` brings it to life."""
+    def __init__(self, config: Config, hooks: Hooks, *, inbox: Callable[..., Inbox] = Inbox) -> None:
+        """Make the tree, with the inbox that `inbox` makes; `run` brings it to life."""
         super().__init__(config, hooks)
         self._epoch = time.time_ns() // 1_000_000
         self.link = Link(config.reconnect, refreshable=bool(hooks.token or hooks.headers))

@@ -14,6 +14,7 @@ from attrs import field, frozen
 from trio_wsout._core.callables import awaitable, plain
 from trio_wsout._core.handshake import Admit, Deny, Handshake
 from trio_wsout._core.link_change import LinkChange
+from trio_wsout._core.received import Received
 from trio_wsout.errors import Undelivered
 from trio_wsout.stores.history import HistoryStore
 from trio_wsout.stores.spool import SpoolStore
@@ -43,6 +44,8 @@ class Hooks:
     """Opens streams in place of TCP and proxies."""
     authenticate: Callable[[Handshake], Awaitable[Admit | Deny]] | None = None
     """Says who may come in."""
+    on_message: Callable[[Received], Received | None] | None = None
+    """Changes or refuses what is passed on."""
     listeners: Sequence[trio.abc.Listener[trio.abc.Stream]] | None = None
     """Accept streams in place of `server.bind`."""
     history: HistoryStore | None = None

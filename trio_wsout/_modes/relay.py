@@ -18,24 +18,29 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
-from attrs import evolve, field, frozen
+from attrs import evolve
 
+from trio_wsout._core.callables import CallableError
 from trio_wsout._core.json_line import JsonLine
 from trio_wsout._core.message import Accepted
 from trio_wsout._core.received import Received
+from trio_wsout._core.relayed import Edits, Relayed
 from trio_wsout._modes.client import ClientTree
 from trio_wsout._modes.serving import ServingTree
 from trio_wsout._tasks.fair_queue import FairQueue, FairSource
 from trio_wsout._tasks.reader import Inbox
 from trio_wsout._tasks.uplink import Uplink
 from trio_wsout.config.sections import Mode, Payload
+from trio_wsout.errors import EventError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from trio_wsout._core.acknowledgement import AckReader
     from trio_wsout._core.received import Peer
@@ -46,6 +51,8 @@ if TYPE_CHECKING:
     from trio_wsout._tasks.sender import Source
     from trio_wsout._tasks.served_peer import ServedPeer
     from trio_wsout.config.sections import Config
+
+    Edit = Callable[[Relayed], Relayed | None]
 
 __all__ = ["RelayTree"]
 
@@ -73,9 +80,12 @@ class RelayTree(ServingTree):
         self._taking = self._queue
         self._link: ClientTree | None = None
         self._taken_over = False
+        self._edits = Edits(config, hooks.on_message)
         if config.url is not None:
             uplink = Uplink(self.audience.log, self._plain, self.audience.settle, self._queue.ring)
-            self._link = _LinkTree(_link_config(config), evolve(hooks, receive=True), uplink)
+            self._link = _LinkTree(
+                _link_config(config), evolve(hooks, receive=True), uplink, self._edit(signed=False)
+            )
             self.audience.uplink = uplink
             # What comes down goes on: behind it lie the pongs for what went up, and so the uplink's room.
             self._queue.hold(lambda: uplink.full, but=self._down)
@@ -170,9 +180,31 @@ class RelayTree(ServingTree):
             return self._deaf_inbox()
         turns = self._queue.source(_EACH)
         taking = _TurnTaking(self, turns, peer)
-        return _PeerInbox(turns, self._config.payload, taking, self._acks, counts=self.counts)
+        edit = self._edit(signed=True)
+        return _PeerInbox(turns, self._config.payload, taking, self._acks, edit=edit, counts=self.counts)
 
-    def accepted_from(self, source: ServedPeer | Uplink, item: _Relayed) -> Accepted | None:
+    def _edit(self, *, signed: bool) -> Edit | None:
+        """What is done to each message of a peer (`signed`) or of the link; None: nothing."""
+        return None if self._edits.nothing else partial(self._edited, signed=signed)
+
+    def _edited(self, message: Relayed, *, signed: bool) -> Relayed | None:
+        """The message as it is passed on; None, counted, if it is refused or its edit failed."""
+        edited: Relayed | None = None
+        try:
+            edited = self._edits.edited(message, signed=signed)
+        except (CallableError, EventError) as error:
+            self._tell_refused(message.peer, str(error))
+        except Exception as error:  # noqa: BLE001 - the application's, whatever it is
+            # Its text may hold what the peer sent.
+            where = "".join(traceback.format_tb(error.__traceback__)).rstrip()
+            self._tell_refused(message.peer, f"on_message raised {type(error).__name__}\n{where}")
+        self.counts.dropped += edited is None
+        return edited
+
+    def _tell_refused(self, peer: Peer, reason: str) -> None:
+        _log.error("a message from %s was not passed on: %s", peer.address, reason)
+
+    def accepted_from(self, source: ServedPeer | Uplink, item: Relayed) -> Accepted | None:
         """A message as an event that all others get; None, counted and logged: it can't be passed on."""
         config = self._config
         if self.stopping:
@@ -259,8 +291,8 @@ class RelayTree(ServingTree):
 class _LinkTree(ClientTree):
     """The link. What it has not reported while it lived is the relay's to tell, which has it in its log."""
 
-    def __init__(self, config: Config, hooks: Hooks, uplink: Uplink) -> None:
-        super().__init__(config, hooks, inbox=_RelayInbox)
+    def __init__(self, config: Config, hooks: Hooks, uplink: Uplink, edit: Edit | None) -> None:
+        super().__init__(config, hooks, inbox=partial(_RelayInbox, edit=edit))
         self._uplink = uplink
 
     def _abandon(self, holding: Iterable[Accepted]) -> None:
@@ -268,21 +300,29 @@ class _LinkTree(ClientTree):
         self.ledger.abandon(self._unconfirmed(holding), self.end_reason)
 
 
-@frozen
-class _Relayed(Received):
-    """A message with its bytes."""
-
-    raw: bytes = field(repr=False)
-
-
 class _RelayInbox(Inbox):
-    """Keeps the bytes of what it decodes."""
+    """Keeps the bytes of what it decodes, and drops what is refused."""
+
+    def __init__(
+        self,
+        payload: Payload,
+        channel: Taking | None,
+        acks: AckReader | None,
+        *,
+        edit: Edit | None,
+        counts: Counts | None = None,
+    ) -> None:
+        """Decode for `channel`; `edit` returns what is passed on of a message, None if there is nothing to do."""
+        super().__init__(payload, channel, acks, counts=counts)
+        self._edit = edit
 
     def items(self, messages: Sequence[str | bytes], peer: Peer) -> list[Received]:
         items: list[Received] = []
+        edit = self._edit
         for message in messages:
             raw = message.encode() if isinstance(message, str) else message
-            items += [_Relayed(item.event, peer, raw) for item in super().items((message,), peer)]
+            relayed = [Relayed(item.event, peer, raw) for item in super().items((message,), peer)]
+            items += relayed if edit is None else filter(None, map(edit, relayed))
         return items
 
 
@@ -294,9 +334,16 @@ class _PeerInbox(_RelayInbox):
     """
 
     def __init__(
-        self, turns: FairSource, payload: Payload, channel: Taking, acks: AckReader | None, counts: Counts
+        self,
+        turns: FairSource,
+        payload: Payload,
+        channel: Taking,
+        acks: AckReader | None,
+        *,
+        edit: Edit | None,
+        counts: Counts,
     ) -> None:
-        super().__init__(payload, channel, acks, counts=counts)
+        super().__init__(payload, channel, acks, edit=edit, counts=counts)
         self._turns = turns
 
     async def settled_soon(self) -> bool:
@@ -342,7 +389,7 @@ class _TurnTaking:
         """The relay's queue has other sources."""
 
     def _accepted(self, value: Received) -> Accepted | None:
-        assert isinstance(value, _Relayed)  # noqa: S101 - this tree makes no others
+        assert isinstance(value, Relayed)  # noqa: S101 - this tree makes no others
         return self._tree.accepted_from(self._source, value)
 
 

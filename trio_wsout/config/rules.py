@@ -17,7 +17,7 @@ from trio_wsout.config.header_fields import (
     is_token,
 )
 from trio_wsout.config.quantities import is_unicode
-from trio_wsout.config.sections import Batch, Config, Cursor, Mode, Retry
+from trio_wsout.config.sections import Batch, Config, Cursor, Mode, Payload, Retry
 from trio_wsout.config.templates import Template
 from trio_wsout.errors import Problem
 
@@ -65,6 +65,7 @@ def check(config: Config, present: Collection[str] | None = None) -> list[Proble
         *_auth(config),
         *_tls(config),
         *_headers(config),
+        *_sender_field(config),
         *_server_auth(config),
         *_rest(config),
     ]
@@ -154,6 +155,19 @@ def _tls(config: Config) -> Iterator[Problem]:
         yield Problem(
             path="tls.insecure-skip-verify", reason="makes tls.ca-certificate useless; keep one of the two"
         )
+
+
+def _sender_field(config: Config) -> Iterator[Problem]:
+    name = None if config.server is None else config.server.sender_field
+    if name is None:
+        return
+    path = "server.sender-field"
+    if config.mode is not Mode.RELAY:
+        yield Problem(path=path, reason=f"can't be used in mode {config.mode.value}; it belongs to relay")
+    elif config.payload is not Payload.JSON:
+        yield Problem(path=path, reason="needs payload: json, for only then the relay reads what peers send")
+    if name == config.delivery.stamp:
+        yield Problem(path=path, reason="is delivery.stamp as well; give them different names")
 
 
 def _server_auth(config: Config) -> Iterator[Problem]:

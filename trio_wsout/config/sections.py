@@ -320,6 +320,8 @@ class Server:
     """The one path that is served, beside ``/healthz``; None: any."""
     tls: ServerTls | None = None
     """TLS material; None: plain."""
+    sender_field: Annotated[str, CHARACTERS] | None = None
+    """Key under which each object that a peer sends carries the peer's identity (mode relay, payload json)."""
     auth: ServerAuth | None = None
     """Who may come in; None: everybody, unless the application's `authenticate` says otherwise."""
     max_connections: Annotated[int, count(1)] | None = None
