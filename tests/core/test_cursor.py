@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from trio_wsout._core.acknowledgement import AckReader, stamp_of
 from trio_wsout._core.cursor import MISSING, CursorReader, default_state_id, pointer_value, value_text
 from trio_wsout._core.message import Accepted
-from trio_wsout.config import Cursor
+from trio_wsout._core.request import build_request
+from trio_wsout.config import Config, Cursor
 from trio_wsout.config.quantities import parse_pointer
+from trio_wsout.errors import EventError
 
 RFC = {
     "foo": ["bar", "baz"],
@@ -92,6 +94,33 @@ def test_texts_and_numbers_are_cursors(value: object, text: str | None) -> None:
 )
 def test_events_have_cursor_values(cursor: Cursor, event: object, value: str | None) -> None:
     assert CursorReader(cursor).value_of(event) == value
+
+
+@given(
+    value=st.text(max_size=20) | st.text(st.sampled_from("a\N{SNOWMAN}"), min_size=1300, max_size=4200),
+    in_header=st.booleans(),
+)
+def test_what_is_adopted_is_what_a_handshake_carries(value: str, in_header: bool) -> None:
+    cursor = Cursor(
+        header_name="C" if in_header else None, query_parameter="c", value_field="id", initial_value=value
+    )
+    reader = CursorReader(cursor, in_header=in_header)
+    carried = len(value.encode()) <= 4096
+    try:
+        build_request(Config(url="ws://h", cursor=cursor), resolve=lambda *_: None, cursor=value)
+    except ValueError:
+        carried = False
+    usable, why = reader.adopted(value, "it")
+    assert usable == (value if carried and value else None)
+    assert (why is None) == carried
+    assert reader.unusable == (not carried)
+    assert reader.value_from({"id": value}) == usable
+    assert reader.unusable == 2 * (not carried)
+    if carried:
+        assert reader.value_of({"id": value}) == usable
+    else:
+        with pytest.raises(EventError, match=r"^\$\.id: the cursor h"):
+            reader.value_of({"id": value})
 
 
 def test_the_default_state_id_is_of_the_place_and_not_of_its_secrets() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import trio
+from trio_wsout._core.cursor import CursorReader
 from trio_wsout._core.message import Accepted
 from trio_wsout._tasks.ledger import Ledger
 from trio_wsout._tasks.persister import Persister
+from trio_wsout.config import Cursor
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -35,7 +37,7 @@ class SlowAtFirst:
 async def test_of_two_saves_the_newer_is_kept(autojump_clock: MockClock) -> None:
     store = SlowAtFirst()
     persister = Persister(store, Ledger(None))
-    await persister.load(None)
+    await persister.load(None, CursorReader(Cursor()))
     async with trio.open_nursery() as nursery:
         persister.confirmed([Accepted(b"", event={}, cursor="1")])
         nursery.start_soon(persister.run)

@@ -1,4 +1,13 @@
-"""The cursor value of an event, and the key under which a cursor is kept (SPEC 9; RFC 6901)."""
+"""The cursor value of an event, and the key under which a cursor is kept (SPEC 9; RFC 6901).
+
+Rules
+-----
+1. A cursor is a text or a number; the empty text is none.
+2. A value that no handshake can carry is never adopted, for no attempt would open any more: one of more
+   than 4 KiB, half of a surrogate pair, or a control character where the cursor goes into a header.
+   An event of the application's that holds one is refused. One that comes in (stored, initial, of a
+   peer's message) is counted, and is as if it were not there.
+"""
 
 # An event holds anything; what is inside of it has no type until it is looked at.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
@@ -13,14 +22,27 @@ from urllib.parse import urlsplit
 
 from attrs import frozen
 
-from trio_wsout.config.quantities import parse_dotted, parse_pointer
+from trio_wsout.config.header_fields import is_header_value
+from trio_wsout.config.quantities import is_unicode, parse_dotted, parse_pointer
+from trio_wsout.config.templates import Placeholder, Template
+from trio_wsout.errors import EventError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trio_wsout.config.sections import Cursor
+    from trio_wsout.config.sections import Config, Cursor
 
-__all__ = ["MISSING", "CursorReader", "default_state_id", "pointer_value", "value_text"]
+__all__ = [
+    "MISSING",
+    "CursorReader",
+    "default_state_id",
+    "goes_into_header",
+    "pointer_value",
+    "value_text",
+]
+
+_MOST = 4096
+"""Bytes of a cursor. A handshake has room for 16 KiB here, and less at others."""
 
 
 @frozen
@@ -59,26 +81,87 @@ def value_text(value: object) -> str | None:
     return repr(value) if not isinstance(value, float) or math.isfinite(value) else None
 
 
+def goes_into_header(config: Config) -> bool:
+    """Whether the cursor goes into a header of the handshake, as itself or by a ``${cursor}``."""
+    headers = [*config.headers.values(), *(secret.reveal() for secret in config.auth.headers.values())]
+    named = config.cursor is not None and config.cursor.header_name is not None
+    return named or any(
+        isinstance(part, Placeholder) and part.source == "cursor"
+        for text in headers
+        for part in Template.parse(text).parts
+    )
+
+
 class CursorReader:
-    """Reads the cursor value of events, by `value-field` or `value-pointer`.
+    """Reads the cursor value of events, by `value-field` or `value-pointer`, and knows which can be used.
 
     Both look into the event as the application gave it: an event that is str or bytes has no
     fields, also where it holds JSON.
     """
 
-    def __init__(self, cursor: Cursor) -> None:
-        """Read by what `cursor` configures; with neither field nor pointer no event has a value."""
+    unusable: int
+    """Values that came in, and were not adopted because no handshake can carry them."""
+
+    def __init__(self, cursor: Cursor, *, in_header: bool = False) -> None:
+        """Read by what `cursor` configures; with neither field nor pointer no event has a value.
+
+        Args:
+            cursor: The section.
+            in_header: Whether the cursor goes into a header (`goes_into_header`).
+        """
         self._tokens: tuple[str, ...] | None = None
+        self._in_header = in_header
+        self.unusable = 0
         if cursor.value_field is not None:
             self._tokens = parse_dotted(cursor.value_field)
         elif cursor.value_pointer is not None:
             self._tokens = parse_pointer(cursor.value_pointer)
 
     def value_of(self, event: object) -> str | None:
-        """The event's cursor value; None: it has none."""
+        """The event's cursor value; None: it has none.
+
+        Raises:
+            EventError: It has one that no handshake can carry; the text names the path.
+        """
         if self._tokens is None:
             return None
-        return value_text(pointer_value(event, self._tokens))
+        value = value_text(pointer_value(event, self._tokens))
+        reason = None if value is None else self._fault(value)
+        if reason is not None:
+            path = "".join(f".{token}" for token in self._tokens)
+            message = f"${path}: the cursor {reason}"
+            raise EventError(message)
+        return value or None
+
+    def value_from(self, event: object) -> str | None:
+        """The cursor value of an event that came from elsewhere; None: it has none, or one that was counted."""
+        try:
+            return self.value_of(event)
+        except EventError:
+            self.unusable += 1
+            return None
+
+    def adopted(self, value: str | None, what: str) -> tuple[str | None, str | None]:
+        """A value that was kept elsewhere, if it can be used, and else (counted) why not, in words about `what`."""
+        reason = None if value is None else self._fault(value)
+        if reason is None:
+            return value or None, None
+        self.unusable += 1
+        return None, f"{what} {reason}, and is not used"
+
+    def _fault(self, value: str) -> str | None:
+        """Why no handshake can carry a value; None: one can."""
+        if (
+            len(value) <= _MOST // 4 and value.isprintable()
+        ):  # the common case: no code point has more than 4 bytes
+            return None
+        if not is_unicode(value):
+            return "holds half of a surrogate pair, which no handshake can carry"
+        if len(value.encode()) > _MOST:
+            return f"has more than {_MOST} bytes, too many for a handshake"
+        if self._in_header and not is_header_value(value):
+            return "holds a control character, which no header can carry; send it by cursor.query-parameter"
+        return None
 
 
 def default_state_id(url: str) -> str:

@@ -59,6 +59,8 @@ class Statistics:
     """Acknowledgements that name nothing in flight."""
     without_cursor: int = 0
     """Confirmed events, last of their message, that hold no cursor value."""
+    unusable_cursors: int = 0
+    """Cursor values that came in, stored, initial or in messages of peers, and that no handshake could carry: they were not adopted."""
     cursor: str | None = None
     """The cursor: value of the last confirmed event that has one, or what was stored."""
     subprotocol: str | None = None

@@ -207,6 +207,7 @@ class ClientTree(Tree):
             heartbeat_misses=supervisor.heartbeat_misses,
             unknown_acks=inbox.counts.unknown_acks,
             without_cursor=0 if self.persister is None else self.persister.without_cursor,
+            unusable_cursors=0 if self._cursor is None else self._cursor.unusable,
             cursor=None if self.persister is None else self.persister.value,
             subprotocol=supervisor.subprotocol,
             spooled=0 if spooler is None else spooler.events,
@@ -228,11 +229,11 @@ class ClientTree(Tree):
 
     async def _open_cursor(self) -> None:
         cursor = self._config.cursor
-        if cursor is None:
+        if cursor is None or self._cursor is None:
             return
         store = await open_cursor_store(cursor, url=self._config.url)
         self.persister = Persister(store, self.ledger)
-        await self.persister.load(cursor.initial_value)
+        await self.persister.load(cursor.initial_value, self._cursor)
 
     async def _open_spool(self) -> None:
         """Take the spool over; numbers and stamps go on as they were, so that a receiver knows what comes again."""
@@ -253,7 +254,7 @@ class ClientTree(Tree):
     def _revive(self, event: object) -> Accepted:
         """An event that was accepted before, perhaps by another configuration; what can't be sent is undelivered."""
         try:
-            return self.encode(event)
+            return self.encode(event, own=False)
         except ValueError as error:
             return Refused(b"", event, reason=str(error))
 

@@ -229,7 +229,7 @@ class RelayTree(ServingTree):
             return None
         accepted = Accepted(payload, item.event, source=source)
         if self._cursor is not None:
-            accepted.cursor = self._cursor.value_of(item.event)
+            accepted.cursor = self._cursor.value_from(item.event)
         return accepted
 
     def _plain(self, event: Accepted) -> bytes:
@@ -282,6 +282,7 @@ class RelayTree(ServingTree):
             received_bytes=figures.received_bytes + link.received_bytes,
             heartbeat_misses=figures.heartbeat_misses + link.heartbeat_misses,
             without_cursor=link.without_cursor,
+            unusable_cursors=figures.unusable_cursors + link.unusable_cursors,
             cursor=link.cursor,
             subprotocol=link.subprotocol,
             last_error=link.last_error,

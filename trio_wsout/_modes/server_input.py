@@ -36,9 +36,9 @@ class ServerInputTree(ServingTree):
         self.receives = True
         self._unpacker = None if config.batch is None else Unpacker(config.payload, config.batch)
 
-    def encode(self, event: object, fate: Fate | None = None) -> Never:
+    def encode(self, event: object, fate: Fate | None = None, *, own: bool = True) -> Never:
         """Raise RuntimeError, whatever the event: all ways to send begin here."""
-        del event, fate
+        del event, fate, own
         raise RuntimeError("mode server-input takes no events, it only receives; use server-output or relay")
 
     def inbox_for(self, peer: ServedPeer) -> Inbox:

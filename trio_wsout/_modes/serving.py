@@ -254,6 +254,7 @@ class ServingTree(Tree):
             + sum(peer.connection.received_bytes for peer in audience.peers),
             heartbeat_misses=audience.heartbeat_misses + sum(peer.monitor.misses for peer in audience.peers),
             unknown_acks=counts.unknown_acks,
+            unusable_cursors=0 if self._cursor is None else self._cursor.unusable,
             last_document=ledger.last_document,
             addresses=self.listener.addresses,
             admitted=audience.admitted,

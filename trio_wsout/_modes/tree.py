@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import trio
 
 from trio_wsout._core.callables import CallableError, plain
-from trio_wsout._core.cursor import CursorReader
+from trio_wsout._core.cursor import CursorReader, goes_into_header
 from trio_wsout._core.json_line import value_of_event
 from trio_wsout._core.message import Accepted, Refused
 from trio_wsout._core.payload import Base64Error, Encoder
@@ -86,7 +86,9 @@ class Tree(ABC):
         self.overhead = self.encoder.overhead(None, None) + _stamp_room(config.delivery.stamp)
         self._event, self._dict = self.encoder.event, self.encoder.plain_dict
         self._most = config.max_message_size - self.overhead
-        self._cursor = CursorReader(config.cursor) if config.cursor is not None else None
+        self._cursor: CursorReader | None = None
+        if config.cursor is not None:
+            self._cursor = CursorReader(config.cursor, in_header=goes_into_header(config))
         self.ledger = Ledger(hooks.undelivered)
         intake = Intake(_INTAKE)
         self.intake: Entry = intake
@@ -102,11 +104,12 @@ class Tree(ABC):
         self.end_reason = "the output was closed before the event was confirmed"
         self._late = False
 
-    def encode(self, event: object, fate: Fate | None = None) -> Accepted:
+    def encode(self, event: object, fate: Fate | None = None, *, own: bool = True) -> Accepted:
         """An event as the sender takes it.
 
         Raises:
-            EventError: It can't be encoded, or is too large.
+            EventError: It can't be encoded, is too large, or is the application's own and holds a cursor that no
+                handshake can carry.
         """
         try:
             kind = type(event)
@@ -120,7 +123,8 @@ class Tree(ABC):
             raise EventError(message)
         accepted = Accepted(encoded, event, fate)
         if self._cursor is not None:
-            accepted.cursor = self._cursor.value_of(value_of_event(event))
+            value = value_of_event(event)
+            accepted.cursor = self._cursor.value_of(value) if own else self._cursor.value_from(value)
         return accepted
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import trio
@@ -13,11 +14,14 @@ from trio_wsout.stores.cursors import StoredCursor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from trio_wsout._core.cursor import CursorReader
     from trio_wsout._core.message import Message
     from trio_wsout._tasks.ledger import Ledger
     from trio_wsout.stores.cursors import CursorStore
 
 __all__ = ["Persister"]
+
+_log = logging.getLogger("trio_wsout")
 
 _COALESCE = 0.1
 """Seconds that a confirmed cursor may wait, so that one write serves many confirmations."""
@@ -40,15 +44,20 @@ class Persister:
         self.value = None
         self.without_cursor = 0
 
-    async def load(self, initial: str | None) -> None:
-        """Start from what is stored, or else from `initial`; opens a new epoch.
+    async def load(self, initial: str | None, reader: CursorReader) -> None:
+        """Start from what is stored, or else from `initial`, as far as `reader` can use them; opens a new epoch.
 
         Raises:
             CursorError: What is stored can't be read.
         """
         stored = await self._store.load()
         self._epoch = 1 if stored is None else stored.epoch + 1
-        self.value = self._saved = initial if stored is None else stored.value
+        kept, stored_fault = reader.adopted(None if stored is None else stored.value, "the stored cursor")
+        first, initial_fault = (None, None) if kept else reader.adopted(initial, "cursor.initial-value")
+        for fault in (stored_fault, initial_fault):
+            if fault is not None:
+                _log.warning("%s", fault)
+        self.value = self._saved = kept or first
 
     def confirmed(self, messages: Sequence[Message]) -> None:
         """These messages are confirmed: the cursor becomes the value of the last event that has one."""
