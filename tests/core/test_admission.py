@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 import pytest
 import trio
@@ -281,12 +282,13 @@ def test_a_handshake_is_what_the_peer_asked_with() -> None:
         (None, head("/?since=1", x_cursor="2"), None),
         (Cursor(header_name="X-Cursor"), head("/?since=1"), None),
         (Cursor(header_name="X-Cursor"), head("/?since=1", x_cursor="2"), "2"),
-        (Cursor(header_name="X-Cursor"), head(x_cursor=""), ""),
+        (Cursor(header_name="X-Cursor"), head(x_cursor=""), None),
+        (Cursor(header_name="X-Cursor", query_parameter="since"), head("/?since=1", x_cursor=""), "1"),
+        (Cursor(query_parameter="since"), head("/?since="), None),
+        (Cursor(query_parameter="since"), head("/?since&since=&since=2"), "2"),
         (Cursor(header_name="X-Cursor"), head(x_cursor=["2", "3"]), "2, 3"),
         (Cursor(query_parameter="since"), head(x_cursor="2"), None),
         (Cursor(query_parameter="since"), head("/?since=1"), "1"),
-        (Cursor(query_parameter="since"), head("/?since="), ""),
-        (Cursor(query_parameter="since"), head("/?since"), ""),
         (Cursor(query_parameter="since"), head("/?SINCE=1"), None),
         (Cursor(query_parameter="since"), head("/?a=0&since=1&since=2"), "1"),
         (Cursor(query_parameter="since"), head("/?since=a%26b+c%2B%C3%A9"), "a&b c+é"),
@@ -304,14 +306,21 @@ def test_the_cursor_is_read_from_the_header_or_else_the_query(
     assert judged.cursor == value
 
 
-@given(TEXTS, TEXTS.filter(bool), st.sampled_from(["/", "/feed?since=x", "/?a=%26"]))
+@given(TEXTS, TEXTS.filter(bool), st.sampled_from(["/", "/feed?since=x", "/?a=%26", "/?%61=1&b=2&a=3"]))
+@example("", "a", "/?a=%26")
+@example("7", "a", "/?a=%26")
+@example("7", "a", "/?%61=1&b=2&a=3")
 def test_the_cursor_that_a_client_sends_in_the_query_comes(value: str, name: str, resource: str) -> None:
     cursor = Cursor(query_parameter=name)
-    there = Config(url=f"ws://h{resource.replace('since', 'other')}", cursor=cursor)
+    there = Config(url=f"ws://h{resource}", cursor=cursor)
     request = build_request(there, resolve=lambda *_: None, cursor=value)
     judged = judge(head(request.resource), cursor=cursor)
     assert isinstance(judged, Handshake)
-    assert judged.cursor == value
+    own = parse_qsl(resource.partition("?")[2])
+    assert judged.cursor == (value or next((each for key, each in own if key == name), None))
+    assert [pair for pair in parse_qsl(judged.query, keep_blank_values=True) if pair[0] != name] == [
+        pair for pair in own if pair[0] != name
+    ]
 
 
 @given(

@@ -114,8 +114,8 @@ def test_a_cursor_goes_as_it_is_in_both_places(value: str) -> None:
     except RequestError:
         return
     target, headers = on_the_wire(request)
-    assert parse_qsl(urlsplit(target).query, keep_blank_values=True) == [("since", value)]
-    assert headers == [("last-event-id", value.strip(" \t").encode())]
+    assert parse_qsl(urlsplit(target).query, keep_blank_values=True) == [("since", value)] * bool(value)
+    assert headers == [("last-event-id", value.strip(" \t").encode())] * bool(value)
 
 
 @given(NASTY, NASTY)

@@ -668,6 +668,48 @@ async def test_a_client_that_comes_too_late_is_told_of_the_gap(aio: Aio, kind: t
                 assert [each["n"] for each in rest] == list(range(40, 50))
 
 
+KINDS: dict[str, dict[str, Any]] = {
+    "text": {},
+    "json": {"payload": "json"},
+    "binary": {"payload": "binary"},
+    "lines": {"batch": {"mode": "fixed", "fixed-size": 2, "timeout": "10ms", "header": "head"}},
+    "array": {"batch": {"mode": "fixed", "fixed-size": 2, "timeout": "10ms", "wrap-as-json": True}},
+}
+
+
+@each_client
+@pytest.mark.parametrize("kind_of", KINDS)
+async def test_a_client_that_looks_at_messages_only_is_told_of_a_gap_without_stamps(
+    aio: Aio, kind: type[Client], kind_of: str
+) -> None:
+    fields = {"history": {"max-events": 4}, "cursor": {"query-parameter": "after", "value-field": "n"}}
+    async with trio_wsout.open_output(listener("server-output", **fields, **KINDS[kind_of])) as output:
+        await send_numbers(output, 9)
+        await output.flush()
+        async with client(aio, kind, f"{url_of(output)}?after=0") as peer:
+            notice, first = await aio(peer.take(2))
+            assert notice == '{"gap":{"asked":"0","first":"5"}}'
+            assert isinstance(first, bytes) == (kind_of == "binary")
+            assert b'"n":5' in (first if isinstance(first, bytes) else first.encode())
+        async with client(aio, kind, f"{url_of(output)}?after=") as peer:
+            await output.send({"n": 9})
+            (only,) = await aio(peer.take(1))
+            assert b'"n":9' in (only if isinstance(only, bytes) else only.encode())
+
+
+async def test_a_client_whose_cursor_leads_nowhere_is_refused_with_the_first_there_is(aio: Aio) -> None:
+    fields = {
+        "history": {"max-events": 4, "on-gap": "refuse"},
+        "cursor": {"query-parameter": "after", "value-field": "n"},
+    }
+    async with trio_wsout.open_output(listener("server-output", **fields)) as output:
+        await send_numbers(output, 9)
+        await output.flush()
+        async with client(aio, WebsocketsClient, f"{url_of(output)}?after=0") as peer:
+            assert await aio(peer.take_all()) == ([], 4410)
+            assert peer.websocket.close_reason == "5"
+
+
 @each_client
 async def test_allowed_origins_path_and_places(aio: Aio, kind: type[Client]) -> None:
     rules = {"allowed-origins": ["https://app.example"], "path": "/feed", "max-connections": 1}

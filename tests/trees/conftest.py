@@ -41,6 +41,7 @@ class Client:
         self.pongs: list[float] = []
         """When pongs came."""
         self.close_code: int | None = None
+        self.close_reason: str | None = None
         self.closed_at: float | None = None
         """When the close code came."""
         self.ended_at: float | None = None
@@ -107,7 +108,7 @@ class Client:
             case Pong():
                 self.pongs.append(trio.current_time())
             case CloseConnection():
-                self.close_code = event.code
+                self.close_code, self.close_reason = event.code, event.reason or ""
                 self.closed_at = trio.current_time()
                 if self.answers_close:
                     await self.send(event.response())

@@ -192,12 +192,11 @@ class Admission:
         return Answer(status=403, body="this origin is not allowed")
 
     def _cursor(self, headers: Mapping[str, str], query: str) -> str | None:
-        if self._header is not None and self._header.lower() in headers:
-            return headers[self._header.lower()]
-        if self._parameter is not None:
-            pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=None)
-            return next((value for name, value in pairs if name == self._parameter), None)
-        return None
+        """Where the peer wants to resume; an empty cursor is none."""
+        named = headers.get(self._header.lower()) if self._header is not None else None
+        if named or self._parameter is None:
+            return named or None
+        return next((value for name, value in parse_qsl(query) if name == self._parameter), None)
 
 
 def _wants_websocket(head: Head) -> bool:

@@ -8,12 +8,16 @@ Rules
    `max_bytes`, or when they are older than `max_age`. The last position that left is the floor.
 4. A cursor is known when the event that it names is retained, or was the last to leave: then
    nothing is missing between it and the first retained event. Any other cursor meets a gap.
+5. A gap has two ends: the last cursor that the peer has (``asked``), and that of the first event
+   behind the gap that has one (``first``). It is told by a message of its own, which is JSON in a
+   text frame whatever the payload and the batches are, or by a Close.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import orjson
 from attrs import field, frozen
 
 from trio_wsout.errors import HistoryError
@@ -23,7 +27,15 @@ if TYPE_CHECKING:
 
     from trio_wsout.config.sections import History
 
-__all__ = ["Entry", "Extent", "Limits", "check_entries", "taken_over"]
+__all__ = [
+    "Entry",
+    "Extent",
+    "Limits",
+    "check_entries",
+    "first_cursor",
+    "gap_message",
+    "taken_over",
+]
 
 
 @frozen(kw_only=True)
@@ -81,6 +93,21 @@ class Limits:
             or (self.max_bytes is not None and size > self.max_bytes)
             or (self.max_age is not None and age > self.max_age)
         )
+
+
+def first_cursor(entries: Sequence[Entry]) -> str | None:
+    """Return the first cursor among these events; None: none of them has one."""
+    return next((entry.cursor for entry in entries if entry.cursor is not None), None)
+
+
+def gap_message(asked: str | None, first: str | None) -> bytes:
+    """Return the message that tells a peer that events are missing.
+
+    Args:
+        asked: The last cursor that the peer has; None: the last event that it has has none.
+        first: The cursor of the first event behind the gap that has one; None: none has, or none is there yet.
+    """
+    return orjson.dumps({"gap": {"asked": asked, "first": first}})
 
 
 def check_entries(entries: Sequence[Entry], *, place: str, epoch: int, tail: int) -> None:

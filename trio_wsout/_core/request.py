@@ -7,7 +7,8 @@ Rules
    `auth.bearer-token` or `auth.basic`, `auth.headers`, `headers`, the application's token, the
    application's headers, the cursor's header.
 3. Query parameters are appended to the URL's own: `auth.query`, `query`, the cursor's. A later
-   parameter takes the place of an earlier one of the same name; those of the URL itself stay.
+   parameter takes the place of an earlier one of the same name; those of the URL itself stay, but for
+   one with the name of the cursor's, while there is a cursor: most servers read the first of two.
 4. A value that would not be one header line (control characters, also CR, LF and NUL) fails the
    attempt; space around a value is cut off; what is not ASCII goes as UTF-8.
 5. No error text holds a value.
@@ -21,7 +22,7 @@ from __future__ import annotations
 import base64
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote_plus, urlsplit
 
 from attrs import field, frozen
 
@@ -95,7 +96,7 @@ def build_request(
     Args:
         config: `url` must be set.
         resolve: Gives the value of a ``${…}``.
-        cursor: The cursor to send; None: send none.
+        cursor: The cursor to send; None, or empty: send none.
         headers: Headers from the application for this attempt.
         token: Bearer token from the application for this attempt.
 
@@ -104,6 +105,8 @@ def build_request(
     """
     secrets = _Secrets(resolve)
     parts = urlsplit(config.url or "")
+    cursor = cursor or None
+    query = parts.query if cursor is None else _without_cursor(parts.query, config)
     host, port = parse_host_and_port(parts.netloc)
     port = _PORTS[parts.scheme] if port is None else port
     without_zone = host.partition("%")[0]
@@ -114,7 +117,7 @@ def build_request(
         server_name=without_zone.removesuffix("."),
         port=port,
         authority=bracketed if port == _PORTS[parts.scheme] else f"{bracketed}:{port}",
-        resource=_resource(parts.path, parts.query, _parameters(config, secrets, cursor)),
+        resource=_resource(parts.path, query, _parameters(config, secrets, cursor)),
         headers=_headers(config, secrets, cursor, headers or {}, token),
         subprotocols=config.subprotocols,
         secrets=tuple(secrets.found),
@@ -161,6 +164,15 @@ def _parameters(config: Config, secrets: _Secrets, cursor: str | None) -> dict[s
     if cursor is not None and config.cursor is not None and config.cursor.query_parameter is not None:
         found[config.cursor.query_parameter] = cursor
     return found
+
+
+def _without_cursor(query: str, config: Config) -> str:
+    """The URL's own query without parameters that have the name of the cursor's."""
+    name = config.cursor.query_parameter if config.cursor is not None else None
+    if name is None:
+        return query
+    pairs = query.split("&")
+    return "&".join(pair for pair in pairs if unquote_plus(pair.partition("=")[0]) != name)
 
 
 def _resource(path: str, query: str, parameters: Mapping[str, str]) -> str:

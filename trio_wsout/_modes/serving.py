@@ -12,14 +12,14 @@ from trio_wsout._core.packing import Packer
 from trio_wsout._core.statistics import Statistics
 from trio_wsout._modes.tree import Tree, stop_when_broken
 from trio_wsout._tasks.archive import Archive
-from trio_wsout._tasks.audience import Audience
+from trio_wsout._tasks.audience import Audience, gap_frame
 from trio_wsout._tasks.intake import Intake
 from trio_wsout._tasks.listener import Listener
 from trio_wsout._tasks.peer_fan_out import GOING_AWAY, Greeting
 from trio_wsout._tasks.reader import Counts, Inbox
 from trio_wsout._tasks.replay import Replay
 from trio_wsout._tasks.sender import AudienceSender, Sender
-from trio_wsout.config.sections import DeliveryLevel
+from trio_wsout.config.sections import DeliveryLevel, OnGap
 from trio_wsout.stores.opening import open_history_store
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class ServingTree(Tree):
         )
         self.counts = Counts()
         self._archive: Archive | None = None
+        self._tells_gaps = config.history is None or config.history.on_gap is OnGap.TELL
         self._packer: Packer | None = None
         self._sender: Sender | None = None
         self._acks: AckReader | None = None
@@ -193,9 +194,11 @@ class ServingTree(Tree):
             return Greeting()
         if self._archive is None or self._packer is None:
             await trio.lowlevel.checkpoint()
-            return Greeting(resumed=False, notice=self.audience.gap_frame(asked, None))
+            return Greeting(resumed=False, notice=gap_frame(asked, None))
         start = await self._archive.locate(asked)
-        replay = Replay(self._archive, self.audience, self._packer, start, asked)
+        if start.gap and not self._tells_gaps:
+            return Greeting(resumed=False, refusal=start.first or "")
+        replay = Replay(self._archive, self.audience, self._packer, start, asked, tells=self._tells_gaps)
         return Greeting(replay=replay, resumed=not start.gap)
 
     def inbox_for(self, peer: ServedPeer) -> Inbox:

@@ -11,7 +11,7 @@ import trio
 from attrs import frozen
 
 from trio_wsout._core.acknowledgement import stamp_of
-from trio_wsout._core.history import Entry, Extent
+from trio_wsout._core.history import Entry, Extent, first_cursor
 from trio_wsout._tasks.waking import Doorbell
 from trio_wsout.errors import HistoryError
 
@@ -44,7 +44,7 @@ class Start:
     gap: bool
     """Whether events after what it asked for are missing."""
     first: str | None
-    """Cursor of the first retained event, where there is a gap and an event."""
+    """Cursor of the first retained event that has one, where there is a gap; None: nothing is retained, or none has."""
 
 
 class Archive:
@@ -175,7 +175,9 @@ class Archive:
             return Start(position=position, gap=False, first=None)
         floor = self.extent.floor
         oldest = await self._store.after(floor, most=1, most_bytes=1)
-        return Start(position=floor, gap=True, first=oldest[0].cursor if oldest else None)
+        if oldest and oldest[0].cursor is None:
+            oldest = await self._store.after(floor, most=_REPLAYED, most_bytes=_REPLAYED_BYTES)
+        return Start(position=floor, gap=True, first=first_cursor(oldest))
 
     async def after(self, position: int) -> Sequence[Entry]:
         """The next events after `position`; `extent.floor` is no older than what they show."""

@@ -6,12 +6,12 @@ import logging
 from math import inf
 from typing import TYPE_CHECKING, Protocol, cast
 
-import orjson
 import trio
 
 from trio_wsout._core.acknowledgement import stamp_of
 from trio_wsout._core.ending import Cause
 from trio_wsout._core.fanout import Fanout, Owner
+from trio_wsout._core.history import gap_message
 from trio_wsout._tasks.waking import Doorbell
 from trio_wsout._tasks.watch import Watch
 from trio_wsout._wire.at_once import write_to_each
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trio_wsout._wire.connection import Connection
     from trio_wsout.config.sections import Config
 
-__all__ = ["TRY_AGAIN_LATER", "Audience", "Member"]
+__all__ = ["TRY_AGAIN_LATER", "Audience", "Member", "gap_frame"]
 
 _log = logging.getLogger("trio_wsout")
 
@@ -115,7 +115,7 @@ class Audience:
         self._without_pings = "heartbeat: none" + (", and delivery.level: written" if sends else "")
         """What to set for peers that answer no ping and send nothing."""
         self._told_of_silence = False
-        self._stamp = config.delivery.stamp
+        self._stamped = config.delivery.stamp is not None
         self.epoch = 0
         self.uplink: Uplink | None = None
         """The link of a relay, which is one more member."""
@@ -290,16 +290,12 @@ class Audience:
 
     # -- gaps ---------------------------------------------------------------------------------------------
 
-    def gap_frame(self, asked: str | None, first: str | None) -> bytes:
-        """Tells a peer that events between two cursors are missing; nothing, where events carry no stamps."""
-        if self._stamp is None:
-            return b""
-        return plain_frame(orjson.dumps({"gap": {"asked": asked, "first": first}}), self.opcode)
-
     def lost_frame(self, after: int, number: int) -> bytes:
-        """Tells a peer that it lost the events after `after`, up to the message `number`."""
+        """Tells a peer that it lost the events after `after`, up to the message `number`; nothing, without stamps."""
+        if not self._stamped:
+            return b""
         first = next(iter(self.log.between(number, number + 1)), None)
-        return self.gap_frame(
+        return gap_frame(
             stamp_of(self.epoch, after), None if first is None else stamp_of(self.epoch, first.seq)
         )
 
@@ -325,6 +321,11 @@ class Audience:
     async def wait_changed(self) -> None:
         """Wait until a peer comes or goes."""
         await self._changed.wait()
+
+
+def gap_frame(asked: str | None, first: str | None) -> bytes:
+    """Tells a peer that the events between two cursors are missing."""
+    return plain_frame(gap_message(asked, first), TEXT)
 
 
 def _member(place: Subscriber) -> Member:

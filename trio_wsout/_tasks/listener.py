@@ -205,7 +205,7 @@ class Listener:
         headers: list[tuple[str, str]] = []
         if greeting.resumed is not None:
             headers.append((_STATUS, "resumed" if greeting.resumed else "gap"))
-        if greeting.replay is None:
+        if greeting.joins:
             self._join(peer)
         connection: Connection | None = None
         try:

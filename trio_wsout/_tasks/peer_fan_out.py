@@ -16,7 +16,6 @@ from attrs import frozen
 from trio_wsout._core.ending import Cause, Ending
 from trio_wsout._core.heartbeat import HeartbeatMonitor
 from trio_wsout._core.packing import PackingError
-from trio_wsout._tasks.audience import TRY_AGAIN_LATER
 from trio_wsout._tasks.heartbeat import beat
 from trio_wsout._tasks.replay import Overtaken
 from trio_wsout._tasks.waking import Doorbell, earliest
@@ -37,6 +36,10 @@ _log = logging.getLogger("trio_wsout")
 GOING_AWAY = 1001
 """Close code of a listener that ends, and for peers that are idle."""
 _INTERNAL_ERROR = 1011
+_GONE = 4410
+"""Close code for a peer whose cursor leads nowhere (history.on-gap: refuse)."""
+_LONGEST_REASON = 123
+"""Bytes that the reason of a Close has room for (RFC 6455 section 5.5)."""
 _PARTING = 5.0
 """Seconds that a peer may take to read what is on its way, our Close behind it, and answer."""
 
@@ -51,6 +54,13 @@ class Greeting:
     """Whether it misses nothing; None: it did not ask to resume."""
     notice: bytes = b""
     """Frames that it gets before anything else."""
+    refusal: str | None = None
+    """The first cursor there is, for the Close of a peer whose cursor leads nowhere; None: it is let in."""
+
+    @property
+    def joins(self) -> bool:
+        """Whether the peer has its place in the log from the start."""
+        return self.replay is None and self.refusal is None
 
 
 class PeerFanOut:
@@ -64,6 +74,7 @@ class PeerFanOut:
         "_idle_timeout",
         "_part_by",
         "_place",
+        "_reason",
         "_write_timeout",
         "_writing",
         "active_at",
@@ -92,6 +103,7 @@ class PeerFanOut:
         self.active_at = 0.0
         self._writing = trio.CancelScope()
         self._code: int | None = None
+        self._reason = ""
         self._part_by = inf
         self._held = False
 
@@ -134,10 +146,14 @@ class PeerFanOut:
 
     # -- the end --------------------------------------------------------------------------------------------
 
-    def close(self, code: int) -> None:
-        """Say Close with `code` once the write under way is done; by force if that takes too long."""
+    def close(self, code: int, reason: str = "") -> None:
+        """Say Close with `code` once the write under way is done; by force if that takes too long.
+
+        A reason that no Close has room for is left out: a part of a cursor would be another.
+        """
         if self._code is None:
             self._code = code
+            self._reason = reason if len(reason.encode()) <= _LONGEST_REASON else ""
             self._part_by = self._writing.deadline = trio.current_time() + _PARTING
             self.give_up_place()
             self.wake()
@@ -207,6 +223,8 @@ class PeerFanOut:
     # -- writing --------------------------------------------------------------------------------------------
 
     async def _write_all(self, greeting: Greeting) -> None:
+        if greeting.refusal is not None:
+            self.close(_GONE, greeting.refusal)
         try:
             if greeting.notice:
                 await self._write(greeting.notice)
@@ -222,8 +240,8 @@ class PeerFanOut:
         while not self._over:
             try:
                 frames = await replay.next_frames(self)
-            except Overtaken:
-                self.close(TRY_AGAIN_LATER)
+            except Overtaken as gap:
+                self.close(_GONE, gap.first or "")
                 return
             except (HistoryError, PackingError) as error:
                 _log.error("a peer's replay was broken off: %s", error)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trio_wsout._core.history import first_cursor
+from trio_wsout._tasks.audience import gap_frame
 from trio_wsout._wire.frames import plain_frame
 
 if TYPE_CHECKING:
@@ -23,27 +25,34 @@ __all__ = ["Overtaken", "Replay"]
 
 
 class Overtaken(Exception):  # noqa: N818 - caught by the peer's task, never leaves the package
-    """Events that a replay was about to read left the history, and the peer can't be told within the stream."""
+    """Events that a replay was about to read left the history, and such a peer is refused (history.on-gap)."""
+
+    def __init__(self, first: str | None) -> None:
+        super().__init__("the history has overtaken a replay")
+        self.first = first
+        """The first cursor there is behind the gap; None: there is none."""
 
 
 class Replay:
     """One peer's way through the history."""
 
     def __init__(
-        self, archive: Archive, audience: Audience, packer: Packer, start: Start, asked: str
+        self, archive: Archive, audience: Audience, packer: Packer, start: Start, asked: str, *, tells: bool
     ) -> None:
+        """Begin at `start`; `tells` says that gaps are told within the stream."""
         self._archive = archive
         self._audience = audience
         self._packer = packer
         self._position = start.position
         self._cursor: str | None = asked
-        self._notice = audience.gap_frame(asked, start.first) if start.gap else b""
+        self._tells = tells
+        self._notice = gap_frame(asked, start.first) if start.gap else b""
 
     async def next_frames(self, peer: Member) -> bytes:
         """The next frames to write; empty: the peer has caught up, and has its place in the log.
 
         Raises:
-            Overtaken: Events were lost meanwhile, and there are no stamps to say so.
+            Overtaken: Events were lost meanwhile, and the peer is not told within the stream.
             HistoryError: The history can't be read.
         """
         frames = b""
@@ -67,11 +76,11 @@ class Replay:
         floor = max(self._archive.extent.floor, at_least)
         if floor <= self._position or (news and news[0].position == self._position + 1):
             return
-        notice = self._audience.gap_frame(self._cursor, news[0].cursor if news else None)
-        if not notice:
-            raise Overtaken
+        first = first_cursor(news)
+        if not self._tells:
+            raise Overtaken(first)
         self._position = floor
-        self._notice = notice
+        self._notice = gap_frame(self._cursor, first)
 
     def _frames(self, news: Sequence[Entry], peer: Member) -> bytes:
         early = peer.sent_early

@@ -100,7 +100,7 @@ class ServedPeer(PeerFanOut):
             await connection.farewell()
         elif self._code is not None:
             with trio.CancelScope(deadline=self._part_by):
-                await connection.aclose(self._code)
+                await connection.aclose(self._code, self._reason)
         await connection.cut()
 
     def _life(self, now: float) -> None:

@@ -221,7 +221,7 @@ class Connection:
 
     # -- the end --------------------------------------------------------------------------------------
 
-    async def aclose(self, code: int = 1000) -> bool:
+    async def aclose(self, code: int = 1000, reason: str = "") -> bool:
         """Say Close and wait for the peer's answer; gives whether it came.
 
         The caller bounds the time by a cancel scope. No other task may be writing.
@@ -230,7 +230,7 @@ class Connection:
             return False
         self._closing = True
         with suppress(trio.BrokenResourceError):
-            await self._tap.say_close(self._frame(code.to_bytes(2, "big"), CLOSE))
+            await self._tap.say_close(self._frame(code.to_bytes(2, "big") + reason.encode(), CLOSE))
             await self._tap.wait_ended()
         return self._tap.peer_close is not None
 

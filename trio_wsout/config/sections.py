@@ -53,6 +53,7 @@ __all__ = [
     "HeartbeatAction",
     "History",
     "Mode",
+    "OnGap",
     "Payload",
     "Reconnect",
     "Retry",
@@ -113,6 +114,13 @@ class DeliveryLevel(StrEnum):
     WRITTEN = "written"
     RECEIVED = "received"
     ACKED = "acked"
+
+
+class OnGap(StrEnum):
+    """What a peer meets whose cursor leads nowhere (SPEC 9)."""
+
+    TELL = "tell"
+    REFUSE = "refuse"
 
 
 class SlowPeer(StrEnum):
@@ -355,6 +363,9 @@ class History:
     """Seconds that an event is kept; None: no bound."""
     max_bytes: Annotated[int, size()] | None = None
     """Most bytes kept; None: no bound."""
+    on_gap: Annotated[OnGap, choice(OnGap)] = OnGap.TELL
+    """What a peer gets whose cursor leads nowhere: ``tell``: a message that says so, and then what is kept;
+    ``refuse``: Close 4410 with the first cursor there is as its reason."""
 
 
 @frozen(kw_only=True)
