@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -93,7 +93,7 @@ class Output(trio.abc.SendChannel[Any]):
     async def submit(self, event: object) -> Receipt:
         """Accept an event as `send` does; gives a receipt, to wait for its fate."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        receipt = Receipt(event)
+        receipt = Receipt(event, self._tree.bounding)
         item = self._encode(event, receipt)
         if self._waits or not self._try_put(item):
             await self._put(item)
@@ -118,11 +118,15 @@ class Output(trio.abc.SendChannel[Any]):
         The open batch goes at once.
 
         Raises:
+            DeliveryError: Nobody has taken anything from `received` for `retry.timeout`, and so nothing is read, and
+                no confirmation seen. Nothing is lost by that; `undelivered` is empty.
             trio.BrokenResourceError: The output broke; its cause says why.
             trio.ClosedResourceError: The output was closed.
         """
         self._check_open()
-        settled = await self._tree.flush()
+        bounding = self._tree.bounding
+        with nullcontext() if bounding is None else bounding.bounded():
+            settled = await self._tree.flush()
         self._tree.ledger.raise_if_broken()
         if not settled:
             self._raise_ended()

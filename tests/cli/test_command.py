@@ -170,12 +170,13 @@ def test_what_is_wrong_with_the_job_is_2_and_told(command, arguments: tuple[str,
     assert "Traceback" not in run.stderr
 
 
-def test_statistics_tell_a_cursor_that_is_no_unicode(command) -> None:
+def test_an_initial_cursor_that_is_no_unicode_is_not_used_and_counted(command) -> None:
     cursor = '{"header-name": "C", "initial-value": "{{x}}"}'
     options = ["--set", f"cursor={cursor}", "--context", "x=\udc80", "--set", "reconnect.max-attempts=1"]
     run = command("run", "--set", "url=ws://127.0.0.1:9/", *options, "--stats", text="1\n")
     assert run.returncode == 3
-    assert json.loads(run.stderr.splitlines()[-1])["cursor"] == "\udc80"
+    figures = json.loads(run.stderr.splitlines()[-1])
+    assert (figures["cursor"], figures["unusable_cursors"]) == (None, 1)
 
 
 def test_usage_errors_are_told(command) -> None:

@@ -111,6 +111,7 @@ class ClientTree(Tree):
                 if self.spooler is not None:
                     nursery.start_soon(self.spooler.run)
                 nursery.start_soon(self.sender.run, self._source)
+                self._bound_waits(nursery)
                 if self.persister is not None:
                     nursery.start_soon(self.persister.run)
                 if self._config.connect.mode is ConnectMode.EAGER:

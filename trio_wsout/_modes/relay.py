@@ -100,6 +100,7 @@ class RelayTree(ServingTree):
     async def _start_tasks(self, nursery: trio.Nursery) -> None:
         """Start sender and archive, and the link with both ways."""
         await super()._start_tasks(nursery)
+        self._bound_waits(nursery)
         link, uplink = self._link, self.audience.uplink
         if link is not None and uplink is not None:
             await nursery.start(link.run)
@@ -295,6 +296,9 @@ class _LinkTree(ClientTree):
     def __init__(self, config: Config, hooks: Hooks, uplink: Uplink, edit: Edit | None) -> None:
         super().__init__(config, hooks, inbox=partial(_RelayInbox, edit=edit))
         self._uplink = uplink
+
+    def _bound_waits(self, nursery: trio.Nursery) -> None:
+        """The relay itself takes what comes down."""
 
     def _abandon(self, holding: Iterable[Accepted]) -> None:
         self._uplink.end()

@@ -96,6 +96,8 @@ class Tree(ABC):
         self._giving = Handover(_RECEIVED)
         self.received: ReceivedChannel = self._giving
         self.receives = hooks.receive
+        self.bounding: Handover | None = None
+        """What bounds waits for confirmations, while `received` has to be taken from; None: nothing."""
         self.ended = trio.Event()
         self.accepted = 0
         self.left = []
@@ -177,6 +179,12 @@ class Tree(ABC):
         except trio.BrokenResourceError:
             flush.abandon()
         return flush
+
+    def _bound_waits(self, nursery: trio.Nursery) -> None:
+        """Where the application takes what comes, have waits for confirmations end when it takes nothing."""
+        if self.receives:
+            self.bounding = self._giving
+            nursery.start_soon(self._giving.watch, self._config.retry.timeout)
 
     def _resolve(self, source: str, name: str | None) -> str | None:
         """The value of a ``${…}``; None: there is none.

@@ -3,20 +3,32 @@
 A memory channel does the same with two checkpoints for each item, one of who puts and one of who
 takes. Those cost more than reading the message does. So here a connection puts all that it has read
 at once, and who takes lets other tasks run when there is nothing more, or after a number of items.
+
+While it is full and nobody takes, connections are not read, and so nothing that a peer confirms is seen. Who waits for
+that would wait for ever where it is the same task that should take. So such a wait ends once nobody has taken anything for
+some time (`Handover.watch`). An application that is slow, and takes an item now and then, is not in that case.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import trio
 
+from trio_wsout._tasks.waking import Doorbell
+from trio_wsout.errors import DeliveryError
+
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from trio_wsout._core.received import Received
 
 __all__ = ["MOST_IN_A_ROW", "Handover", "ReceivedChannel"]
+
+_log = logging.getLogger("trio_wsout")
 
 MOST_IN_A_ROW = 64
 """Items that may be taken before other tasks run: about as long as one of their own turns."""
@@ -42,6 +54,8 @@ class ReceivedChannel(trio.abc.ReceiveChannel["Received"]):
         """Whether the application closed it."""
         self._ended = False
         """Whether nothing more will come."""
+        self._progress_at = 0.0
+        """When, while connections wait to put, something was last taken, or the first of them began to wait."""
 
     async def receive(self) -> Received:
         """Wait for the next item; cancelled, it has taken none.
@@ -123,6 +137,8 @@ class ReceivedChannel(trio.abc.ReceiveChannel["Received"]):
     def _let_in(self) -> None:
         """Fill the room with what connections wait to put, an item of each in turn."""
         items, outside = self._items, self._outside
+        if outside:
+            self._progress_at = trio.current_time()
         while outside and len(items) < self._most:
             over, run = outside[0]
             items.append(run.popleft())
@@ -151,6 +167,55 @@ class ReceivedChannel(trio.abc.ReceiveChannel["Received"]):
 
 class Handover(ReceivedChannel):
     """The channel with its other end: how connections put. The application does not see this."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self._stuck = Doorbell()
+        """Rings when a connection begins to wait to put."""
+        self._waits: set[trio.CancelScope] = set()
+        """What waits for something that only reading brings, and not for ever."""
+        self._gave_up = ""
+
+    async def watch(self, patience: float) -> None:
+        """Until cancelled, end what is `bounded` when connections wait and nobody has taken for so many seconds.
+
+        A WARNING says so, once.
+        """
+        while True:
+            await self._stuck.wait()
+            while self._outside:
+                await trio.sleep_until(self._progress_at + patience)
+                if self._outside and trio.current_time() >= self._progress_at + patience:
+                    self._give_up(patience)
+
+    def _give_up(self, patience: float) -> None:
+        message = (
+            f"nothing was taken from output.received for retry.timeout ({patience:g} s), and while it is full nothing is "
+            "read, so that what the peer confirms is not seen; take from it in another task than the one that waits, or "
+            "open the output without receive=True"
+        )
+        if not self._gave_up:
+            _log.warning("%s", message)
+        self._gave_up = message
+        self._progress_at = trio.current_time()  # who waits from now on has as long
+        for scope in self._waits:
+            scope.cancel()
+
+    @contextmanager
+    def bounded(self) -> Generator[None]:
+        """Bound a wait for what a peer confirms: see `watch`.
+
+        Raises:
+            DeliveryError: Nobody takes. Nothing is lost by that: what was accepted goes on.
+        """
+        with trio.CancelScope() as scope:
+            self._waits.add(scope)
+            try:
+                yield
+            finally:
+                self._waits.remove(scope)
+        if scope.cancelled_caught:
+            raise DeliveryError(f"the wait for confirmations was given up: {self._gave_up}", undelivered=())
 
     def put_nowait(self, run: deque[Received]) -> None:
         """Take off the beginning of `run` what there is room for; nobody who waits to put is overtaken.
@@ -183,7 +248,10 @@ class Handover(ReceivedChannel):
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
         over = trio.Event()
+        if not self._outside:
+            self._progress_at = trio.current_time()
         self._outside.append((over, run))
+        self._stuck.ring()
         try:
             await over.wait()
         except BaseException:
