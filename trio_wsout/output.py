@@ -17,7 +17,6 @@ from trio_wsout._modes.server_input import ServerInputTree
 from trio_wsout._modes.server_output import ServerOutputTree
 from trio_wsout._tasks.intake import DocumentEnd
 from trio_wsout._tasks.receipt import Receipt
-from trio_wsout._wire.tls import client_context
 from trio_wsout.config.loading import load_config
 from trio_wsout.config.rules import check
 from trio_wsout.config.sections import BatchMode, Config, Mode
@@ -277,6 +276,7 @@ async def open_output(
     )
     config = _usable(config, hooks)
     tree = _TREES[config.mode](config, hooks)
+    tree.check_tls()
     output = Output(tree, config)
     trouble: BaseException | None = None
     begun, cancelled = False, True
@@ -328,8 +328,6 @@ def _usable(config: Config | Mapping[str, object], hooks: Hooks) -> Config:
         problems.append(Problem(path="mode", reason=reason))
     if problems:
         raise ConfigError(problems)
-    if config.url is not None and config.url.startswith("wss:"):
-        client_context(config.tls)
     return config
 
 

@@ -352,18 +352,23 @@ async def test_a_plain_server_behind_wss(ca: trustme.CA) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tls", "path"),
+    ("tls", "paths"),
     [
-        ({"ca-certificate": "/none.pem"}, "tls.ca-certificate"),
-        ({"ca-certificate": "-----BEGIN CERTIFICATE-----\nx"}, "tls.ca-certificate"),
-        ({"client-certificate": "/none.pem", "client-key": "/none.key"}, "tls.client-certificate"),
+        ({"ca-certificate": "/none.pem"}, ["tls.ca-certificate"]),
+        ({"ca-certificate": "-----BEGIN CERTIFICATE-----\nx"}, ["tls.ca-certificate"]),
+        (
+            {"client-certificate": "/none.pem", "client-key": "/none.key"},
+            ["tls.client-certificate", "tls.client-key"],
+        ),
     ],
 )
-async def test_tls_files_that_cannot_be_used_are_a_config_error(tls: dict[str, str], path: str) -> None:
+async def test_tls_files_that_cannot_be_used_are_a_config_error(
+    tls: dict[str, str], paths: list[str]
+) -> None:
     with pytest.raises(trio_wsout.ConfigError) as caught:
         async with trio_wsout.open_output({"url": "wss://127.0.0.1:1/", "tls": tls}):
             pytest.fail("it must not open")
-    assert [problem.path for problem in caught.value.problems] == [path]
+    assert [problem.path for problem in caught.value.problems] == paths
 
 
 async def test_the_systems_roots_do_not_know_our_ca(ca: trustme.CA) -> None:

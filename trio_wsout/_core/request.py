@@ -34,13 +34,13 @@ from trio_wsout.config.header_fields import (
     is_reserved_header,
     is_token,
 )
-from trio_wsout.config.secret import SENSITIVE_HEADERS
+from trio_wsout.config.secret import SENSITIVE_HEADERS, Secret
 from trio_wsout.config.templates import Template, TemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from trio_wsout.config.sections import Auth, Config
+    from trio_wsout.config.sections import Auth, Config, Tls
 
     Resolve = Callable[[str, str | None], str | None]
 
@@ -81,6 +81,8 @@ class Request:
     """Offered in this order."""
     secrets: tuple[str, ...] = field(default=(), repr=False)
     """What nobody may be told of what the server is told here."""
+    key_password: Secret | None = None
+    """Password of `tls.client-key`; None: it is not configured."""
 
 
 def build_request(
@@ -121,7 +123,13 @@ def build_request(
         headers=_headers(config, secrets, cursor, headers or {}, token),
         subprotocols=config.subprotocols,
         secrets=tuple(secrets.found),
+        key_password=_key_password(config.tls, resolve),
     )
+
+
+def _key_password(tls: Tls, resolve: Resolve) -> Secret | None:
+    secret = tls.client_key_password
+    return None if secret is None else Secret(_expand(secret.reveal(), "tls.client-key-password", resolve))
 
 
 class _Secrets:

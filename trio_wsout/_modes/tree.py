@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol, cast
 
 import trio
+from attrs import evolve
 
 from trio_wsout._core.callables import CallableError, plain
 from trio_wsout._core.cursor import CursorReader, goes_into_header
@@ -17,6 +18,7 @@ from trio_wsout._tasks.intake import Intake
 from trio_wsout._tasks.ledger import Flush, Ledger
 from trio_wsout._tasks.received_channel import Handover
 from trio_wsout._tasks.sender import Source
+from trio_wsout._wire.tls import client_context, key_password
 from trio_wsout.config.quantities import is_unicode
 from trio_wsout.config.templates import TemplateError
 from trio_wsout.errors import EventError
@@ -128,6 +130,17 @@ class Tree(ABC):
             value = value_of_event(event)
             accepted.cursor = self._cursor.value_of(value) if own else self._cursor.value_from(value)
         return accepted
+
+    def check_tls(self) -> None:
+        """Find what of `tls` can't be used, before anything is begun.
+
+        Raises:
+            ConfigError: A certificate, key or password can't.
+        """
+        url, tls = self._config.url, self._config.tls
+        if url is not None and url.startswith("wss:"):
+            password = key_password("tls.client-key-password", tls.client_key_password, self._resolve)
+            client_context(evolve(tls, client_key_password=password))
 
     @abstractmethod
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -128,7 +128,7 @@ class Listener:
         assert server is not None  # noqa: S101 - the rules see to it
         self.acceptor.check_credentials()
         if server.tls is not None:
-            self.acceptor.tls = ServerContext(server.tls)
+            self.acceptor.tls = ServerContext(server.tls, self._resolve)
         self._listeners = self._given if self._given is not None else await open_listeners(server.bind)
         self.addresses = listening_at(self._listeners)
         if self._given is None:

@@ -225,8 +225,6 @@ class Supervisor:
         """Everything from credentials to the handshake inside connect.timeout."""
         timeout = self._config.connect.timeout
         self._dialer.stage = "credentials from the application"
-        if self._config.tls.insecure_skip_verify:
-            _log.warning("tls.insecure-skip-verify is on: the server's certificate is not checked")
         with trio.move_on_after(timeout):
             return await self._dialer.dial(nursery, await self._make_request())
         detail = f"connect.timeout ({timeout:g} s) went by without {self._dialer.stage}"

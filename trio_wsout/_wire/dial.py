@@ -6,12 +6,14 @@ a nursery of the caller's; whatever it raises there ends its own connection and 
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import ssl
 from typing import TYPE_CHECKING, cast
 
 import trio
+from attrs import evolve
 from trio_websocket import wrap_client_stream
 
 from trio_wsout._core.callables import CallableError
@@ -19,7 +21,7 @@ from trio_wsout._core.ending import Cause, Ending
 from trio_wsout._wire.answer import AnswerTap
 from trio_wsout._wire.connection import Connection
 from trio_wsout._wire.guard import Guard
-from trio_wsout._wire.outgoing import transport_trouble
+from trio_wsout._wire.outgoing import system_gave_up, transport_trouble
 from trio_wsout._wire.proxy import ProxyTrouble, open_tunnel, proxy_for
 from trio_wsout._wire.tap import RECEIVE_BYTES
 from trio_wsout._wire.tls import client_context
@@ -34,7 +36,11 @@ if TYPE_CHECKING:
 
 __all__ = ["AttemptFailed", "Dialer"]
 
+_log = logging.getLogger("trio_wsout")
+
 _HAPPY_EYEBALLS_DELAY = 0.25
+_NO_RECORD = "WRONG_VERSION_NUMBER"
+"""What OpenSSL says of an answer that is no TLS record."""
 
 
 class AttemptFailed(Exception):  # noqa: N818 - caught by the supervisor, never leaves the package
@@ -119,8 +125,11 @@ class Dialer:
 
     async def _start_tls(self, stream: trio.abc.Stream, request: Request) -> trio.SSLStream[trio.abc.Stream]:
         self.stage = f"the TLS handshake with {request.host}"
+        if self._config.tls.insecure_skip_verify:
+            _log.warning("tls.insecure-skip-verify is on: the server's certificate is not checked")
+        tls = evolve(self._config.tls, client_key_password=request.key_password)
         try:
-            context = await trio.to_thread.run_sync(client_context, self._config.tls)
+            context = await trio.to_thread.run_sync(client_context, tls)
         except ConfigError as error:
             raise AttemptFailed(Ending(cause=Cause.TLS, detail=str(error.problems[0]))) from None
         secured = trio.SSLStream(
@@ -129,7 +138,7 @@ class Dialer:
         try:
             await secured.do_handshake()
         except trio.BrokenResourceError as error:
-            raise AttemptFailed(_tls_trouble(request.host, error)) from None
+            raise AttemptFailed(_tls_trouble(request, error)) from None
         return secured
 
     async def _shake_hands(
@@ -173,14 +182,23 @@ def _connect_trouble(error: BaseException) -> str:
     return str(inner) or type(inner).__name__
 
 
-def _tls_trouble(host: str, error: BaseException) -> Ending:
+def _tls_trouble(request: Request, error: BaseException) -> Ending:
     """Tell a refused certificate, which is final, from every other TLS failure."""
     inner: BaseException | None = error
     while inner is not None and not isinstance(inner, ssl.SSLError):
         inner = inner.__cause__ or inner.__context__
+    host = request.host
     if isinstance(inner, ssl.SSLCertVerificationError):
-        return Ending(
-            cause=Cause.CERTIFICATE,
-            detail=f"the certificate of {host} is not accepted: {inner.verify_message}",
-        )
-    return Ending(cause=Cause.TLS, detail=f"the TLS handshake with {host} failed: {transport_trouble(error)}")
+        detail = f"the certificate of {host} is not accepted: {inner.verify_message}"
+        return Ending(cause=Cause.CERTIFICATE, detail=detail)
+    if isinstance(inner, ssl.SSLError) and inner.reason == _NO_RECORD:
+        detail = f"{host}:{request.port} does not speak TLS: write ws:// in url, or the port that does"
+        return Ending(cause=Cause.TLS, detail=detail)
+    hint = "" if _is_told(inner) or system_gave_up(error) else "; if it speaks no TLS, write ws:// in url"
+    detail = f"the TLS handshake with {host} failed: {transport_trouble(error)}{hint}"
+    return Ending(cause=Cause.TLS, detail=detail)
+
+
+def _is_told(error: BaseException | None) -> bool:
+    """Whether OpenSSL knows a reason, and the server did not just hang up."""
+    return isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError)

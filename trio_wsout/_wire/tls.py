@@ -7,10 +7,15 @@ import os
 import ssl
 import tempfile
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import trio
+from attrs import define, evolve, field, frozen
 
+from trio_wsout._core.pem import certificate_fault, is_encrypted, key_fault
+from trio_wsout.config.secret import Secret
+from trio_wsout.config.templates import Template, TemplateError
 from trio_wsout.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -18,46 +23,69 @@ if TYPE_CHECKING:
 
     from trio_wsout.config.sections import ServerTls, Tls
 
-__all__ = ["ServerContext", "client_context"]
+    Resolve = Callable[[str, str | None], str | None]
+
+__all__ = ["ServerContext", "client_context", "key_password"]
 
 _log = logging.getLogger("trio_wsout")
 
 _PEM = "-----BEGIN"
+_MISMATCHES = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
+"""What OpenSSL says of a key that belongs to another certificate; the last, where it is of another kind."""
+_MOST = 16 * 1024 * 1024
+"""Bytes of a file that are looked at."""
 _LOOK_EVERY = 1.0
 """Seconds between two looks at the listener's files."""
+
+
+def _no_value(source: str, name: str | None) -> None:
+    """Know the value of no source."""
+    del source, name
+
+
+def key_password(path: str, secret: Secret | None, resolve: Resolve) -> Secret | None:
+    """Return the password of a key with its ``${…}`` expanded; None: none is configured.
+
+    Raises:
+        ConfigError: It can't be expanded.
+    """
+    if secret is None:
+        return None
+    try:
+        return Secret(Template.parse(secret.reveal()).expand(resolve))
+    except TemplateError as error:
+        raise ConfigError([Problem(path=path, reason=str(error))]) from None
 
 
 def client_context(tls: Tls) -> ssl.SSLContext:
     """Make the context for one attempt, so that files which were renewed are read anew.
 
     TLS 1.2 at least; the host name is checked; trust is `ca-certificate` alone, or the system's
-    roots (through truststore where that is installed).
+    roots (through truststore where that is installed). Any trusted certificate ends a chain, also an intermediate
+    CA's, and the strict rules of RFC 5280, which Python 3.13 adds for the system's roots only, are left out: so a
+    certificate is accepted, or not, by every version of Python.
+
+    Args:
+        tls: The section, with `client_key_password` expanded.
 
     Raises:
         ConfigError: A file or PEM text can't be read or used; every such problem at once.
     """
-    problems: list[Problem] = []
-
-    def attempt(path: str, what: str, load: Callable[[], None]) -> None:
-        try:
-            load()
-        except (OSError, ValueError) as error:
-            problems.append(Problem(path=path, reason=f"{what}: {_reason(error)}"))
-
     context = _base_context(tls)
-    ca_certificate, certificate, key = tls.ca_certificate, tls.client_certificate, tls.client_key
-    if ca_certificate is not None:
-        attempt(
-            "tls.ca-certificate",
-            "can't be used as a CA certificate (PEM text, or the path of a PEM file)",
-            lambda: _load_ca(context, ca_certificate),
+    problems: list[Problem] = []
+    if tls.ca_certificate is not None:
+        ca_certificate = _Source("tls.ca-certificate", tls.ca_certificate)
+        problems += ca_certificate.problems(certificate_fault) or _load_ca(context, ca_certificate)
+    if tls.client_certificate is not None and tls.client_key is not None:
+        pair = _Pair(
+            _Source("tls.client-certificate", tls.client_certificate),
+            _Source(
+                "tls.client-key", tls.client_key.reveal(), "the key for tls.client-certificate", secret=True
+            ),
+            "tls.client-key-password",
+            tls.client_key_password,
         )
-    if certificate is not None and key is not None:
-        attempt(
-            "tls.client-certificate",
-            "can't be used together with tls.client-key (PEM text, or paths of PEM files)",
-            lambda: _load_pair(context, certificate, key.reveal()),
-        )
+        problems += pair.load(context)
     if problems:
         raise ConfigError(problems)
     return context
@@ -77,96 +105,197 @@ def _base_context(tls: Tls) -> ssl.SSLContext:
     else:
         context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context
 
 
-def _load_ca(context: ssl.SSLContext, source: str) -> None:
-    if _PEM in source:
-        # Outside of the certificates there may be anything; Python takes ASCII only.
-        context.load_verify_locations(cadata=source.encode("ascii", "replace").decode("ascii"))
-    else:
-        context.load_verify_locations(cafile=source)
+@define
+class _Source:
+    """One certificate or key as it is configured."""
+
+    key_path: str
+    """Of its field."""
+    text: str
+    """A path, or PEM text itself."""
+    called: str = "the PEM text"
+    """What to call it where no path can be told."""
+    secret: bool = False
+    """Whether it may be a key: PEM text that lost its first line looks like a path of no file."""
+    inline: bool = True
+    """Whether it may be PEM text."""
+    content: bytes = field(default=b"", init=False)
+    """What was read."""
+
+    @property
+    def is_pem(self) -> bool:
+        """Whether it is PEM text."""
+        return self.inline and _PEM in self.text
+
+    def problems(self, fault_of: Callable[[bytes], str | None]) -> list[Problem]:
+        """Read it; return what is wrong with its content by itself."""
+        try:
+            # Whatever is not ASCII stands outside of the certificates.
+            self.content = self.text.encode("ascii", "replace") if self.is_pem else _read(self.text)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "no file has such a name"
+            return [self.problem(f"can't be read: {reason}")]
+        fault = fault_of(self.content)
+        return [] if fault is None else [self.problem(fault)]
+
+    def problem(self, reason: str) -> Problem:
+        """A problem of this field."""
+        told = not self.is_pem and (not self.secret or os.path.exists(self.text))  # noqa: PTH110 - it takes any text
+        return Problem(path=self.key_path, reason=f"{self.text if told else self.called} {reason}")
+
+    def in_file(self, folder: str) -> str:
+        """The path of a file with it, which OpenSSL wants; for PEM text a private one in `folder`."""
+        if not self.is_pem:
+            return self.text
+        path = os.path.join(folder, f"{self.key_path}.pem")  # noqa: PTH118 - OpenSSL takes a string
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(self.content)
+        return path
 
 
-def _load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
-    """Load the pair; OpenSSL takes files only, so PEM text goes through a private temporary directory."""
-    with tempfile.TemporaryDirectory(prefix="trio-wsout-") as folder:
-        context.load_cert_chain(
-            _as_file(certificate, folder, "certificate.pem"),
-            _as_file(key, folder, "key.pem"),
-            # An encrypted key must fail, not ask the terminal.
-            password=lambda: "",
+@frozen
+class _Pair:
+    """A certificate, its key, and the key's password."""
+
+    certificate: _Source
+    key: _Source
+    password_field: str
+    password: Secret | None
+
+    def load(self, context: ssl.SSLContext) -> list[Problem]:
+        """Load the pair into a context; return what is wrong with it."""
+        problems = [*self.certificate.problems(certificate_fault), *self.key.problems(key_fault)]
+        if problems:
+            return problems
+        if self.password is None and is_encrypted(self.key.content):
+            return [self.key.problem(f"is encrypted, and {self.password_field} is not there")]
+        # Without a password OpenSSL would ask the terminal for one.
+        password = "" if self.password is None else self.password.reveal()
+        try:
+            with tempfile.TemporaryDirectory(prefix="trio-wsout-") as folder:
+                context.load_cert_chain(
+                    self.certificate.in_file(folder),
+                    self.key.in_file(folder),
+                    password=lambda: password,
+                )
+        except ssl.SSLError as error:
+            return [self._refused(error)]
+        except ValueError:
+            return [Problem(path=self.password_field, reason="is longer than OpenSSL takes")]
+        except OSError as error:
+            return [self.key.problem(f"can't be used: {error.strerror}")]
+        return []
+
+    def _refused(self, error: ssl.SSLError) -> Problem:
+        """Tell what of a pair OpenSSL does not take."""
+        reason = cast("str | None", error.reason)  # None, whatever typeshed says, for much that is no PEM
+        if reason in _MISMATCHES:
+            return self.key.problem(f"does not fit the certificate in {self.certificate.key_path}")
+        if not _is_readable(self.certificate.content):
+            return self.certificate.problem("is damaged: OpenSSL can't read a certificate in it")
+        if reason is not None:
+            return self.certificate.problem(f"can't be used: OpenSSL says {reason}")
+        if is_encrypted(self.key.content):
+            return Problem(
+                path=self.password_field,
+                reason=f"is not the password of {self.key.key_path}, or the key is damaged",
+            )
+        return self.key.problem("is damaged: OpenSSL can't read the private key in it")
+
+
+def _read(path: str) -> bytes:
+    with Path(path).open("rb") as file:
+        return file.read(_MOST)
+
+
+def _is_readable(certificates: bytes) -> bool:
+    """Whether OpenSSL can read all certificates of a PEM text."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(
+            cadata=certificates.decode("ascii", "ignore")
         )
+    except ssl.SSLError:
+        return False
+    return True
 
 
-def _as_file(source: str, folder: str, name: str) -> str:
-    if _PEM not in source:
-        return source
-    path = os.path.join(folder, name)  # noqa: PTH118 - OpenSSL takes a string
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(source)
-    return path
-
-
-def _reason(error: OSError | ValueError) -> str:
-    """The error in words, without the PEM text or the path of a key in it."""
-    if isinstance(error, ssl.SSLError):
-        return f"OpenSSL says {error.reason or 'no'}"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return "not usable"
+def _load_ca(context: ssl.SSLContext, source: _Source) -> list[Problem]:
+    try:
+        if source.is_pem:
+            context.load_verify_locations(cadata=source.content.decode("ascii"))
+        else:
+            context.load_verify_locations(cafile=source.text)
+    except ssl.SSLError as error:
+        return [source.problem(f"is damaged: OpenSSL says {error.reason or 'no'}")]
+    except OSError as error:
+        return [source.problem(f"can't be read: {error.strerror}")]
+    return []
 
 
 class ServerContext:
     """The listener's TLS context, renewed when its files change; a renewal that fails leaves the old one."""
 
-    def __init__(self, tls: ServerTls) -> None:
-        """Read the files.
+    def __init__(self, tls: ServerTls, resolve: Resolve = _no_value) -> None:
+        """Read the files; `resolve` returns the value of a ``${…}`` in `key-password`.
 
         Raises:
             ConfigError: They can't be used.
         """
         self._tls = tls
+        self._resolve = resolve
         self._looked = -_LOOK_EVERY
         self._seen = _fingerprint(tls)
         self._told: tuple[object, ...] | None = None
-        try:
-            self._context = _server_context(tls)
-        except (OSError, ValueError) as error:
-            reason = f"server.tls.cert and server.tls.key can't be used: {_reason(error)}"
-            raise ConfigError([Problem(path="server.tls", reason=reason)]) from None
+        self._context = _server_context(self._expanded())
 
     async def get(self) -> ssl.SSLContext:
         """The context for the next handshake."""
         now = trio.current_time()
         if now - self._looked >= _LOOK_EVERY:
             self._looked = now
-            await trio.to_thread.run_sync(self._renew)
+            seen = await trio.to_thread.run_sync(_fingerprint, self._tls)
+            if seen != self._seen:
+                await self._renew(seen)
         else:
             await trio.lowlevel.checkpoint()
         return self._context
 
-    def _renew(self) -> None:
-        seen = _fingerprint(self._tls)
-        if seen == self._seen:
-            return
+    async def _renew(self, seen: tuple[object, ...]) -> None:
         try:
-            self._context = _server_context(self._tls)
-        except (OSError, ValueError) as error:
+            self._context = await trio.to_thread.run_sync(_server_context, self._expanded())
+        except (OSError, ConfigError) as error:
             # It may be this side's trouble (no descriptor is free, say), so it is tried again, and told once.
             if seen != self._told:
                 self._told = seen
-                _log.error("server.tls changed and can't be used, the old one stays: %s", _reason(error))
+                told = error.strerror if isinstance(error, OSError) else "; ".join(map(str, error.problems))
+                _log.error("server.tls changed and can't be used, the old one stays: %s", told)
         else:
             self._seen = seen
             _log.info("server.tls was read anew")
+
+    def _expanded(self) -> ServerTls:
+        password = key_password("server.tls.key-password", self._tls.key_password, self._resolve)
+        return evolve(self._tls, key_password=password)
 
 
 def _server_context(tls: ServerTls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(tls.cert, tls.key, password=lambda: "")
+    pair = _Pair(
+        _Source("server.tls.cert", tls.cert, inline=False),
+        _Source("server.tls.key", tls.key, inline=False),
+        "server.tls.key-password",
+        tls.key_password,
+    )
+    problems = pair.load(context)
+    if problems:
+        raise ConfigError(problems)
     return context
 
 

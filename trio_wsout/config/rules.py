@@ -151,6 +151,10 @@ def _tls(config: Config) -> Iterator[Problem]:
         yield Problem(path="tls.client-certificate", reason="needs tls.client-key as well")
     if tls.client_key is not None and tls.client_certificate is None:
         yield Problem(path="tls.client-key", reason="needs tls.client-certificate as well")
+    if tls.client_key_password is not None and tls.client_key is None:
+        yield Problem(
+            path="tls.client-key-password", reason="is the password of tls.client-key, which is not there"
+        )
     if tls.insecure_skip_verify and tls.ca_certificate is not None:
         yield Problem(
             path="tls.insecure-skip-verify", reason="makes tls.ca-certificate useless; keep one of the two"

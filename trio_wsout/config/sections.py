@@ -210,6 +210,8 @@ class Tls:
     """Certificate chain for mutual TLS; needs `client_key`."""
     client_key: Annotated[Secret, SECRET_TEXT] | None = None
     """Private key for mutual TLS; needs `client_certificate`."""
+    client_key_password: Annotated[Secret, SECRET_TEMPLATE] | None = None
+    """Password of an encrypted `client_key`; templated."""
     insecure_skip_verify: Annotated[bool, FLAG] = False
     """Accept any certificate; a WARNING at every connection; not with `ca_certificate`."""
 
@@ -304,6 +306,8 @@ class ServerTls:
     """Path of the certificate chain."""
     key: Annotated[str, PLACE]
     """Path of the private key."""
+    key_password: Annotated[Secret, SECRET_TEMPLATE] | None = None
+    """Password of an encrypted `key`; templated."""
 
 
 @frozen(kw_only=True)
