@@ -246,6 +246,28 @@ def test_pairs_that_are_none_are_told_without_their_values(command) -> None:
     ]
 
 
+def test_context_values_are_what_was_written_and_stand_for_numbers_where_they_are_asked_for(
+    command, tmp_path: Path
+) -> None:
+    job = tmp_path / "job.json"
+    fields = {
+        "url": "ws://{{site.host}}/{{exact}}/{{n}}/{{flag}}/{{zero}}",
+        "batch": {"mode": "fixed", "fixed-size": "{{n}}", "use-document-marker": "{{flag}}"},
+        "max-message-size": "{{limits.size}}",
+    }
+    job.write_text(json.dumps(fields), "utf-8")
+    values = ["site.host=h", "exact=1.50", "n=5", "flag=true", "zero=007", 'limits={"size": 7000}']
+    run = command("check", str(job), *[part for value in values for part in ("--context", value)])
+    assert (run.returncode, run.stderr) == (0, "")
+    for line in (
+        "url: ws://h/1.50/5/true/007",
+        "fixed-size: 5",
+        "use-document-marker: true",
+        "max-message-size: 7000",
+    ):
+        assert line in run.stdout
+
+
 @pytest.mark.parametrize("rate", ["inf", "nan", "0"])
 def test_a_rate_that_is_none_is_2(command, rate: str) -> None:
     run = command("demo", "--rate", rate)

@@ -216,6 +216,47 @@ def test_context_is_put_in_and_escaped_where_templates_are() -> None:
     assert "not in the context" in problems({"url": "ws://{{host}}/"})["url"]
 
 
+def test_a_context_may_be_nested_and_its_values_stand_for_numbers_and_flags() -> None:
+    document = {
+        "url": "ws://{{site.host}}:{{site.port}}/",
+        "batch": {
+            "mode": "fixed",
+            "fixed-size": "{{n}}",
+            "timeout": "{{seconds}}",
+            "wrap-as-json": "{{flag}}",
+        },
+        "headers": {"X": "{{flag}} {{n}}"},
+        "heartbeat": {"payload": "{{n}}"},
+        "reconnect": {"jitter": "{{half}}"},
+    }
+    context = {"site": {"host": "h.test", "port": 81}, "n": 5, "seconds": 2, "flag": True, "half": 0.5}
+    config = load_config(document, context=context)
+    assert config.batch is not None
+    assert config.heartbeat is not None
+    assert (config.batch.fixed_size, config.batch.timeout, config.batch.wrap_as_json) == (5, 2.0, True)
+    assert (config.url, config.headers["X"]) == ("ws://h.test:81/", "true 5")
+    assert (config.heartbeat.payload, config.reconnect.jitter) == ("5", 0.5)
+    wrong = problems(document, context={**context, "n": "5", "flag": 1})
+    assert set(wrong) == {"batch.fixed-size", "batch.wrap-as-json"}, "texts are no numbers, numbers no flags"
+
+
+def test_templates_that_are_known_elsewhere_or_nowhere_are_told() -> None:
+    wrong = problems(
+        {
+            "url": "ws://h/${batch|number}",
+            "headers": {"X": "@{job}"},
+            "auth": {"bearer-token": "canary${nope||canary}"},
+            "batch": {"mode": "fixed", "header": "@{job.name}", "footer": "${batch|size}"},
+        }
+    )
+    assert "batch.header and batch.footer only" in wrong["url"]
+    assert "@@{" in wrong["headers.X"]
+    assert "${file|PATH}" in wrong["auth.bearer-token"]
+    assert "canary" not in str(wrong)
+    assert "another system" in wrong["batch.header"]
+    assert "${batch|count}" in wrong["batch.footer"]
+
+
 def test_overrides_go_over_the_document() -> None:
     document = {"url": URL, "reconnect": {"max_backoff": 60}}
     config = load_config(

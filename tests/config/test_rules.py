@@ -189,3 +189,31 @@ def test_a_written_default_is_written_all_the_same() -> None:
 
 def test_a_ping_payload_of_125_bytes_fits() -> None:
     assert paths(evolve(CLIENT, heartbeat=Heartbeat(payload="x" * 125))) == []
+
+
+def test_a_cursor_may_be_sent_by_a_template_alone() -> None:
+    cursor = Cursor(value_field="id")
+    assert paths(evolve(CLIENT, cursor=cursor)) == ["cursor"]
+    assert "${cursor} in url, headers, query or auth" in check(evolve(CLIENT, cursor=cursor))[0].reason
+    sent = "${cursor||none}"
+    for fields in (
+        {"url": f"ws://h/?after={sent}"},
+        {"headers": {"X": sent}},
+        {"query": {"x": sent}},
+        {"auth": Auth(headers={"X": Secret(sent)})},
+        {"auth": Auth(basic=Basic(username="me", password=Secret(sent)))},
+    ):
+        assert paths(evolve(CLIENT, cursor=cursor, **fields)) == []
+    serving = evolve(SERVER, history=History(), cursor=cursor)
+    assert paths(serving) == ["cursor"]
+    assert "${cursor}" not in check(serving)[0].reason
+
+
+@pytest.mark.parametrize("line", ["${cursor}", "${batch|count} ${attempt||0}"])
+def test_what_only_a_link_has_is_in_no_batch_for_many_peers(line: str) -> None:
+    batch = Batch(mode=BatchMode.FIXED, footer=line)
+    assert paths(evolve(SERVER, batch=batch)) == ["batch.footer"]
+    relay = Config(mode=Mode.RELAY, server=Server(bind=":0"), url="ws://h/", batch=batch)
+    assert paths(relay) == ["batch.footer"]
+    assert paths(evolve(CLIENT, batch=batch)) == []
+    assert paths(Config(mode=Mode.SERVER_INPUT, server=Server(bind=":0"), batch=batch)) == []

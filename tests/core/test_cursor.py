@@ -130,6 +130,9 @@ def test_the_default_state_id_is_of_the_place_and_not_of_its_secrets() -> None:
     assert len({one, *others}) == 5
     assert one.isalnum()
     assert default_state_id("ws://h") == default_state_id("ws://h/")
+    templated = default_state_id("wss://[${env|V6}]/${secret|a}?token=${secret|b}")
+    assert templated == default_state_id("wss://[${env|V6}]/${secret|a}")
+    assert templated != default_state_id("wss://[${env|V6}]/${secret|b}")
 
 
 def flight(*events: Any, first: int = 1) -> list[Accepted]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import h11
 import pytest
@@ -12,8 +12,8 @@ import wsproto
 import wsproto.events
 from hypothesis import given
 from hypothesis import strategies as st
-from trio_wsout._core.request import Request, RequestError, build_request
-from trio_wsout.config import Auth, Basic, Config, Cursor, Secret
+from trio_wsout._core.request import Request, RequestError, build_request, files_named
+from trio_wsout.config import Auth, Basic, Batch, BatchMode, Config, Cursor, Secret
 from trio_wsout.config.header_fields import is_token
 
 if TYPE_CHECKING:
@@ -315,3 +315,68 @@ def test_a_secret_that_is_missing_or_empty_is_none() -> None:
     )
     request = build_request(config, resolve=lambda source, name: None, cursor=None)
     assert set(request.secrets) == {"alone"}
+
+
+# -- a URL with templates -------------------------------------------------------------------------------------
+
+
+@given(NASTY, NASTY)
+def test_what_a_url_asks_for_is_one_part_of_its_path_and_one_parameter(name: str, value: str) -> None:
+    try:
+        request = build(
+            url="ws://peer.test/a${env|N}b?own=1&t=${env|V}",
+            values={"N": name, "V": value},
+        )
+    except RequestError as error:
+        assert "surrogate" in str(error)
+        return
+    target, _ = on_the_wire(request)
+    parts = urlsplit(target)
+    assert unquote(parts.path) == f"/a{name}b"
+    assert parse_qsl(parts.query, keep_blank_values=True) == [("own", "1"), ("t", value)]
+    assert (request.host, request.port) == ("peer.test", 80)
+
+
+def test_a_url_may_come_as_a_whole() -> None:
+    request = build(url="${env|U}", values={"U": "https://Other.test:1/x?y=1"}, query={"z": "2"})
+    assert (request.secure, request.authority, request.resource) == (True, "other.test:1", "/x?y=1&z=2")
+    with pytest.raises(RequestError, match=r"^url: \$\{env\|U\} has no value"):
+        build(url="${env|U}")
+    with pytest.raises(RequestError, match=r"^url: user and password") as caught:
+        build(url="${env|U}", values={"U": "ws://me:canary@h/"})
+    assert "canary" not in str(caught.value)
+
+
+def test_what_files_and_secrets_in_a_url_hold_is_secret_as_it_is_written_and_sent() -> None:
+    request = build_request(
+        Config(url="ws://h/${file|/f}?t=${secret|s}&p=${env|e}"),
+        resolve=lambda source, _: {"file": "a/b c", "secret": "d/é"}.get(source, "plain"),
+        cursor=None,
+    )
+    assert request.resource == "/a/b%20c?t=d%2F%C3%A9&p=plain"
+    assert {"a/b c", "a/b%20c", "d/é", "d%2F%C3%A9"} <= set(request.secrets)
+    assert "plain" not in request.secrets
+
+
+def test_the_cursor_of_a_template_is_the_one_that_the_attempt_sends() -> None:
+    fields = {"url": "ws://h/${cursor||start}", "headers": {"X": "<${cursor}>"}}
+    assert build(at="7", **fields).resource == "/7"
+    assert build(at="7", **fields).headers == (("X", b"<7>"),)
+    assert build(**fields).resource == "/start"
+    assert build(**fields).headers == (("X", b"<>"),)
+
+
+def test_the_files_that_a_handshake_asks_for_are_known_before() -> None:
+    config = Config(
+        url="ws://${file|host}/",
+        headers={"X": "${file|/h}${file|/h}${secret|no}"},
+        query={"q": "${file|/q||none}"},
+        auth=Auth(
+            headers={"Y": Secret("${file|/ah}")},
+            query={"r": Secret("${file|/aq}")},
+            basic=Basic(username="${file|/u}", password=Secret("${file|/p}")),
+        ),
+        batch=Batch(mode=BatchMode.FIXED, header="${file|/batch}"),
+    )
+    assert set(files_named(config)) == {"host", "/h", "/q", "/ah", "/aq", "/u", "/p"}
+    assert files_named(Config(auth=Auth(bearer_token=Secret("${file|/b}")))) == ["/b"]

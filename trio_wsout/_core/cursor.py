@@ -165,7 +165,10 @@ class CursorReader:
 
 
 def default_state_id(url: str) -> str:
-    """The key of a cursor without `state-id`: a hash of the URL up to its path, without the query."""
-    parts = urlsplit(url)
-    place = f"{parts.scheme}://{parts.netloc.lower()}{parts.path or '/'}"
+    """The key of a cursor without `state-id`: a hash of the URL as it is configured, up to its path, without the query."""
+    if Template.parse(url).is_static:
+        parts = urlsplit(url)
+        place = f"{parts.scheme}://{parts.netloc.lower()}{parts.path or '/'}"
+    else:
+        place = url.partition("?")[0]
     return hashlib.sha256(place.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. Templates are expanded anew for every attempt; the application's callables come on top.
+1. Templates are expanded anew for every attempt; the application's callables come on top. ``${cursor}`` is
+   the cursor that this attempt sends.
 2. Headers, the later winning over the earlier, names compared without case: credentials of
    `auth.bearer-token` or `auth.basic`, `auth.headers`, `headers`, the application's token, the
    application's headers, the cursor's header.
@@ -14,7 +15,8 @@ Rules
 5. No error text holds a value.
 6. What is secret in a handshake is noted, so that it can be masked where the server says it back:
    credentials, values of `auth.headers` and `auth.query`, of ``Authorization`` and ``Cookie``, of what
-   the application's callables give, and of every ``${secret|…}``; each as it is written and as it is sent.
+   the application's callables give, and of every ``${secret|…}`` and ``${file|…}``; each as it is written and as
+   it is sent. (The host of `url` is no secret: name servers and whoever listens see it.)
 """
 
 from __future__ import annotations
@@ -35,17 +37,19 @@ from trio_wsout.config.header_fields import (
     is_token,
 )
 from trio_wsout.config.secret import SENSITIVE_HEADERS, Secret
+from trio_wsout.config.templated import attempt_placeholders
 from trio_wsout.config.templates import Template, TemplateError
+from trio_wsout.config.url_template import expand_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from trio_wsout.config.sections import Auth, Config, Tls
+    from trio_wsout.config.templates import Resolve
 
-    Resolve = Callable[[str, str | None], str | None]
+__all__ = ["Request", "RequestError", "build_request", "files_named"]
 
-__all__ = ["Request", "RequestError", "build_request"]
-
+_SECRET = ("secret", "file")
 _PATH_SAFE = "/%:@!$&'()*+,;=~-._"
 _QUERY_SAFE = _PATH_SAFE + "?"
 _BETWEEN = re.compile(r"""[\s;,="]+""")
@@ -97,7 +101,7 @@ def build_request(
 
     Args:
         config: `url` must be set.
-        resolve: Gives the value of a ``${…}``.
+        resolve: Gives the value of a ``${…}``, but for the cursor's.
         cursor: The cursor to send; None, or empty: send none.
         headers: Headers from the application for this attempt.
         token: Bearer token from the application for this attempt.
@@ -105,9 +109,9 @@ def build_request(
     Raises:
         RequestError: A value can't be sent, or is missing.
     """
-    secrets = _Secrets(resolve)
-    parts = urlsplit(config.url or "")
     cursor = cursor or None
+    secrets = _Secrets(resolve, cursor)
+    parts = urlsplit(_url(config, secrets))
     query = parts.query if cursor is None else _without_cursor(parts.query, config)
     host, port = parse_host_and_port(parts.netloc)
     port = _PORTS[parts.scheme] if port is None else port
@@ -135,22 +139,41 @@ def _key_password(tls: Tls, resolve: Resolve) -> Secret | None:
 class _Secrets:
     """Notes the secrets of one handshake."""
 
-    def __init__(self, resolve: Resolve) -> None:
+    def __init__(self, resolve: Resolve, cursor: str | None) -> None:
         self._resolve = resolve
+        self._cursor = cursor
         self.found: dict[str, None] = {}
 
     def add(self, *values: str) -> None:
-        """Note values, as they are and as a query has them."""
+        """Note values, as they are and as a query and a path have them."""
         for value in values:
             if value:
-                self.found |= {value: None, quote(value, safe="", errors="replace"): None}
+                self.found |= dict.fromkeys(
+                    (value, quote(value, safe="", errors="replace"), quote(value, errors="replace"))
+                )
 
     def resolve(self, source: str, name: str | None) -> str | None:
         """Give the value of a ``${…}``, noted where it is a secret."""
+        if source == "cursor":
+            return self._cursor
         value = self._resolve(source, name)
-        if source == "secret" and value is not None:
+        if source in _SECRET and value is not None:
             self.add(value)
         return value
+
+
+def files_named(config: Config) -> list[str]:
+    """The paths of every ``${file|PATH}`` that a handshake asks for."""
+    found = attempt_placeholders(config)
+    return list(dict.fromkeys(each.name for each in found if each.source == "file" and each.name))
+
+
+def _url(config: Config, secrets: _Secrets) -> str:
+    try:
+        return expand_url(config.url or "", secrets.resolve)
+    except ValueError as error:
+        message = f"url: {error}"
+        raise RequestError(message) from None
 
 
 def _expand(text: str, path: str, resolve: Resolve) -> str:

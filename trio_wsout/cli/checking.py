@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from trio_wsout.cli.printing import say, show
 from trio_wsout.config import dump_config, load_config
@@ -27,7 +27,7 @@ def load(path: Path | None, sets: Sequence[str], contexts: Sequence[str]) -> Con
     """
     wrong: list[Problem] = []
     overrides = {name: _value(text) for name, text in _pairs("--set", sets, wrong)}
-    context = dict(_pairs("--context", contexts, wrong))
+    context = {name: _context(text) for name, text in _pairs("--context", contexts, wrong)}
     if path is None and not sets:
         wrong.append(Problem(path="", reason="name a configuration file, or give fields with --set"))
     if wrong:
@@ -53,6 +53,16 @@ def _value(text: str) -> Any:  # noqa: ANN401 - JSON
         return json.loads(text)
     except (ValueError, RecursionError):  # also of a number of thousands of digits, or of endless brackets
         return text
+
+
+def _context(text: str) -> object:
+    """A number, true or false where that reads back as the same text, a JSON object, or else the text itself.
+
+    So a value may stand for a number, and where it stands in a text it is what was written.
+    """
+    value: object = _value(text)
+    same = isinstance(value, bool | int | float) and json.dumps(value) == text
+    return cast("object", value) if same or isinstance(value, dict) else text
 
 
 def print_config(config: Config) -> bool:

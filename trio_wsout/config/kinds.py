@@ -18,8 +18,10 @@ from attrs import field, frozen
 from trio_wsout.config import addresses, quantities
 from trio_wsout.config.secret import Secret
 from trio_wsout.config.templates import Template
+from trio_wsout.config.url_template import parse_url_template
 
 __all__ = [
+    "BATCH_LINE",
     "BIND",
     "CHARACTERS",
     "CODES",
@@ -99,6 +101,12 @@ def _proxy(value: object) -> Secret:
     return Secret(text)
 
 
+def _batch_line(value: object) -> str:
+    text = _characters(value)
+    Template.parse(text, of_batch=True)
+    return text
+
+
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
         message = "expected true or false"
@@ -113,6 +121,10 @@ CHARACTERS = Kind(parse=_characters, schema={"type": "string"})
 """A text that bytes can say."""
 PLACE = Kind(parse=_place, schema={"type": "string", "minLength": 1, "pattern": r"^[^\u0000]*$"})
 TEMPLATE = Kind(parse=_template, schema=_TEMPLATE_SCHEMA, templated=True)
+BATCH_LINE = Kind(
+    parse=_batch_line, schema={"type": "string", "format": "trio-wsout-batch-template"}, templated=True
+)
+"""Header or footer of a batch, which knows more sources."""
 HEADER = Kind(parse=_template, schema=_TEMPLATE_SCHEMA, templated=True, secret=True)
 """A header's value: shown where it is configured and not sensitive, but never in an error."""
 SECRET_TEMPLATE = Kind(
@@ -125,7 +137,9 @@ SECRET_TEMPLATE = Kind(
 FLAG = Kind(parse=_flag, schema={"type": "boolean"})
 
 
-def _checked(parse: Callable[[str], object], name: str, *, keep: bool = True) -> Kind:
+def _checked(
+    parse: Callable[[str], object], name: str, *, keep: bool = True, templated: bool = False
+) -> Kind:
     """A text that a parser accepts; the field holds the text itself, or what the parser gives."""
 
     def read(value: object) -> object:
@@ -133,7 +147,8 @@ def _checked(parse: Callable[[str], object], name: str, *, keep: bool = True) ->
         parsed = parse(text)
         return text if keep else parsed
 
-    return Kind(parse=read, schema={"type": "string", "format": f"trio-wsout-{name}"})
+    schema = {"type": "string", "format": f"trio-wsout-{name}"}
+    return Kind(parse=read, schema=schema, templated=templated)
 
 
 def choice(enum: type[StrEnum]) -> Kind:
@@ -230,7 +245,7 @@ PROXY = Kind(
     write=lambda value: value.reveal(),
     secret=True,
 )
-URL = _checked(addresses.parse_url, "url", keep=False)
+URL = _checked(parse_url_template, "url", keep=False, templated=True)
 BIND = _checked(addresses.parse_bind, "bind")
 ORIGIN = _checked(addresses.parse_allowed_origin, "origin")
 PATH = _checked(addresses.parse_path, "path")

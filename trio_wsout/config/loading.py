@@ -55,7 +55,7 @@ class _Wrong(ValueError):  # noqa: N818 - never leaves this file
 def load_config(
     source: Mapping[str, object] | str | PathLike[str],
     *,
-    context: Mapping[str, str] | None = None,
+    context: Mapping[str, object] | None = None,
     overrides: Mapping[str, object] | None = None,
 ) -> Config:
     """Load a configuration.
@@ -63,7 +63,7 @@ def load_config(
     Args:
         source: A mapping, or the path of a YAML, TOML or JSON file: the section's own fields, or
             the full form ``{output: {web-socket: {…}}}``.
-        context: Values for ``{{name}}``.
+        context: Values for ``{{name}}``: texts, numbers, true and false, and mappings of these for ``{{a.b}}``.
         overrides: Values for dotted paths such as ``reconnect.jitter``, put over the document's.
 
     Raises:
@@ -169,7 +169,7 @@ def _spelled(key: str, mapping: Mapping[str, object]) -> str:
 # -- cattrs -------------------------------------------------------------------------------------------
 
 
-def _converter(context: Mapping[str, str]) -> Converter:
+def _converter(context: Mapping[str, object]) -> Converter:
     converter = Converter(detailed_validation=True, forbid_extra_keys=True)
 
     def structure_kind(value: Any, annotation: Any) -> Any:  # noqa: ANN401 - a document holds anything
@@ -177,7 +177,8 @@ def _converter(context: Mapping[str, str]) -> Converter:
         assert kind is not None  # noqa: S101 - the predicate below looked
         try:
             if isinstance(value, str):
-                value = resolve_context(parse_characters(value), context, escape=kind.templated)
+                typed = kind.schema.get("type") != "string"
+                value = resolve_context(parse_characters(value), context, escape=kind.templated, typed=typed)
             return kind.parse(value)
         except ValueError as error:
             raise _Wrong(f"{error}; found {_shown(value, kind)}") from None

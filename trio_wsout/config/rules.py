@@ -18,6 +18,7 @@ from trio_wsout.config.header_fields import (
 )
 from trio_wsout.config.quantities import is_unicode
 from trio_wsout.config.sections import Batch, Config, Cursor, Mode, Payload, Retry
+from trio_wsout.config.templated import attempt_placeholders
 from trio_wsout.config.templates import Template
 from trio_wsout.errors import Problem
 
@@ -270,7 +271,7 @@ def _rest(config: Config) -> Iterator[Problem]:
             reason="expected memory: or sqlite:PATH (redis is not available in this version)",
         )
     if config.batch is not None:
-        yield from _batch(config.batch)
+        yield from _batch(config.batch, config.mode)
     yield from _places(config)
     yield from _cursor(config)
     yield from _spool(config)
@@ -288,12 +289,19 @@ def _places(config: Config) -> Iterator[Problem]:
             yield Problem(path=path, reason="names no place; write its path")
 
 
-def _batch(batch: Batch) -> Iterator[Problem]:
+def _batch(batch: Batch, mode: Mode) -> Iterator[Problem]:
     for name, text in (("header", batch.header), ("footer", batch.footer)):
         if not is_unicode(text or ""):
             yield Problem(
                 path=f"batch.{name}", reason="holds half of a surrogate pair, which is no character"
             )
+        elif mode in {Mode.SERVER_OUTPUT, Mode.RELAY}:
+            for each in Template.parse(text or "", of_batch=True).placeholders:
+                if each.source in {"cursor", "attempt"}:
+                    yield Problem(
+                        path=f"batch.{name}",
+                        reason=f"${{{each.source}}} is a link's, and mode {mode.value} sends batches to many peers",
+                    )
 
 
 def _spool(config: Config) -> Iterator[Problem]:
@@ -311,8 +319,12 @@ def _cursor(config: Config) -> Iterator[Problem]:
     cursor = config.cursor
     if cursor is None:
         return
-    if cursor.header_name is None and cursor.query_parameter is None:
-        yield Problem(path="cursor", reason="needs header-name or query-parameter, to send the cursor")
+    templated = any(each.source == "cursor" for each in attempt_placeholders(config))
+    if cursor.header_name is None and cursor.query_parameter is None and not templated:
+        reason = "needs header-name or query-parameter, to send the cursor"
+        if config.mode is Mode.CLIENT or config.url is not None:
+            reason += "; or ${cursor} in url, headers, query or auth"
+        yield Problem(path="cursor", reason=reason)
     if cursor.value_field is not None and cursor.value_pointer is not None:
         yield Problem(path="cursor.value-pointer", reason="can't be used together with value-field; keep one")
     if cursor.persist_to is not None and cursor.persist_to.startswith(("redis:", "rediss:")):

@@ -14,6 +14,7 @@ from typing import Annotated
 from attrs import Factory, field, frozen, has, resolve_types
 
 from trio_wsout.config.kinds import (
+    BATCH_LINE,
     BIND,
     CHARACTERS,
     CODES,
@@ -150,12 +151,12 @@ class Batch:
     fixed_size: Annotated[int, count(1)] | None = None
     """Most events in a batch, ≥ 1; None: 100 in fixed mode, no bound in document mode."""
     timeout: Annotated[float, duration()] = 0.1
-    """Seconds after which a batch is sent all the same; > 0. Since the first event in fixed
-    mode, since the last event in document mode."""
-    header: Annotated[str, TEMPLATE] | None = None
-    """A line put before each batch; templated."""
-    footer: Annotated[str, TEMPLATE] | None = None
-    """A line put after each batch; templated."""
+    """Seconds after a batch's first event when it is sent all the same; > 0. A document goes on in another
+    batch then."""
+    header: Annotated[str, BATCH_LINE] | None = None
+    """A line put before each batch; templated, expanded for each batch."""
+    footer: Annotated[str, BATCH_LINE] | None = None
+    """A line put after each batch; templated, expanded for each batch."""
     use_document_marker: Annotated[bool, FLAG] = False
     """Add ``{"document": {"id", "first", "last", "count"}}`` to receipts and statistics."""
     wrap_as_json: Annotated[bool, FLAG] = False
@@ -379,7 +380,7 @@ class Config:
     mode: Annotated[Mode, choice(Mode)] = Mode.CLIENT
     """Operating mode."""
     url: Annotated[str, URL] | None = None
-    """Remote endpoint as ``ws://`` or ``wss://``; required in client mode."""
+    """Remote endpoint as ``ws://`` or ``wss://``; templated; required in client mode."""
     headers: Mapping[str, Annotated[str, HEADER]] = field(factory=dict[str, str], repr=mask_headers)
     """Headers for the opening handshake; values templated."""
     query: Mapping[str, Annotated[str, TEMPLATE]] = Factory(dict[str, str])

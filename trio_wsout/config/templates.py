@@ -1,53 +1,151 @@
-"""Templated text: ``{{name}}`` is resolved once, when loading; ``${source}`` at every attempt (SPEC 5).
+"""Templated text: ``{{name}}`` is resolved once, when loading; ``${source}`` at every attempt or batch (SPEC 4 and 5).
 
-Sources are ``${cursor}``, ``${attempt}``, ``${env|NAME}`` and ``${secret|name}``, each with an optional
-``||default``. ``$${`` writes a literal ``${``. There is one pass: what a value holds is never
-expanded again, and a context value put into a templated text is escaped for that.
+Sources are ``${cursor}``, ``${attempt}``, ``${env|NAME}``, ``${file|PATH}`` and ``${secret|name}``, each with an
+optional ``||default``. Header and footer of a batch know the batch as well: ``${batch|number}``,
+``${batch|count}``, ``${event|/pointer}`` of its first event, ``${time|iso}`` and ``${time|epoch}``, and two spellings
+that other systems have: ``${stat|_BATCH_NUMBER}``, and ``${name}`` for a field of the first event.
+``$${`` writes a literal ``${``. ``@{…}`` is a template of another system and refused; ``@@{`` writes the characters.
+There is one pass: what a value holds is never expanded again, and a context value put into a templated
+text is escaped for that.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
+from typing import cast
 
 from attrs import frozen
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+from trio_wsout.config.quantities import parse_dotted, parse_pointer
 
-__all__ = ["Placeholder", "Template", "TemplateError", "resolve_context"]
+__all__ = ["Placeholder", "Resolve", "Template", "TemplateError", "escaped", "resolve_context"]
+
+Resolve = Callable[[str, str | None], str | None]
+"""Gives the value of a source and name, or None if there is none."""
 
 _CONTEXT = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
-_RUNTIME = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
-_NAMED = ("env", "secret")
+_MARK = re.compile(r"[$@](?=\{)")
+_RUNTIME = re.compile(r"([$@])\1\{|\$\{([^}]*)(\}?)|@\{")
 _PLAIN = ("cursor", "attempt")
+_NAMED = ("env", "file", "secret")
+_OF_BATCH: Mapping[str, tuple[str, ...]] = {
+    "batch": ("number", "count"),
+    "time": ("iso", "epoch"),
+    "stat": ("_BATCH_NUMBER",),
+    "event": (),
+}
+"""Sources that only a batch has, and the names that each knows; ``event`` takes a JSON pointer."""
+_KNOWN = "${cursor}, ${attempt}, ${env|NAME}, ${file|PATH} or ${secret|name}"
+_KNOWN_IN_BATCH = (
+    "${batch|number}, ${batch|count}, ${event|/pointer}, ${time|iso}, ${time|epoch}, "
+    f"${{field}} of the first event, {_KNOWN}"
+)
+_FOREIGN = (
+    "@{…} is a template of another system, which nobody expands here; use {{name}} with a context, or ${env|NAME}; "
+    "write @@{ for the characters themselves"
+)
 
 
 class TemplateError(ValueError):
     """A template that can't be parsed or expanded; the text never holds a value."""
 
 
-def resolve_context(text: str, context: Mapping[str, str], *, escape: bool) -> str:
-    """Put context values in the place of every ``{{name}}``.
+# -- context ------------------------------------------------------------------------------------------
+
+
+def resolve_context(
+    text: str, context: Mapping[str, object], *, escape: bool, typed: bool = False
+) -> str | float | bool:
+    """Put context values in the place of every ``{{name}}``; ``{{a.b}}`` looks into nested mappings.
 
     Args:
         text: Any text of a configuration.
-        context: The values by name.
+        context: The values by name: texts, numbers, true and false, and mappings of these.
         escape: Whether the text is a template of ``${…}`` too, which a value must not become.
+        typed: Whether a text that is one ``{{name}}`` and nothing else may stand for a number, or true or false.
 
     Raises:
-        TemplateError: A name is not in the context.
+        TemplateError: A name is not in the context, or stands for no single value.
     """
+    whole = _CONTEXT.fullmatch(text)
+    if whole is not None and typed:
+        return _looked_up(whole[1], context)
+    pieces: list[tuple[str, bool]] = []
+    position = 0
+    for match in _CONTEXT.finditer(text):
+        value = _looked_up(match[1], context)
+        pieces += [
+            (text[position : match.start()], True),
+            (value if isinstance(value, str) else json.dumps(value), False),
+        ]
+        position = match.end()
+    pieces.append((text[position:], True))
+    joined = "".join([piece for piece, _ in pieces])
+    return _escaped_beside(joined, pieces) if escape and len(pieces) > 1 else joined
 
-    def value(match: re.Match[str]) -> str:
-        name = match[1]
-        if name not in context:
-            known = f"; known: {', '.join(sorted(context))}" if context else "; no context was given"
-            message = f"{{{{{name}}}}} is not in the context{known}"
-            raise TemplateError(message)
-        return context[name].replace("${", "$${") if escape else context[name]
 
-    return _CONTEXT.sub(value, text)
+def _escaped_beside(joined: str, pieces: list[tuple[str, bool]]) -> str:
+    """Escape every mark of a template that does not stand as a whole in one of the configuration's own pieces."""
+    ends = list(accumulate(len(piece) for piece, _ in pieces))
+    own = [
+        range(end - len(piece), end - 1) for end, (piece, is_own) in zip(ends, pieces, strict=True) if is_own
+    ]
+    return _MARK.sub(
+        lambda mark: mark[0] if any(mark.start() in each for each in own) else mark[0] * 2, joined
+    )
+
+
+def _looked_up(name: str, context: Mapping[str, object]) -> str | float | bool:
+    value = _found(name, context)
+    if isinstance(value, str | int | float):
+        return value
+    what = f"{{{{{name}}}}}"
+    if value is not _ABSENT:
+        kind = (
+            "a section with names of its own"
+            if isinstance(value, Mapping)
+            else _TYPES.get(type(value), "no value")
+        )
+        message = f"{what} is {kind} in the context; it must be a text, a number, true or false"
+        raise TemplateError(message)
+    known = ", ".join(sorted(_names(context)))
+    message = f"{what} is not in the context{f'; known: {known}' if known else '; no context was given'}"
+    raise TemplateError(message)
+
+
+_ABSENT = object()
+_TYPES: Mapping[type, str] = {type(None): "nothing (null)", list: "a list"}
+
+
+def _found(name: str, context: object) -> object:
+    """The value of a name, which may itself hold dots; `_ABSENT` if there is none."""
+    if not isinstance(context, Mapping):
+        return _ABSENT
+    section = cast("Mapping[str, object]", context)
+    if name in section:
+        return section[name]
+    dots = [index for index, character in enumerate(name) if character == "."]
+    found = (_found(name[dot + 1 :], section.get(name[:dot])) for dot in dots)
+    return next((value for value in found if value is not _ABSENT), _ABSENT)
+
+
+def _names(context: Mapping[str, object], above: str = "") -> Iterator[str]:
+    for name, value in context.items():
+        if isinstance(value, Mapping) and value:
+            yield from _names(cast("Mapping[str, object]", value), f"{above}{name}.")
+        else:
+            yield f"{above}{name}"
+
+
+# -- ${…} ---------------------------------------------------------------------------------------------
+
+
+def escaped(text: str) -> str:
+    """Return the template that expands to a text."""
+    return _MARK.sub(lambda mark: mark[0] * 2, text)
 
 
 @frozen
@@ -55,11 +153,29 @@ class Placeholder:
     """One ``${…}`` of a template."""
 
     source: str
-    """cursor, attempt, env or secret."""
+    """cursor, attempt, env, file or secret; of a batch also batch, event or time."""
     name: str | None
-    """What of the source, for env and secret."""
+    """What of the source; None for cursor and attempt."""
     default: str | None
-    """What stands there when the source has no value."""
+    """What stands there when the source has no value; None if that is an error."""
+
+    def value(self, resolve: Resolve) -> str:
+        """Return the value, or the default, or nothing if it is a cursor or of an event.
+
+        Raises:
+            TemplateError: There is none.
+        """
+        value = resolve(self.source, self.name)
+        if value is None:
+            value = self.default
+        if value is None and self.source in {"cursor", "event"}:
+            return ""
+        if value is None:
+            what = f"${{{self.source}|{self.name}}}" if self.name else f"${{{self.source}}}"
+            lacks = "names no file that is there" if self.source == "file" else "has no value"
+            message = f"{what} {lacks} and no ||default"
+            raise TemplateError(message)
+        return value
 
 
 @frozen
@@ -70,11 +186,11 @@ class Template:
     """Literal texts and placeholders, in order."""
 
     @classmethod
-    def parse(cls, text: str) -> Template:
-        """Parse a text.
+    def parse(cls, text: str, *, of_batch: bool = False) -> Template:
+        """Parse a text, or the header or footer of a batch.
 
         Raises:
-            TemplateError: A ``${`` is not closed, or names no known source.
+            TemplateError: A ``${`` is not closed, or names no source that is known there; or there is a ``@{``.
         """
         parts: list[str | Placeholder] = []
         literal = ""
@@ -82,13 +198,15 @@ class Template:
         for match in _RUNTIME.finditer(text):
             literal += text[position : match.start()]
             position = match.end()
-            if match[0] == "$${":
-                literal += "${"
+            if match[1]:
+                literal += match[0][1:]
                 continue
-            if not match[2]:
+            if match[0] == "@{":
+                raise TemplateError(_FOREIGN)
+            if not match[3]:
                 message = "a ${ is not closed; write $${ for the characters themselves"
                 raise TemplateError(message)
-            parts += [literal, _placeholder(match[1])]
+            parts += [literal, _placeholder(match[2], of_batch=of_batch)]
             literal = ""
         parts.append(literal + text[position:])
         return cls(tuple(part for part in parts if part != ""))
@@ -96,42 +214,77 @@ class Template:
     @property
     def is_static(self) -> bool:
         """Whether the text is the same at every expansion."""
-        return all(isinstance(part, str) for part in self.parts)
+        return not self.placeholders
 
-    def expand(self, resolve: Callable[[str, str | None], str | None]) -> str:
-        """The text with values in it.
+    @property
+    def placeholders(self) -> list[Placeholder]:
+        """The placeholders, in order."""
+        return [part for part in self.parts if isinstance(part, Placeholder)]
 
-        Args:
-            resolve: Gives the value of a source and name; None: there is none.
+    def expand(self, resolve: Resolve) -> str:
+        """Return the text with values in it.
 
         Raises:
-            TemplateError: There is neither a value nor a default; a cursor may be missing.
+            TemplateError: There is neither a value nor a default; a cursor, or what an event lacks, is nothing.
         """
-        return "".join(part if isinstance(part, str) else _value(part, resolve) for part in self.parts)
+        return "".join(part if isinstance(part, str) else part.value(resolve) for part in self.parts)
+
+    def expand_around(self, source: str, name: str, resolve: Resolve) -> list[str]:
+        """Return the expanded texts around each place of one placeholder, whose value is not known yet.
+
+        Raises:
+            TemplateError: As `expand` does.
+        """
+        texts = [""]
+        for part in self.parts:
+            if isinstance(part, str):
+                texts[-1] += part
+            elif (part.source, part.name) == (source, name):
+                texts.append("")
+            else:
+                texts[-1] += part.value(resolve)
+        return texts
 
 
-def _placeholder(inside: str) -> Placeholder:
+def _placeholder(inside: str, *, of_batch: bool) -> Placeholder:
     what, bars, default = inside.partition("||")
     source, bar, name = (each.strip() for each in what.partition("|"))
     given = default if bars else None
-    if source in _NAMED and name:
+    if source in _NAMED and name and "\0" not in name:
         return Placeholder(source, name, given)
     if source in _PLAIN and not bar:
         return Placeholder(source, None, given)
-    message = (
-        "a ${…} must be ${cursor}, ${attempt}, ${env|NAME} or ${secret|name}, each with an optional ||default"
-    )
+    if of_batch:
+        return _placeholder_of_batch(source, name if bar else None, given)
+    if source in _OF_BATCH and bar:
+        message = f"${{{source}|…}} is known in batch.header and batch.footer only; known here: {_KNOWN}"
+        raise TemplateError(message)
+    message = f"a ${{…}} must be {_KNOWN} here, each with an optional ||default"
     raise TemplateError(message)
 
 
-def _value(part: Placeholder, resolve: Callable[[str, str | None], str | None]) -> str:
-    value = resolve(part.source, part.name)
-    if value is None:
-        value = part.default
-    if value is None and part.source == "cursor":
-        return ""
-    if value is None:
-        what = f"${{{part.source}|{part.name}}}" if part.name else f"${{{part.source}}}"
-        message = f"{what} has no value and no ||default"
+def _placeholder_of_batch(source: str, name: str | None, default: str | None) -> Placeholder:
+    if default is not None and ("\n" in default or "\r" in default):
+        message = "a ||default in a batch's header or footer can't hold a line break"
         raise TemplateError(message)
-    return value
+    if name is None and source and source not in {*_NAMED, *_OF_BATCH}:
+        try:
+            tokens = parse_dotted(source)
+        except ValueError as error:
+            raise TemplateError(f"${{field}} of an event: {error}") from None
+        pointer = "".join(f"/{token.replace('~', '~0').replace('/', '~1')}" for token in tokens)
+        return Placeholder("event", pointer, default)
+    if source == "event" and name:
+        try:
+            parse_pointer(name)
+        except ValueError as error:
+            raise TemplateError(f"${{event|/pointer}}: {error}") from None
+        return Placeholder(source, name, default)
+    if name is not None and name in _OF_BATCH.get(source, ()):
+        return (
+            Placeholder("batch", "number", default)
+            if source == "stat"
+            else Placeholder(source, name, default)
+        )
+    message = f"a ${{…}} must be {_KNOWN_IN_BATCH} here, each with an optional ||default"
+    raise TemplateError(message)

@@ -15,6 +15,10 @@ __all__ = ["configs", "documents"]
 _NAMES = st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=8)
 _TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="${}"), max_size=20)
 _TEMPLATES = st.one_of(_TEXTS, st.sampled_from(["${cursor}", "${attempt}", "a ${env|HOME||none} b", "$${x}"]))
+_LINES = st.one_of(
+    _TEMPLATES,
+    st.sampled_from(["${batch|number} of ${batch|count}", "${event|/id||} ${field} ${time|iso}", "@@{x}"]),
+)
 _TABLES = st.dictionaries(_NAMES, _TEMPLATES, max_size=3)
 _HEADERS = st.dictionaries(_NAMES.filter(lambda name: not is_reserved_header(name)), _TEMPLATES, max_size=3)
 _DURATIONS = st.one_of(
@@ -75,7 +79,16 @@ def _cursors() -> st.SearchStrategy[dict[str, Any]]:
 def documents() -> st.SearchStrategy[dict[str, Any]]:
     """Valid documents of client mode, as a configuration file would hold them."""
     return _maybe(
-        {"url": st.sampled_from(["ws://peer.test/a?b=1", "wss://[::1]:8443", "http://127.0.0.1:80/é"])},
+        {
+            "url": st.sampled_from(
+                [
+                    "ws://peer.test/a?b=1",
+                    "wss://[::1]:8443",
+                    "http://127.0.0.1:80/é",
+                    "https://${env|HOST||h.test}/a?b=${cursor}",
+                ]
+            )
+        },
         mode=st.just("client"),
         headers=_HEADERS,
         query=_TABLES,
@@ -95,8 +108,8 @@ def documents() -> st.SearchStrategy[dict[str, Any]]:
             {"mode": st.sampled_from(["fixed", "document"])},
             fixed_size=st.none() | _COUNTS,
             timeout=_DURATIONS,
-            header=_TEMPLATES,
-            footer=_TEMPLATES,
+            header=_LINES,
+            footer=_LINES,
             use_document_marker=_FLAGS,
             wrap_as_json=_FLAGS,
         ),
