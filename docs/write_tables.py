@@ -51,6 +51,7 @@ _CONSTANT_DOC = re.compile(r'^(\w+) = (\d+)\n"""(.*?)"""', re.MULTILINE | re.DOT
 
 _FORMATS = {
     "template": "templated text",
+    "batch-template": "templated text of a batch",
     "positive-duration": "duration > 0",
     "url": "URL",
     "proxy": "proxy URL, or `none`",

@@ -92,14 +92,19 @@ class Output(trio.abc.SendChannel[Any]):
     async def submit(self, event: object) -> Receipt:
         """Accept an event as `send` does; gives a receipt, to wait for its fate."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        receipt = Receipt(event, self._tree.bounding)
+        receipt = Receipt(event, received=self._tree.bounding)
         item = self._encode(event, receipt)
         if self._waits or not self._try_put(item):
             await self._put(item)
         return receipt
 
-    async def end_document(self) -> None:
-        """End the document (batch.mode: document); its batch goes now.
+    async def end_document(self) -> Receipt:
+        """End the document (batch.mode: document); what is open of it goes now. The end of the output ends it, too.
+
+        Returns:
+            A receipt of the end. It is settled when every event accepted before is confirmed, or was reported
+            as undelivered. Its `document` is the marker of the last part, where documents are marked; a part
+            with `count` 0, if all events had gone before; None if there was no event since the last end.
 
         Raises:
             ValueError: The output has no document batches.
@@ -109,7 +114,9 @@ class Output(trio.abc.SendChannel[Any]):
             message = "end_document() needs batch.mode: document"
             raise ValueError(message)
         await trio.lowlevel.checkpoint_if_cancelled()
-        await self._put(DocumentEnd())
+        receipt = Receipt(received=self._tree.bounding)
+        await self._put(DocumentEnd(receipt))
+        return receipt
 
     async def flush(self) -> None:
         """Wait until everything accepted so far is confirmed, or was reported as undelivered.

@@ -38,6 +38,8 @@ EDGES = st.sampled_from(
         "at ${env|HOST}",
         "${attempt}\n${cursor||none}\n--",
         "${env|NOBODY||}",
+        "${batch|number}: ${batch|count}",
+        "${event|/a} ${a} ${time|iso}\n${time|epoch}",
     ]
 )
 
@@ -73,8 +75,7 @@ def packed(payload: Payload, policy: Batch, events: list[Any]) -> list[str | byt
     messages: list[Any] = []
     for event in events:
         accepted = Accepted(encoder.event(event), event)
-        packer.number(accepted)
-        messages += packer.add(accepted, 0.0)
+        messages += packer.add(accepted, 0.0, 0.0)[0]
     messages += packer.flush()
     return [each.payload.decode() if encoder.is_text else each.payload for each in messages]
 

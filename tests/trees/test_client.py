@@ -341,9 +341,10 @@ async def test_documents_close_at_their_end_and_are_marked(autojump_clock: objec
             await output.send(3)
             await trio.sleep(0.2)
             assert output.statistics().last_document == trio_wsout.Document(
-                id=2, first=True, last=True, count=1
+                id=2, first=True, last=False, count=1
             )
         assert peer.messages == ["[1,2]", "[3]"]
+        assert output.statistics().last_document == trio_wsout.Document(id=2, first=False, last=True, count=0)
 
 
 async def test_a_peer_that_stops_reading_makes_send_wait(autojump_clock: object) -> None:

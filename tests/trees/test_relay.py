@@ -86,8 +86,8 @@ async def room(listener: MemoryListener, nursery: trio.Nursery) -> Room:
 
 
 def told(messages: Sequence[str | bytes], name: str) -> list[int]:
-    """Numbers of what one source said."""
-    parts = [str(message).split(":") for message in messages]
+    """Numbers of what one source said, also in batches, which only the application has."""
+    parts = [event.split(":") for message in messages for event in str(message).split("\n")]
     return [int(number) for source, number in parts if source == name]
 
 
@@ -197,6 +197,16 @@ STEPS: st.SearchStrategy[list[Step]] = st.lists(
     max_size=20,
 )
 HISTORIES = st.sampled_from([{}, {"history": {"store": "memory:", "max-events": 3}}])
+BATCHES = st.sampled_from(
+    [
+        {},
+        *[
+            {"batch": {"mode": mode, "fixed-size": size, "timeout": "5ms"}}
+            for mode in ("fixed", "document")
+            for size in (1, 2, 7)
+        ],
+    ]
+)
 
 
 def check_members(script: Script) -> None:
@@ -244,20 +254,20 @@ def check_link(script: Script, up: MemoryPeer) -> None:
     assert set(whole) <= set(passed)
 
 
-@given(STEPS, HISTORIES)
+@given(STEPS, HISTORIES, BATCHES)
 def test_without_a_link_each_peer_gets_what_the_others_and_the_application_sent_while_it_was_there(
-    steps: list[Step], history: dict[str, Any]
+    steps: list[Step], history: dict[str, Any], batch: dict[str, Any]
 ) -> None:
-    script = run(steps, **config(**history))
+    script = run(steps, **config(**history, **batch))
     check_members(script)
     check_sources(script)
 
 
-@given(STEPS, HISTORIES)
+@given(STEPS, HISTORIES, BATCHES)
 def test_with_a_link_that_is_cut_what_peers_send_goes_up_and_what_comes_down_goes_to_all(
-    steps: list[Step], history: dict[str, Any]
+    steps: list[Step], history: dict[str, Any], batch: dict[str, Any]
 ) -> None:
-    script = run(steps, **linked(**history))
+    script = run(steps, **linked(**history, **batch))
     check_members(script)
     check_sources(script)
     assert script.up is not None

@@ -2,14 +2,17 @@
 
 Rules
 -----
-1. Mode ``fixed``: a batch closes at `fixed_size` events (default 100), or `timeout` after its first.
-2. Mode ``document``: it closes at the document's end, or when no event came for `timeout` (that
-   ends the document, too); `fixed_size`, if given, bounds it.
-3. A batch closes early rather than exceed `max_bytes`: events, one separator between two of them,
-   and the overhead of header, footer and brackets.
-4. A document that needs several batches marks them: the same id, `first` on the first, `last` on
-   the one that its end closed. A document whose end comes when nothing is open (its last batch was
-   closed by size or by `flush`) ends without a batch of its own, and so without a `last`.
+1. A batch closes at `fixed_size` events (mode ``fixed`` has 100 where none is given, mode ``document`` no
+   bound), or `timeout` after its first event, or as it is flushed.
+2. A batch closes early rather than exceed `max_bytes`: events, one separator between two of them, and the
+   overhead of header, footer and brackets. Where the number of its events stands in header or footer,
+   the digits of that number count.
+3. Mode ``fixed``: every batch is a document of its own, `first` and `last`.
+4. Mode ``document``: a batch is a part of a document. All parts of a document have its id, and ids have no
+   gaps. The first part is `first`. Only `end_document` ends a document, however long it is quiet.
+5. The end of a document is told exactly once: what is open then becomes the part that is `last`. If nothing is open
+   (time, size or a flush closed what there was), the `last` part is empty: a marker with `count` 0, and no
+   message. A document without events is none: it has no parts and takes no id.
 """
 
 from __future__ import annotations
@@ -32,16 +35,16 @@ _FIXED_SIZE = 100
 
 @frozen
 class Document:
-    """The marker of one batch of a document (batch.use-document-marker)."""
+    """The marker of one part of a document (batch.use-document-marker)."""
 
     id: int
     """Number of the document, 1-based."""
     first: bool
-    """Whether this is the document's first batch."""
+    """Whether this is the document's first part."""
     last: bool
-    """Whether the document's end closed this batch."""
+    """Whether this is the document's last part."""
     count: int
-    """Events in this batch."""
+    """Events in this part; 0 only where a document ended and all of its events had gone in earlier parts."""
 
 
 @frozen
@@ -49,7 +52,7 @@ class ClosedBatch(Generic[T]):
     """Events that become one message."""
 
     items: tuple[T, ...]
-    """The events, never empty."""
+    """The events; empty only for the end of a document that had nothing open."""
     document: Document | None
     """The marker, where documents are marked."""
 
@@ -66,6 +69,7 @@ class Batcher(Generic[T]):
         self._marked = policy.use_document_marker
         self._items: list[T] = []
         self._bytes = 0
+        self._counted = 0
         self._deadline: float | None = None
         self._document = 1
         self._first = True
@@ -77,71 +81,68 @@ class Batcher(Generic[T]):
 
     @property
     def deadline(self) -> float | None:
-        """When `poll` closes the open batch; None: nothing is open."""
+        """When `poll` closes the open batch; None if nothing is open."""
         return self._deadline
 
-    def add(self, item: T, size: int, now: float, overhead: int = 0) -> list[ClosedBatch[T]]:
-        """Add an event of `size` bytes.
+    def make_room(self, size: int) -> ClosedBatch[T] | None:
+        """Close the open batch if an event of `size` bytes does not fit into it."""
+        count = len(self._items)
+        if not count:
+            return None
+        whole = self._bytes + 1 + size
+        if self._counted:
+            whole += self._counted * len(str(count + 1))
+        return self._close(last=False) if whole > self._most_bytes else None
+
+    def add(
+        self, item: T, size: int, now: float, overhead: int = 0, counted: int = 0
+    ) -> ClosedBatch[T] | None:
+        """Add an event for which `make_room` was called.
 
         Args:
             item: The event.
-            size: Its bytes; with `overhead` at most max_bytes.
+            size: Its bytes; alone in a batch, with all overhead, it has at most max_bytes.
             now: The time.
-            overhead: Bytes that header, footer and brackets take in a batch that it opens.
+            overhead: Bytes that header, footer and brackets take, if it opens a batch.
+            counted: How often the number of events stands in header and footer, if it opens a batch.
 
         Returns:
-            The batches that this closes, in order: none, one or two.
+            The batch that it completes, or None if its batch is still open.
         """
-        closed: list[ClosedBatch[T]] = []
-        if self._items and self._bytes + 1 + size > self._most_bytes:
-            closed.append(self._close(last=False))
-        if not self._items:
-            self._bytes = overhead + size
-            self._deadline = now + self._timeout
-        else:
+        if self._items:
             self._bytes += 1 + size
-        if self._documents:
+        else:
+            self._bytes = overhead + size
+            self._counted = counted
             self._deadline = now + self._timeout
         self._items.append(item)
-        if self._most is not None and len(self._items) >= self._most:
-            closed.append(self._close(last=False))
-        return closed
+        return self._close(last=False) if len(self._items) == self._most else None
 
     def end_document(self) -> ClosedBatch[T] | None:
-        """End the document; gives its last batch, if one is open.
+        """End the document, and return its last part, which may be empty; None if the document had no event.
 
         Raises:
-            RuntimeError: The mode is ``fixed``: there are no documents.
+            RuntimeError: The mode is ``fixed``: `end_document` has no meaning there.
         """
         if not self._documents:
             message = "there are no documents in fixed batches"
             raise RuntimeError(message)
-        if self._items:
-            return self._close(last=True)
-        if not self._first:
-            self._next_document()
-        return None
+        return self._close(last=True) if self._items or not self._first else None
 
     def flush(self) -> ClosedBatch[T] | None:
         """Close the open batch, if there is one; the document goes on."""
         return self._close(last=False) if self._items else None
 
     def poll(self, now: float) -> ClosedBatch[T] | None:
-        """Close the open batch if its time is over by `now`; a document that went quiet has ended."""
-        if self._deadline is None or now < self._deadline:
-            return None
-        return self._close(last=self._documents)
+        """Close the open batch if its time is over by `now`; the document goes on."""
+        return None if self._deadline is None or now < self._deadline else self._close(last=False)
 
     def _close(self, *, last: bool) -> ClosedBatch[T]:
         items = tuple(self._items)
-        marker = Document(self._document, self._first, last, len(items)) if self._marked else None
+        ends = last or not self._documents
+        marker = Document(self._document, self._first, ends, len(items)) if self._marked else None
         self._items = []
         self._deadline = None
-        self._first = False
-        if last or not self._documents:
-            self._next_document()
+        self._document += ends
+        self._first = ends
         return ClosedBatch(items, marker)
-
-    def _next_document(self) -> None:
-        self._document += 1
-        self._first = True

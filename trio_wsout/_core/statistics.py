@@ -66,7 +66,8 @@ class Statistics:
     subprotocol: str | None = None
     """What the server chose at the latest opening."""
     last_document: Document | None
-    """Marker of the latest confirmed batch, where documents are marked."""
+    """Marker of the latest confirmed batch, where documents are marked; with `count` 0, of an end behind which nothing
+    was open."""
     spooled: int = 0
     """Events in the spool; on disk."""
     spool_bytes: int = 0

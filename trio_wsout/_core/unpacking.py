@@ -4,7 +4,7 @@ Rules
 -----
 1. The header's lines come off the front and the footer's off the end; a message that is shorter, or
    whose header or footer differs from a configured text that never changes, can't be decoded.
-   Of a text that is expanded at every batch only the number of lines is known.
+   Of a text that is expanded for every batch only the number of lines is known: no value brings one.
 2. With `wrap-as-json` the rest is a JSON array, an event each. Without it every line is an event,
    decoded by `payload`; a rest without any bytes holds none.
 """
@@ -66,13 +66,16 @@ class _Edge:
     """The lines that a header or footer takes."""
 
     def __init__(self, text: str | None) -> None:
-        template = None if text is None else Template.parse(text)
+        template = None if text is None else Template.parse(text, of_batch=True)
         self._lines: list[bytes] | None = None
+        breaks = 0
         if template is None:
             self._lines = []
         elif template.is_static:
             self._lines = template.expand(_no_value).encode().split(b"\n")
-        self.count = (text or "").count("\n") + 1 if self._lines is None else len(self._lines)
+        else:  # no value has a line break
+            breaks = sum(part.count("\n") for part in template.parts if isinstance(part, str))
+        self.count = breaks + 1 if self._lines is None else len(self._lines)
 
     def fits(self, lines: Sequence[str] | Sequence[bytes]) -> bool:
         return self._lines is None or [_bytes(line) for line in lines] == self._lines

@@ -27,7 +27,7 @@ from trio_wsout._core.ending import Cause, Ending
 from trio_wsout._core.link import Link, State
 from trio_wsout._core.message import Accepted, Refused
 from trio_wsout._core.packing import Packer
-from trio_wsout._core.request import RequestError, build_request
+from trio_wsout._core.request import RequestError, build_request, files_named
 from trio_wsout._core.statistics import Statistics
 from trio_wsout._modes.tree import Tree, stop_when_broken
 from trio_wsout._tasks.outbox import Outbox
@@ -36,13 +36,15 @@ from trio_wsout._tasks.reader import Inbox
 from trio_wsout._tasks.sender import LinkSender, Sender
 from trio_wsout._tasks.spooler import Spooler
 from trio_wsout._tasks.supervisor import Supervisor
+from trio_wsout._tasks.text_files import read_text_files
 from trio_wsout._wire.dial import AttemptFailed, Dialer
 from trio_wsout.config.sections import ConnectMode, DeliveryLevel
+from trio_wsout.config.templates import TemplateError
 from trio_wsout.errors import ConnectError, SpoolError
 from trio_wsout.stores.opening import open_cursor_store, open_spool_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from trio_wsout._core.message import Message
     from trio_wsout._core.request import Request
@@ -82,6 +84,7 @@ class ClientTree(Tree):
         if not hooks.receive:
             self._giving.end()
         open_stream = None if hooks.open_stream is None else hooks.opened
+        self._files = files_named(config)
         self._dialer = Dialer(config, text=self.encoder.is_text, open_stream=open_stream)
         self.supervisor = Supervisor(
             config,
@@ -155,6 +158,7 @@ class ClientTree(Tree):
     async def finish(self) -> None:
         """End gracefully: everything confirmed or reported, cursor saved, Close; then `run` returns."""
         self.inbox.stop()
+        await self._end_document()
         await self.flush()
         if self.persister is not None:
             await self.persister.settle()
@@ -307,10 +311,23 @@ class ClientTree(Tree):
         except Exception as error:
             detail = f"the application's headers or token callable raised {type(error).__name__}"
             raise AttemptFailed(Ending(cause=Cause.REQUEST, detail=detail)) from error
+        files: Mapping[str, str | TemplateError | None] = {}
+        if self._files:
+            self._dialer.stage = "the files that the configuration names"
+            files = await read_text_files(self._files)
+
+        def resolve(source: str, name: str | None) -> str | None:
+            if source != "file":
+                return self._resolve(source, name)
+            text = files[name or ""]
+            if isinstance(text, TemplateError):
+                raise text
+            return text
+
         try:
             return build_request(
                 self._config,
-                resolve=self._resolve,
+                resolve=resolve,
                 cursor=self.persister.value if self.persister is not None and resumes else None,
                 headers=headers,
                 token=token,

@@ -21,6 +21,7 @@ import logging
 import traceback
 from collections import deque
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
@@ -36,7 +37,7 @@ from trio_wsout._modes.serving import ServingTree
 from trio_wsout._tasks.fair_queue import FairQueue, FairSource
 from trio_wsout._tasks.reader import Inbox
 from trio_wsout._tasks.uplink import Uplink
-from trio_wsout.config.sections import Mode, Payload
+from trio_wsout.config.sections import BatchMode, Mode, Payload
 from trio_wsout.errors import EventError
 
 if TYPE_CHECKING:
@@ -399,5 +400,8 @@ class _TurnTaking:
 
 
 def _link_config(config: Config) -> Config:
-    """The link's part of a relay's configuration: a client's."""
-    return evolve(config, mode=Mode.CLIENT, server=None, history=None)
+    """The link's part of a relay's configuration: a client's, whose batches end where the relay's do."""
+    batch = config.batch
+    if batch is not None:
+        batch = evolve(batch, mode=BatchMode.DOCUMENT, fixed_size=None, timeout=inf)
+    return evolve(config, mode=Mode.CLIENT, server=None, history=None, batch=batch)

@@ -141,6 +141,7 @@ class ServingTree(Tree):
         self.listener.stop()
         self._giving.end()
         with trio.move_on_at(trio.current_effective_deadline() - self._reserve):
+            await self._end_document()
             flush = await self._post_all()
             self.audience.complete_now()
             await flush.done.wait()

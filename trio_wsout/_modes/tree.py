@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, cast
 
 import trio
@@ -14,12 +15,14 @@ from trio_wsout._core.cursor import CursorReader, goes_into_header
 from trio_wsout._core.json_line import value_of_event
 from trio_wsout._core.message import Accepted, Refused
 from trio_wsout._core.payload import Base64Error, Encoder
-from trio_wsout._tasks.intake import Intake
+from trio_wsout._tasks.intake import DocumentEnd, Intake
 from trio_wsout._tasks.ledger import Flush, Ledger
 from trio_wsout._tasks.received_channel import Handover
 from trio_wsout._tasks.sender import Source
+from trio_wsout._tasks.text_files import read_text_file
 from trio_wsout._wire.tls import client_context, key_password
 from trio_wsout.config.quantities import is_unicode
+from trio_wsout.config.sections import BatchMode
 from trio_wsout.config.templates import TemplateError
 from trio_wsout.errors import EventError
 
@@ -138,7 +141,7 @@ class Tree(ABC):
             ConfigError: A certificate, key or password can't.
         """
         url, tls = self._config.url, self._config.tls
-        if url is not None and url.startswith("wss:"):
+        if url is not None and not url.startswith("ws:"):
             password = key_password("tls.client-key-password", tls.client_key_password, self._resolve)
             client_context(evolve(tls, client_key_password=password))
 
@@ -184,6 +187,15 @@ class Tree(ABC):
         await flush.done.wait()
         return not flush.abandoned
 
+    async def _end_document(self) -> None:
+        """End the document, if there are documents: with the output, the document ends."""
+        batch = self._config.batch
+        if batch is not None and batch.mode is BatchMode.DOCUMENT:
+            with suppress(trio.BrokenResourceError):
+                await self.intake.send(DocumentEnd())
+        else:
+            await trio.lowlevel.checkpoint()
+
     async def _mark(self) -> Flush:
         """Put a mark behind everything accepted so far; abandoned already, if the output has ended."""
         flush = Flush()
@@ -203,9 +215,11 @@ class Tree(ABC):
         """The value of a ``${…}``; None: there is none.
 
         Raises:
-            TemplateError: `secrets` raised or gave no text, or the value is one that no bytes can say. It
-                costs an attempt or a batch.
+            TemplateError: `secrets` raised or gave no text, a file can't be read, or the value is one that no
+                bytes can say. It costs an attempt or a batch.
         """
+        if source == "file":
+            return read_text_file(name or "")
         if source == "env":
             value: object = os.environ.get(name or "")
         elif source != "secret" or self._hooks.secrets is None:
@@ -243,7 +257,7 @@ class Tree(ABC):
                 if isinstance(item, Accepted):
                     self.ledger.taken += 1
                     left.append(item)
-                elif isinstance(item, Flush):
+                else:
                     item.abandon()
         except trio.WouldBlock:
             self._taking.close()

@@ -12,6 +12,7 @@ from trio_wsout._core.acknowledgement import stamp_of
 from trio_wsout._core.ending import Cause
 from trio_wsout._core.fanout import Fanout, Owner
 from trio_wsout._core.history import gap_message
+from trio_wsout._core.message import BatchMessage
 from trio_wsout._tasks.waking import Doorbell
 from trio_wsout._tasks.watch import Watch
 from trio_wsout._wire.at_once import write_to_each
@@ -233,12 +234,16 @@ class Audience:
         if not failed:
             self._ledger.confirm(messages)
             return
-        for event in [event for message in messages for event in message.events]:
-            reason = failed.pop(event.seq, None)
-            if reason is None:
-                self._ledger.confirm([event])
-            else:
+        for message in messages:
+            lost = [(event, failed.pop(event.seq)) for event in message.events if event.seq in failed]
+            for event, reason in lost:
                 self._ledger.failed(event, reason)
+            without = {event.seq for event, _ in lost}
+            kept = [event for event in message.events if event.seq not in without]
+            if kept:
+                self._ledger.confirm(
+                    [BatchMessage(message.payload, kept, message.document) if lost else message]
+                )
 
     async def _make_room(self) -> None:
         """Wait until nobody makes the log full, or treat those who do."""

@@ -15,7 +15,7 @@ import trio
 
 from trio_wsout._core.message import Accepted
 from trio_wsout._core.spool_format import decode_event
-from trio_wsout._tasks.ledger import Flush
+from trio_wsout._tasks.intake import DocumentEnd
 from trio_wsout._tasks.waking import Doorbell
 from trio_wsout.errors import SpoolError
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from trio_wsout._core.message import Fate
-    from trio_wsout._tasks.intake import DocumentEnd, Item
+    from trio_wsout._tasks.intake import Item, Mark
     from trio_wsout._tasks.ledger import Ledger
     from trio_wsout.stores.spool import SpoolStore
 
@@ -54,7 +54,7 @@ class Backlog:
         self._to_take = Doorbell()
         self._behind = False
         self._read = 0
-        self._marks: deque[tuple[int, Flush | DocumentEnd]] = deque()
+        self._marks: deque[tuple[int, Mark]] = deque()
         self._fates: dict[int, Fate] = {}
         self._forgotten = trio.Event()
         self._closed = False
@@ -64,10 +64,13 @@ class Backlog:
         """Begin with the events behind number `settled`, which an earlier life left."""
         self._read, self.last = settled, last
         self._behind = last > settled
+        if self._behind:
+            # Whatever document the earlier life was in has ended with it.
+            self._marks.append((last, DocumentEnd()))
 
     # -- what comes ---------------------------------------------------------------------------------------
 
-    async def wait_remembering(self, item: Accepted | DocumentEnd) -> None:
+    async def wait_remembering(self, item: Accepted | Mark) -> None:
         """Wait while an item needs memory although its events are on disk only, and there is no more of it."""
         if isinstance(item, Accepted) and item.fate is None:
             return  # noqa: ASYNC910 - `send` waits for the disk
@@ -144,9 +147,9 @@ class Backlog:
         self._closed = True
         self._forgotten.set()
         for item in (*self._memory, *(mark for _, mark in self._marks)):
-            if isinstance(item, Flush):
+            if not isinstance(item, Accepted):
                 item.abandon()
-            elif isinstance(item, Accepted) and item.fate is not None:
+            elif item.fate is not None:
                 item.fate.failed(reason)
         for fate in self._fates.values():
             fate.failed(reason)

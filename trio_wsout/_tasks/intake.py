@@ -19,15 +19,36 @@ from trio_wsout._tasks.waking import Doorbell
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["DocumentEnd", "Intake", "Item"]
+    from trio_wsout._core.message import Fate
+
+__all__ = ["BatchEnd", "DocumentEnd", "Intake", "Item", "Mark"]
 
 
 @define(eq=False)
 class DocumentEnd:
     """Mark in the intake: the document ends here."""
 
+    fate: Fate | None = None
+    """Who waits for the end."""
 
-Item = Accepted | DocumentEnd | Flush
+    def abandon(self) -> None:
+        """The output has ended: nobody will say that the document has."""
+        if self.fate is not None:
+            self.fate.failed("the output ended before the document did")
+
+
+@define(eq=False)
+class BatchEnd:
+    """Mark in the intake: the batch ends here."""
+
+    def abandon(self) -> None:
+        """The output has ended; nobody waits for a batch."""
+
+
+Mark = DocumentEnd | BatchEnd | Flush
+"""What stands between events."""
+
+Item = Accepted | Mark
 """What travels from ``send`` to the sender."""
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from trio_wsout._core.batching import Document
-    from trio_wsout._core.message import Message
+    from trio_wsout._core.message import Fate, Message
 
 __all__ = ["Flush", "Ledger"]
 
@@ -42,8 +42,22 @@ class Flush:
         self.done.set()
 
 
+@define(eq=False)
+class _End:
+    """The end of a document, until all before it have their fate."""
+
+    seq: int
+    """Last event before it."""
+    missing: int
+    """Events that have no fate yet, of those behind the end before."""
+    marker: Document | None
+    """The marker of its last part; None if nothing is marked, or there was no document."""
+    fate: Fate | None
+    """Who waits for it."""
+
+
 class Ledger:
-    """Counts events and tells their fate: `taken` events left the intake, the last of them with number `last`."""
+    """Counts events and tells their fate: `taken` events left the intake."""
 
     broken: OutputError | None
     """Why the output is broken; None while it is not."""
@@ -61,7 +75,8 @@ class Ledger:
         self.broken = None
         self.broke = trio.Event()
         self.taken = 0
-        self.last = 0
+        self._ends: deque[_End] = deque()
+        self._before_ends = 0
         self.confirmed = 0
         self.undelivered = 0
         self.last_document: Document | None = None
@@ -82,8 +97,12 @@ class Ledger:
                     accepted.fate.confirmed(message.document)
         if self.on_confirmed is not None:
             self.on_confirmed(messages)
-        if self._waiters:
-            self._settle(accepted for message in messages for accepted in message.events)
+        if self._waiters or self._ends:
+            self._settle([accepted for message in messages for accepted in message.events])
+
+    def refused(self, accepted: Accepted, reason: str) -> None:
+        """This event is undelivered, and is reported by the next `report`."""
+        self._reporting.append((accepted, reason))
 
     async def report(self, failed: Iterable[tuple[Accepted, str]]) -> None:
         """These events are undelivered: give each to the channel, or break the output with them."""
@@ -115,6 +134,10 @@ class Ledger:
         """Everything without a fate is undelivered, for `reason`; gives it, in order."""
         items = [*self._reporting, *((accepted, reason) for accepted in left)]
         self._reporting.clear()
+        for end in self._ends:  # before the events: their fate now is no fate that an end waited for
+            if end.fate is not None:
+                end.fate.failed(reason)
+        self._ends.clear()
         for accepted, why in items:
             self._fail(accepted, why)
         for waiter in self._waiters:
@@ -159,9 +182,9 @@ class Ledger:
         """Whether somebody waits for the fate of events."""
         return bool(self._waiters)
 
-    def watch(self, flush: Flush) -> None:
-        """The mark left the intake: set its `done` when every event taken so far has its fate."""
-        flush.seq = self.last
+    def watch(self, flush: Flush, last: int) -> None:
+        """The mark left the intake behind event `last`: set its `done` when every event taken so far has its fate."""
+        flush.seq = last
         flush.missing = self.taken - self.confirmed - self.undelivered
         flush.passed.set()
         if flush.missing == 0:
@@ -171,7 +194,40 @@ class Ledger:
         if self.on_awaited is not None:
             self.on_awaited()
 
-    def _settle(self, events: Iterable[Accepted]) -> None:
+    def document_ended(self, fate: Fate | None, marker: Document | None, last: int) -> None:
+        """A document ended behind event `last`, with the part that `marker` says: tell it behind all earlier events."""
+        missing = self.taken - self.confirmed - self.undelivered
+        self._ends.append(_End(last, missing - self._before_ends, marker, fate))
+        self._before_ends = missing
+        self._tell_ends()
+
+    def _tell_ends(self) -> None:
+        ends = self._ends
+        while ends and not ends[0].missing:
+            end = ends.popleft()
+            latest = self.last_document
+            # The marker of a part that is no message: nothing else tells it.
+            if (
+                end.marker is not None
+                and not end.marker.count
+                and (latest is None or latest.id <= end.marker.id)
+            ):
+                self.last_document = end.marker
+            if end.fate is not None:
+                end.fate.confirmed(end.marker)
+
+    def _settle_ends(self, events: Iterable[Accepted]) -> None:
+        for accepted in events:
+            # Events settle in order, or nearly so: it is the first of the ends, or one not far behind it.
+            end = next((end for end in self._ends if accepted.seq <= end.seq), None)
+            if end is not None:
+                end.missing -= 1
+                self._before_ends -= 1
+                self._tell_ends()
+
+    def _settle(self, events: Sequence[Accepted]) -> None:
+        if self._ends:
+            self._settle_ends(events)
         if not self._waiters:
             return
         for accepted in events:

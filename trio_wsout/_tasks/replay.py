@@ -7,6 +7,7 @@ nothing is left, the place is taken in the same moment.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from trio_wsout._core.history import first_cursor
@@ -87,6 +88,6 @@ class Replay:
         payloads = [entry.payload for entry in news if not early or entry.position not in early]
         if early:
             early.difference_update([entry.position for entry in news])
-        messages = self._packer.repack(payloads) if payloads else []
+        messages = self._packer.repack(payloads, time.time()) if payloads else []
         self._audience.count_replayed(len(payloads), len(messages))
         return b"".join([plain_frame(message, self._audience.opcode) for message in messages])

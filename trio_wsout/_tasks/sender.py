@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Protocol, cast
@@ -9,8 +10,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import trio
 
 from trio_wsout._core.message import Accepted, Refused, all_plain
-from trio_wsout._core.packing import PackingError
-from trio_wsout._tasks.intake import DocumentEnd, Intake
+from trio_wsout._tasks.intake import BatchEnd, DocumentEnd, Intake
 from trio_wsout._tasks.ledger import Flush
 
 if TYPE_CHECKING:
@@ -118,12 +118,11 @@ class Sender:
     def _number(self, accepted: Accepted) -> None:
         self._packer.number(accepted)
         self._ledger.taken += 1
-        self._ledger.last = accepted.seq
 
     async def _take(self, item: Item) -> None:
         match item:
             case Accepted():
-                self._number(item)
+                self._ledger.taken += 1
                 await self._pack(item)
             case Flush():
                 try:
@@ -131,25 +130,30 @@ class Sender:
                 except BaseException:
                     item.abandon()
                     raise
-                self._ledger.watch(item)
+                self._ledger.watch(item, self._packer.taken)
             case DocumentEnd():
-                await self._put(self._packer.end_document())
+                messages, marker = self._packer.end_document()
+                self._ledger.document_ended(item.fate, marker, self._packer.taken)
+                await self._put(messages)
+            case BatchEnd():
+                await self._put(self._packer.flush())
 
     async def _pack(self, accepted: Accepted) -> None:
+        messages: Sequence[Message] = ()
         refusal = accepted.reason if isinstance(accepted, Refused) else None
-        if accepted.source is not None:
-            # What a relay passes on goes as it came; an open batch goes before it, for the order of numbers.
-            await self._put([*self._packer.flush(), accepted])
-            return
-        if refusal is None:
-            try:
-                messages = self._packer.add(accepted, trio.current_time())
-            except PackingError as error:
-                refusal = str(error)
-            else:
-                await self._put(messages)
-                return
-        await self._ledger.report([(accepted, refusal)])
+        if refusal is not None:
+            self._packer.number(accepted)
+        elif accepted.source is not None:
+            # What a relay passes on goes as it came, and at once: a batch of its own events stays open.
+            self._packer.number(accepted)
+            messages = (accepted,)
+        else:
+            messages, refusal = self._packer.add(accepted, trio.current_time(), time.time())
+        if refusal is not None:
+            self._ledger.refused(accepted, refusal)
+        await self._put(messages)
+        if refusal is not None:
+            await self._ledger.report(())
 
     async def _put(self, messages: Iterable[Message]) -> None:
         """Put messages into the window, waiting for room; cancelled, `leftovers` has what is not in it."""
@@ -234,5 +238,4 @@ class LinkSender(Sender):
         count = self._window.accept_many(cast("Sequence[Accepted]", waiting))
         self._packer.number_many(cast("list[Accepted]", intake.take(count)))
         self._ledger.taken += count
-        self._ledger.last = self._packer.taken
         return count

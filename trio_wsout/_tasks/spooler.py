@@ -235,7 +235,7 @@ class Spooler:
         for sending in waiting:
             sending.on_disk = False
             sending.wake()
-            if isinstance(sending.item, Flush):
+            if not isinstance(sending.item, Accepted):
                 sending.item.abandon()
         self.backlog.close(reason)
         return [each.item for each in waiting if each.task is None and isinstance(each.item, Accepted)]

@@ -1,7 +1,8 @@
 """What a relay sends up its link, beside its peers: when the link has it, and when it never will.
 
 The link is client mode's own tree. It is one more member of the log's audience: a message settles
-when the link has confirmed it, too.
+when the link has confirmed it, too. Batches of the relay are the link's batches, and what peers send goes
+up alone, as it goes to the others.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 from attrs import define
 
-from trio_wsout._core.message import Accepted
+from trio_wsout._core.message import Accepted, BatchMessage
+from trio_wsout._tasks.intake import BatchEnd
 from trio_wsout._tasks.waking import Doorbell
 
 if TYPE_CHECKING:
@@ -32,8 +34,8 @@ _WAITING = 256
 class Entry(Protocol):
     """Where the link takes events in."""
 
-    async def send(self, value: Accepted) -> None:
-        """Put an event; waits for room."""
+    async def send(self, value: Accepted | BatchEnd) -> None:
+        """Put an event, or the mark behind a batch; waits for room."""
         ...
 
 
@@ -60,7 +62,7 @@ class Uplink:
         self._log = log
         self._plain = plain
         self._settle = settle
-        self._waiting: deque[Accepted] = deque()
+        self._waiting: deque[Accepted | BatchEnd] = deque()
         self._open: dict[int, int] = {}
         self._bell = Doorbell()
         self._room = room
@@ -82,7 +84,11 @@ class Uplink:
         self._open[number] = message.count
         for event in message.events:
             fate = _Fate(self, number, event.seq)
-            self._waiting.append(Accepted(self._plain(event), event.event, fate, cursor=event.cursor))
+            self._waiting.append(
+                Accepted(self._plain(event), event.event, fate, source=event.source, cursor=event.cursor)
+            )
+        if isinstance(message, BatchMessage):
+            self._waiting.append(BatchEnd())
         self._bell.ring()
 
     async def run(self, intake: Entry) -> None:

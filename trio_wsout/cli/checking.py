@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from trio_wsout.cli.printing import say, show
 from trio_wsout.config import dump_config, load_config
@@ -61,8 +61,11 @@ def _context(text: str) -> object:
     So a value may stand for a number, and where it stands in a text it is what was written.
     """
     value: object = _value(text)
-    same = isinstance(value, bool | int | float) and json.dumps(value) == text
-    return cast("object", value) if same or isinstance(value, dict) else text
+    return value if _is_context(value, text) else text
+
+
+def _is_context(value: object, text: str) -> bool:
+    return isinstance(value, dict) or (isinstance(value, bool | int | float) and json.dumps(value) == text)
 
 
 def print_config(config: Config) -> bool:
