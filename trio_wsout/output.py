@@ -17,6 +17,7 @@ from trio_wsout._modes.server_input import ServerInputTree
 from trio_wsout._modes.server_output import ServerOutputTree
 from trio_wsout._tasks.intake import DocumentEnd
 from trio_wsout._tasks.receipt import Receipt
+from trio_wsout._wire.proxy import check_proxy
 from trio_wsout.config.loading import load_config
 from trio_wsout.config.rules import check
 from trio_wsout.config.sections import BatchMode, Config, Mode
@@ -335,6 +336,8 @@ def _usable(config: Config | Mapping[str, object], hooks: Hooks) -> Config:
         problems.append(Problem(path="mode", reason=reason))
     if problems:
         raise ConfigError(problems)
+    if config.url is not None and hooks.open_stream is None:
+        check_proxy(config)
     return config
 
 

@@ -196,6 +196,15 @@ def test_check_prints_the_effective_configuration_masked(command, tmp_path: Path
     assert "initial-backoff: 0.5s" in run.stdout
 
 
+def test_check_finds_a_proxy_that_can_not_be_used(command, env: dict[str, str]) -> None:
+    env["http_proxy"] = "ftp://user:canary@p"
+    run = command("check", "--set", "url=ws://h/")
+    assert run.returncode == 2
+    assert "connect.proxy: the environment variable http_proxy is no proxy" in run.stderr
+    assert "canary" not in run.stderr
+    assert command("check", "--set", "url=wss://h/").returncode == 0
+
+
 def test_check_tells_five_mistakes_in_five_lines(command, tmp_path: Path) -> None:
     job = tmp_path / "job.yaml"
     job.write_text(

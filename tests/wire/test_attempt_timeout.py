@@ -49,7 +49,9 @@ async def never(*_: Any) -> Any:
         ("wss://h/", {}, {"open_stream": silent}, "the TLS handshake with h"),
         ("ws://h/", {}, {"open_stream": silent}, "the server's answer to the opening handshake"),
         ("ws://h:81/", {}, {}, "a TCP connection to h:81"),
-        ("ws://h:81/", {"proxy": "http://p:1"}, {}, "the proxy's tunnel to h:81"),
+        ("ws://h:81/", {"proxy": "http://p:1"}, {}, "the proxy's tunnel to h:81 (TCP to p:1)"),
+        ("ws://h:81/", {"proxy": "https://p"}, {}, "the proxy's tunnel to h:81 (TCP to p:443)"),
+        ("ws://h:81/", {"proxy": "socks5h://p"}, {}, "the proxy's tunnel to h:81 (SOCKS5 of p:1080)"),
     ],
 )
 async def test_what_did_not_come_is_named(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import ssl
 from typing import TYPE_CHECKING, cast
 
@@ -24,6 +23,7 @@ from trio_wsout._wire.guard import Guard
 from trio_wsout._wire.outgoing import system_gave_up, transport_trouble
 from trio_wsout._wire.proxy import ProxyTrouble, open_tunnel, proxy_for
 from trio_wsout._wire.tap import RECEIVE_BYTES
+from trio_wsout._wire.tcp import connect_trouble, open_tcp
 from trio_wsout._wire.tls import client_context
 from trio_wsout._wire.user_timeout import set_user_timeout
 from trio_wsout.errors import ConfigError
@@ -38,9 +38,9 @@ __all__ = ["AttemptFailed", "Dialer"]
 
 _log = logging.getLogger("trio_wsout")
 
-_HAPPY_EYEBALLS_DELAY = 0.25
 _NO_RECORD = "WRONG_VERSION_NUMBER"
 """What OpenSSL says of an answer that is no TLS record."""
+
 
 
 class AttemptFailed(Exception):  # noqa: N818 - caught by the supervisor, never leaves the package
@@ -92,21 +92,23 @@ class Dialer:
 
     async def _open_transport(self, request: Request) -> trio.abc.Stream:
         host, port = request.host, request.port
+
+        def wait(what: str) -> None:
+            self.stage = f"the proxy's tunnel to {host}:{port} ({what})"
+
         try:
             if self._open_stream is not None:
                 self.stage = f"a stream to {host}:{port}"
                 return await self._open_custom(self._open_stream, host, port)
-            chosen = self._config.connect.proxy
-            proxy = proxy_for(request, None if chosen is None else chosen.reveal())
+            proxy = proxy_for(request, self._config)
             if proxy is not None:
-                self.stage = f"the proxy's tunnel to {host}:{port}"
-                return await open_tunnel(proxy, host, port)
+                return await open_tunnel(proxy, host, port, self._config.tls, wait)
             self.stage = f"a TCP connection to {host}:{port}"
-            return await trio.open_tcp_stream(host, port, happy_eyeballs_delay=_HAPPY_EYEBALLS_DELAY)
+            return await open_tcp(host, port)
         except ProxyTrouble as trouble:
-            raise AttemptFailed(Ending(cause=Cause.PROXY, detail=str(trouble))) from None
+            raise AttemptFailed(Ending(cause=trouble.cause, detail=str(trouble))) from None
         except (OSError, trio.BrokenResourceError) as error:
-            detail = f"can't connect to {host}:{port}: {_connect_trouble(error)}"
+            detail = f"can't connect to {host}:{port}: {connect_trouble(error)}"
             raise AttemptFailed(Ending(cause=Cause.UNREACHABLE, detail=detail)) from None
 
     async def _open_custom(
@@ -165,21 +167,6 @@ class Dialer:
             return Connection(websocket, tap, text=self._text, masking=True)
         assert tap.ending is not None  # noqa: S101 - only `fail` cancels the scope
         raise AttemptFailed(tap.ending)
-
-
-def _connect_trouble(error: BaseException) -> str:
-    """What a failed look-up or connect says, of the first address where there were many."""
-    inner: BaseException = error
-    while inner.__cause__ is not None:
-        inner = inner.__cause__
-    if isinstance(inner, BaseExceptionGroup):
-        reasons = [_connect_trouble(each) for each in inner.exceptions]
-        return "; ".join(dict.fromkeys(reasons))
-    if isinstance(inner, socket.gaierror):
-        return f"the name can't be resolved ({inner.strerror or inner})"
-    if isinstance(inner, OSError) and inner.errno is not None:
-        return os.strerror(inner.errno)
-    return str(inner) or type(inner).__name__
 
 
 def _tls_trouble(request: Request, error: BaseException) -> Ending:

@@ -1,65 +1,288 @@
-"""Tunnels through HTTP CONNECT and SOCKS5 proxies, by python-socks (extra ``proxy``; SPEC 5)."""
+"""Tunnels through proxies: HTTP CONNECT by h11 (RFC 9110 section 9.3.6), SOCKS5 by python-socks (extra ``proxy``)."""
 
 from __future__ import annotations
 
+import os
+import ssl
+from base64 import b64encode
+from http import HTTPStatus
+from importlib.util import find_spec
+from math import inf
 from typing import TYPE_CHECKING
-from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]  # typeshed lacks the second
+from urllib.parse import urlsplit
 
+import h11
 import trio
 
+from trio_wsout._core.ending import Cause
+from trio_wsout._core.proxies import choose_proxy
+from trio_wsout._wire.outgoing import transport_trouble
+from trio_wsout._wire.tcp import connect_trouble, open_tcp
+from trio_wsout._wire.tls import proxy_context
+from trio_wsout.config.addresses import parse_host_and_port
+from trio_wsout.errors import ConfigError, Problem
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_wsout._core.request import Request
+    from trio_wsout.config.addresses import Proxy
+    from trio_wsout.config.sections import Config, Tls
 
-__all__ = ["ProxyTrouble", "open_tunnel", "proxy_for"]
+__all__ = ["ProxyTrouble", "check_proxy", "open_tunnel", "proxy_for"]
 
-NO_PROXY = "none"
-"""What `connect.proxy` holds to keep the environment's proxies out."""
+_MOST_HEAD = 16 * 1024
+"""Bytes of a proxy's answer up to the end of its head, informational answers included."""
+_CHUNK = 4096
+_TLS_RECORDS = (b"\x15", b"\x16")
+"""First bytes of an alert and of a handshake (RFC 8446 section 5.1)."""
+_NO_SOCKS = "python-socks, which speaks SOCKS, is not installed: pip install 'trio-wsout[proxy]'"
 
 
 class ProxyTrouble(Exception):  # noqa: N818 - never leaves the package
     """The tunnel could not be opened; the text is for people and holds no credentials."""
 
+    def __init__(self, detail: str, cause: Cause = Cause.PROXY) -> None:
+        super().__init__(detail)
+        self.cause = cause
 
-def proxy_for(request: Request, configured: str | None) -> str | None:
-    """The proxy URL to use for this request; None: connect directly.
 
-    Without a configured one the environment decides, as for any HTTP client: ``wss_proxy`` or
-    ``https_proxy`` for wss, ``ws_proxy`` or ``http_proxy`` for ws, then ``all_proxy``; hosts in
-    ``no_proxy`` are reached directly.
+def check_proxy(config: Config) -> None:
+    """Look at once whether the proxy of a link can be used, so that it is not found at each attempt.
+
+    Of a `url` whose host is known at each attempt only, nothing is known but a proxy that is configured.
+
+    Raises:
+        ConfigError: The environment names no proxy, or python-socks is missing.
     """
-    if configured is not None:
-        return None if configured == NO_PROXY else configured
-    proxies = getproxies_environment()
-    names = ("wss", "https", "all") if request.secure else ("ws", "http", "all")
-    found = next((proxies[name] for name in names if proxies.get(name)), None)
-    if found is None or proxy_bypass_environment(request.host, proxies):
-        return None
-    return found if "://" in found else f"http://{found}"
+    parts = urlsplit(config.url or "")
+    secure = parts.scheme == "wss"
+    wrong = ""
+    try:
+        host, port = parse_host_and_port(parts.netloc)
+    except ValueError:
+        if config.connect.proxy is None:
+            return
+        host, port = "", None
+    try:
+        proxy = _choose(config, secure=secure, host=host, port=port or (443 if secure else 80))
+        if proxy is not None and _is_socks(proxy) and find_spec("python_socks") is None:
+            where = "the environment names" if config.connect.proxy is None else "is"
+            wrong = f"{where} a SOCKS proxy, and {_NO_SOCKS}"
+    except ValueError as error:
+        wrong = str(error)
+    if wrong:
+        raise ConfigError([Problem(path="connect.proxy", reason=f"{wrong}; none keeps proxies out")])
 
 
-async def open_tunnel(proxy: str, host: str, port: int) -> trio.abc.Stream:
-    """Open a stream to host:port through the proxy; the caller bounds the time.
+def proxy_for(request: Request, config: Config) -> Proxy | None:
+    """Return the proxy to use for this request; None: connect directly.
+
+    Raises:
+        ProxyTrouble: The environment names none that can be used.
+    """
+    try:
+        return _choose(config, secure=request.secure, host=request.host, port=request.port)
+    except ValueError as error:
+        raise ProxyTrouble(str(error)) from None
+
+
+def _choose(config: Config, *, secure: bool, host: str, port: int) -> Proxy | None:
+    chosen = config.connect.proxy
+    configured = None if chosen is None else chosen.reveal()
+    return choose_proxy(configured, os.environ, secure=secure, host=host, port=port)
+
+
+async def open_tunnel(
+    proxy: Proxy, host: str, port: int, tls: Tls, wait: Callable[[str], object]
+) -> trio.abc.Stream:
+    """Open a stream to host and port through the proxy; the caller bounds the time.
+
+    Args:
+        proxy: Where to go first.
+        host: As `parse_host` returns it.
+        port: Of the host.
+        tls: Its CA is trusted to certify an https proxy as well.
+        wait: Called with what is waited for, in words.
 
     Raises:
         ProxyTrouble: The proxy can't be reached, or refused, or python-socks is not installed.
     """
+    if _is_socks(proxy):
+        wait(f"SOCKS5 of {_place(proxy)}")
+        return await _open_socks(proxy, host, port)
+    wait(f"TCP to {_place(proxy)}")
+    try:
+        stream: trio.abc.Stream = await open_tcp(proxy.host, proxy.port)
+    except (OSError, trio.BrokenResourceError) as error:
+        raise _unreachable(proxy, connect_trouble(error)) from None
+    try:
+        if proxy.scheme == "https":
+            wait(f"TLS with {_place(proxy)}")
+            stream = await _start_tls(stream, proxy, tls)
+        wait(f"the answer of {_place(proxy)} to CONNECT")
+        await _connect(stream, proxy, host, port)
+    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        await trio.aclose_forcefully(stream)
+        raise ProxyTrouble(f"the proxy broke off before it answered: {transport_trouble(error)}") from None
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return stream
+
+
+def _is_socks(proxy: Proxy) -> bool:
+    return proxy.scheme.startswith("socks")
+
+
+def _place(proxy: Proxy) -> str:
+    return _authority(proxy.host, proxy.port)
+
+
+def _authority(host: str, port: int) -> str:
+    """Host and port as HTTP has them: an IPv6 address in brackets and without its zone."""
+    without_zone = host.partition("%")[0]
+    return f"[{without_zone}]:{port}" if ":" in without_zone else f"{without_zone}:{port}"
+
+
+def _unreachable(proxy: Proxy, why: str) -> ProxyTrouble:
+    return ProxyTrouble(f"the proxy can't be reached at {_place(proxy)}: {why}")
+
+
+# -- HTTP -----------------------------------------------------------------------------------------------------------
+
+
+async def _start_tls(stream: trio.abc.Stream, proxy: Proxy, tls: Tls) -> trio.SSLStream[trio.abc.Stream]:
+    try:
+        context = await trio.to_thread.run_sync(proxy_context, tls)
+    except ConfigError as error:
+        raise ProxyTrouble(str(error.problems[0])) from None
+    name = proxy.host.partition("%")[0].removesuffix(".")
+    secured = trio.SSLStream(stream, context, server_hostname=name, server_side=False, https_compatible=True)
+    try:
+        await secured.do_handshake()
+    except trio.BrokenResourceError as error:
+        raise _tls_trouble(proxy, error) from None
+    return secured
+
+
+def _tls_trouble(proxy: Proxy, error: BaseException) -> ProxyTrouble:
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, ssl.SSLError):
+        inner = inner.__cause__ or inner.__context__
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        detail = f"the certificate of the proxy {_place(proxy)} is not accepted: {inner.verify_message}"
+        return ProxyTrouble(detail, Cause.CERTIFICATE)
+    plain = inner is not None and inner.reason in {
+        "WRONG_VERSION_NUMBER",
+        "HTTP_REQUEST",
+        "PACKET_LENGTH_TOO_LONG",
+    }
+    hint = "; if it speaks no TLS, write http:// for it" if plain else ""
+    detail = f"the TLS handshake with the proxy {_place(proxy)} failed: {transport_trouble(error)}{hint}"
+    return ProxyTrouble(detail)
+
+
+async def _connect(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) -> None:
+    """Ask for the tunnel, and read exactly the answer to that, however it is cut."""
+    parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MOST_HEAD + _CHUNK)
+    target = _authority(host, port)
+    headers = [("Host", target)]
+    if proxy.username is not None:
+        pair = b64encode(f"{proxy.username}:{proxy.password}".encode()).decode("ascii")
+        headers.append(("Proxy-Authorization", f"Basic {pair}"))
+    asked = parser.send(h11.Request(method="CONNECT", target=target, headers=headers))
+    await stream.send_all((asked or b"") + (parser.send(h11.EndOfMessage()) or b""))
+    came = bytearray()
+    while True:
+        chunk = bytes(await stream.receive_some(_CHUNK))
+        came += chunk
+        if not chunk:
+            raise ProxyTrouble(f"the proxy hung up {'in the middle of its' if came else 'without an'} answer")
+        response, rest = _read_answer(parser, chunk, came)
+        if len(came) - len(rest) > _MOST_HEAD:
+            raise ProxyTrouble(f"the proxy's answer has a head of more than {_MOST_HEAD} bytes")
+        if response is not None:
+            _judge(response.status_code, rest, proxy)
+            return
+
+
+def _read_answer(parser: h11.Connection, chunk: bytes, came: bytearray) -> tuple[h11.Response | None, bytes]:
+    """Return the final answer, or None while it is not whole, and what came behind it."""
+    try:
+        parser.receive_data(chunk)
+        while isinstance(event := parser.next_event(), h11.InformationalResponse):
+            pass  # RFC 9110 section 15.2: any number of them may come first
+    except h11.RemoteProtocolError:
+        hint = "; if it speaks TLS, write https:// for it" if came[:1] in _TLS_RECORDS else ""
+        raise ProxyTrouble(f"the proxy's answer is not HTTP/1.1{hint}") from None
+    return (event, bytes(parser.trailing_data[0])) if isinstance(event, h11.Response) else (None, b"")
+
+
+def _judge(status: int, rest: bytes, proxy: Proxy) -> None:
+    if status // 100 != HTTPStatus.OK // 100:
+        try:
+            phrase = f" {HTTPStatus(status).phrase}"
+        except ValueError:
+            phrase = ""
+        advice = ""
+        if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+            known = proxy.username is not None
+            advice = (
+                "; it does not know this user and password"
+                if known
+                else "; write http://user:password@host:port"
+            )
+        raise ProxyTrouble(f"the proxy refused the tunnel: {status}{phrase}{advice}")
+    if rest:
+        # Who is asked through the tunnel speaks second, in TLS as in HTTP: this is a page, or another server.
+        raise ProxyTrouble(
+            f"the proxy answered {status} and went on by itself with {len(rest)} bytes: it opened no tunnel to a WebSocket"
+        )
+
+
+# -- SOCKS ----------------------------------------------------------------------------------------------------------
+
+
+async def _open_socks(proxy: Proxy, host: str, port: int) -> trio.abc.Stream:
     try:
         import python_socks  # noqa: PLC0415 - an optional dependency
-        from python_socks.async_.trio import Proxy  # noqa: PLC0415
+        from python_socks.async_.trio import Proxy as Socks  # noqa: PLC0415
     except ImportError:
-        message = "a proxy is set, but python-socks is not installed: pip install 'trio-wsout[proxy]'"
-        raise ProxyTrouble(message) from None
+        raise ProxyTrouble(_NO_SOCKS) from None
+    if proxy.scheme == "socks5":
+        host = await _resolved(host, port)
+    socks = Socks(
+        python_socks.ProxyType.SOCKS5,
+        proxy.host,
+        proxy.port,
+        username=proxy.username,
+        password=proxy.password or None,
+        rdns=True,
+    )
     try:
         # The library's own timeout must not cut in before the attempt's deadline.
-        socket = await Proxy.from_url(proxy).connect(host, port, timeout=float("inf"))
-    except python_socks.ProxyConnectionError:
-        message = "the proxy can't be reached"
-        raise ProxyTrouble(message) from None
+        return trio.SocketStream(await socks.connect(host, port, timeout=inf))
+    except python_socks.ProxyConnectionError as error:
+        known = error.errno is not None and error.errno > 0  # name look-up has numbers of its own
+        why = os.strerror(error.errno or 0) if known else "its name can't be resolved"
+        trouble = _unreachable(proxy, why)
     except python_socks.ProxyError as error:
-        code = f" ({error.error_code})" if error.error_code is not None else ""
-        message = f"the proxy refused the tunnel{code}"
-        raise ProxyTrouble(message) from None
-    except (ValueError, OSError, trio.BrokenResourceError):
-        message = "the proxy's URL is wrong, or the proxy broke the tunnel"
-        raise ProxyTrouble(message) from None
-    return trio.SocketStream(socket)
+        wrong = "SOCKS version" in str(error)
+        detail = (
+            "it does not speak SOCKS5; if it is an HTTP proxy, write http:// for it" if wrong else str(error)
+        )
+        trouble = ProxyTrouble(f"the proxy refused the tunnel: {detail}")
+    except Exception as error:  # noqa: BLE001 - python-socks lets out what hostile bytes bring about
+        trouble = ProxyTrouble(f"the proxy broke off before it answered: {transport_trouble(error)}")
+    raise trouble
+
+
+async def _resolved(host: str, port: int) -> str:
+    """The first address of a host, as ``socks5`` wants it; ``socks5h`` leaves that to the proxy."""
+    try:
+        found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
+    except OSError as error:
+        why = connect_trouble(error)
+        raise ProxyTrouble(f"{host}: {why}; with socks5h:// the proxy resolves names") from None
+    return str(found[0][4][0])

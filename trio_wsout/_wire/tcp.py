@@ -1,7 +1,8 @@
-"""What the system knows of a connection below TLS: its TCP socket, and what the peer's system has acknowledged."""
+"""TCP: connecting, and what the system knows of a connection below TLS: its socket, and what was acknowledged."""
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from struct import Struct
@@ -9,10 +10,32 @@ from typing import Protocol, cast, runtime_checkable
 
 import trio
 
-__all__ = ["TellsBytes", "bytes_told", "tcp_stream"]
+__all__ = ["TellsBytes", "bytes_told", "connect_trouble", "open_tcp", "tcp_stream"]
+
+_HAPPY_EYEBALLS_DELAY = 0.25
 
 _TOLD = Struct("=120xQ16xI52xQQ")
 """Of Linux' ``struct tcp_info`` (linux/tcp.h): bytes_acked, notsent_bytes, bytes_sent, bytes_retrans (since 4.19)."""
+
+
+async def open_tcp(host: str, port: int) -> trio.SocketStream:
+    """Connect; what goes wrong is an OSError, or a BrokenResourceError, for `connect_trouble`."""
+    return await trio.open_tcp_stream(host, port, happy_eyeballs_delay=_HAPPY_EYEBALLS_DELAY)
+
+
+def connect_trouble(error: BaseException) -> str:
+    """What a failed look-up or connect says, of the first address where there were many."""
+    inner: BaseException = error
+    while inner.__cause__ is not None:
+        inner = inner.__cause__
+    if isinstance(inner, BaseExceptionGroup):
+        reasons = [connect_trouble(each) for each in inner.exceptions]
+        return "; ".join(dict.fromkeys(reasons))
+    if isinstance(inner, socket.gaierror):
+        return f"the name can't be resolved ({inner.strerror or inner})"
+    if isinstance(inner, OSError) and inner.errno is not None:
+        return os.strerror(inner.errno)
+    return str(inner) or type(inner).__name__
 
 
 @runtime_checkable

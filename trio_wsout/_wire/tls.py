@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Resolve = Callable[[str, str | None], str | None]
 
-__all__ = ["ServerContext", "client_context", "key_password"]
+__all__ = ["ServerContext", "client_context", "key_password", "proxy_context"]
 
 _log = logging.getLogger("trio_wsout")
 
@@ -72,10 +72,7 @@ def client_context(tls: Tls) -> ssl.SSLContext:
         ConfigError: A file or PEM text can't be read or used; every such problem at once.
     """
     context = _base_context(tls)
-    problems: list[Problem] = []
-    if tls.ca_certificate is not None:
-        ca_certificate = _Source("tls.ca-certificate", tls.ca_certificate)
-        problems += ca_certificate.problems(certificate_fault) or _load_ca(context, ca_certificate)
+    problems = _trust(context, tls.ca_certificate)
     if tls.client_certificate is not None and tls.client_key is not None:
         pair = _Pair(
             _Source("tls.client-certificate", tls.client_certificate),
@@ -89,6 +86,27 @@ def client_context(tls: Tls) -> ssl.SSLContext:
     if problems:
         raise ConfigError(problems)
     return context
+
+
+def proxy_context(tls: Tls) -> ssl.SSLContext:
+    """Make the context for an https proxy: trust is the system's roots and `ca-certificate`, and nothing is skipped.
+
+    Raises:
+        ConfigError: The CA can't be used.
+    """
+    context = _base_context(evolve(tls, ca_certificate=None, insecure_skip_verify=False))
+    problems = _trust(context, tls.ca_certificate)
+    if problems:
+        raise ConfigError(problems)
+    return context
+
+
+def _trust(context: ssl.SSLContext, text: str | None) -> list[Problem]:
+    """Load a `ca-certificate`, if there is one, into a context; return what is wrong with it."""
+    if text is None:
+        return []
+    ca_certificate = _Source("tls.ca-certificate", text)
+    return ca_certificate.problems(certificate_fault) or _load_ca(context, ca_certificate)
 
 
 def _base_context(tls: Tls) -> ssl.SSLContext:

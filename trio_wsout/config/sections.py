@@ -174,7 +174,7 @@ class Connect:
     timeout: Annotated[float, duration()] = 10.0
     """Seconds for one attempt: DNS, TCP, proxy, TLS and handshake together; > 0."""
     proxy: Annotated[Secret, PROXY] | None = None
-    """``http://``, ``socks5://`` URL, or ``none``; None: what the environment says."""
+    """``http://``, ``https://``, ``socks5://`` or ``socks5h://`` URL, or ``none``; None: what the environment says."""
 
 
 @frozen(kw_only=True)
