@@ -42,7 +42,6 @@ _NO_RECORD = "WRONG_VERSION_NUMBER"
 """What OpenSSL says of an answer that is no TLS record."""
 
 
-
 class AttemptFailed(Exception):  # noqa: N818 - caught by the supervisor, never leaves the package
     """An attempt did not open; `ending` says why, ``__cause__`` is the foreign exception if any."""
 

@@ -214,7 +214,7 @@ def _read_answer(parser: h11.Connection, chunk: bytes, came: bytearray) -> tuple
         while isinstance(event := parser.next_event(), h11.InformationalResponse):
             pass  # RFC 9110 section 15.2: any number of them may come first
     except h11.RemoteProtocolError:
-        hint = "; if it speaks TLS, write https:// for it" if came[:1] in _TLS_RECORDS else ""
+        hint = "; if it speaks TLS, write https:// for it" if bytes(came[:1]) in _TLS_RECORDS else ""
         raise ProxyTrouble(f"the proxy's answer is not HTTP/1.1{hint}") from None
     return (event, bytes(parser.trailing_data[0])) if isinstance(event, h11.Response) else (None, b"")
 
