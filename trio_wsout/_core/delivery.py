@@ -20,8 +20,9 @@ Rules
    that was never written has no tries.
 7. Blame falls on a message only when nothing else can have ended the connection: it was alone in
    flight, after a ping that was answered; no ping behind it was; and the peer did not say that
-   the cause is its own (close codes 1001, 1012, 1013). Blamed three times in a row, or once by
-   close code 1009 (there being alone is enough), it is undelivered. The row ends with a connection
+   the cause is its own (close codes 1001, 1012, 1013). Blamed once by close code 1009 (there
+   being alone is enough) it is undelivered; and where `retry.retries` is not set, so that nothing
+   else would end it, when it was blamed three times in a row. The row ends with a connection
    that ends while the message is in flight without that being its fault: where this side cut it,
    because the peer was silent, say. One on which the message was never written says nothing of it.
 8. So that blame can be told, a connection that follows a break with messages in flight starts
@@ -321,7 +322,7 @@ class DeliveryWindow:
             tries.blamed = 0
             return None
         tries.blamed += 1
-        if tries.blamed < _BLAMES:
+        if tries.blamed < _BLAMES or self._tries_allowed is not None:
             return None
         return f"the message ended the connection {_BLAMES} times in a row ({ending.detail})"
 
@@ -332,6 +333,8 @@ class DeliveryWindow:
         asked = f" and waited for on {_connections(tries.asked)} more" if tries.asked else ""
         silence = self.silence if tries.asked or ending.cause in BY_SILENCE else None
         why = f"; {silence}" if silence else ""
+        if tries.blamed >= _BLAMES:
+            why = f"; it alone was in flight when the connection ended, {tries.blamed} times in a row ({ending.detail})"
         times = f"{tries.sends} time{'' if tries.sends == 1 else 's'}"
         return f"sent {times}{asked} without a confirmation, retry.retries allows no more{why}"
 
