@@ -270,14 +270,18 @@ def class_(name: str, *, without: tuple[str, ...], constructor: bool, members: b
 
 
 def _attributes(described: type, without: tuple[str, ...]) -> str:
-    found = [each for each in _ATTRIBUTE_DOC.findall(inspect.getsource(described)) if each[0] not in without]
-    found = [each for each in found if not each[0].startswith("_")]
-    standard = {each.name: each.default for each in fields(described)} if has(described) else {}
+    found = {name: (kind, told) for name, kind, told in _ATTRIBUTE_DOC.findall(inspect.getsource(described))}
+    standard: dict[str, object] = {}
+    if has(described):
+        standard = {each.name: each.default for each in fields(described)}
+        found = {each.name: found.get(each.name, (each.type, "")) for each in fields(described)}
     rows = []
-    for name, annotation, meaning in found:
+    for name, (kind, told) in found.items():
+        if name.startswith("_") or name in without:
+            continue
         default = standard.get(name, NOTHING)
         said = "" if default is NOTHING or isinstance(default, Factory) else _code(_default_text(default))
-        rows.append((f"`{name}`", _code(annotation), said, _line(meaning)))
+        rows.append((f"`{name}`", _code(kind), said, _line(told)))
     if not any(row[2] for row in rows):
         return _table(("attribute", "type", ""), [(row[0], row[1], row[3]) for row in rows])
     return _table(("attribute", "type", "default", ""), rows)

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # dev: what a developer waits for; ci: the same examples every time; deep: on demand, for hours of doubt.
-settings.register_profile("dev", deadline=None)
-settings.register_profile(
-    "ci", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
-)
-settings.register_profile("deep", deadline=None, max_examples=2000, stateful_step_count=100)
+# Whether the machine is slow is nobody's fault in any of them.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("dev", patient)
+settings.register_profile("ci", patient, derandomize=True, print_blob=True)
+settings.register_profile("deep", patient, max_examples=2000, stateful_step_count=100)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
 

@@ -18,6 +18,8 @@ from websockets.sync.server import serve
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+PATIENCE = 300
+"""Seconds after which something hangs, on the slowest of machines."""
 COMMAND = [sys.executable, "-m", "trio_wsout"]
 
 
@@ -38,13 +40,13 @@ class Peer:
     def messages(self) -> list[str]:
         """What came, once every connection is over and all of it was read."""
         with self._changed:
-            assert self._changed.wait_for(lambda: self._open == 0, 20)
+            assert self._changed.wait_for(lambda: self._open == 0, PATIENCE)
         return self._messages
 
     def wait_for(self, count: int) -> None:
         """Wait until so many messages have come, on connections that may still be open."""
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self._messages) >= count, 20)
+            assert self._changed.wait_for(lambda: len(self._messages) >= count, PATIENCE)
 
     def _take(self, websocket: Any) -> None:
         self._count(1)
@@ -95,7 +97,7 @@ class Running:
     def interrupt(self, how: signal.Signals = signal.SIGINT) -> None:
         self.process.send_signal(how)
 
-    def end(self, timeout: float = 20) -> tuple[int, str]:
+    def end(self, timeout: float = PATIENCE) -> tuple[int, str]:
         """Its exit code, and what else it said."""
         return self.process.wait(timeout), self.stderr.read()
 
@@ -138,7 +140,7 @@ def command(env: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[st
         return subprocess.run(
             [*COMMAND, *arguments],
             **{"input": text, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
-            text=True, timeout=60, env=env, check=False,
+            text=True, timeout=PATIENCE, env=env, check=False,
         )  # fmt: skip
 
     return run

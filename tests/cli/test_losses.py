@@ -23,6 +23,8 @@ from websockets.sync.client import connect
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+PATIENCE = 300
+"""Seconds after which something hangs, on the slowest of machines."""
 LINES = 3000
 
 
@@ -53,7 +55,7 @@ def test_an_interrupted_run_keeps_every_line_that_it_read(silent: str, start, tm
 def test_an_output_that_gave_up_ends_the_run_although_the_input_is_silent(nowhere: str, start) -> None:
     run = start(nowhere, "--set", "reconnect.max-attempts=2", "--set", "reconnect.initial-backoff=10ms")
     run.send("1")
-    code, said = run.end(10)
+    code, said = run.end()
     assert code == 3
     assert "ConnectError" in said
 
@@ -65,10 +67,11 @@ def test_never_connected_by_the_end_of_the_input_is_3(nowhere: str, command) -> 
 
 
 def test_one_interrupt_ends_an_eager_opening(silent: str, start) -> None:
-    run = start(silent, "--set", "connect.mode=eager", "--set", "connect.timeout=1h")
+    deadlines = ["--set", "connect.timeout=1h", "--set", "connect.eager-timeout=1h"]
+    run = start(silent, "--set", "connect.mode=eager", *deadlines)
     run.wait_for("link dialling")
     run.interrupt()
-    code, said = run.end(5)
+    code, said = run.end()
     assert code == 130
     assert "Traceback" not in said
 
@@ -77,7 +80,7 @@ def test_one_terminate_while_input_is_silent(peer, start) -> None:
     run = start(peer.url, "--set", "connect.mode=eager")
     run.wait_for("link open")
     run.interrupt(signal.SIGTERM)
-    assert run.end(10)[0] == 130
+    assert run.end()[0] == 130
 
 
 def test_many_undelivered_events_are_all_kept(peer, command, tmp_path) -> None:
@@ -133,7 +136,7 @@ def test_a_reader_of_results_that_goes_away_is_no_trouble(env, arguments, code) 
     )
     script = f"{from_shell}stdout=subprocess.PIPE); p.stdout.close(); sys.exit(p.wait(30))"
     run = subprocess.run(
-        [sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert (run.returncode, run.stderr) == (code, "")
 
@@ -141,7 +144,7 @@ def test_a_reader_of_results_that_goes_away_is_no_trouble(env, arguments, code) 
 def test_a_closed_standard_input_is_told(peer, env) -> None:
     line = f"'{sys.executable}' -m trio_wsout run --set url={peer.url} <&-"
     run = subprocess.run(
-        ["bash", "-c", line], env=env, capture_output=True, text=True, timeout=60, check=False
+        ["bash", "-c", line], env=env, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert (run.returncode, run.stderr) == (2, "standard input is closed; name a file with --input\n")
 
@@ -173,7 +176,7 @@ def test_an_interrupted_demo_is_130(env) -> None:
     assert run.stdout
     assert "listens" in run.stdout.readline()
     run.send_signal(signal.SIGINT)
-    _, said = run.communicate(timeout=20)
+    _, said = run.communicate(timeout=PATIENCE)
     assert run.returncode == 130
     assert "Traceback" not in said
 
@@ -215,7 +218,7 @@ def test_undelivered_events_that_are_deep_or_large_are_kept_with_all_others(
     nowhere: str, listen, tmp_path
 ) -> None:
     lost = tmp_path / "lost.ndjson"
-    link = [f"url={nowhere}", "reconnect.max-attempts=3", "reconnect.initial-backoff=500ms", "payload=json"]
+    link = [f"url={nowhere}", "reconnect.max-attempts=3", "reconnect.initial-backoff=1500ms", "payload=json"]
     run, url = listen("relay", *(f"--set={each}" for each in link), "--undelivered", str(lost))
     with connect(url) as client:
         for text in ("1", LARGE, DEEP, "2"):
@@ -230,7 +233,12 @@ def test_undelivered_events_that_are_deep_or_large_are_kept_with_all_others(
 
 def test_undelivered_bytes_are_kept_in_hexadecimal(nowhere: str, listen, tmp_path) -> None:
     lost = tmp_path / "lost.ndjson"
-    link = [f"url={nowhere}", "reconnect.max-attempts=3", "reconnect.initial-backoff=500ms", "payload=binary"]
+    link = [
+        f"url={nowhere}",
+        "reconnect.max-attempts=3",
+        "reconnect.initial-backoff=1500ms",
+        "payload=binary",
+    ]
     run, url = listen("relay", *(f"--set={each}" for each in link), "--undelivered", str(lost))
     with connect(url) as client:
         client.send(b"\x00\xff")
@@ -278,7 +286,7 @@ def test_a_terminal_that_closes_ends_it_and_costs_nothing(nowhere: str, env, tmp
         while b"2 unconfirmed" not in seen:
             seen += os.read(ours, 4096)
         os.close(ours)
-        assert run.wait(20) == 130
+        assert run.wait(PATIENCE) == 130
     assert [item["event"] for item in kept(lost)] == [1, 2]
 
 
@@ -287,7 +295,7 @@ def test_a_terminal_that_tells_its_end_again_and_again_costs_nothing(silent: str
     run = start(silent, "--set", "shutdown-timeout=300ms", "--undelivered", str(lost))
     run.send(*map(str, range(1000)))
     run.wait_for("link dialling")
-    patience = time.monotonic() + 60
+    patience = time.monotonic() + PATIENCE
     while run.process.poll() is None and time.monotonic() < patience:
         run.interrupt(signal.SIGHUP)
         time.sleep(0.001)
@@ -312,7 +320,7 @@ def test_a_hangup_that_was_ignored_at_the_start_stays_so(peer, env) -> None:
         run.stdin.flush()
         peer.wait_for(2)
         run.stdin.close()
-        assert run.wait(20) == 0
+        assert run.wait(PATIENCE) == 0
 
 
 @pytest.fixture
@@ -329,7 +337,7 @@ def hasty() -> Iterator[tuple[int, int]]:
 
 def fill(pipe: int) -> None:
     """Wait until a pipe holds all that it can."""
-    held, give_up = b"\0" * 4, time.monotonic() + 20
+    held, give_up = b"\0" * 4, time.monotonic() + PATIENCE
     while int.from_bytes(held, sys.byteorder) < 60_000:
         assert time.monotonic() < give_up
         time.sleep(0.02)
@@ -349,7 +357,7 @@ def test_an_empty_input_that_makes_nobody_wait_is_waited_for(peer, env, hasty) -
         peer.wait_for(1)
         os.write(theirs, b"2\n")
         os.close(theirs)
-        assert (run.wait(20), peer.messages) == (0, ["1", "2"])
+        assert (run.wait(PATIENCE), peer.messages) == (0, ["1", "2"])
 
 
 def test_a_full_output_that_makes_nobody_wait_is_waited_for(peer, env, hasty) -> None:
@@ -366,7 +374,7 @@ def test_a_full_output_that_makes_nobody_wait_is_waited_for(peer, env, hasty) ->
             assert [json.loads(pipe.readline()) for _ in range(300)] == peer.greeting
         assert run.stdin
         run.stdin.close()
-        assert run.wait(20) == 0
+        assert run.wait(PATIENCE) == 0
 
 
 def test_a_full_standard_error_that_makes_nobody_wait_is_waited_for(peer, env, hasty) -> None:
@@ -383,7 +391,7 @@ def test_a_full_standard_error_that_makes_nobody_wait_is_waited_for(peer, env, h
         os.set_blocking(ours, True)
         with os.fdopen(os.dup(ours)) as pipe:
             assert [line.partition(":")[0] for line in pipe] == [f"line {n}" for n in range(1, 5001)]
-        assert run.wait(20) == 4
+        assert run.wait(PATIENCE) == 4
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("schema",), ("demo", "--events", "5")])
@@ -391,7 +399,7 @@ def test_a_full_disk_behind_standard_output_is_2_and_told(env, arguments: tuple[
     with Path("/dev/full").open("w") as full:
         run = subprocess.run(
             [sys.executable, "-m", "trio_wsout", *arguments],
-            stdout=full, stderr=subprocess.PIPE, text=True, env=env, timeout=60, check=False,
+            stdout=full, stderr=subprocess.PIPE, text=True, env=env, timeout=PATIENCE, check=False,
         )  # fmt: skip
     assert (run.returncode, run.stderr) == (2, "standard output: No space left on device\n")
 
@@ -400,7 +408,7 @@ def test_usage_errors_that_nobody_can_be_told_are_2(env) -> None:
     with Path("/dev/full").open("w") as full:
         run = subprocess.run(
             [sys.executable, "-m", "trio_wsout", "run", "--nope"],
-            stdout=subprocess.PIPE, stderr=full, text=True, env=env, timeout=60, check=False,
+            stdout=subprocess.PIPE, stderr=full, text=True, env=env, timeout=PATIENCE, check=False,
         )  # fmt: skip
     assert (run.returncode, run.stdout) == (2, "")
 
@@ -419,5 +427,5 @@ def test_what_a_peer_sends_cannot_command_the_terminal(peer, env) -> None:
         assert seen.decode().splitlines() == [r'"a\u009b31mü"', r'"b\u202e"']
         assert run.stdin
         run.stdin.close()
-        assert run.wait(20) == 0
+        assert run.wait(PATIENCE) == 0
     os.close(ours)

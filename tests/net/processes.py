@@ -46,13 +46,13 @@ def bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[Non
 
     @wraps(test)
     async def bound(**arguments: Any) -> None:
-        with trio.fail_after(900 if LONG else 120):
+        with trio.fail_after(1800 if LONG else 600):
             await test(**arguments)
 
     return bound
 
 
-async def until(holds: Callable[[], object], within: float = 30) -> None:
+async def until(holds: Callable[[], object], within: float = 300) -> None:
     with trio.fail_after(within):
         while not holds():
             await trio.sleep(0.005)
@@ -267,7 +267,7 @@ class Child:
         whole, _, _ = self._said.read_bytes().rpartition(b"\n")
         return [json.loads(line) for line in whole.splitlines()]
 
-    async def until(self, holds: Callable[[], object], within: float = 30) -> None:
+    async def until(self, holds: Callable[[], object], within: float = 300) -> None:
         """Wait until something holds that needs it alive."""
 
         def look() -> bool:

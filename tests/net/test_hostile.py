@@ -58,7 +58,7 @@ logging.getLogger("trio.serve_listeners").addHandler(Tell())
 trio.run(main)
 """
 """A listener in a process that soon has no descriptors left."""
-PATIENCE = 60
+PATIENCE = 240
 """Seconds that anything here may take, on a machine that is busy."""
 PATH = b"/feed"
 ORIGIN = b"https://good.example"
@@ -668,7 +668,7 @@ async def test_strangers_are_answered_or_dropped_whatever_they_send(
     async def come(name: str, row: Row) -> None:
         stranger: Stranger | None = None
         try:
-            with trio.fail_after(20):
+            with trio.fail_after(PATIENCE):
                 async with at_once if None not in row.statuses else trio.CapacityLimiter(1):
                     stranger = await (door.dial() if row.secured else door.dial_below())
                     status = await ask(row, stranger)
@@ -686,7 +686,7 @@ async def test_strangers_are_answered_or_dropped_whatever_they_send(
         fields={"subprotocols": ["v1"]},
         path=PATH.decode(),
         allowed_origins=[ORIGIN.decode()],
-        handshake_timeout="2s",
+        handshake_timeout="5s",
         max_connections=most,
     ) as door:
         async with trio.open_nursery() as nursery:
@@ -800,7 +800,7 @@ async def test_a_breach_of_the_rules_at_the_moment_of_the_peers_close(
             first, second = chance.sample([(breach, code), (close_frame(1000), 1000)], 2)
             frames = [*pings(chance), first[0], *pings(chance)[:3], second[0]]
             stranger = await door.enter()
-            with trio.move_on_after(20) as waiting:
+            with trio.move_on_after(PATIENCE) as waiting:
                 await rush(stranger, frames, chance)
             # What comes behind a Close is not read: the end may then be a reset, and overtake our Close.
             right = [[first[1]], []] if first[1] == 1000 else [[first[1]]]
@@ -870,7 +870,7 @@ async def test_1000_slow_handshakes_are_dropped_and_take_no_place(
                 await stranger.receive()
         await stranger.read_all()
 
-    async with open_door(layer, handshake_timeout="4s", max_connections=2) as door:
+    async with open_door(layer, handshake_timeout="8s", max_connections=2) as door:
         with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
                 async with trio.open_nursery() as dialling:
@@ -971,7 +971,7 @@ async def test_what_authenticate_does_to_one_peer_is_nothing_to_the_others(
     wrong: list[str] = []
     most, each = 120, 6
     async with open_door(
-        layer, authenticate=authenticate, handshake_timeout="3s", max_connections=most
+        layer, authenticate=authenticate, handshake_timeout="8s", max_connections=most
     ) as door:
         with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:

@@ -44,7 +44,7 @@ def port_of(output: trio_wsout.Output) -> int:
 
 
 async def until(holds: Callable[[], object]) -> None:
-    with trio.fail_after(120):
+    with trio.fail_after(600):
         while not holds():
             await trio.sleep(0.005)
 
@@ -124,7 +124,7 @@ class Peer:
 
     async def read_until(self, holds: Callable[[], object], step: int = 64) -> None:
         """Read, so many bytes at a time, until something holds."""
-        with trio.fail_after(60):
+        with trio.fail_after(300):
             while not holds():
                 assert self.close_code is None, f"closed with {self.close_code} after {len(self.messages)}"
                 assert await self._read_some(step), f"cut after {len(self.messages)}"

@@ -46,7 +46,7 @@ pytestmark = pytest.mark.faults
 DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep" or os.environ.get("FAULTS") == "long"
 EXAMPLES = settings(max_examples=1000 if DEEP else 40, deadline=None)
 DAMAGES = 2000 if DEEP else 200
-PATIENCE = 30
+PATIENCE = 240
 """Seconds that anything here may take, on a machine that is busy."""
 
 MEND = re.compile(r"\b(name|restore|remove|set|free|chmod|chown|create|make|use|look|mend|stop)\b")

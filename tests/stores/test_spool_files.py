@@ -209,7 +209,7 @@ async def test_what_is_no_file_of_a_spool_is_told_and_left_alone(
     if name == "lock" and what in ("text", "large"):
         return
     (tmp_path / "elsewhere").write_text("mine")
-    with trio.fail_after(30):
+    with trio.fail_after(120):
         with pytest.raises(SpoolError, match=r"\b(remove|restore|chmod|name)\b") as caught:
             async with opened(path):
                 pass
@@ -329,7 +329,7 @@ async def test_a_full_disk_under_a_live_link_makes_send_wait_and_statistics_say_
             await output.send("x" * 9000)
             sent.set()
 
-        with trio.fail_after(30):
+        with trio.fail_after(120):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(post)
                 while output.statistics().spool_waits is None:
