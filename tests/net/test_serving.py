@@ -309,7 +309,7 @@ async def test_tls_is_read_anew_when_its_files_change(ca: trustme.CA, tmp_path: 
     with pytest.raises(trio_wsout.ConfigError) as caught:
         async with trio_wsout.open_output(fields):
             pytest.fail("the block must not begin")
-    assert [problem.path for problem in caught.value.problems] == ["server.tls"]
+    assert [problem.path for problem in caught.value.problems] == ["server.tls.cert", "server.tls.key"]
 
 
 async def test_events_over_tls(tls: Layer) -> None:
