@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import pytest
@@ -47,7 +48,7 @@ def prove(made: DeliveryWindow) -> None:
     """Open a connection and have its first ping answered."""
     made.connected(0.0)
     made.ping_taken()
-    made.pong_received()
+    made.pong_received(0.0)
 
 
 def test_an_empty_window_takes_one_message_of_any_size() -> None:
@@ -84,10 +85,10 @@ def test_a_pong_confirms_what_was_taken_before_its_ping_and_no_more() -> None:
     assert not made.wants_ping
     assert seqs(made.take(0.0, 100)) == [3]
     assert made.written() == []
-    assert seqs(made.pong_received()) == [1, 2]
+    assert seqs(made.pong_received(0.0)) == [1, 2]
     assert made.in_flight == 1
     assert made.wants_ping
-    assert made.pong_received() == [], "no ping is out"
+    assert made.pong_received(0.0) == [], "no ping is out"
 
 
 def test_a_rest_of_few_goes_along() -> None:
@@ -128,7 +129,7 @@ def test_acked_needs_an_acknowledgement_and_a_pong_is_none() -> None:
     made.connected(0.0)
     made.take(0.0, 100)
     made.ping_taken()
-    assert made.pong_received() == []
+    assert made.pong_received(0.0) == []
     assert seqs(made.acked(2)) == [1, 2]
     assert made.acked(2) == []
     assert [accepted.seq for accepted in made.events_in_flight()] == [3]
@@ -156,7 +157,7 @@ def test_an_ack_before_the_pong_of_a_probe_leaves_the_ping_its_count() -> None:
     made.take(0.0, 100)
     made.ping_taken()
     assert seqs(made.acked(1)) == [1]
-    assert made.pong_received() == []
+    assert made.pong_received(0.0) == []
     assert seqs(made.acked(2)) == [2]
 
 
@@ -169,12 +170,12 @@ def test_after_a_break_a_ping_then_one_then_twice_as_many() -> None:
     assert not made.ready, "first the ping"
     assert made.wants_ping
     made.ping_taken()
-    assert made.pong_received() == []
+    assert made.pong_received(0.0) == []
     batches = []
     while len(made):
         batches.append(seqs(made.take(0.0, 1000)))
         made.ping_taken()
-        made.pong_received()
+        made.pong_received(0.0)
     assert batches == [[1], [2, 3], [4, 5, 6, 7], [8]]
     assert made.resent == 8
 
@@ -342,7 +343,7 @@ def test_a_message_that_the_peer_outlived_did_not_end_the_connection() -> None:
         assert seqs(made.take(0.0, 5)) == [1]
         assert made.wants_ping == (number > 0), "what is written again is asked for"
         made.ping_taken()
-        made.pong_received()
+        made.pong_received(0.0)
         assert made.disconnected(LOST) == []
 
 
@@ -352,7 +353,7 @@ def test_a_pong_of_a_ping_before_the_latest_message_says_nothing_of_it() -> None
         prove(made)
         made.ping_taken()
         assert seqs(made.take(0.0, 5)) == [1]
-        made.pong_received()
+        made.pong_received(0.0)
         assert len(made.disconnected(LOST)) == expected
 
 
@@ -381,7 +382,7 @@ def test_silence_is_told_once_it_was_asked_and_until_the_peer_speaks() -> None:
     assert "no ping was ever answered by this peer; for" in (made.silence or "")
     made.strange_pong_received()
     assert "RFC 6455 section 5.5.3" in (made.silence or "")
-    made.pong_received()
+    made.pong_received(0.0)
     assert made.silence is None
     made = window(DeliveryLevel.ACKED, filled=1)
     made.connected(0.0)
@@ -421,7 +422,7 @@ def test_1009_with_many_in_flight_finds_the_one_to_blame() -> None:
                 undelivered += [seqs([each])[0] for each, _ in made.disconnected(TOO_BIG)]
                 break
             made.ping_taken()
-            made.pong_received()
+            made.pong_received(0.0)
     assert undelivered == [3]
     assert len(made) == 0
 
@@ -451,6 +452,53 @@ def test_the_oldest_message_in_flight_sets_the_deadline() -> None:
     assert made.deadline == 50.0
 
 
+def test_what_could_be_asked_for_only_late_has_its_time_from_there() -> None:
+    made = window()
+    made.connected(0.0)
+    made.accept(message(1))
+    made.take(1.0, 100)
+    made.ping_taken()
+    made.accept(message(2))
+    made.take(5.0, 100)
+    assert seqs(made.pong_received(34.0)) == [1]
+    assert made.deadline == 35.0, "not late: the ping for the second may go, and be answered"
+    made.ping_taken()
+    made.accept(message(3))
+    made.take(6.0, 100)
+    assert seqs(made.pong_received(1000.0)) == [2]
+    assert made.deadline == 1030.0, "nobody could ask for the third before"
+
+
+@given(
+    asked=st.floats(0, 29),
+    answered=st.floats(0, 1) | st.none(),
+    late=st.just(0.0) | st.floats(0, 1e6),
+)
+def test_a_late_look_finds_stalled_whom_one_in_time_would_have(
+    asked: float, answered: float | None, late: float
+) -> None:
+    """A message and its ping, the answer so much later; a deadline that has passed is looked at so late, all read first."""
+
+    def is_stalled(looked_late: float) -> bool:
+        made = window()
+        made.connected(0.0)
+        made.accept(message(1))
+        made.take(0.0, 100)
+        made.ping_taken()
+        if answered is not None and not looked_late:
+            made.pong_received(asked + answered)
+        deadline = made.deadline
+        if deadline is None:
+            return False
+        now = deadline + looked_late
+        if answered is not None:
+            made.pong_received(now)
+        deadline = made.deadline
+        return deadline is not None and now >= deadline
+
+    assert is_stalled(late) == is_stalled(0.0) == (answered is None)
+
+
 def test_a_ping_after_a_break_that_is_not_answered_sets_the_deadline() -> None:
     made = window(filled=1)
     made.connected(0.0)
@@ -464,7 +512,7 @@ def test_a_ping_after_a_break_that_is_not_answered_sets_the_deadline() -> None:
     assert made.deadline is None
     made.released(20.0)
     assert made.deadline == 50.0
-    made.pong_received()
+    made.pong_received(0.0)
     assert made.deadline is None, "nothing is in flight"
 
 
@@ -493,7 +541,7 @@ def test_without_faults_everything_is_confirmed_once_in_order(level: DeliveryLev
         taken = made.take(0.0, 64)
         confirmed += seqs(made.written())
         made.ping_taken()
-        confirmed += seqs(made.pong_received())
+        confirmed += seqs(made.pong_received(0.0))
         if taken:
             confirmed += seqs(made.acked(taken[-1].events[-1].seq))
     assert confirmed == list(range(1, len(sizes) + 1))
@@ -563,6 +611,7 @@ class WindowMachine(RuleBasedStateMachine):
         self.ping: list[int] | None = None
         self.unpinged = False
         self.first_byte: dict[int, float] = {}
+        self.late_from = -inf
         self.now = 0.0
 
     @rule(size=st.integers(0, 40))
@@ -622,9 +671,10 @@ class WindowMachine(RuleBasedStateMachine):
         self.unpinged = False
 
     @precondition(lambda self: self.connected)
-    @rule()
-    def pong_comes(self) -> None:
-        confirmed = seqs(self.window.pong_received())
+    @rule(seconds=st.sampled_from([0.0, 1.0, 40.0]))
+    def pong_comes(self, seconds: float) -> None:
+        self.now += seconds
+        confirmed = seqs(self.window.pong_received(self.now))
         expected: list[int] = []
         if self.ping is not None:
             self.proved, self.probing, self.answered = True, False, True
@@ -633,9 +683,11 @@ class WindowMachine(RuleBasedStateMachine):
                 expected = before
             else:
                 self.outlived = bool(before) and before == self.flight
-        self.ping = None
         assert confirmed == expected
         self._leave(confirmed)
+        if self.ping is not None and self.level is DeliveryLevel.RECEIVED and self._due() <= self.now:
+            self.late_from = self.now
+        self.ping = None
 
     @precondition(lambda self: self.connected)
     @rule()
@@ -653,6 +705,11 @@ class WindowMachine(RuleBasedStateMachine):
         if acked:
             self.acked = self.proved = True
         self._leave(confirmed)
+
+    def _due(self) -> float:
+        if self.flight:
+            return max(self.first_byte[self.flight[0]], self.late_from) + 30.0
+        return max(self.opened, self.late_from) + 30.0 if self.probing and self.connected else inf
 
     def _leave(self, confirmed: list[int]) -> None:
         assert self.pending[: len(confirmed)] == confirmed, "in order, oldest first"
@@ -714,10 +771,7 @@ class WindowMachine(RuleBasedStateMachine):
         assert self.window.in_flight == len(self.flight)
         assert self.window.resent == sum(max(0, count - 1) for count in self.sends.values())
         assert sorted([*self.gone, *self.pending]) == list(range(1, self.next_seq)), "nothing else leaves"
-        oldest = self.first_byte[self.flight[0]] if self.flight else None
-        if oldest is None and self.probing and self.connected:
-            oldest = self.opened
-        assert self.window.deadline == (None if oldest is None else oldest + 30.0)
+        assert self.window.deadline == (None if self._due() == inf else self._due())
         if not self.probing and self.level is DeliveryLevel.RECEIVED:
             assert self.window.ready == (
                 self.connected and len(self.flight) < min(self.limit, len(self.pending))

@@ -97,7 +97,7 @@ def post(made: Log, count: int = 1, *, source: Subscriber | None = None, size: i
 def pong(peer: Subscriber) -> None:
     """Everything taken so far is answered for."""
     peer.ping_taken()
-    peer.pong_received()
+    peer.pong_received(0.0)
 
 
 # -- rule 1: order, and who gets what ------------------------------------------------------------------
@@ -358,7 +358,7 @@ def test_what_is_lost_settles_behind_what_is_in_flight() -> None:
     peer.stuck = True
     post(made, 3)
     assert (peer.dropped, made.settled()) == (2, [])
-    peer.pong_received()
+    peer.pong_received(0.0)
     assert seqs(made.settled()) == [1, 2, 3]
     assert made.unsettled == 1
 
@@ -448,10 +448,10 @@ def test_a_pong_confirms_what_was_taken_before_its_ping_and_no_more() -> None:
     assert not peer.wants_ping
     post(made)
     peer.take(0.0)
-    peer.pong_received()
+    peer.pong_received(0.0)
     assert seqs(made.settled()) == [1]
     assert peer.wants_ping
-    peer.pong_received()
+    peer.pong_received(0.0)
     assert made.settled() == [], "no ping is out"
 
 
@@ -464,7 +464,7 @@ def test_a_later_ping_takes_the_place_of_an_earlier() -> None:
     post(made)
     peer.take(0.0)
     peer.ping_taken()
-    peer.pong_received()
+    peer.pong_received(0.0)
     assert seqs(made.settled()) == [1, 2]
 
 
@@ -564,7 +564,7 @@ def test_what_comes_for_one_that_has_left_changes_nothing() -> None:
     peer.ping_taken()
     made.leave(peer)
     post(made)
-    peer.pong_received()
+    peer.pong_received(0.0)
     peer.written()
     peer.acked(3)
     assert not peer.ready
@@ -1250,12 +1250,16 @@ class FanoutMachine(RuleBasedStateMachine):
         peer.unpinged = False
 
     @precondition(lambda self: self.peers)
-    @rule(index=st.integers(0, 4))
-    def pong_comes(self, index: int) -> None:
+    @rule(index=st.integers(0, 4), seconds=st.sampled_from([0.0, 1.0, 100.0]))
+    def pong_comes(self, index: int, seconds: float) -> None:
+        self.now += seconds
         peer = self._one(index)
-        peer.place.pong_received()
+        peer.place.pong_received(self.now)
         if self.level is RECEIVED and peer.ping is not None:
             peer.confirm(peer.ping)
+            due = self._due(peer)
+            if due is not None and due <= self.now:
+                peer.held_until = self.now
         peer.ping = None
 
     @precondition(lambda self: self.peers)
@@ -1289,7 +1293,7 @@ class FanoutMachine(RuleBasedStateMachine):
         assert place.take(self.now) == b""
         place.written()
         place.ping_taken()
-        place.pong_received()
+        place.pong_received(0.0)
         place.acked(self.log.last_seq)
         assert place.events_in_flight() == []
 
@@ -1378,9 +1382,11 @@ class FanoutMachine(RuleBasedStateMachine):
         assert strict or not peer.place.ready
 
     def _check_deadline(self, peer: Peer) -> None:
+        assert peer.place.deadline == self._due(peer)
+
+    def _due(self, peer: Peer) -> float | None:
         writes = peer.writes
-        expected = None if peer.held or not writes else max(writes[0].at, peer.held_until) + 30.0
-        assert peer.place.deadline == expected
+        return None if peer.held or not writes else max(writes[0].at, peer.held_until) + 30.0
 
     def _confirm_all(self, peer: Peer) -> None:
         self.log.look([peer.place])

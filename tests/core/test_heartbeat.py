@@ -29,9 +29,15 @@ def pinged(policy: Heartbeat = POLICY) -> HeartbeatMonitor:
     """A monitor whose first periodic ping was written at 20."""
     monitor = opened(policy)
     assert monitor.poll(20.0) is Pulse.PING
-    monitor.next_ping()
+    monitor.next_ping(confirms=True)
     monitor.ping_written(20.0)
     return monitor
+
+
+def over(monitor: HeartbeatMonitor, now: float) -> Pulse | None:
+    """What a timeout that is over comes to, where nothing lies in the socket."""
+    assert monitor.poll(now) is Pulse.READ
+    return monitor.poll(now, all_read=True)
 
 
 def test_without_a_section_nothing_is_ever_due() -> None:
@@ -39,7 +45,7 @@ def test_without_a_section_nothing_is_ever_due() -> None:
     assert monitor.deadline is None
     assert monitor.poll(1e9) is None
     assert monitor.free
-    payload = monitor.next_ping()
+    payload = monitor.next_ping(confirms=True)
     monitor.ping_written(1.0)
     assert not monitor.free
     assert monitor.deadline is None
@@ -62,17 +68,17 @@ def test_a_ping_is_due_after_an_interval_without_life() -> None:
 def test_the_timeout_runs_from_the_writing_of_the_ping() -> None:
     monitor = opened()
     monitor.poll(20.0)
-    monitor.next_ping()
+    monitor.next_ping(confirms=True)
     assert not monitor.ping_due
     monitor.ping_written(24.0)
     assert monitor.deadline == 34.0
-    assert monitor.poll(34.0) is Pulse.CUT
+    assert over(monitor, 34.0) is Pulse.CUT
     assert monitor.misses == 1
 
 
 def test_a_pong_is_life_and_frees_the_way() -> None:
     monitor = opened()
-    payload = monitor.next_ping()
+    payload = monitor.next_ping(confirms=True)
     monitor.ping_written(1.0)
     monitor.frame_received(2.0)
     assert monitor.pong_received(payload)
@@ -87,7 +93,7 @@ def test_any_frame_is_life_but_the_ping_stays_out_until_it_is_replaced() -> None
     assert not monitor.free
     assert monitor.deadline == 45.0
     assert monitor.poll(45.0) is Pulse.PING
-    second = monitor.next_ping()
+    second = monitor.next_ping(confirms=True)
     monitor.ping_written(45.0)
     assert monitor.deadline == 55.0
     assert monitor.pong_received(second)
@@ -95,38 +101,144 @@ def test_any_frame_is_life_but_the_ping_stays_out_until_it_is_replaced() -> None
 
 def test_log_only_warns_once_a_miss_and_pings_again() -> None:
     monitor = pinged(LOG_ONLY)
-    assert monitor.poll(30.0) is Pulse.WARN
+    assert over(monitor, 30.0) is Pulse.WARN
     assert monitor.misses == 1
     assert monitor.poll(30.0) is None
     assert monitor.deadline == 50.0
     assert monitor.poll(50.0) is Pulse.PING
-    monitor.next_ping()
+    monitor.next_ping(confirms=True)
     monitor.ping_written(50.0)
-    assert monitor.poll(60.0) is Pulse.WARN
+    assert over(monitor, 60.0) is Pulse.WARN
     assert monitor.misses == 2
 
 
 def test_a_pong_that_comes_twice_or_late_answers_nothing() -> None:
     monitor = opened()
-    first = monitor.next_ping()
+    first = monitor.next_ping(confirms=True)
     monitor.ping_written(1.0)
     assert not monitor.pong_received(b"unasked")
     assert monitor.pong_received(first)
     assert not monitor.pong_received(first), "twice"
-    second = monitor.next_ping()
+    second = monitor.next_ping(confirms=True)
     assert second != first
     assert not monitor.pong_received(first), "late"
     assert monitor.pong_received(second)
 
 
-def test_every_ping_carries_the_configured_payload() -> None:
+def test_a_periodic_ping_carries_the_configured_payload_and_nothing_else() -> None:
+    for payload in ("", "hello", "x" * 125):
+        monitor = opened(Heartbeat(payload=payload))
+        for _ in range(2):
+            assert monitor.next_ping(confirms=False) == payload.encode()
+            monitor.ping_written(1.0)
+            assert monitor.free, "it confirms nothing, and so nobody waits for its pong"
+
+
+def test_a_ping_that_is_to_confirm_carries_a_number_as_well() -> None:
     monitor = opened(Heartbeat(payload="hello"))
-    assert [monitor.next_ping() for _ in range(2)] == [b"hello 1", b"hello 2"]
+    assert [monitor.next_ping(confirms=True) for _ in range(2)] == [b"hello 1", b"hello 2"]
+    assert monitor.next_ping(confirms=False) == b"hello 3", "it takes the place of one that has no answer"
+    assert monitor.pong_received(b"hello 3")
+    assert monitor.next_ping(confirms=False) == b"hello"
 
 
-def test_a_payload_without_room_for_a_number_goes_alone() -> None:
-    monitor = opened(Heartbeat(payload="x" * 125))
-    assert monitor.next_ping() == b"x" * 125
+def test_a_number_goes_alone_where_there_is_no_room_for_the_payload_too() -> None:
+    assert opened(Heartbeat(payload="x" * 123)).next_ping(confirms=True) == b"x" * 123 + b" 1"
+    assert opened(Heartbeat(payload="x" * 124)).next_ping(confirms=True) == b"1"
+
+
+def test_the_pong_of_a_periodic_ping_is_life_and_confirms_nothing() -> None:
+    monitor = opened(Heartbeat(payload="hb", ping_interval=20.0, timeout=10.0))
+    monitor.poll(20.0)
+    beat = monitor.next_ping(confirms=False)
+    monitor.ping_written(20.0)
+    assert monitor.deadline == 30.0
+    confirming = monitor.next_ping(confirms=True)
+    monitor.ping_written(21.0)
+    monitor.frame_received(22.0)
+    assert not monitor.pong_received(beat)
+    assert not monitor.free
+    assert monitor.deadline == 42.0
+    assert monitor.pong_received(confirming)
+
+
+@given(
+    payload=st.text(max_size=125).filter(lambda text: len(text.encode()) <= 125),
+    steps=st.lists(st.tuples(st.booleans(), st.booleans(), st.lists(st.integers(0, 30), max_size=3))),
+)
+def test_no_pong_confirms_more_than_its_ping_could(
+    payload: str, steps: list[tuple[bool, bool, list[int]]]
+) -> None:
+    """Whichever pings a peer answers, in whatever order and how often, also where it answers only some."""
+    monitor = opened(Heartbeat(payload=payload))
+    written = confirmed = 0
+    out: list[tuple[bytes, int]] = []
+    for writes, pings, answers in steps:
+        written += writes
+        if pings:
+            sent = monitor.next_ping(confirms=written > confirmed)
+            monitor.ping_written(0.0)
+            out.append((sent, written))
+            assert len(sent) <= 125
+            if written == confirmed:
+                assert sent == payload.encode(), "as configured"
+        for answer in answers if out else []:
+            sent, before = out[-1 - answer % len(out)]
+            if monitor.pong_received(sent):
+                assert before == out[-1][1], "only the latest ping confirms"
+                confirmed = before
+
+
+def test_a_ping_behind_one_without_an_answer_gives_the_peer_no_more_time() -> None:
+    monitor = opened()
+    monitor.poll(20.0)
+    monitor.next_ping(confirms=False)
+    monitor.ping_written(20.0)
+    monitor.next_ping(confirms=True)
+    assert monitor.deadline == 30.0, "also while it is being written"
+    monitor.ping_written(29.0)
+    assert over(monitor, 30.0) is Pulse.CUT
+
+
+def test_a_timeout_that_is_over_is_no_miss_before_all_was_read() -> None:
+    monitor = pinged()
+    assert monitor.poll(1000.0) is Pulse.READ
+    assert monitor.poll(1000.0) is Pulse.READ, "asked again, nothing has changed"
+    assert monitor.misses == 0
+    monitor.frame_received(1000.0)
+    assert monitor.poll(1000.0, all_read=True) is None
+    assert monitor.deadline == 1020.0, "it runs on from there"
+
+
+@given(
+    rounds=st.lists(
+        st.tuples(st.floats(0.001, 9.999) | st.none(), st.just(0.0) | st.floats(0, 1e6)), max_size=8
+    )
+)
+def test_a_late_poll_gives_what_one_in_time_would_have_given(
+    rounds: list[tuple[float | None, float]],
+) -> None:
+    """Each ping is answered so many seconds later, or not; the timeout of each is looked at so late."""
+    in_time, late = opened(LOG_ONLY), opened(LOG_ONLY)
+    for monitor, is_late in ((in_time, False), (late, True)):
+        for answered, lateness in rounds:
+            ping_at = monitor.deadline
+            assert ping_at is not None
+            assert monitor.poll(ping_at) is Pulse.PING
+            monitor.next_ping(confirms=False)
+            monitor.ping_written(ping_at)
+            over_at = monitor.deadline
+            assert over_at is not None
+            if not is_late and answered is not None:
+                monitor.frame_received(ping_at + answered)
+                continue
+            now = over_at + lateness if is_late else over_at
+            assert monitor.poll(now) is Pulse.READ
+            if answered is not None:
+                monitor.frame_received(now)
+            expected = Pulse.WARN if answered is None else None
+            assert monitor.poll(now, all_read=True) is expected
+    assert late.misses == in_time.misses == sum(answered is None for answered, _ in rounds)
 
 
 def test_nothing_is_due_while_this_side_does_not_read() -> None:
@@ -136,7 +248,7 @@ def test_nothing_is_due_while_this_side_does_not_read() -> None:
     assert monitor.poll(1e6) is None
     monitor.released(100.0)
     assert monitor.deadline == 110.0, "the ping's time starts anew"
-    assert monitor.poll(110.0) is Pulse.CUT
+    assert over(monitor, 110.0) is Pulse.CUT
 
 
 def test_holding_back_without_a_ping_out_starts_the_interval_anew() -> None:
@@ -148,7 +260,7 @@ def test_holding_back_without_a_ping_out_starts_the_interval_anew() -> None:
 
 def test_a_ping_that_was_answered_while_it_was_written_needs_no_timeout() -> None:
     monitor = opened()
-    payload = monitor.next_ping()
+    payload = monitor.next_ping(confirms=True)
     monitor.frame_received(4.0)
     assert monitor.pong_received(payload)
     monitor.ping_written(5.0)
@@ -157,7 +269,7 @@ def test_a_ping_that_was_answered_while_it_was_written_needs_no_timeout() -> Non
 
 def test_nothing_is_due_while_a_ping_is_being_written() -> None:
     monitor = opened()
-    monitor.next_ping()
+    monitor.next_ping(confirms=True)
     assert monitor.deadline is None
     assert monitor.poll(1e6) is None
     monitor.ping_written(100.0)
@@ -172,7 +284,7 @@ def watched(policy: Heartbeat = POLICY) -> HeartbeatMonitor:
     """A monitor that can look; a ping was written at 0."""
     monitor = HeartbeatMonitor(policy)
     monitor.opened(0.0, looks=True)
-    monitor.next_ping()
+    monitor.next_ping(confirms=True)
     monitor.ping_written(0.0)
     return monitor
 
@@ -207,7 +319,7 @@ def test_while_more_is_acknowledged_the_timeout_runs_anew() -> None:
     assert monitor.deadline == 110.0, "ten seconds after the last look that found more"
     assert monitor.poll(110.0) is Pulse.LOOK
     monitor.looked(110.0, line(199, awaited=1000))
-    assert monitor.poll(110.0) is Pulse.CUT
+    assert over(monitor, 110.0) is Pulse.CUT
     assert monitor.misses == 1
 
 
@@ -225,14 +337,14 @@ def test_without_progress_since_the_first_look_the_timeout_runs_from_the_ping() 
     for now in (0.5, 5.0, 10.0):
         assert monitor.poll(now) is Pulse.LOOK
         monitor.looked(now, line(50))
-    assert monitor.poll(10.0) is Pulse.CUT
+    assert over(monitor, 10.0) is Pulse.CUT
 
 
 def test_a_ping_that_is_acknowledged_at_once_needs_no_more_looks() -> None:
     monitor = watched()
     monitor.looked(0.5, line(100))
     assert monitor.deadline == 10.0
-    assert monitor.poll(10.0) is Pulse.CUT
+    assert over(monitor, 10.0) is Pulse.CUT
 
 
 def test_from_when_all_is_acknowledged_only_the_timeout_counts() -> None:
@@ -240,7 +352,7 @@ def test_from_when_all_is_acknowledged_only_the_timeout_counts() -> None:
     monitor.looked(0.5, line(10))
     monitor.looked(1.0, line(100))
     assert monitor.deadline == 11.0
-    assert monitor.poll(11.0) is Pulse.CUT
+    assert over(monitor, 11.0) is Pulse.CUT
 
 
 def test_a_system_that_stops_telling_leaves_the_timeout_as_it_is() -> None:
@@ -263,9 +375,9 @@ def test_each_ping_and_each_release_begins_to_look_anew() -> None:
     monitor.looked(0.5, line(10))
     assert monitor.poll(10.0) is Pulse.LOOK
     monitor.looked(10.0, line(10))
-    assert monitor.poll(10.0) is Pulse.WARN
+    assert over(monitor, 10.0) is Pulse.WARN
     assert monitor.poll(30.0) is Pulse.PING
-    monitor.next_ping()
+    monitor.next_ping(confirms=True)
     monitor.ping_written(30.0)
     monitor.looked(30.5, line(20, awaited=200))
     assert monitor.deadline == 31.0
@@ -277,13 +389,13 @@ def test_each_ping_and_each_release_begins_to_look_anew() -> None:
     monitor.looked(50.5, line(60, awaited=200))
     for now in (55.0, 60.0):
         monitor.looked(now, line(60, awaited=200))
-    assert monitor.poll(60.0) is Pulse.WARN
+    assert over(monitor, 60.0) is Pulse.WARN
 
 
 def test_without_a_section_nobody_looks() -> None:
     monitor = HeartbeatMonitor(None)
     monitor.opened(0.0, looks=True)
-    monitor.next_ping()
+    monitor.next_ping(confirms=True)
     monitor.ping_written(0.0)
     assert monitor.deadline is None
 
@@ -297,7 +409,8 @@ def cut_at(monitor: HeartbeatMonitor, told: Callable[[float], Progress]) -> floa
         if pulse is Pulse.LOOK:
             monitor.looked(now, told(now))
             pulse = monitor.poll(now)
-        if pulse is Pulse.CUT:
+        if pulse is Pulse.READ:
+            assert monitor.poll(now, all_read=True) is Pulse.CUT
             return now
         assert pulse is None
         assert monitor.deadline is not None
@@ -355,6 +468,7 @@ class MonitorMachine(RuleBasedStateMachine):
         self.acknowledged = 0
         self.awaited = 0
         self.payload: bytes | None = None
+        self.waiting: bytes | None = None
         self.seen: list[bytes] = []
         self.holding = False
         self.cut = False
@@ -364,8 +478,9 @@ class MonitorMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule()
-    def poll(self) -> None:
+    @rule(life=st.booleans())
+    def poll(self, life: bool) -> None:
+        """Poll, maybe late; `life`: where that might be a miss, something is found in the socket."""
         due = self._due()
         expected = None
         if due is not None and self.now >= due:
@@ -375,16 +490,22 @@ class MonitorMachine(RuleBasedStateMachine):
             elif self.now >= self._look_at():
                 expected = Pulse.LOOK
             else:
-                expected = Pulse.CUT if self.policy.action is HeartbeatAction.RECONNECT else Pulse.WARN
+                assert self.monitor.poll(self.now) is Pulse.READ
+                if life:
+                    self.monitor.frame_received(self.now)
+                else:
+                    expected = Pulse.CUT if self.policy.action is HeartbeatAction.RECONNECT else Pulse.WARN
+                    self.misses += 1
                 self.waits_from = None
                 self.last = self.now
-                self.misses += 1
-        assert self.monitor.poll(self.now) is expected
+        assert self.monitor.poll(self.now, all_read=True) is expected
 
     def _due(self) -> float | None:
-        if self.holding or self.asked or self.writing:
+        if self.holding or self.asked:
             return None
-        return self.last + 8.0 if self.waits_from is None else min(self._look_at(), self._over_at())
+        if self.waits_from is not None:
+            return min(self._look_at(), self._over_at())
+        return None if self.writing else self.last + 8.0
 
     def _over_at(self) -> float:
         """When the timeout is over, by all looks since the ping."""
@@ -436,18 +557,23 @@ class MonitorMachine(RuleBasedStateMachine):
         self.waits_from = None
 
     @precondition(lambda self: (self.asked or self.payload is None) and not self.writing)
-    @rule()
-    def ping_is_taken(self) -> None:
-        self.payload = self.monitor.next_ping()
-        assert self.payload not in self.seen
-        self.seen.append(self.payload)
+    @rule(confirms=st.booleans())
+    def ping_is_taken(self, confirms: bool) -> None:
+        numbered = confirms or self.payload is not None
+        self.waiting = self.monitor.next_ping(confirms=confirms)
+        if numbered:
+            assert self.waiting not in self.seen
+            self.payload = self.waiting
+        else:
+            assert self.waiting == b""
+        self.seen.append(self.waiting)
         self.asked = False
         self.writing = True
 
     @precondition(lambda self: (self.asked or self.payload is None) and not self.writing)
-    @rule(behind=st.sampled_from([0, 5, 1000]))
-    def ping_goes(self, behind: int) -> None:
-        self.ping_is_taken()
+    @rule(behind=st.sampled_from([0, 5, 1000]), confirms=st.booleans())
+    def ping_goes(self, behind: int, confirms: bool) -> None:
+        self.ping_is_taken(confirms)
         self.ping_is_written(behind)
 
     @precondition(lambda self: self.writing)
@@ -455,8 +581,9 @@ class MonitorMachine(RuleBasedStateMachine):
     def ping_is_written(self, behind: int) -> None:
         self.monitor.ping_written(self.now)
         self.writing = False
-        if self.payload is not None:
-            self._wait()
+        if self.waiting is not None:
+            if self.waits_from is None:
+                self._wait()
             self.awaited = self.acknowledged + behind
 
     def _wait(self) -> None:
@@ -474,6 +601,8 @@ class MonitorMachine(RuleBasedStateMachine):
         assert self.monitor.pong_received(payload) == answers
         if answers:
             self.payload = None
+        if payload == self.waiting:
+            self.waiting = None
 
     @rule()
     def hold(self) -> None:

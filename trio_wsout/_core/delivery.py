@@ -11,7 +11,8 @@ Rules
 4. A message leaves only as confirmed or as undelivered, once.
 5. A message in flight longer than `retry.timeout` on one connection makes that connection stalled,
    except for the time in which this side held reading back. So does the first ping of rule 8, when it
-   is not answered so long.
+   is not answered so long. A late look condemns nobody: where an answer is found only when what it leaves in
+   flight has waited too long as well, that could not be asked for before, and waits anew from there.
 6. A try of a message is a connection that ended while it was in flight; or while it was to be written
    again and the peer had not answered the ping of rule 8, which is written in its place. After
    1 + `retry.retries` tries it is undelivered. So where no ping is ever answered, all that was in
@@ -245,8 +246,8 @@ class DeliveryWindow:
         self._before_ping = len(self._in_flight)
         self._since_ping = 0
 
-    def pong_received(self) -> list[Message]:
-        """The outstanding ping was answered; gives what that confirms."""
+    def pong_received(self, now: float) -> list[Message]:
+        """The outstanding ping was answered, as was found at `now`; return what that confirms."""
         count, self._before_ping = self._before_ping, None
         if count is None:
             return []
@@ -255,7 +256,11 @@ class DeliveryWindow:
         if self._level is not DeliveryLevel.RECEIVED:
             self._outlived = 0 < count == len(self._in_flight)
             return []
-        return self._confirm(count)
+        confirmed = self._confirm(count)
+        deadline = self.deadline
+        if deadline is not None and now >= deadline:
+            self._held_until = now
+        return confirmed
 
     def strange_pong_received(self) -> None:
         """A pong came that does not carry the payload of the outstanding ping."""
@@ -379,7 +384,7 @@ class DeliveryWindow:
         self._held = True
 
     def released(self, now: float) -> None:
-        """This side reads again since `now`."""
+        """This side reads again since `now`, or found then that it had not run: time counts from there."""
         self._held = False
         self._held_until = now
 

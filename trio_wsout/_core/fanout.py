@@ -23,7 +23,8 @@ Rules
    or a message whose fate is asked for), when half of what may be unconfirmed is, and otherwise
    only so often (`ask_at`).
 8. A message in flight to a peer longer than `retry.timeout` makes that peer stalled, except for the
-   time in which this side held reading back.
+   time in which this side held reading back, and for what an answer that was found late leaves in flight
+   (`delivery`, rule 5).
 """
 
 from __future__ import annotations

@@ -2,24 +2,29 @@
 
 Rules
 -----
-1. One ping is outstanding at a time; confirmation pings (`delivery`) and periodic pings share it.
+1. One ping that is to confirm is outstanding at a time; a periodic ping takes its place (rule 2).
 2. A periodic ping is due `ping_interval` after the last sign of life: an inbound frame. What this
    side sends puts it off by nothing, for it says nothing about the peer. It may take the place of an
    older ping that was never answered, because frames came instead of its pong. From when it is due
    until it is written nothing else is: what lies before it may take its time.
 3. From the moment that a ping is written, some frame must come within `timeout`. Any inbound
-   frame is life, not only the pong.
+   frame is life, not only the pong. A ping behind one that waits for that has no time of its own.
 4. A slow line is not a dead one. Where this side's system knows what the peer's has acknowledged,
    it is asked (LOOK) eight times within `timeout`, and at least twice a second, while nothing comes
    after a ping. A look that finds more acknowledged than the one before has the timeout run anew
    from there. The first finds nothing but what to compare with, and one by which the whole ping is
    acknowledged is the last: from there on only the peer can be slow. So where acknowledgements end,
    that is found one look and `timeout` later; and where there were none, `timeout` after the ping.
-5. A miss is CUT (action ``reconnect``), or WARN, once a miss (action ``log-only``).
-6. While this side holds reading back, silence is no evidence: nothing is due until it reads again.
-7. A pong answers a ping only by its payload: the configured payload and a number, where both fit
-   in 125 bytes. So a pong that comes twice, or late, never answers a later ping.
-8. Without a heartbeat section nothing is due, ever; confirmation pings are still counted here.
+5. A late look condemns nobody: a timeout that is over is READ first, for the peer's answer may lie
+   in the socket. Only when all of that has been read and the timeout is still over it is a miss.
+6. A miss is CUT (action ``reconnect``), or WARN, once a miss (action ``log-only``).
+7. While this side holds reading back, silence is no evidence: nothing is due until it reads again.
+8. A ping that is to confirm carries the configured payload and a number, or the number alone where
+   both don't fit in 125 bytes, and a pong answers it only with the same. So a pong that comes twice, or
+   late, never confirms what was written later, and nor does one that answers several pings at once.
+   A periodic ping that has nothing to confirm, and takes no other's place, carries the configured
+   payload exactly. Its pong is life, confirms nothing, and is waited for by nobody (rule 1).
+9. With ``heartbeat: none`` nothing is due, ever; confirmation pings are still counted here.
 """
 
 from __future__ import annotations
@@ -56,6 +61,8 @@ class Pulse(StrEnum):
     """The peer missed a ping and the policy is only to say so."""
     LOOK = "look"
     """Look how far what was written has come, say so (`looked`), and poll again."""
+    READ = "read"
+    """Read what lies in the socket by now, and poll again, with `all_read`."""
 
 
 @frozen(kw_only=True)
@@ -83,6 +90,7 @@ class HeartbeatMonitor:
         "_going",
         "_held",
         "_last_life",
+        "_latest",
         "_look_at",
         "_look_every",
         "_number",
@@ -102,7 +110,8 @@ class HeartbeatMonitor:
         self._look_every = inf
         self._prefix = policy.payload.encode() if policy else b""
         self._number = 0
-        self._outstanding: bytes | None = None
+        self._outstanding: bytes | None = None  # of those that are to confirm
+        self._latest: bytes | None = None  # of all pings, while it is not answered
         self._due = False
         self._going = False
         self._silent_since: float | None = None
@@ -115,13 +124,13 @@ class HeartbeatMonitor:
 
     @property
     def free(self) -> bool:
-        """Whether no ping is outstanding or due, so that a confirmation ping may go."""
+        """Whether no ping that is to confirm is outstanding, so that one may go."""
         return self._outstanding is None
 
     @property
     def unanswered(self) -> bool:
         """Whether pings were written, and none of them was ever answered."""
-        return self._number > 0 and not self.answered
+        return self._latest is not None and not self.answered
 
     @property
     def ping_due(self) -> bool:
@@ -132,14 +141,17 @@ class HeartbeatMonitor:
     def deadline(self) -> float | None:
         """When `poll` has something to say; None: not before something else happens."""
         policy = self._policy
-        if policy is None or self._held or self._due or self._going:
+        if policy is None or self._held or self._due:
             return None
         if self._silent_since is not None:
             return min(self._look_at, self._silent_since + self._timeout)
-        return self._last_life + policy.ping_interval
+        return None if self._going else self._last_life + policy.ping_interval
 
-    def poll(self, now: float) -> Pulse | None:
-        """What is to be done at `now`; None before `deadline`."""
+    def poll(self, now: float, *, all_read: bool = False) -> Pulse | None:
+        """Return what is to be done at `now`; None before `deadline`.
+
+        `all_read`: since the caller was asked to READ, everything that lay in the socket then has been read.
+        """
         policy = self._policy
         deadline = self.deadline
         if policy is None or deadline is None or now < deadline:
@@ -149,6 +161,8 @@ class HeartbeatMonitor:
             return Pulse.PING
         if now >= self._look_at:
             return Pulse.LOOK
+        if not all_read:
+            return Pulse.READ
         self.misses += 1
         self._silent_since = None
         self._last_life = now
@@ -167,20 +181,26 @@ class HeartbeatMonitor:
         self._silent_since = None
         return nearer
 
-    def next_ping(self) -> bytes:
-        """Take the payload for a ping that is about to be written; it becomes the outstanding one."""
-        self._number += 1
-        number = b" %x" % self._number if self._prefix else b"%x" % self._number
-        fits = len(self._prefix) + len(number) <= _MOST
-        self._outstanding = self._prefix + number if fits else self._prefix
+    def next_ping(self, *, confirms: bool) -> bytes:
+        """Return the payload of the ping that is about to be written.
+
+        `confirms`: something was written before it of which it is not known whether the peer has it.
+        """
+        payload = self._prefix
+        if confirms or self._outstanding is not None:
+            self._number += 1
+            number = b"%x" % self._number
+            joined = b"%b %b" % (payload, number) if payload else number
+            payload = self._outstanding = joined if len(joined) <= _MOST else number
+        self._latest = payload
         self._due = False
         self._going = True
-        return self._outstanding
+        return payload
 
     def ping_written(self, now: float) -> None:
         """The ping was handed to the kernel at `now`: its timeout starts."""
         self._going = False
-        if self._outstanding is not None:
+        if self._latest is not None and self._silent_since is None:
             self._wait_from(now)
 
     def looked(self, now: float, progress: Progress | None) -> None:
@@ -197,12 +217,13 @@ class HeartbeatMonitor:
             self._look_at = min(now + self._look_every, since + self._timeout)
 
     def pong_received(self, payload: bytes) -> bool:
-        """Say whether this pong answers the outstanding ping; report its bytes to `frame_received` too."""
+        """Return whether this pong confirms what was written before the outstanding ping; report its bytes to `frame_received` too."""
+        if payload == self._latest:
+            self._latest = self._silent_since = None
+            self.answered = True
         if payload != self._outstanding:
             return False
         self._outstanding = None
-        self._silent_since = None
-        self.answered = True
         return True
 
     def held(self) -> None:

@@ -294,11 +294,14 @@ class Subscriber:
         self._before_ping = self.next
         self.since_ping = False
 
-    def pong_received(self) -> None:
-        """The outstanding ping was answered."""
+    def pong_received(self, now: float) -> None:
+        """The outstanding ping was answered, as was found at `now`."""
         number, self._before_ping = self._before_ping, None
         if number is not None and self._log.delivery.level is DeliveryLevel.RECEIVED:
             self._confirm_before(number)
+            deadline = self.deadline
+            if deadline is not None and now >= deadline:
+                self._held_until = now
 
     def acked(self, seq: int) -> None:
         """The peer's application has every event up to `seq` (level acked)."""
@@ -363,6 +366,6 @@ class Subscriber:
         self._held = True
 
     def released(self, now: float) -> None:
-        """This side reads again since `now`."""
+        """This side reads again since `now`, or found then that it had not run: time counts from there."""
         self._held = False
         self._held_until = now

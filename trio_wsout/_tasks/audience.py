@@ -12,7 +12,9 @@ from trio_wsout._core.acknowledgement import stamp_of
 from trio_wsout._core.ending import Cause
 from trio_wsout._core.fanout import Fanout, Owner
 from trio_wsout._core.history import gap_message
+from trio_wsout._core.look import could_not_write
 from trio_wsout._core.message import BatchMessage
+from trio_wsout._tasks.look import look
 from trio_wsout._tasks.waking import Doorbell
 from trio_wsout._tasks.watch import Watch
 from trio_wsout._wire.at_once import write_to_each
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from trio_wsout._core.message import Message
     from trio_wsout._core.received import Peer
     from trio_wsout._tasks.ledger import Ledger
+    from trio_wsout._tasks.look import Suspect
     from trio_wsout._tasks.uplink import Uplink
     from trio_wsout._wire.connection import Connection
     from trio_wsout.config.sections import Config
@@ -67,8 +70,8 @@ class Member(Owner, Protocol):
         """When `poll` has something to do."""
         ...
 
-    def poll(self) -> None:
-        """Ping, warn or cut; or close a peer that is idle."""
+    def poll(self) -> Suspect | None:
+        """Ping; or return the connection, if the peer is to be warned of, cut, or closed."""
         ...
 
     def wake(self) -> None:
@@ -169,7 +172,7 @@ class Audience:
         """
         log = self.log
         if log.keeps_much and (kept_for := log.kept_for):
-            self._expel(kept_for)
+            self._expel(self._members_at(kept_for))
         if self._ledger.awaited:
             log.want()
         while (wave := log.next_wave(trio.current_time())) is not None:
@@ -253,19 +256,44 @@ class Audience:
             if not self.log.full:
                 return
         if self._policy is SlowPeer.WAIT:
-            with trio.move_on_after(self._patience):  # noqa: ASYNC912 - the log is full, so it waits
+            until = trio.current_time() + self._patience
+            with trio.move_on_at(until):  # noqa: ASYNC912 - the log is full, so it waits
                 while self.log.full:
                     await self._room.wait()
                 return
-        slow = self.log.slow
+            self._expel(await self._slow_after_a_look(until))
+            return
         if self._policy is SlowPeer.DROP_OLDEST:
-            for place in slow:
+            for place in self.log.slow:
                 place.stuck = True
             return
-        self._expel(slow)
+        self._expel(await self._slow_after_a_look(None))
 
-    def _expel(self, slow: Sequence[Subscriber]) -> None:
-        for peer in [each for each in self.peers if each.place in slow]:
+    async def _slow_after_a_look(self, until: float | None) -> list[Member]:
+        """The peers that make the log full also after what lay in their sockets was read, and all written that could be.
+
+        They had until then; None: nobody waits for them. This process may not have run for a while: a peer that took
+        some of what waited meanwhile gets its time anew.
+        """
+        found_room = await look([each.connection for each in self._members_at(self.log.slow)])
+        slow = self._members_at(self.log.slow)
+        if until is not None:
+            late = trio.current_time() - until
+            slow = [
+                each
+                for each in slow
+                if each.connection not in found_room
+                and not could_not_write(each.connection.motion, late, self._patience)
+            ]
+        return slow
+
+    def _members_at(self, places: Sequence[Subscriber]) -> list[Member]:
+        """Those of the peers whose places these are."""
+        wanted = set(places)
+        return [each for each in self.peers if each.place in wanted]
+
+    def _expel(self, slow: Sequence[Member]) -> None:
+        for peer in slow:
             _log.warning("peer %s does not keep up and is closed with 1013", peer.peer.address)
             self.expelled += 1
             peer.close(TRY_AGAIN_LATER)

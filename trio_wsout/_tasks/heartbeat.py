@@ -1,14 +1,18 @@
-"""The heartbeat: when time is up it pings, warns or cuts."""
+"""The heartbeat and what waits too long: when time is up a peer is pinged, warned of or cut. A `Watch` looks at it."""
 
 from __future__ import annotations
 
 import logging
+from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
 
 from trio_wsout._core.ending import Cause, Ending
 from trio_wsout._core.heartbeat import Pulse
+from trio_wsout._core.look import could_not_write
+from trio_wsout._tasks.look import Suspect
 from trio_wsout._tasks.waking import earliest
 
 if TYPE_CHECKING:
@@ -16,49 +20,95 @@ if TYPE_CHECKING:
 
     from trio_wsout._core.heartbeat import HeartbeatMonitor
     from trio_wsout._tasks.outbox import Outbox
-    from trio_wsout._tasks.waking import Alarm
+    from trio_wsout._tasks.watch import Watch
     from trio_wsout._wire.connection import Connection
 
-__all__ = ["beat", "run_heartbeat"]
+__all__ = ["LinkDeadlines", "beat"]
 
 _log = logging.getLogger("trio_wsout")
 
 
-async def run_heartbeat(
-    connection: Connection, outbox: Outbox, monitor: HeartbeatMonitor, alarm: Alarm
-) -> None:
-    """Watch one connection until it is over, or until nobody can say that it lives."""
-    window = outbox.window
-    while True:
-        with alarm.until(earliest(monitor.deadline, window.deadline)):
-            await trio.sleep_forever()
-        if not beat(connection, monitor, window.deadline, outbox.to_write.ring):
-            return
+class LinkDeadlines:
+    """The deadlines of one connection of a link. A `Watched`."""
+
+    def __init__(
+        self, connection: Connection, outbox: Outbox, monitor: HeartbeatMonitor, watch: Watch
+    ) -> None:
+        """Have `watch` look at an open connection from the first `look_anew` on."""
+        self.due = inf
+        self.ticket = 0
+        self._watch = watch
+        self._connection = connection
+        self._outbox = outbox
+        self._monitor = monitor
+
+    @property
+    def deadline(self) -> float | None:
+        """When `poll` has something to do."""
+        if self._connection.ending is not None:
+            return None
+        return earliest(self._monitor.deadline, self._outbox.window.deadline)
+
+    def no_later_than(self, at: float | None) -> None:
+        """Have it looked at by this time; None: whenever it says."""
+        if at is not None and at < self.due:  # seldom: a deadline that moves away is left to the watch
+            self._watch.no_later_than(self, at)
+
+    def look_anew(self) -> None:
+        """Its deadline may be nearer than it was."""
+        self.no_later_than(earliest(self._monitor.deadline, self._outbox.window.deadline))
+
+    def forget(self) -> None:
+        """Have nothing looked at any more: the connection is over, or about to be."""
+        self._watch.forget(self)
+
+    def poll(self) -> Suspect | None:
+        """Have a ping written; or return the connection, if it may be dead."""
+        silent = beat(self._connection, self._monitor, self._outbox.to_write.ring)
+        stalls = self._outbox.window.deadline
+        if silent or (stalls is not None and trio.current_time() >= stalls):
+            return Suspect(self._connection, partial(self._judge, silent=silent))
+        return None
+
+    def _judge(self, *, silent: bool, found_room: bool) -> None:
+        window, now = self._outbox.window, trio.current_time()
+        stalls = window.deadline
+        if stalls is not None and now >= stalls:
+            late = now - stalls
+            if not (found_room or could_not_write(self._connection.motion, late, self._outbox.timeout)):
+                detail = "a message was not confirmed within retry.timeout"
+                self._connection.end(Ending(cause=Cause.STALLED, detail=detail))
+                return
+            # The peer made room while this side did not run and could not write.
+            window.released(now)
+        if silent:
+            beat(self._connection, self._monitor, self._outbox.to_write.ring, all_read=True)
 
 
 def beat(
-    connection: Connection, monitor: HeartbeatMonitor, stalls: float | None, ring: Callable[[], object]
+    connection: Connection,
+    monitor: HeartbeatMonitor,
+    ring: Callable[[], object],
+    *,
+    all_read: bool = False,
 ) -> bool:
-    """Do what is due now: have the writer woken to ping, warn, or end the connection; False: it is ended.
+    """Do what the heartbeat wants now: have `ring` write a ping, look how far what was written has come, warn, or cut.
 
-    `stalls` is when a message will have waited too long for its confirmation; None: not soon.
+    Return whether the peer gave no sign of life in time: then this is to be called again with `all_read`, once all
+    that lay in the socket was read, and before that it is neither warned of nor cut.
     """
     now = trio.current_time()
-    if stalls is not None and now >= stalls:
-        connection.end(Ending(cause=Cause.STALLED, detail="a message was not confirmed within retry.timeout"))
-        return False
-    pulse = monitor.poll(now)
+    pulse = monitor.poll(now, all_read=all_read)
     if pulse is Pulse.LOOK:
         monitor.looked(now, connection.progress())
-        pulse = monitor.poll(now)
+        pulse = monitor.poll(now, all_read=all_read)
     match pulse:
         case Pulse.PING:
             ring()
         case Pulse.CUT:
             connection.end(Ending(cause=Cause.UNHEALTHY, detail="no sign of life within heartbeat.timeout"))
-            return False
         case Pulse.WARN:
             _log.warning("no sign of life within heartbeat.timeout")
-        case Pulse.LOOK | None:
+        case _:
             pass
-    return True
+    return pulse is Pulse.READ

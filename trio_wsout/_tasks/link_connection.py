@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_wsout._tasks.heartbeat import run_heartbeat
+from trio_wsout._tasks.heartbeat import LinkDeadlines
 from trio_wsout._tasks.reader import run_reader
-from trio_wsout._tasks.waking import Alarm, earliest
 from trio_wsout._tasks.writer import run_writer
 from trio_wsout._wire.connection import FAREWELL, Connection
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from trio_wsout._core.received import Peer
     from trio_wsout._tasks.outbox import Outbox
     from trio_wsout._tasks.reader import Inbox
+    from trio_wsout._tasks.watch import Watch
 
 __all__ = ["run_connection"]
 
@@ -29,42 +29,40 @@ async def run_connection(
     monitor: HeartbeatMonitor,
     outbox: Outbox,
     inbox: Inbox,
+    watch: Watch,
     *,
     peer: Peer,
     closing: trio.Event,
 ) -> None:
     """Run a connection until it is over, or until `closing` is set: then say Close and hear the answer.
 
-    When it returns, or is cancelled, the connection is cut and its last pongs have confirmed what they can.
+    `watch` looks at its deadlines. When it returns, or is cancelled, the connection is cut and its last pongs have confirmed what they can.
     """
-    alarm = Alarm()
+    deadlines = LinkDeadlines(connection, outbox, monitor, watch)
     written = trio.Event()
-
-    def look_anew() -> None:
-        alarm.no_later_than(earliest(monitor.deadline, outbox.window.deadline))
 
     def life(now: float) -> None:
         if monitor.frame_received(now):
-            look_anew()
+            deadlines.look_anew()
 
     def pong(payload: bytes) -> None:
         # Called by who reads: a task that takes them would be switched to for each.
         if monitor.pong_received(payload):
             outbox.answered()
-        else:
+        elif not monitor.answered:
             outbox.window.strange_pong_received()
-        look_anew()
+        deadlines.look_anew()
 
     connection.on_life(life)
     connection.on_ping(monitor.ping_written)
     connection.on_pong(pong)
     connection.on_control(outbox.to_write.ring)
-    outbox.on_released = look_anew
+    outbox.on_released = deadlines.look_anew
+    deadlines.look_anew()
     async with connection, trio.open_nursery() as reading:
         reading.start_soon(run_reader, connection, inbox, outbox, monitor, peer)
         async with trio.open_nursery() as writing:
-            writing.start_soon(_write, connection, outbox, monitor, alarm, written)
-            writing.start_soon(run_heartbeat, connection, outbox, monitor, alarm)
+            writing.start_soon(_write, connection, outbox, monitor, deadlines, written)
             writing.start_soon(_cancel_when, closing, writing.cancel_scope)
             await connection.wait_ended()
             # Our answer to a Close may be under way, and should not be torn.
@@ -72,6 +70,7 @@ async def run_connection(
             with trio.move_on_after(FAREWELL if connection.hears else 0):
                 await written.wait()
             writing.cancel_scope.cancel()
+        deadlines.forget()
         if connection.ending is None:
             await connection.aclose()
         else:
@@ -81,11 +80,15 @@ async def run_connection(
 
 
 async def _write(
-    connection: Connection, outbox: Outbox, monitor: HeartbeatMonitor, alarm: Alarm, written: trio.Event
+    connection: Connection,
+    outbox: Outbox,
+    monitor: HeartbeatMonitor,
+    deadlines: LinkDeadlines,
+    written: trio.Event,
 ) -> None:
     """Run the writer, and tell when it has ended."""
     try:
-        await run_writer(connection, outbox, monitor, alarm)
+        await run_writer(connection, outbox, monitor, deadlines)
     finally:
         written.set()
 

@@ -17,6 +17,7 @@ from attrs import define, field
 from trio_wsout._tasks.audience import TRY_AGAIN_LATER
 from trio_wsout._tasks.peer_fan_out import Greeting
 from trio_wsout._tasks.served_peer import ServedPeer
+from trio_wsout._tasks.watch import Patience
 from trio_wsout._wire.accept import Acceptor
 from trio_wsout._wire.listen import (
     address_of,
@@ -177,15 +178,18 @@ class Listener:
     async def _admit(self, stream: trio.abc.Stream) -> None:
         server = self._config.server
         assert server is not None  # noqa: S101 - the rules see to it
-        deadline = trio.current_time() + server.handshake_timeout
+        patience = Patience(self._audience.watch, trio.current_time() + server.handshake_timeout)
         guest: Guest | None = None
-        with trio.move_on_at(deadline):
-            guest = await self.acceptor.receive(stream, address_of(stream))
-        if guest is not None:
-            try:
-                await self._welcome(guest, deadline)
-            finally:
-                self.acceptor.places.free()
+        try:
+            with patience.scope():
+                guest = await self.acceptor.receive(stream, address_of(stream))
+            if guest is not None:
+                try:
+                    await self._welcome(guest, patience)
+                finally:
+                    self.acceptor.places.free()
+        finally:
+            patience.end()
 
     async def _greet(self, guest: Guest) -> Greeting | None:
         try:
@@ -195,9 +199,9 @@ class Listener:
             await self.acceptor.turn_away(guest, "the history can't be read")
             return None
 
-    async def _welcome(self, guest: Guest, deadline: float) -> None:
+    async def _welcome(self, guest: Guest, patience: Patience) -> None:
         greeting: Greeting | None = None
-        with trio.move_on_at(deadline):
+        with patience.scope():
             greeting = await self._greet(guest)
         if greeting is None:
             return
@@ -211,8 +215,9 @@ class Listener:
         try:
             async with trio.open_nursery() as nursery:
                 # A scope for the handshake only: one that lasted as long as the peer stays would cost memory.
-                with trio.move_on_at(deadline):
+                with patience.scope():
                     connection = await self.acceptor.answer(nursery, guest, headers)
+                patience.end()
                 if connection is not None:
                     self._answered(peer)
                     await peer.run(connection, nursery, self._host.inbox_for(peer), greeting)

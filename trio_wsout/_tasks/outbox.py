@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import trio
+
 from trio_wsout._core.delivery import DeliveryWindow
 from trio_wsout._core.message import events_in
 from trio_wsout._tasks.waking import Doorbell
@@ -28,6 +30,8 @@ class Outbox:
         """Begin with an empty window; `on_message` hears of every message from the peer."""
         self.on_message = on_message
         self.window = DeliveryWindow(delivery, retry)
+        self.timeout = retry.timeout
+        """Seconds after which the oldest message in flight makes a connection stalled."""
         self.accept = self.window.accept
         """Take a message into the window if it has room; gives whether it had."""
         self.ledger = ledger
@@ -69,7 +73,7 @@ class Outbox:
 
     def answered(self) -> None:
         """The outstanding ping was answered: that may confirm, and leaves the way free for another."""
-        self.confirm(self.window.pong_received())
+        self.confirm(self.window.pong_received(trio.current_time()))
         self.to_write.ring()
 
     def acked(self, seq: int) -> None:

@@ -7,6 +7,7 @@ then the task waits. It writes where the connection has no room, or can't be wri
 from __future__ import annotations
 
 import logging
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,10 @@ from attrs import frozen
 
 from trio_wsout._core.ending import Cause, Ending
 from trio_wsout._core.heartbeat import HeartbeatMonitor
+from trio_wsout._core.look import could_not_write
 from trio_wsout._core.packing import PackingError
 from trio_wsout._tasks.heartbeat import beat
+from trio_wsout._tasks.look import Suspect
 from trio_wsout._tasks.replay import Overtaken
 from trio_wsout._tasks.waking import Doorbell, earliest
 from trio_wsout.errors import HistoryError
@@ -73,6 +76,7 @@ class PeerFanOut:
         "_held",
         "_idle_timeout",
         "_part_by",
+        "_part_due",
         "_place",
         "_reason",
         "_write_timeout",
@@ -104,7 +108,8 @@ class PeerFanOut:
         self._writing = trio.CancelScope()
         self._code: int | None = None
         self._reason = ""
-        self._part_by = inf
+        self._part_by: float | None = None
+        self._part_due: float | None = None
         self._held = False
 
     def begin(self, connection: Connection, greeting: Greeting) -> None:
@@ -154,7 +159,8 @@ class PeerFanOut:
         if self._code is None:
             self._code = code
             self._reason = reason if len(reason.encode()) <= _LONGEST_REASON else ""
-            self._part_by = self._writing.deadline = trio.current_time() + _PARTING
+            self._part_by = trio.current_time() + _PARTING
+            self._audience.watch.no_later_than(self, self._part_by)
             self.give_up_place()
             self.wake()
 
@@ -214,11 +220,15 @@ class PeerFanOut:
         """Write the ping that is due or wanted, if one is, behind everything that was taken."""
         if self._over or not self._pinging:
             return
-        payload = self.monitor.next_ping()
-        if self.place is not None:
-            self.place.ping_taken()
-        self.connection.ping_now(payload)
+        self.connection.ping_now(self._next_ping())
         self._audience.watch.look_at(self)
+
+    def _next_ping(self) -> bytes:
+        place = self.place
+        payload = self.monitor.next_ping(confirms=place is not None and len(place.writes) > 0)
+        if place is not None:
+            place.ping_taken()
+        return payload
 
     # -- writing --------------------------------------------------------------------------------------------
 
@@ -249,15 +259,9 @@ class PeerFanOut:
                 return
             if not frames:
                 return
-            with trio.move_on_after(self._write_timeout):
-                await self._write(frames)
-                continue
-            self.connection.end(
-                Ending(
-                    cause=Cause.STALLED, detail="a part of the history was not written within retry.timeout"
-                )
-            )
-            return
+            self._part_due = trio.current_time() + self._write_timeout
+            await self._write(frames)
+            self._part_due = None
 
     async def _fan_out(self) -> None:
         """Write what waits, all in one go, until there is a reason to close."""
@@ -308,9 +312,7 @@ class PeerFanOut:
     async def _write(self, frames: bytes) -> None:
         ping = None
         if self._pinging:
-            ping = self.monitor.next_ping()
-            if self.place is not None:
-                self.place.ping_taken()
+            ping = self._next_ping()
         if frames or ping is not None or self.connection.has_control:
             self._audience.watch.no_later_than(self, self._stalls_at)
             count = await self.connection.write_frames(frames, ping)
@@ -330,19 +332,57 @@ class PeerFanOut:
 
     @property
     def _stalls_at(self) -> float | None:
-        return None if self.place is None or not self.place.joined else self.place.deadline
+        place = self.place
+        return self._part_due if place is None else place.deadline if place.joined else None
 
     @property
     def deadline(self) -> float | None:
         """When `poll` has something to do."""
         if self.connection.ending is not None:
             return None
-        return earliest(self.monitor.deadline, self._stalls_at, self._idle_at)
+        return earliest(self.monitor.deadline, self._stalls_at, self._idle_at, self._part_by)
 
-    def poll(self) -> None:
-        """Ping, warn or cut; or close a peer that is idle."""
+    def poll(self) -> Suspect | None:
+        """Ping; or return the connection, if the peer is to be warned of, cut, or closed."""
+        silent = beat(self.connection, self.monitor, self.ping)
+        over = earliest(self._stalls_at, self._idle_at, self._part_by)
+        if silent or (over is not None and trio.current_time() >= over):
+            return Suspect(self.connection, partial(self._judge, silent=silent))
+        return None
+
+    def _judge(self, *, silent: bool, found_room: bool) -> None:
+        now = trio.current_time()
+        if self._part_by is not None and now >= self._part_by:
+            self._part_by = None
+            self._writing.cancel()
+            return
         idle_at = self._idle_at
-        if idle_at is not None and trio.current_time() >= idle_at:
-            self.close(GOING_AWAY)
-        if not beat(self.connection, self.monitor, self._stalls_at, self.ping):
+        if idle_at is not None and now >= idle_at:
+            if found_room:
+                self.active_at = now
+            else:
+                self.close(GOING_AWAY)
+        stalls = self._stalls_at
+        if stalls is not None and now >= stalls:
+            if not (found_room or could_not_write(self.connection.motion, now - stalls, self._write_timeout)):
+                self._end_stalled()
+                silent = False
+            else:
+                self._wait_from(now)
+        if silent:
+            beat(self.connection, self.monitor, self.ping, all_read=True)
+        if self.connection.ending is not None:
             self._audience.was_cut(self)
+
+    def _wait_from(self, now: float) -> None:
+        """The peer made room while this side did not run and could not write: its time begins now."""
+        if self.place is None:
+            self._part_due = now + self._write_timeout
+        else:
+            self.place.released(now)
+
+    def _end_stalled(self) -> None:
+        what = "a message was not confirmed"
+        if self.place is None:
+            what = "a part of the history was not written"
+        self.connection.end(Ending(cause=Cause.STALLED, detail=f"{what} within retry.timeout"))

@@ -98,8 +98,9 @@ class ServedPeer(PeerFanOut):
         connection.on_end(None)
         if connection.ending is not None:
             await connection.farewell()
-        elif self._code is not None:
-            with trio.CancelScope(deadline=self._part_by):
+        elif self._code is not None and self._part_by is not None:
+            self._writing = trio.CancelScope()
+            with self._writing:
                 await connection.aclose(self._code, self._reason)
         await connection.cut()
 
@@ -109,7 +110,7 @@ class ServedPeer(PeerFanOut):
 
     def _pong(self, payload: bytes) -> None:
         if self.monitor.pong_received(payload) and self.place is not None:
-            self.place.pong_received()
+            self.place.pong_received(trio.current_time())
             self._go_on()
 
     def _go_on(self) -> None:

@@ -15,6 +15,7 @@ from trio_wsout._core.link import State
 from trio_wsout._core.link_change import LinkChange
 from trio_wsout._core.received import Peer
 from trio_wsout._tasks.link_connection import run_connection
+from trio_wsout._tasks.watch import Patience, Watch
 from trio_wsout._wire.dial import AttemptFailed
 from trio_wsout.errors import ConnectError
 
@@ -74,7 +75,9 @@ class Supervisor:
         self.opened = trio.Event()
         self.connection = None
         self.subprotocol: str | None = None
-        self.heartbeat_misses = 0
+        self._watch = Watch()
+        self._monitor: HeartbeatMonitor | None = None
+        self._misses_before = 0
         self.last_error: str | None = None
 
     # -- from outside -----------------------------------------------------------------------------------
@@ -84,6 +87,11 @@ class Supervisor:
         """Bytes received on all connections of the link."""
         connection = self.connection
         return self._received_before + (0 if connection is None else connection.received_bytes)
+
+    @property
+    def heartbeat_misses(self) -> int:
+        """Pings without a sign of life in time, on all connections of the link."""
+        return self._misses_before + (0 if self._monitor is None else self._monitor.misses)
 
     async def wait_change(self) -> None:
         """Wait for the next change of the link's state, or the end of the tree."""
@@ -102,6 +110,7 @@ class Supervisor:
         """Serve the link until it is closed by `close` or has given up (which breaks the output)."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stop_waiting, nursery.cancel_scope)
+            nursery.start_soon(self._watch.run)
             await self._serve()
             nursery.cancel_scope.cancel()
         self._link.close()
@@ -184,17 +193,23 @@ class Supervisor:
 
     async def _use(self, connection: Connection) -> Ending:
         """Run an open connection to its end; gives why it ended."""
-        monitor = HeartbeatMonitor(self._config.heartbeat)
+        self._monitor = monitor = HeartbeatMonitor(self._config.heartbeat)
         self._begin(connection, monitor)
         peer = Peer(address=self._dialer.address, subprotocol=connection.subprotocol)
         try:
             await run_connection(
-                connection, monitor, self._outbox, self._inbox, peer=peer, closing=self._closing
+                connection,
+                monitor,
+                self._outbox,
+                self._inbox,
+                self._watch,
+                peer=peer,
+                closing=self._closing,
             )
         finally:
-            self.connection = None
+            self.connection = self._monitor = None
             self._received_before += connection.received_bytes
-            self.heartbeat_misses += monitor.misses
+            self._misses_before += monitor.misses
         return self._explained(await connection.wait_ended())
 
     def _explained(self, ending: Ending) -> Ending:
@@ -225,7 +240,12 @@ class Supervisor:
         """Everything from credentials to the handshake inside connect.timeout."""
         timeout = self._config.connect.timeout
         self._dialer.stage = "credentials from the application"
-        with trio.move_on_after(timeout):
-            return await self._dialer.dial(nursery, await self._make_request())
+        self._dialer.deadline = trio.current_time() + timeout
+        patience = Patience(self._watch, self._dialer.deadline)
+        try:
+            with patience.scope():
+                return await self._dialer.dial(nursery, await self._make_request())
+        finally:
+            patience.end()
         detail = f"connect.timeout ({timeout:g} s) went by without {self._dialer.stage}"
         raise AttemptFailed(Ending(cause=Cause.TIMED_OUT, detail=detail))

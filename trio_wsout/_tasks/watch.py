@@ -9,9 +9,10 @@ from typing import Protocol
 
 import trio
 
+from trio_wsout._tasks.look import UNCONNECTED, Suspect, look
 from trio_wsout._tasks.waking import Alarm
 
-__all__ = ["Watch", "Watched"]
+__all__ = ["Patience", "Watch", "Watched"]
 
 _STALE = 64
 """Entries of deadlines that have moved, or of watched that are gone, before the heap is cleared of them."""
@@ -31,15 +32,15 @@ class Watched(Protocol):
         """When there is something to do; None: not before something else happens."""
         ...
 
-    def poll(self) -> None:
-        """The deadline has come."""
+    def poll(self) -> Suspect | None:
+        """The deadline has come. Return who is to be judged; None: nobody, and what was due is done."""
         ...
 
 
 class Watch:
     """Looks at each watched when its time has come.
 
-    A deadline that moves away costs nothing: it is found out when the old one comes.
+    Nobody is judged before all that lay in the socket has been read: this is the one place that sees to it. A deadline that moves away costs nothing: it is found out when the old one comes.
     """
 
     def __init__(self) -> None:
@@ -80,14 +81,78 @@ class Watch:
             with self._alarm.until(self._heap[0][0] if self._heap else None):
                 await trio.sleep_forever()
             now = trio.current_time()
+            suspects: dict[Watched, Suspect] = {}
             while self._heap and self._heap[0][0] <= now:
                 watched = self._watched.pop(heappop(self._heap)[1], None)
                 if watched is not None:
-                    self._serve(watched, now)
+                    self._serve(watched, now, suspects)
+            if suspects:
+                await self._judge(suspects)
 
-    def _serve(self, watched: Watched, now: float) -> None:
+    def _serve(self, watched: Watched, now: float, suspects: dict[Watched, Suspect]) -> None:
         watched.due = inf
         deadline = watched.deadline
-        if deadline is not None and deadline <= now:
-            watched.poll()
-        self.look_at(watched)
+        suspect = watched.poll() if deadline is not None and deadline <= now else None
+        if suspect is None:
+            self.look_at(watched)
+        else:
+            suspects[watched] = suspect
+
+    async def _judge(self, suspects: dict[Watched, Suspect]) -> None:
+        """Judge those whose time is over still, after one look for all of them."""
+        found_room = await look([each.connection for each in suspects.values()])
+        now = trio.current_time()
+        for watched, suspect in suspects.items():
+            if watched.due == -inf:  # it was forgotten meanwhile
+                continue
+            deadline = watched.deadline
+            if deadline is not None and deadline <= now:
+                suspect.judge(found_room=suspect.connection in found_room)
+            self.look_at(watched)
+
+
+class Patience:
+    """The deadline of a handshake: what it bounds is cancelled once what lay in the socket by then has been read.
+
+    A scope's own deadline would cancel at once, also where this process did not run and the answer is there. For as
+    long as that is known to have been, the handshake gets more time. A `Watched`.
+    """
+
+    __slots__ = ("_extended", "_scope", "_watch", "deadline", "due", "ticket")
+
+    def __init__(self, watch: Watch, deadline: float) -> None:
+        """Have `watch` look at it at the deadline; `end` is to be called when the handshake is over."""
+        self.due = inf
+        self.ticket = 0
+        self.deadline: float | None = deadline
+        self._watch = watch
+        self._scope: trio.CancelScope | None = None
+        self._extended = False
+        watch.look_at(self)
+
+    def scope(self) -> trio.CancelScope:
+        """Return a scope for the next part of the handshake; it is cancelled already where the time is over."""
+        self._scope = scope = trio.CancelScope()
+        if self.deadline is None:
+            scope.cancel()
+        return scope
+
+    def end(self) -> None:
+        """The handshake is over."""
+        self._scope = None
+        self._watch.forget(self)
+
+    def poll(self) -> Suspect:
+        """Time is up."""
+        return Suspect(UNCONNECTED, self._judge)
+
+    def _judge(self, *, found_room: bool) -> None:
+        del found_room  # of a handshake nobody knows
+        now, deadline = trio.current_time(), self.deadline
+        if deadline is not None and now > deadline and not self._extended:
+            self.deadline = now + (now - deadline)
+            self._extended = True
+            return
+        self.deadline = None
+        if self._scope is not None:
+            self._scope.cancel()

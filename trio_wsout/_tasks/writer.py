@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_wsout._tasks.waking import earliest
-
 if TYPE_CHECKING:
     from trio_wsout._core.heartbeat import HeartbeatMonitor
+    from trio_wsout._tasks.heartbeat import LinkDeadlines
     from trio_wsout._tasks.outbox import Outbox
-    from trio_wsout._tasks.waking import Alarm
     from trio_wsout._wire.connection import Connection
 
 __all__ = ["run_writer"]
@@ -21,7 +19,9 @@ _BLOB = 64 * 1024
 nothing a message, small enough that a control frame never waits long."""
 
 
-async def run_writer(connection: Connection, outbox: Outbox, monitor: HeartbeatMonitor, alarm: Alarm) -> None:
+async def run_writer(
+    connection: Connection, outbox: Outbox, monitor: HeartbeatMonitor, deadlines: LinkDeadlines
+) -> None:
     """Write until the connection is over. It is the only task that writes to it."""
     window = outbox.window
     while connection.ending is None:
@@ -33,12 +33,12 @@ async def run_writer(connection: Connection, outbox: Outbox, monitor: HeartbeatM
         messages = window.take(now, _BLOB)
         ping = None
         if monitor.ping_due or (monitor.free and window.wants_ping):
-            ping = monitor.next_ping()
+            ping = monitor.next_ping(confirms=window.in_flight > 0 or window.wants_ping)
             window.ping_taken()
-        alarm.no_later_than(window.deadline)
+        deadlines.no_later_than(window.deadline)
         try:
             count = await connection.write([message.payload for message in messages], ping)
         except trio.BrokenResourceError:
             return
         outbox.wrote(messages, count)
-        alarm.no_later_than(earliest(monitor.deadline, window.deadline))
+        deadlines.look_anew()

@@ -10,8 +10,9 @@ from trio_websocket import ConnectionClosed
 
 from trio_wsout._core.ending import Cause, Ending
 from trio_wsout._core.heartbeat import Progress
+from trio_wsout._core.look import Motion
 from trio_wsout._wire.frames import BINARY, CLOSE, PING, TEXT, masked_frame, masked_frames, plain_frame
-from trio_wsout._wire.tcp import bytes_told
+from trio_wsout._wire.tcp import bytes_lying, bytes_told
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -191,6 +192,20 @@ class Connection:
         # What TLS adds to the writes behind the ping, and the part of one that is under way, is not known.
         behind_ping = self._tap.written_bytes - self._written_with_ping
         return Progress(acknowledged=acknowledged, awaited=given - behind_ping)
+
+    @property
+    def motion(self) -> Motion:
+        """How far it has come both ways. One system call while a write is under way."""
+        tap = self._tap
+        writes = tap.torn and self.ending is None
+        told = bytes_told(tap.stream) if writes else None
+        sent = tap.written_bytes if told is None else told[0]
+        return Motion(received=tap.received_bytes, sent=sent, reads=tap.reads, writes=writes)
+
+    @property
+    def lying(self) -> int | None:
+        """Bytes that lie unread in the socket; None: the system does not say. One system call."""
+        return bytes_lying(self._tap.stream)
 
     # -- receiving ------------------------------------------------------------------------------------
 

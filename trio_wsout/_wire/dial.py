@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import ssl
+from math import inf
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -59,6 +60,9 @@ class Dialer:
     stage: str
     """What the attempt under way waits for, in words, for the error when time is up."""
 
+    deadline: float
+    """When the time of the next attempt is up; the caller bounds it, and a scope's own deadline counts as well."""
+
     def __init__(
         self,
         config: Config,
@@ -71,6 +75,7 @@ class Dialer:
         self._open_stream = open_stream
         self.stage = ""
         self.address = ""
+        self.deadline = inf
 
     async def dial(self, nursery: trio.Nursery, request: Request) -> Connection:
         """Open a connection, whose protocol then runs in `nursery`; the caller bounds the time.
@@ -146,7 +151,7 @@ class Dialer:
         self, nursery: trio.Nursery, stream: trio.abc.Stream, request: Request
     ) -> Connection:
         self.stage = "the server's answer to the opening handshake"
-        deadline = trio.current_effective_deadline()
+        deadline = min(self.deadline, trio.current_effective_deadline())
         tap = AnswerTap(stream, request, most=self._config.max_message_size, deadline=deadline)
         guard = Guard(nursery, tap, "the server's 101 is not valid")
         with trio.CancelScope() as shaking:

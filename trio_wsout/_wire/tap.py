@@ -151,6 +151,11 @@ class Tap(Outgoing):
         """Whether trio_websocket reads no more."""
         return self._gone
 
+    @property
+    def reads(self) -> bool:
+        """Whether who receives has taken all that came, and waits for more."""
+        return self._reading
+
     async def next_part(self) -> list[str | bytes] | Slow | None:
         """Wait for what comes next: messages, or bytes that wsproto has seen now; None: the connection is over.
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from contextlib import suppress
 from struct import Struct
 from typing import Protocol, cast, runtime_checkable
 
 import trio
 
-__all__ = ["TellsBytes", "bytes_told", "connect_trouble", "open_tcp", "tcp_stream"]
+with suppress(ImportError):  # Windows has neither
+    import fcntl
+    import termios
+
+__all__ = ["TellsBytes", "bytes_lying", "bytes_told", "connect_trouble", "open_tcp", "tcp_stream"]
 
 _HAPPY_EYEBALLS_DELAY = 0.25
-
+_INT = Struct("=i")
 _TOLD = Struct("=120xQ16xI52xQQ")
 """Of Linux' ``struct tcp_info`` (linux/tcp.h): bytes_acked, notsent_bytes, bytes_sent, bytes_retrans (since 4.19)."""
 
@@ -76,6 +81,18 @@ def bytes_told(stream: trio.abc.Stream) -> tuple[int, int] | None:
     # The side that dialled finds its SYN acknowledged, too: one byte, which matters to nobody.
     acknowledged, unsent, sent, again = _TOLD.unpack(told)
     return sent - again + unsent, acknowledged
+
+
+def bytes_lying(stream: trio.abc.Stream) -> int | None:
+    """How many bytes lie unread in the socket of a stream, TLS included; None: the system does not say. One system call."""
+    transport = _transport(stream)
+    if sys.platform == "win32" or not isinstance(transport, trio.SocketStream):
+        return None
+    try:
+        told = fcntl.ioctl(transport.socket.fileno(), termios.FIONREAD, bytes(_INT.size))
+    except (OSError, ValueError):  # it is closed
+        return None
+    return int(_INT.unpack(told)[0])
 
 
 def _transport(stream: trio.abc.Stream) -> trio.abc.Stream:
