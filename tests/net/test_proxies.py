@@ -469,6 +469,7 @@ async def test_a_name_that_is_not_known_here_may_be_by_the_proxy() -> None:
         (b"\x05\xff", "refused the tunnel: No acceptable"),
         (b"\x05\x00\x05\x00\x00\x03\xffcanary", "the proxy"),
         (b"\x05\x00\x05\x00\x00\x07canary", "the proxy"),
+        (b"\x05\x00\x05\x00\x00\x03\x02\xff\xff\x00\x50", "the proxy broke off before it answered"),
         (b"", "the proxy"),
     ],
 )
@@ -535,6 +536,20 @@ async def test_socks_without_its_library_is_found_at_start(monkeypatch: pytest.M
     monkeypatch.setenv("all_proxy", "http://127.0.0.1:1")
     async with trio_wsout.open_output(LAZY):
         pass
+
+
+async def test_of_a_host_that_is_not_known_yet_only_what_is_configured_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "python_socks", None)
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:1")
+    later = {"url": "wss://${env|SOME_HOST}/"}
+    async with trio_wsout.open_output(later):
+        pass
+    assert "is a SOCKS proxy" in await problem_of({**later, "connect": {"proxy": "socks5://user:canary@p"}})
+    monkeypatch.setenv("SOME_HOST", "peer.test")
+    error = await trouble(link("wss://${env|SOME_HOST}/"))
+    assert "pip install" in error.cause
 
 
 async def test_a_variable_that_is_no_proxy_is_found_at_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from urllib.parse import quote, unquote_plus, urlsplit
 
 from attrs import field, frozen
 
-from trio_wsout.config.addresses import parse_host_and_port
+from trio_wsout.config.addresses import format_host_and_port, parse_host_and_port
 from trio_wsout.config.header_fields import (
     BEARER_ALLOWED,
     is_bearer,
@@ -115,14 +115,12 @@ def build_request(
     query = parts.query if cursor is None else _without_cursor(parts.query, config)
     host, port = parse_host_and_port(parts.netloc)
     port = _PORTS[parts.scheme] if port is None else port
-    without_zone = host.partition("%")[0]
-    bracketed = f"[{without_zone}]" if ":" in without_zone else without_zone
     return Request(
         secure=parts.scheme == "wss",
         host=host,
-        server_name=without_zone.removesuffix("."),
+        server_name=host.partition("%")[0].removesuffix("."),
         port=port,
-        authority=bracketed if port == _PORTS[parts.scheme] else f"{bracketed}:{port}",
+        authority=format_host_and_port(host, None if port == _PORTS[parts.scheme] else port),
         resource=_resource(parts.path, query, _parameters(config, secrets, cursor)),
         headers=_headers(config, secrets, cursor, headers or {}, token),
         subprotocols=config.subprotocols,

@@ -19,7 +19,7 @@ from trio_wsout._core.proxies import choose_proxy
 from trio_wsout._wire.outgoing import transport_trouble
 from trio_wsout._wire.tcp import connect_trouble, open_tcp
 from trio_wsout._wire.tls import proxy_context
-from trio_wsout.config.addresses import parse_host_and_port
+from trio_wsout.config.addresses import format_host_and_port, parse_host_and_port
 from trio_wsout.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -136,13 +136,7 @@ def _is_socks(proxy: Proxy) -> bool:
 
 
 def _place(proxy: Proxy) -> str:
-    return _authority(proxy.host, proxy.port)
-
-
-def _authority(host: str, port: int) -> str:
-    """Host and port as HTTP has them: an IPv6 address in brackets and without its zone."""
-    without_zone = host.partition("%")[0]
-    return f"[{without_zone}]:{port}" if ":" in without_zone else f"{without_zone}:{port}"
+    return format_host_and_port(proxy.host, proxy.port)
 
 
 def _unreachable(proxy: Proxy, why: str) -> ProxyTrouble:
@@ -186,7 +180,7 @@ def _tls_trouble(proxy: Proxy, error: BaseException) -> ProxyTrouble:
 async def _connect(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) -> None:
     """Ask for the tunnel, and read exactly the answer to that, however it is cut."""
     parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MOST_HEAD + _CHUNK)
-    target = _authority(host, port)
+    target = format_host_and_port(host, port)
     headers = [("Host", target)]
     if proxy.username is not None:
         pair = b64encode(f"{proxy.username}:{proxy.password}".encode()).decode("ascii")

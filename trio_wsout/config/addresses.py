@@ -21,6 +21,7 @@ __all__ = [
     "Origin",
     "Proxy",
     "UnixAddress",
+    "format_host_and_port",
     "parse_address",
     "parse_allowed_origin",
     "parse_bind",
@@ -136,6 +137,13 @@ def parse_host_and_port(text: str, *, least: int = 1) -> tuple[str, int | None]:
     if not (port.isascii() and port.isdigit()) or not least <= int(port[:6]) <= _MOST_PORT:
         raise ValueError(f"the port must be {least} to {_MOST_PORT}")
     return parsed, int(port)
+
+
+def format_host_and_port(host: str, port: int | None) -> str:
+    """A host, as `parse_host` returns it, and a port as HTTP has them: without a zone (RFC 6874 section 4)."""
+    name = host.partition("%")[0]
+    bracketed = f"[{name}]" if ":" in name else name
+    return bracketed if port is None else f"{bracketed}:{port}"
 
 
 def _host_and_port(text: str) -> tuple[bool, str, str | None]:
