@@ -328,21 +328,24 @@ async def test_a_proxy_that_nobody_knows(scheme: str) -> None:
 
 
 @pytest.mark.parametrize("secure", [False, True])
-@pytest.mark.parametrize("trust", ["the system", "ca-certificate"])
+@pytest.mark.parametrize(
+    "trust", ["the system", "ca-certificate", "the system, with a ca-certificate for others"]
+)
 async def test_an_https_proxy_carries_the_connection(
     secure: bool, trust: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The proxy is judged by the system's roots, and by the CA of one's own where there is one."""
     ca, other = trustme.CA(), trustme.CA()
     roots = tmp_path / "roots.pem"
-    ours = trust == "ca-certificate"
-    (other if ours else ca).cert_pem.write_to_path(str(roots))
+    known, own = (other, ca) if trust == "ca-certificate" else (ca, other)
+    known.cert_pem.write_to_path(str(roots))
     monkeypatch.setenv("SSL_CERT_FILE", str(roots))
-    fields = {"tls": {"ca-certificate": ca.cert_pem.bytes().decode()}} if ours else {}
+    fields = {} if trust == "the system" else {"tls": {"ca-certificate": own.cert_pem.bytes().decode()}}
+    server = own if fields else ca
     messages: list[str | bytes] = []
     heads: list[bytes] = []
     async with (
-        target(messages, certified(ca) if secure else None) as port,
+        target(messages, certified(server) if secure else None) as port,
         listening(connecting(ESTABLISHED[:9], ESTABLISHED[9:], heads=heads), certified(ca)) as proxy,
     ):
         url = f"{'wss' if secure else 'ws'}://127.0.0.1:{port}/"
