@@ -35,34 +35,23 @@ from typing import Any, get_args, get_origin
 from attrs import NOTHING, Factory, fields, has
 from trio_wsout._core.link import diagram
 from trio_wsout.cli import codes
-from trio_wsout.config import Config, Secret, dump_config, sections
+from trio_wsout.config import Config, Mode, Secret, dump_config, sections
 from trio_wsout.config.loading import kind_of
-from trio_wsout.config.rules import UNUSABLE
+from trio_wsout.config.rules import UNUSABLE, UNUSABLE_WITHOUT_LINK
 
 DOCS = Path(__file__).parent
 _BLOCK = re.compile(r"^<!-- from code: (.+?) -->\n(.*?)^<!-- end -->$", re.MULTILINE | re.DOTALL)
 _MARK = re.compile(r"^<!-- from code: (.+?) -->$", re.MULTILINE)
 _SPEC = re.compile(r" ?\((?:extra ``\w+``; )?SPEC [^)]*\)")
-_ATTRIBUTE_DOC = re.compile(r'^    (\w+): ([^\n]*?)(?: = [^\n]*)?\n    """(.*?)"""', re.MULTILINE | re.DOTALL)
+_ATTRIBUTE_DOC = re.compile(
+    r'^    (\w+): ((?:(?!\n    """).)*?)(?: = (?:(?!\n    """).)*)?\n    """(.*?)"""',
+    re.MULTILINE | re.DOTALL,
+)
 _CONSTANT_DOC = re.compile(r'^(\w+) = (\d+)\n"""(.*?)"""', re.MULTILINE | re.DOTALL)
 
 
 # -- the configuration --------------------------------------------------------------------------------
 
-_FORMATS = {
-    "template": "templated text",
-    "batch-template": "templated text of a batch",
-    "positive-duration": "duration > 0",
-    "url": "URL",
-    "proxy": "proxy URL, or `none`",
-    "dotted-path": "dotted path",
-    "pointer": "JSON pointer",
-    "close-codes": "close code or range",
-    "bind": "address",
-    "origin": "origin, or `*`",
-}
-"""Words for the formats of the JSON Schema; another format is called as it is there."""
-_TYPES = {"string": "text", "boolean": "true or false"}
 _KEYS = {
     each.name: each.name.replace("_", "-")
     for section in (getattr(sections, name) for name in sections.__all__)
@@ -125,22 +114,8 @@ def _value(annotation: Any) -> str:
         if origin is Mapping:
             return f"table: name → {_value(arguments[1])}"
         return f"list: {_value(arguments[0])}" if origin is tuple else _value(arguments[0])
-    schema = dict(kind.schema)
-    if "enum" in schema:
-        return " · ".join(f"`{each}`" for each in schema["enum"])
-    if "format" in schema:
-        name = schema["format"].removeprefix("trio-wsout-")
-        words = _FORMATS.get(name, name.replace("-", " "))
-    elif schema["type"] in {"integer", "number"}:
-        words = ("whole number" if schema["type"] == "integer" else "number") + _bounds(schema)
-    else:
-        words = _TYPES[schema["type"]]
+    words = kind.words
     return f"{words}, secret" if get_args(annotation)[0] is Secret and "proxy" not in words else words
-
-
-def _bounds(schema: Mapping[str, Any]) -> str:
-    top = schema.get("maximum", sys.float_info.max)
-    return f" ≥ {schema['minimum']}" if top == sys.float_info.max else f", {schema['minimum']} to {top}"
 
 
 def _default(each: Any) -> str:
@@ -148,7 +123,7 @@ def _default(each: Any) -> str:
     if default is NOTHING:
         return "**required**"
     if isinstance(default, Factory):  # type: ignore[arg-type]  # attrs calls its class so
-        return "none"
+        return "see there" if default.takes_self else "none"
     if default is None or default == () or has(type(default)):
         return "" if default is None or has(type(default)) else "none"
     if isinstance(default, Enum):
@@ -167,10 +142,13 @@ def _field_prose(text: str) -> str:
 
 
 def modes() -> str:
-    """Which top-level fields each mode can't use."""
+    """Which fields each mode can't use."""
+    alone = (*UNUSABLE[Mode.RELAY], *UNUSABLE_WITHOUT_LINK)
+    names_of = {f"`{mode.value}`": names for mode, names in UNUSABLE.items()} | {
+        "`relay` without `url`": alone
+    }
     rows = [
-        (f"`{mode.value}`", ", ".join(f"`{name.replace('_', '-')}`" for name in names))
-        for mode, names in UNUSABLE.items()
+        (mode, ", ".join(f"`{name.replace('_', '-')}`" for name in names)) for mode, names in names_of.items()
     ]
     return _table(("mode", "can't use"), rows)
 

@@ -18,8 +18,7 @@ from trio_wsout._modes.server_output import ServerOutputTree
 from trio_wsout._tasks.intake import DocumentEnd
 from trio_wsout._tasks.receipt import Receipt
 from trio_wsout._wire.proxy import check_proxy
-from trio_wsout.config.loading import load_config
-from trio_wsout.config.rules import check
+from trio_wsout.config.loading import load_config, verify_config
 from trio_wsout.config.sections import BatchMode, Config, Mode
 from trio_wsout.errors import ConfigError, DeliveryError, OutputError, Problem
 
@@ -315,9 +314,8 @@ async def open_output(
 
 def _usable(config: Config | Mapping[str, object], hooks: Hooks) -> Config:
     """The configuration, checked, also against hooks that would do nothing; ConfigError says all that is wrong."""
-    if not isinstance(config, Config):
-        config = load_config(config)
-    problems = check(config)
+    config = verify_config(config) if isinstance(config, Config) else load_config(config)
+    problems: list[Problem] = []
     if config.server is not None and config.server.viewer:
         problems.append(
             Problem(path="server.viewer", reason="is not available in this version; leave it out")

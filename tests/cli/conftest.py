@@ -123,14 +123,15 @@ def silent() -> Iterator[str]:
 
 
 @pytest.fixture
-def env() -> dict[str, str]:
-    """An environment in which the command is found whether it is installed or not."""
+def env(tmp_path: Path) -> dict[str, str]:
+    """An environment in which the command is found whether it is installed or not, with a state of its own."""
     # Under --import-mode=importlib the package comes from where it lies or is installed; the same goes here.
     import trio_wsout
 
     root = str(Path(trio_wsout.__file__).parents[1])
     kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    kept["XDG_STATE_HOME"] = str(tmp_path / "state")
     return {**kept, "NO_COLOR": "", "COLUMNS": "200", "PYTHONPATH": path}
 
 

@@ -240,7 +240,7 @@ def test_letters_that_the_encoding_has_not_are_escaped(env, command) -> None:
 
 def test_what_a_file_says_cannot_command_the_terminal(command, tmp_path: Path) -> None:
     job = tmp_path / "job.yaml"
-    job.write_text(r'"a\e[31m\u202eb\nü": 1', "utf-8")
+    job.write_text(r'"a\e[31m\u202eb\nü": 1' + "\nurl: ws://h\n", "utf-8")
     run = command("check", str(job))
     assert run.returncode == 2
     assert run.stderr.startswith(rf"{job}:1:1: a\u001b[31m\u202eb\nü: is not a known field")

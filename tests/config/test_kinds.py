@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from datetime import date
+
 import pytest
-from trio_wsout.config import kinds
+from trio_wsout.config import Secret, kinds
+from trio_wsout.config.bare import bare_float, bare_int
 
 
 @pytest.mark.parametrize(
@@ -21,6 +25,18 @@ from trio_wsout.config import kinds
         (kinds.TEXT, "", ""),
         (kinds.CHARACTERS, "ä𝄞", "ä𝄞"),
         (kinds.PLACE, "sqlite:a b/ä.db", "sqlite:a b/ä.db"),
+        (kinds.TEXT, 7, "7"),
+        (kinds.TEXT, 1.5, "1.5"),
+        (kinds.TEXT, True, "true"),
+        (kinds.TEXT, date(2024, 1, 2), "2024-01-02"),
+        (kinds.TEXT, bare_int("0x10", 16), "0x10"),
+        (kinds.TEXT, bare_float("1.10"), "1.10"),
+        (kinds.count(0), bare_int("010"), 10),
+        (kinds.BEARER, "${env|A||a b}", Secret("${env|A||a b}")),
+        (kinds.SECRET_HEADER, "${cursor}\tb ", Secret("${cursor}\tb ")),
+        (kinds.USERNAME, "${env|A||u:v}", "${env|A||u:v}"),
+        (kinds.PING, "x" * 125, "x" * 125),
+        (kinds.HISTORY_STORE, "memory:", "memory:"),
     ],
 )
 def test_kinds_take(kind: kinds.Kind, value: object, read: object) -> None:
@@ -49,7 +65,30 @@ def test_kinds_take(kind: kinds.Kind, value: object, read: object) -> None:
         (kinds.number(1), "2", "1 or more"),
         (kinds.duration(), 0, "longer than 0"),
         (kinds.size(), 0, "1 byte or more"),
-        (kinds.TEXT, 1, "a text"),
+        (kinds.TEXT, [], "a text"),
+        (kinds.TEXT, None, "a text"),
+        (kinds.TEXT, math.nan, "a text"),
+        (kinds.TEXT, 10**1000, "a text"),
+        (kinds.STATE_ID, "", "1 to 200"),
+        (kinds.STATE_ID, "a\nb", "control character"),
+        (kinds.STATE_ID, "x" * 201, "1 to 200"),
+        (kinds.PING, "é" * 63, "more than 125 bytes"),
+        (kinds.BEARER, "a b", "RFC 6750"),
+        (kinds.USERNAME, "u:v", "colon"),
+        (kinds.SECRET_HEADER, "a\r\nb", "control character"),
+        (kinds.HEADER, "a\0", "control character"),
+        (kinds.HEADER_NAME, "Host", "handshake itself"),
+        (kinds.HEADER_NAME, "sec-websocket-key", "handshake itself"),
+        (kinds.HEADER_NAME, "Sec-WebSocket-Protocol", "subprotocols"),
+        (kinds.HEADER_NAME, "a b", "RFC 9110"),
+        (kinds.TOKEN, "b c", "RFC 6455"),
+        (kinds.HISTORY_STORE, "redis://h/s", "redis is not available"),
+        (kinds.HISTORY_STORE, "sqlite:", "names no place"),
+        (kinds.CURSOR_STORE, "redis://h", "redis is not available"),
+        (kinds.CURSOR_STORE, "sqlite:", "names no place"),
+        (kinds.DOTTED, "a..b", "names joined by dots"),
+        (kinds.duration(), "20", "without a unit"),
+        (kinds.size(), "20", "without a unit"),
     ],
 )
 def test_kinds_refuse(kind: kinds.Kind, value: object, words: str) -> None:

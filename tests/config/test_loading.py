@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import copy
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
+from attrs import fields, has
 from hypothesis import given
 from hypothesis import strategies as st
-from trio_wsout.config import BatchMode, Config, DeliveryLevel, Mode, Secret, dump_config, load_config
-from trio_wsout.config.loading import keys_of
+from trio_wsout.config import (
+    Auth,
+    Batch,
+    BatchMode,
+    Config,
+    Cursor,
+    DeliveryLevel,
+    Mode,
+    Reconnect,
+    Retry,
+    Secret,
+    Server,
+    dump_config,
+    load_config,
+    sections,
+)
+from trio_wsout.config.loading import keys_of, verify_config
+from trio_wsout.config.rules import UNUSABLE, unusable
 from trio_wsout.errors import ConfigError
 from trio_wsout.testing.strategies import configs, documents
 
@@ -52,7 +69,17 @@ def test_the_full_form_and_its_paths() -> None:
 def test_kebab_and_snake_are_the_same_name_but_not_both() -> None:
     both = {"url": URL, "reconnect": {"max-attempts": 3, "max_attempts": 3}}
     assert load_config({"url": URL, "max_message_size": 9}).max_message_size == 9
-    assert "max_attempts" in problems(both)["reconnect"]
+    assert list(problems(both)) == ["reconnect.max_attempts"]
+    assert list(problems({"url": URL, "max-message-size": 1, "max_message_size": 0})) == ["max_message_size"]
+    assert list(problems({"url": URL, "max_message_size": 5, "max-message-size": 0})) == [
+        "max-message-size",
+        "max_message_size",
+    ]
+    assert list(problems({**both, "max-message-size": -1, "max_message_size": 0})) == [
+        "reconnect.max_attempts",
+        "max-message-size",
+        "max_message_size",
+    ]
 
 
 def test_all_problems_come_at_once_in_the_users_spelling() -> None:
@@ -62,11 +89,11 @@ def test_all_problems_come_at_once_in_the_users_spelling() -> None:
             "retyr": {},
             "reconnect": {"jitter": 2, "multiplier": True, "max_attempt": 3},
             "batch": {"fixed_size": "9"},
-            "headers": {"a": 1, "b": "${nope}"},
+            "headers": {"a": [], "b": "${nope}"},
             "subprotocols": "abc",
-            "auth": {"bearer-token": 3, "basic": {"username": "x"}},
+            "auth": {"bearer-token": [], "basic": {"username": "x"}},
             "heartbeat": [],
-            "tls": None,
+            "tls": 7,
             "delivery": "soon",
             "retry": {"timeout": "soon", "retries": 2.7},
         }
@@ -82,6 +109,7 @@ def test_all_problems_come_at_once_in_the_users_spelling() -> None:
         "headers.a",
         "headers.b",
         "subprotocols",
+        "auth",
         "auth.bearer-token",
         "auth.basic.password",
         "heartbeat",
@@ -109,7 +137,6 @@ def test_a_missing_section_says_what_belongs_into_it() -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (None, "nothing (null)"),
         (True, "true"),
         ("x", "a text"),
         (1, "a number"),
@@ -126,7 +153,8 @@ def test_long_values_are_cut() -> None:
 
 
 def test_elements_of_lists_have_their_index() -> None:
-    found = problems({"url": URL, "reconnect": {"give-up-on": [4001, "x", 1]}, "subprotocols": ["a", 2]})
+    found = problems({"url": URL, "reconnect": {"give-up-on": [4001, "x", 1]}, "subprotocols": ["a", None]})
+    assert "nothing (null)" in found["subprotocols[1]"]
     assert set(found) == {"reconnect.give-up-on[1]", "reconnect.give-up-on[2]", "subprotocols[1]"}
 
 
@@ -265,6 +293,7 @@ def test_overrides_go_over_the_document() -> None:
     )
     assert (config.reconnect.max_backoff, config.retry.retries, config.url) == (90.0, 3, "ws://other/")
     assert document == {"url": URL, "reconnect": {"max_backoff": 60}}, "the caller's stays"
+    assert load_config({"url": URL, "retry": None}, overrides={"retry.retries": 3}).retry.retries == 3
     assert "no such place" in problems({"url": URL}, overrides={"url.x": 1})["url.x"]
     assert "no such place" in problems({"url": URL}, overrides={"retry.": 1})["retry."]
     assert "no such place" in problems({"url": URL}, overrides={"url.x.y": 1})["url.x.y"]
@@ -286,7 +315,7 @@ def test_secrets_are_never_in_a_problem_or_a_repr() -> None:
     assert str(config.auth.bearer_token) == "***"
     broken = copy.deepcopy(secret)
     broken["auth"]["bearer-token"] = "canary ${"  # type: ignore[index]
-    broken["auth"]["query"]["q"] = 7  # type: ignore[index]
+    broken["auth"]["query"]["q"] = []  # type: ignore[index]
     broken["headers"]["cookie"] = "${canary}"  # type: ignore[index]
     broken["connect"]["proxy"] = "canary"  # type: ignore[index]
     assert set(found := problems(broken)) == {
@@ -361,7 +390,7 @@ def test_every_key_of_every_section_is_told_by_its_attribute() -> None:
 
 BROKEN = {
     "job.yaml": (
-        "output:\n  web-socket:\n    url: ws://h\n    retyr: {}\n    reconnect:\n      jitter: 3\n    subprotocols: [a, 2]\n",
+        "output:\n  web-socket:\n    url: ws://h\n    retyr: {}\n    reconnect:\n      jitter: 3\n    subprotocols: [a, []]\n",
         {
             "output.web-socket.retyr": 4,
             "output.web-socket.reconnect.jitter": 6,
@@ -500,3 +529,414 @@ def test_an_endless_alias_ends(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text("url: ws://h\nheaders: &a\n  x: *a\n")
     assert "headers.x" in problems(path)
+
+
+# -- every problem at once ----------------------------------------------------------------------------
+
+FAULTS: dict[str, dict[str, Any]] = {
+    "url": {"url": "ftp://x"},
+    "payload": {"payload": "xml"},
+    "retry.timeout": {"retry": {"timeout": "soon"}},
+    "reconnect.max-backoff": {"reconnect": {"initial-backoff": "9s", "max-backoff": "1s"}},
+    "connect.eager": {"connect": {"eager": True}},
+    "auth": {"auth": {"bearer-token": "x", "basic": {"username": "u", "password": "p"}}},
+    "headers.Host": {"headers": {"Host": "x"}},
+    "query.a": {"query": {"a": "${nope}"}},
+    "tls.client-key": {"tls": {"client-key": "x"}},
+    "subprotocols[1]": {"subprotocols": ["a", "a"]},
+    "cursor.value-pointer": {"cursor": {"header-name": "L", "value-field": "id", "value-pointer": "/id"}},
+    "server": {"server": {"bind": ":0"}},
+    "history.store": {"history": {"store": "nowhere"}},
+    "spool.path": {"spool": {"max-bytes": "1GiB"}},
+    "batch.mode": {"batch": {"fixed-size": 3}},
+    "delivery.level": {"delivery": "soon"},
+    "max_message_size": {"max-message-size": 5, "max_message_size": 5},
+    "shutdown-timeout": {"shutdown-timeout": "20"},
+    "unheard-of": {"unheard-of": 1},
+}
+"""Documents with a fault each; no two touch the same field."""
+
+
+def _told(faults: list[str]) -> set[tuple[str, str]]:
+    document: dict[str, Any] = {"url": URL}
+    for name in faults:
+        document.update(copy.deepcopy(FAULTS[name]))
+    return set(problems(document).items())
+
+
+@given(st.lists(st.sampled_from(list(FAULTS)), min_size=1, unique=True))
+def test_the_problems_of_many_faults_are_those_of_each(faults: list[str]) -> None:
+    told = _told(faults)
+    assert set(faults) <= {path for path, _ in told}
+    assert told == {each for name in faults for each in _told([name])}
+
+
+def _leaves(section: type, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for key, name in keys_of(section).items():
+        inner = _section_of(getattr(fields(section), name).type)
+        found += [(*above, key), *(_leaves(inner, (*above, key)) if inner is not None else [])]
+    return found
+
+
+def _section_of(annotation: Any) -> Any:
+    sections_there = [getattr(sections, name) for name in sections.__all__]
+    of = (annotation, *get_args(annotation))
+    return next((each for each in of if each in sections_there and has(each)), None)
+
+
+COMPLETE: dict[str, Any] = {
+    "url": URL,
+    "batch": {"mode": "fixed"},
+    "cursor": {"header-name": "L"},
+    "spool": {"path": "x"},
+    "auth": {"basic": {"username": "u", "password": "p"}},
+    "server": {"bind": ":0", "tls": {"cert": "c", "key": "k"}},
+}
+
+
+@pytest.mark.parametrize("mode", [each.value for each in Mode])
+@pytest.mark.parametrize("path", _leaves(Config), ids=".".join)
+def test_no_rule_stumbles_over_what_could_not_be_read(path: tuple[str, ...], mode: str) -> None:
+    document = copy.deepcopy({**COMPLETE, "mode": mode})
+    place: Any = document
+    for key in path[:-1]:
+        place = place.setdefault(key, {})
+    place[path[-1]] = object()
+    assert ".".join(path) in problems(document)
+
+
+@given(documents(), documents())
+def test_nobodys_context_is_seen_by_another_document(one: dict[str, Any], other: dict[str, Any]) -> None:
+    document = {**one, "cursor": {"header-name": "L", "state-id": "{{x}}"}}
+    assert (
+        load_config(document, context={"x": "a"}).cursor != load_config(document, context={"x": "b"}).cursor
+    )
+    assert load_config(other) == load_config(other)
+    assert "not in the context" in problems(document)["cursor.state-id"]
+
+
+# -- a Config made in Python --------------------------------------------------------------------------
+
+
+@given(configs())
+def test_a_loaded_config_is_verified_as_it_is(config: Config) -> None:
+    assert verify_config(config) == config
+
+
+def test_a_config_made_in_python_is_read_as_a_document() -> None:
+    made: Any = Config(
+        url="http://peer.test/",
+        mode="client",  # type: ignore[arg-type]
+        retry=Retry(timeout="5 min"),  # type: ignore[arg-type]
+        reconnect={"jitter": 0},  # type: ignore[arg-type]
+        cursor=Cursor(header_name="L", state_id="{{not a context}}"),
+        tls=None,  # type: ignore[arg-type]
+    )
+    config = verify_config(made)
+    assert config == load_config(
+        {
+            "url": "ws://peer.test/",
+            "retry": {"timeout": 300},
+            "reconnect": {"jitter": 0},
+            "cursor": {"header-name": "L", "state-id": "{{x}}"},
+        },
+        context={"x": "{{not a context}}"},
+    )
+
+
+def test_every_mistake_of_a_config_made_in_python_is_told() -> None:
+    made: Any = Config(
+        url=5,  # type: ignore[arg-type]
+        retry=Retry(timeout=-1.0, retries=1.5),  # type: ignore[arg-type]
+        reconnect=Reconnect(initial_backoff="x", give_up_on=((1, 2), (4001, "x"))),  # type: ignore[arg-type]
+        headers={"Host": "a", 7: "b"},  # type: ignore[dict-item]
+        auth=Auth(bearer_token=Secret("canary canary"), headers={"X": "can\nary"}),  # type: ignore[dict-item]
+        server=3,  # type: ignore[arg-type]
+        connect=Retry(),  # type: ignore[arg-type]
+        max_message_size=0,
+        query={"a": Secret("canary")},  # type: ignore[dict-item]
+    )
+    with pytest.raises(ConfigError) as caught:
+        verify_config(made)
+    assert {each.path for each in caught.value.problems} == {
+        "url",
+        "retry.timeout",
+        "retry.retries",
+        "reconnect.initial-backoff",
+        "reconnect.give-up-on[0]",
+        "reconnect.give-up-on[1]",
+        "headers",
+        "auth.bearer-token",
+        "auth.headers.X",
+        "query.a",
+        "server",
+        "connect.retries",
+        "max-message-size",
+    }
+    assert "can" not in str(caught.value).replace("can't", "")
+
+
+# -- where a field belongs ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("document", "path", "words"),
+    [
+        ({"bearer-token": "x"}, "bearer-token", "belongs to auth.bearer-token"),
+        ({"ping_interval": 1}, "ping_interval", "belongs to heartbeat.ping-interval"),
+        ({"max-attempts": 1}, "max-attempts", "belongs to reconnect.max-attempts"),
+        ({"value-field": "x"}, "value-field", "belongs to cursor.value-field"),
+        ({"auth": {"url": "x"}}, "auth.url", "belongs to url"),
+        ({"auth": {"password": "x"}}, "auth.password", "belongs to auth.basic.password"),
+        ({"connect": {"retries": 1}}, "connect.retries", "belongs to retry.retries"),
+        ({"timeout": 1}, "timeout", "connect.timeout or retry.timeout or batch.timeout or heartbeat.timeout"),
+        ({"tls": {"cert": "x"}}, "tls.cert", "belongs to server.tls.cert"),
+        ({"bearer-tokn": 1}, "bearer-tokn", "did you mean auth.bearer-token?"),
+        ({"reconnect": {"maxattempts": 1}}, "reconnect.maxattempts", "did you mean max-attempts?"),
+        ({"retry": {"zzz": 1}}, "retry.zzz", "known here: "),
+    ],
+)
+def test_an_unknown_field_says_where_it_belongs(document: dict[str, Any], path: str, words: str) -> None:
+    found = problems({"url": URL, **document})
+    assert list(found) == [path]
+    assert words in found[path]
+    assert len(found[path]) < 160
+
+
+def test_what_is_like_nothing_names_a_few_and_counts_the_rest() -> None:
+    assert "more, see trio-wsout schema" in problems({"url": URL, "zzz": 1})["zzz"]
+
+
+# -- what a mode can't use ----------------------------------------------------------------------------
+
+USABLE: dict[str, dict[str, Any]] = {
+    "client": {"url": URL},
+    "server-output": {"mode": "server-output", "server": {"bind": ":0"}},
+    "server-input": {"mode": "server-input", "server": {"bind": ":0"}},
+    "relay": {"mode": "relay", "server": {"bind": ":0"}, "url": URL, "payload": "json"},
+    "relay-alone": {"mode": "relay", "server": {"bind": ":0"}, "payload": "json"},
+}
+SAYING: dict[str, Any] = {
+    "url": URL,
+    "connect": {"timeout": 1},
+    "reconnect": {"jitter": 0},
+    "auth": {"bearer-token": "x"},
+    "tls": {"insecure-skip-verify": True},
+    "headers": {"a": "x"},
+    "query": {"a": "x"},
+    "spool": {"path": "x"},
+    "history": {"max-events": 1},
+    "server": {"bind": ":0"},
+    "retry": {"timeout": 1},
+    "delivery": "acked",
+    "cursor": {"header-name": "L"},
+    "retry.retries": 3,
+    "cursor.initial_value": "x",
+    "cursor.persist_to": "memory:",
+    "cursor.state_id": "x",
+    "cursor.resume_on_reconnect": False,
+    "batch.fixed_size": 3,
+    "batch.timeout": 3,
+    "batch.use_document_marker": True,
+    "server.send_buffer_capacity": 3,
+    "server.slow_peer": "disconnect",
+    "server.slow_peer_timeout": 3,
+    "server.sender_field": "from",
+}
+"""For each field that some mode can't use, a value that says something."""
+BESIDE: dict[str, dict[str, Any]] = {
+    "cursor": {"header-name": "L"},
+    "batch": {"mode": "fixed"},
+    "server": {"bind": ":0"},
+}
+
+
+def _cannot_use(kind: str) -> tuple[str, ...]:
+    return unusable(Mode(kind.removesuffix("-alone")), link=kind in {"client", "relay"})
+
+
+def _with(kind: str, name: str, value: object) -> dict[str, Any]:
+    document = copy.deepcopy(USABLE[kind])
+    section, _, field = name.rpartition(".")
+    if not section:
+        document[name] = value
+        return document
+    document[section] = {**BESIDE.get(section, {}), field.replace("_", "-"): value}
+    return document
+
+
+def test_every_field_that_some_mode_cannot_use_has_a_cell() -> None:
+    assert {name for kind in USABLE for name in _cannot_use(kind)} == set(SAYING)
+
+
+@pytest.mark.parametrize("kind", USABLE)
+@pytest.mark.parametrize("name", SAYING)
+def test_each_cell_of_the_table_of_modes(name: str, kind: str) -> None:
+    key = name.replace("_", "-")
+    cannot_use = _cannot_use(kind)
+    document = _with(kind, name, SAYING[name])
+    if name in cannot_use:
+        found = problems(document)
+        assert list(found) == [key]
+        words = (
+            f"mode {kind}"
+            if name in UNUSABLE[Mode(kind.removesuffix("-alone"))]
+            else "relay, which needs url"
+        )
+        assert words.removesuffix("-alone") in found[key]
+    elif name.partition(".")[0] not in cannot_use and not (kind == "relay-alone" and name == "url"):
+        assert load_config(document)
+
+
+@pytest.mark.parametrize("kind", USABLE)
+@pytest.mark.parametrize("name", SAYING)
+@pytest.mark.parametrize("value", [None, "", {}, [], "default"])
+def test_what_says_nothing_is_as_if_it_were_not_there(name: str, kind: str, value: object) -> None:
+    if name not in _cannot_use(kind):
+        return
+    if value == "default":
+        value = WRITTEN_DEFAULTS
+        for key in name.replace("_", "-").split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+    assert load_config(_with(kind, name, value)) == load_config(_with(kind, name, None))
+
+
+WRITTEN_DEFAULTS = dump_config(
+    Config(url=URL, batch=Batch(mode=BatchMode.FIXED), cursor=Cursor(header_name="L"))
+) | {"url": None, "server": dump_config(Config(mode=Mode.RELAY, server=Server(bind=":0")))["server"]}
+WRITTEN_DEFAULTS["server"]["bind"] = ""
+WRITTEN_DEFAULTS["cursor"]["header-name"] = None
+
+
+def test_defaults_that_are_written_out_are_accepted_in_every_mode() -> None:
+    written = dump_config(Config(url=URL))
+    del written["url"], written["mode"]
+    for kind, document in USABLE.items():
+        assert load_config({**written, **copy.deepcopy(document)}) == load_config(document), kind
+
+
+# -- numbers and dates where texts are wanted ---------------------------------------------------------
+
+WRITTEN = [
+    "7",
+    "1.10",
+    "010",
+    "0x10",
+    "1e3",
+    "2024-01-01",
+    "1_000",
+    "-0",
+    "+1",
+    ".5",
+    "00123456789012345678901",
+]
+
+
+@pytest.mark.parametrize("text", [*WRITTEN, "yes", "2024-01-01T10:00:00Z", "true"])
+def test_yaml_texts_without_quotes_are_taken_as_they_are_written(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        f"url: ws://h\nheaders: {{X: {text}}}\nquery:\n  a: &a {text}\n  b: *a\ncursor:\n  header-name: L\n  state-id: {text}\n"
+    )
+    config = load_config(path)
+    assert config.headers == {"X": text}
+    assert config.query == {"a": text, "b": text}
+    assert config.cursor is not None
+    assert config.cursor.state_id == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "7",
+        "1.10",
+        "0x10",
+        "0b11",
+        "1_000",
+        "2024-01-01",
+        "10:00:00",
+        "2024-01-01T10:00:00Z",
+        "2024-01-01 10:00:00",
+        "true",
+        "+1",
+    ],
+)
+def test_toml_texts_without_quotes_are_taken_as_they_are_written(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text(
+        f'url = "ws://h"\nheaders = {{ "X" = {text}, Y = 7 }}\n[query]\na = {text} # a\nb.c = 1\n'
+    )
+    found = problems(path)
+    assert set(found) == {"query.b"}
+    path.write_text(path.read_text().replace("b.c", "b"))
+    config = load_config(path)
+    assert config.headers == {"X": text, "Y": "7"}
+    assert config.query == {"a": text, "b": "1"}
+
+
+def test_toml_values_whose_line_is_not_found_are_written_as_usual(tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text(
+        'url = "ws://h"\nsubprotocols = [\n  0x10,\n  1979-05-27,\n]\nquery = {a = "x = :", b = 0x10}\n'
+    )
+    config = load_config(path)
+    assert config.subprotocols == ("16", "1979-05-27")
+    assert config.query == {"a": "x = :", "b": "0x10"}
+    path.write_text('url = "ws://h"\nsubprotocols = [[0x10]]\n')
+    assert list(problems(path)) == ["subprotocols[0]"]
+
+
+@pytest.mark.parametrize("text", ["7", "1.10", "1E3", "true", "-0", "12345678901234567890123"])
+def test_json_texts_without_quotes_are_taken_as_they_are_written(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "job.json"
+    path.write_text(f'{{"url": "ws://h", "headers": {{"X": {text}}}}}')
+    assert load_config(path).headers == {"X": text}
+
+
+def test_numbers_stay_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        "url: ws://h\nreconnect: {max-attempts: 1e3, multiplier: 010, initial-backoff: 1}\nmax-message-size: 0x400\n"
+    )
+    config = load_config(path)
+    assert (config.reconnect.max_attempts, config.reconnect.multiplier, config.max_message_size) == (
+        1000,
+        10.0,
+        1024,
+    )
+    assert type(config.max_message_size) is int
+    path.write_text("url: ws://h\nretry: {retries: 0x-}\nbatch: {mode: 010}\n")
+    assert "found '0x-'" in problems(path)["retry.retries"]
+
+
+# -- defaults that go along ---------------------------------------------------------------------------
+
+
+def test_a_default_is_never_below_the_field_beside_it() -> None:
+    config = load_config({"url": URL, "reconnect": {"initial-backoff": "1m"}, "connect": {"timeout": "2m"}})
+    assert (config.reconnect.max_backoff, config.connect.eager_timeout) == (60.0, 120.0)
+    config = load_config({"url": URL, "max-message-size": "1GiB", "spool": {"path": "x"}})
+    assert config.spool_bytes == 2 * (2**30 + 512)
+    assert load_config({"url": URL, "spool": {"path": "x"}}).spool_bytes == 2**30
+    assert load_config({"url": URL, "spool": {"path": "x", "max-bytes": "3MiB"}}).spool_bytes == 3 * 2**20
+    assert list(problems({"url": URL, "reconnect": {"initial-backoff": "1m", "max-backoff": "30s"}})) == [
+        "reconnect.max-backoff"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("url: ws://h\nretry:\n\ttimeout: 5s\n", (3, 1)),
+        ("subprotocols:\n- a\n-\tb\n\t- c\n", (3, 2)),
+        ("retry:\n  \ttimeout: 5s\n   x: 1\n", (2, 3)),
+    ],
+)
+def test_a_tab_is_called_a_tab(text: str, place: tuple[int, int], tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="a tab indents this line") as caught:
+        load_config(path)
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.column) == place

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import sqlite3
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from trio_wsout.config import Cursor
-from trio_wsout.errors import CursorError
+from trio_wsout.errors import ConfigError, CursorError
 from trio_wsout.stores.cursor_file import FileCursorStore, file_in_directory
 from trio_wsout.stores.cursor_sqlite import SqliteCursorStore
 from trio_wsout.stores.cursors import CursorStore, MemoryCursorStore, StoredCursor
@@ -142,13 +143,26 @@ async def test_what_is_no_file_of_ours_is_refused(
 
 async def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
     store = STORES["file"](tmp_path / "none")
-    assert await store.load() is None
+    with pytest.raises(CursorError, match="none is not there; create it, or name another place"):
+        await store.load()
     with pytest.raises(CursorError, match="No such file.*intact"):
         await store.save(SEVEN)
     with pytest.raises(CursorError, match="can't be read"):
         await STORES["sqlite"](tmp_path / "none").load()
     with pytest.raises(CursorError, match="can't be written"):
         await STORES["sqlite"](tmp_path / "none").save(SEVEN)
+
+
+@pytest.mark.parametrize("kind", ["file", "sqlite"])
+async def test_what_cannot_be_written_is_found_before_the_first_save(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = STORES[kind](tmp_path)
+    await store.save(SEVEN)
+    # Root may write everywhere.
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(CursorError, match="writ.*writable for this user, or name another place"):
+        await store.load()
 
 
 def test_a_full_disk_leaves_the_old_value(tmp_path: Path) -> None:
@@ -248,6 +262,32 @@ async def test_the_configuration_chooses_the_store(tmp_path: Path, monkeypatch: 
     (tmp_path / "plain").write_text("")
     with pytest.raises(CursorError, match="persist-to"):
         await place(persist_to=f"{tmp_path}/plain/below/")
+
+
+async def test_without_a_home_directory_there_is_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    advice = r"cursor\.persist-to: is not set, and .* set cursor\.persist-to to"
+
+    async def refused() -> str:
+        with pytest.raises(ConfigError, match=advice) as caught:
+            await open_cursor_store(Cursor(header_name="L", state_id="x"), url="ws://h/")
+        return caught.value.problems[0].reason
+
+    # A relative path counts for nothing there.
+    monkeypatch.setenv("XDG_STATE_HOME", "state")
+    monkeypatch.setenv("HOME", "")
+    assert "HOME is empty" in await refused()
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", dict[int, object]().__getitem__)
+    assert "HOME is not set and this user has no entry" in await refused()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    assert "can't be made: Not a directory" in await refused()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert "nothing can be written into the state directory" in await refused()
 
 
 def test_each_platform_has_its_directory(monkeypatch: pytest.MonkeyPatch) -> None:

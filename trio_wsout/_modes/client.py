@@ -77,8 +77,8 @@ class ClientTree(Tree):
         self._source: Source = self._taking
         self.spooler: Spooler | None = None
         if config.spool is not None:
-            store = hooks.spool or open_spool_store(config.spool)
-            self.spooler = Spooler(store, config.spool.max_bytes, self.ledger, self._revive)
+            store = hooks.spool or open_spool_store(config.spool, config.spool_bytes)
+            self.spooler = Spooler(store, config.spool_bytes, self.ledger, self._revive)
             self.intake, self._source = self.spooler, self.spooler.backlog
             self.at_once = False
         if not hooks.receive:

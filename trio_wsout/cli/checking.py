@@ -6,8 +6,10 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
+from trio_wsout.cli.machine import on_this_machine
 from trio_wsout.cli.printing import say, show
 from trio_wsout.config import dump_config, load_config
+from trio_wsout.config.bare import read_json_value
 from trio_wsout.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ def load(path: Path | None, sets: Sequence[str], contexts: Sequence[str]) -> Con
         wrong.append(Problem(path="", reason="name a configuration file, or give fields with --set"))
     if wrong:
         raise ConfigError(wrong)
-    return load_config({} if path is None else path, context=context, overrides=overrides)
+    loaded = load_config({} if path is None else path, context=context, overrides=overrides)
+    return on_this_machine(loaded, None if path is None else str(path))
 
 
 def _pairs(option: str, texts: Sequence[str], wrong: list[Problem]) -> list[tuple[str, str]]:
@@ -50,7 +53,7 @@ def _pairs(option: str, texts: Sequence[str], wrong: list[Problem]) -> list[tupl
 def _value(text: str) -> Any:  # noqa: ANN401 - JSON
     """A JSON value where it parses as one, else the text itself."""
     try:
-        return json.loads(text)
+        return read_json_value(text)
     except (ValueError, RecursionError):  # also of a number of thousands of digits, or of endless brackets
         return text
 

@@ -12,7 +12,6 @@ import trio
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
-from trio_wsout._wire.proxy import check_proxy
 from trio_wsout.cli.checking import load, print_config, print_problems
 from trio_wsout.cli.codes import CONFIGURATION, INTERRUPTED, OK
 from trio_wsout.cli.demo import run_demo
@@ -131,8 +130,6 @@ def check(config: ConfigPath = None, /, *, sets: Sets = None, contexts: Contexts
     """Print the effective configuration, secrets masked; or every mistake, a line each. Exit code 0 or 2."""
     try:
         loaded = load(config, sets or [], contexts or [])
-        if loaded.url is not None:
-            check_proxy(loaded)
     except ConfigError as error:
         print_problems(error)
         return CONFIGURATION

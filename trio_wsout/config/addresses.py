@@ -167,6 +167,10 @@ _SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 
 def parse_url(text: str) -> str:
     """A remote endpoint as ``ws://`` or ``wss://`` (SPEC 1)."""
+    if not text:
+        raise ValueError(
+            "is empty; write where to connect to, such as wss://example.com/events, or leave it out"
+        )
     if _CONTROL.search(text):
         raise ValueError("a URL holds no spaces, line breaks or control characters")
     if not is_unicode(text):

@@ -9,9 +9,12 @@ import json
 import re
 import tomllib
 import warnings
+from datetime import date, time
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trio_wsout.config.bare import BareFloat, BareInt, bare_float, bare_int, read_json_value
 from trio_wsout.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -92,17 +95,55 @@ def _read_yaml(path: Path, text: str) -> Document:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they show lines of the file
-            loaded = YAML(typ="rt", pure=True).load(text)
+            yaml = YAML(typ="rt", pure=True)
+            yaml.Constructor = _constructor()
+            loaded = yaml.load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark
         place = None if mark is None else (mark.line + 1, mark.column + 1)
-        refused = _refused(path, f"is not valid YAML: {_problem(error.problem)}", place)
+        tab = None if mark is None else _tab(text, mark.line)
+        if tab is not None:
+            place, said = tab, "a tab indents this line; YAML is indented with spaces only"
+        else:
+            said = _problem(error.problem)
+        refused = _refused(path, f"is not valid YAML: {said}", place)
     except (YAMLError, ValueError, RecursionError) as error:
         refused = _refused(path, f"is not valid YAML: {type(error).__name__}")
     else:
         return _expanded(path, loaded)
     # Out here, for the library's exception, which would go with it, shows the file's text.
     raise refused
+
+
+def _tab(text: str, line: int) -> Place | None:
+    """Where a tab indents the line of an error, or the line before it; None if none does."""
+    lines = text.splitlines()
+    for number in (line, line - 1):
+        found = re.match(r"[ -]*\t", lines[number]) if 0 <= number < len(lines) else None
+        if found is not None:
+            return number + 1, found.end()
+    return None
+
+
+@cache
+def _constructor() -> Any:  # noqa: ANN401 - ruamel.yaml is an optional dependency
+    """Make a constructor that keeps how numbers and dates were written."""
+    from ruamel.yaml.constructor import RoundTripConstructor  # noqa: PLC0415
+
+    class Constructor(RoundTripConstructor):
+        def construct_yaml_int(self, node: Any) -> Any:  # noqa: ANN401
+            return bare_int(node.value, int(super().construct_yaml_int(node)))
+
+        def construct_yaml_float(self, node: Any) -> Any:  # noqa: ANN401
+            return bare_float(node.value, float(super().construct_yaml_float(node)))
+
+        def construct_yaml_timestamp(self, node: Any, values: Any = None) -> Any:  # noqa: ANN401
+            del values
+            return node.value
+
+    for tag in ("int", "float", "timestamp"):
+        Constructor.add_constructor(f"tag:yaml.org,2002:{tag}", getattr(Constructor, f"construct_yaml_{tag}"))
+    return Constructor
 
 
 def _problem(problem: str | None) -> str:
@@ -150,6 +191,8 @@ class _Expansion:
         if type(value).__name__ == "ScalarBoolean":
             # A boolean with an anchor is an int to Python.
             return bool(value)
+        if isinstance(value, BareInt | BareFloat):
+            return value
         for kind in (bool, int, float, str):
             if isinstance(value, kind):
                 return kind(value)
@@ -180,14 +223,15 @@ _TOML_AT = re.compile(r"\(at line (\d+), column (\d+)\)")
 
 def _read_toml(path: Path, text: str) -> Document:
     try:
-        mapping = tomllib.loads(text)
+        mapping = tomllib.loads(text, parse_float=bare_float)
     except tomllib.TOMLDecodeError as error:
         at = _TOML_AT.search(str(error))
         place = (int(at[1]), int(at[2])) if at else None
         raise _refused(path, f"is not valid TOML: {_TOML_AT.sub('', str(error)).strip()}", place) from None
     except (ValueError, RecursionError) as error:
         raise _beyond(path, text, error) from None
-    return Document(mapping, _toml_places(text))
+    places = _toml_places(text)
+    return Document(_toml_written(mapping, text.splitlines(), places, ()), places)
 
 
 def _toml_places(text: str) -> dict[KeyPath, Place]:
@@ -201,6 +245,39 @@ def _toml_places(text: str) -> dict[KeyPath, Place]:
         elif found := _TOML_KEY.match(line):
             places.setdefault((*table, *_toml_path(found[2])), (number, len(found[1]) + 1))
     return places
+
+
+_TOML_BARE = re.compile(
+    r"""[\s,{](?:[\w-]+|"[^"\\]*"|'[^']*')\s*=\s*([-+\w.:]+(?: [\d:.]+(?:Z|[-+][\d:]+)?)?)"""
+)
+
+
+def _toml_written(value: Any, lines: list[str], places: Mapping[KeyPath, Place], path: KeyPath) -> Any:  # noqa: ANN401
+    """The same values, where whole numbers, dates and times know how they were written."""
+    if isinstance(value, dict):
+        return {key: _toml_written(each, lines, places, (*path, key)) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_toml_written(each, lines, places, (*path, index)) for index, each in enumerate(value)]
+    if isinstance(value, bool) or not isinstance(value, int | date | time):
+        return value
+    written = _toml_spelling(value, lines, places, path)
+    return bare_int(written, value) if isinstance(value, int) else written
+
+
+def _toml_spelling(
+    value: int | date | time, lines: list[str], places: Mapping[KeyPath, Place], path: KeyPath
+) -> str:
+    """How a value was written, if its key's line, or that of the inline table around it, tells; else how it is usual."""
+    place = places.get(path) or places.get(path[:-1])
+    if place is not None:
+        for found in _TOML_BARE.finditer(f" {lines[place[0] - 1]}"):
+            try:
+                same = tomllib.loads(f"x = {found[1]}")["x"] == value
+            except ValueError:
+                continue
+            if same:
+                return found[1]
+    return str(value) if isinstance(value, int) else value.isoformat()
 
 
 def _toml_path(text: str) -> KeyPath:
@@ -221,7 +298,7 @@ def _read_json(path: Path, text: str) -> Document:
 
     places = _json_places(text)
     try:
-        mapping = json.loads(text, object_pairs_hook=unique)
+        mapping = read_json_value(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         refused = _refused(path, f"is not valid JSON: {error.msg}", (error.lineno, error.colno))
     except ConfigError as error:

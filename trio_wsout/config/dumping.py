@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 from attrs import fields, has
 
 from trio_wsout.config.loading import kind_of
-from trio_wsout.config.rules import UNUSABLE
+from trio_wsout.config.rules import unusable
 from trio_wsout.config.secret import MASK, SENSITIVE_HEADERS, Secret
 
 if TYPE_CHECKING:
     from trio_wsout.config.sections import Config
 
-__all__ = ["dump_config"]
+__all__ = ["document_value", "dump_config"]
 
 
 def dump_config(config: Config, *, masked: bool = False) -> dict[str, Any]:
@@ -29,8 +29,10 @@ def dump_config(config: Config, *, masked: bool = False) -> dict[str, Any]:
             equal Config.
     """
     dumped = _section(config, masked=masked)
-    for name in UNUSABLE[config.mode]:
-        dumped.pop(name.replace("_", "-"), None)
+    for name in unusable(config.mode, link=config.url is not None):
+        *above, key = name.replace("_", "-").split(".")
+        holder: Any = dumped.get(above[0], {}) if above else dumped
+        holder.pop(key, None)
     if masked and "headers" in dumped:
         headers: dict[str, object] = dumped["headers"]
         dumped["headers"] = {
@@ -44,11 +46,12 @@ def _section(section: Any, *, masked: bool) -> dict[str, Any]:  # noqa: ANN401 -
     for each in fields(type(section)):
         value = getattr(section, each.name)
         if value is not None:
-            dumped[each.name.replace("_", "-")] = _value(value, each.type, masked=masked)
+            dumped[each.name.replace("_", "-")] = document_value(value, each.type, masked=masked)
     return dumped
 
 
-def _value(value: Any, annotation: Any, *, masked: bool) -> Any:  # noqa: ANN401 - any field's value
+def document_value(value: Any, annotation: Any, *, masked: bool = False) -> Any:  # noqa: ANN401 - any field's value
+    """Return what a document holds for a field's value."""
     kind = kind_of(annotation)
     if kind is not None:
         return MASK if masked and isinstance(value, Secret) else kind.write(value)
@@ -56,9 +59,9 @@ def _value(value: Any, annotation: Any, *, masked: bool) -> Any:  # noqa: ANN401
         return _section(value, masked=masked)
     if get_origin(annotation) is Mapping:
         inner = get_args(annotation)[1]
-        return {key: _value(each, inner, masked=masked) for key, each in value.items()}
+        return {key: document_value(each, inner, masked=masked) for key, each in value.items()}
     if get_origin(annotation) is tuple:
         inner = get_args(annotation)[0]
-        return [_value(each, inner, masked=masked) for each in value]
+        return [document_value(each, inner, masked=masked) for each in value]
     # Optional: what is there is of the first of the two.
-    return _value(value, get_args(annotation)[0], masked=masked)
+    return document_value(value, get_args(annotation)[0], masked=masked)

@@ -1,7 +1,8 @@
-"""From a document to a `Config`, or to every problem at once (SPEC 1). The only file that knows cattrs.
+"""From a document, or a `Config` made in Python, to a `Config`, or to every problem at once (SPEC 1).
 
-cattrs walks the classes; each field is read by its kind. What goes wrong comes out of cattrs as
-one tree of exceptions, and `_problems` turns it into a list with the user's own key paths.
+The only file that knows cattrs. cattrs walks the classes; each field is read by its kind. What goes wrong comes
+out of cattrs as one tree of exceptions, and `_failures` turns it into a list with the user's own key paths. What
+could not be read is then `Unknown`, so that the rules between all other fields are checked in the same go.
 """
 
 # What is walked here holds anything, and ruamel.yaml and cattrs tell pyright little about it.
@@ -10,12 +11,15 @@ one tree of exceptions, and `_problems` turns it into a list with the user's own
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
+from contextvars import ContextVar
+from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
-from attrs import fields, has
+from attrs import evolve, fields, frozen, has
 from cattrs import (
     ClassValidationError,
     Converter,
@@ -28,28 +32,48 @@ from cattrs.gen import make_dict_structure_fn, override
 from trio_wsout.config import sections
 from trio_wsout.config.documents import Document, read_document
 from trio_wsout.config.kinds import Kind
-from trio_wsout.config.quantities import is_unicode, parse_characters
-from trio_wsout.config.rules import check
-from trio_wsout.config.secret import MASK
-from trio_wsout.config.sections import Config, Delivery
+from trio_wsout.config.quantities import format_codes, is_unicode, parse_characters
+from trio_wsout.config.rules import check, says_nothing, unusable
+from trio_wsout.config.secret import MASK, Secret
+from trio_wsout.config.sections import Config, Delivery, Mode
 from trio_wsout.config.templates import resolve_context
+from trio_wsout.config.unknown import MISSING, UNKNOWN, Unknown
 from trio_wsout.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from cattrs import AttributeValidationNote
 
     from trio_wsout.config.documents import KeyPath
 
-__all__ = ["keys_of", "kind_of", "load_config"]
+__all__ = ["keys_of", "kind_of", "load_config", "verify_config"]
 
 _FORM = ("output", "web-socket")
 _SHOWN = 60
+_NAMED = 6
+"""Known fields that are named to a person who wrote one that is like none of them."""
+
+_CONTEXT: ContextVar[Mapping[str, object] | None] = ContextVar("_CONTEXT", default=None)
+"""Values for ``{{name}}`` while a document is read; None if its texts hold none."""
 
 
 class _Wrong(ValueError):  # noqa: N818 - never leaves this file
     """A value that its kind refuses; the text is the reason and what was found."""
+
+
+class _TwiceError(ValueError):
+    """A field that is there in both spellings; its text is the one to leave out."""
+
+
+@frozen
+class _Failure:
+    """What could not be read."""
+
+    path: KeyPath
+    reason: str
+    mark: Unknown | None = UNKNOWN
+    """What stands there for the rules; None if nothing does, for there is no such field."""
 
 
 def load_config(
@@ -77,29 +101,28 @@ def load_config(
     wrong = [
         problem for path, value in (overrides or {}).items() if (problem := _override(mapping, path, value))
     ]
-    converter = _converter(context or {})
-    try:
-        config = converter.structure(mapping, Config)
-    except ClassValidationError as error:
-        wrong += [
-            _placed(document, prefix, path, reason) for path, reason in _problems(error, Config, mapping)
-        ]
-        raise ConfigError(_in_order(wrong), source=name) from None
-    except _Wrong as error:
-        raise ConfigError([Problem(path="", reason=str(error))], source=name) from None
-    present = [key.replace("-", "_") for key in mapping]
-    wrong += [
-        _placed(document, prefix, _users_path(each.path, mapping), each.reason)
-        for each in check(config, present)
-    ]
+    config, found = _read(mapping, context or {})
+    wrong += [_placed(document, prefix, path, reason) for path, reason in found]
     if wrong:
         raise ConfigError(_in_order(wrong), source=name)
     return config
 
 
+def verify_config(config: Config) -> Config:
+    """Return a configuration that was made in Python as it is read from a document that says the same.
+
+    Raises:
+        ConfigError: Everything that is wrong with it, as `load_config` tells it.
+    """
+    verified, found = _read(_as_document(config), None)
+    if found:
+        raise ConfigError([Problem(path=_written(path), reason=reason) for path, reason in found])
+    return verified
+
+
 def _in_order(problems: list[Problem]) -> list[Problem]:
-    """By the lines of the file, where they are known."""
-    return sorted(problems, key=lambda each: (each.line or 0, each.column or 0))
+    """By the lines of the file; last what stands on none."""
+    return sorted(problems, key=lambda each: (each.line or math.inf, each.column or 0))
 
 
 def kind_of(annotation: object) -> Kind | None:
@@ -113,7 +136,148 @@ def keys_of(section: type) -> dict[str, str]:
     return {each.name.replace("_", "-"): each.name for each in fields(section)}
 
 
+# -- reading ------------------------------------------------------------------------------------------
+
+
+def _read(
+    mapping: dict[str, Any], context: Mapping[str, object] | None
+) -> tuple[Config, list[tuple[KeyPath, str]]]:
+    """Return the configuration of a document, and all that is wrong, each with the user's path and a reason.
+
+    Args:
+        mapping: The section's own fields.
+        context: Values for ``{{name}}``; None if the texts were resolved before.
+    """
+    mapping = _without_empty(mapping)
+    token = _CONTEXT.set(context)
+    failures: list[_Failure] = []
+    try:
+        config = _converter().structure(mapping, Config)
+    except ClassValidationError as error:
+        failures = list(_failures(error, Config, mapping))
+        config = _converter().structure(_marked(mapping, failures), Config)
+    finally:
+        _CONTEXT.reset(token)
+    cannot_use = _cannot_use(config)
+    # Nobody has to complete a section that can't be used.
+    found = [
+        (each.path, each.reason)
+        for each in failures
+        if not (each.mark is MISSING and _attribute(each.path[0]) in cannot_use)
+    ]
+    # What was written and says nothing is as if it were not there.
+    silent = {name: getattr(_DEFAULTS, name) for name in cannot_use if says_nothing(config, name)}
+    config = evolve(config, **silent)
+    return config, [*found, *((_users_path(each.path, mapping), each.reason) for each in check(config))]
+
+
+def _cannot_use(config: Config) -> list[str]:
+    """The top-level fields that the mode can't use."""
+    if isinstance(config.mode, Unknown):
+        return []
+    return [name for name in unusable(config.mode, link=config.url is not None) if "." not in name]
+
+
+_DEFAULTS = Config()
+
+
+def _marked(mapping: dict[str, Any], failures: Iterable[_Failure]) -> dict[str, Any]:
+    """The document with `Unknown` in place of what could not be read, and without what is no field."""
+    copied: dict[str, Any] = _deep_copy(mapping)
+    for each in failures:
+        _mark(copied, each)
+    return copied
+
+
+def _mark(mapping: dict[str, Any], failure: _Failure) -> None:
+    place: Any = mapping
+    for key in failure.path[:-1]:
+        inside = place[key]
+        if not isinstance(inside, dict | list):
+            # A value that stands for its section, and is wrong as a whole; or part of one that was marked.
+            place[key] = UNKNOWN
+            return
+        place = inside
+    last: Any = failure.path[-1]
+    if failure.mark is None:
+        for key in [key for key in place if str(key) == last]:
+            del place[key]
+    else:
+        place[last] = failure.mark
+
+
 # -- the document before cattrs -----------------------------------------------------------------------
+
+
+def _without_empty(mapping: dict[str, Any]) -> dict[str, Any]:
+    """The document without what its mode can't use and what is empty: templated deployments carry such fields."""
+    try:
+        mode = Mode(_value_of(mapping, "mode") or Mode.CLIENT)
+    except ValueError:
+        return mapping
+    names = unusable(mode, link=bool(_value_of(mapping, "url")))
+    return _pruned(mapping, {tuple(name.split(".")) for name in names}, ())
+
+
+def _pruned(
+    mapping: Mapping[str, Any], names: set[tuple[str, ...]], above: tuple[str, ...]
+) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in mapping.items():
+        path = (*above, _attribute(key))
+        unusable_here = path in names
+        if unusable_here and _is_empty(value):
+            continue
+        if isinstance(value, Mapping):
+            inside = {*names, *((*path, _attribute(each)) for each in value)} if unusable_here else names
+            kept[key] = _pruned(value, inside, path)
+        else:
+            kept[key] = value
+    return kept
+
+
+def _is_empty(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_empty(each) for each in value.values())
+    return value is None or value in ("", [], ())
+
+
+def _value_of(mapping: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 - a document holds anything
+    return mapping.get(_users_key(name, mapping))
+
+
+def _attribute(key: object) -> str:
+    return str(key).replace("-", "_")
+
+
+def _as_document(config: Config) -> dict[str, Any]:
+    """What a document would hold that says what the fields say, whatever was put into them."""
+    return {
+        each.name.replace("_", "-"): _document_value(getattr(config, each.name))
+        for each in fields(Config)
+        if getattr(config, each.name) is not None
+    }
+
+
+def _document_value(value: Any) -> Any:  # noqa: ANN401 - people put anything there
+    match value:
+        case Mapping():
+            return {key: _document_value(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_range(each) for each in value]
+        case _ if type(value).__module__ == sections.__name__ and has(type(value)):
+            return {key: _document_value(getattr(value, name)) for key, name in keys_of(type(value)).items()}
+        case _:
+            return value
+
+
+def _range(value: Any) -> Any:  # noqa: ANN401 - people put anything there
+    """An element of a list; a range of close codes is a tuple."""
+    match value:
+        case (int(first), int(last)):
+            return format_codes((first, last))
+        case _:
+            return _document_value(value)
 
 
 def _copied(source: Mapping[str, object]) -> Any:  # noqa: ANN401 - a document holds anything
@@ -153,7 +317,10 @@ def _override(mapping: dict[str, Any], path: str, value: object) -> Problem | No
     place: object = mapping
     for key in above:
         if isinstance(place, dict):
-            place = place.setdefault(_spelled(key, place), {})
+            spelled = _spelled(key, place)
+            if place.get(spelled) is None:
+                place[spelled] = {}
+            place = place[spelled]
     if not isinstance(place, dict) or not last:
         return Problem(path=path, reason="can't be set: there is no such place")
     place[_spelled(last, place)] = value
@@ -169,30 +336,21 @@ def _spelled(key: str, mapping: Mapping[str, object]) -> str:
 # -- cattrs -------------------------------------------------------------------------------------------
 
 
-def _converter(context: Mapping[str, object]) -> Converter:
+@cache
+def _converter() -> Converter:
     converter = Converter(detailed_validation=True, forbid_extra_keys=True)
 
-    def structure_kind(value: Any, annotation: Any) -> Any:  # noqa: ANN401 - a document holds anything
-        kind = kind_of(annotation)
-        assert kind is not None  # noqa: S101 - the predicate below looked
-        try:
-            if isinstance(value, str):
-                typed = kind.schema.get("type") != "string"
-                value = resolve_context(parse_characters(value), context, escape=kind.templated, typed=typed)
-            return kind.parse(value)
-        except ValueError as error:
-            raise _Wrong(f"{error}; found {_shown(value, kind)}") from None
+    def structure_table(value: Any, annotation: Any) -> Any:  # noqa: ANN401
+        return value if isinstance(value, Unknown) else dict(_each(_named(value), annotation, converter))
 
-    def structure_table(value: Any, annotation: Any) -> dict[str, Any]:  # noqa: ANN401
-        _, inner = get_args(annotation)
-        return dict(_each(_named(value), inner, converter))
-
-    def structure_list(value: Any, annotation: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    def structure_list(value: Any, annotation: Any) -> Any:  # noqa: ANN401
+        if isinstance(value, Unknown):
+            return value
         if not isinstance(value, list):
             raise _Wrong(f"expected a list; found {_type_name(value)}")
-        return tuple(each for _, each in _each(enumerate(value), get_args(annotation)[0], converter))
+        return tuple(each for _, each in _each(enumerate(value), annotation, converter))
 
-    converter.register_structure_hook_func(lambda kind: kind_of(kind) is not None, structure_kind)
+    converter.register_structure_hook_func(lambda kind: kind_of(kind) is not None, _structure_kind)
     converter.register_structure_hook_func(_is_table, structure_table)
     converter.register_structure_hook_func(_is_list, structure_list)
     # Leaf sections first, so that each class finds the hooks of those inside it.
@@ -201,6 +359,22 @@ def _converter(context: Mapping[str, object]) -> Converter:
         if has(section):
             converter.register_structure_hook(section, _section_hook(section, converter))
     return converter
+
+
+def _structure_kind(value: Any, annotation: Any) -> Any:  # noqa: ANN401 - a document holds anything
+    if isinstance(value, Unknown):
+        return value
+    kind = kind_of(annotation)
+    assert kind is not None  # noqa: S101 - the predicate of this hook looked
+    context = _CONTEXT.get()
+    try:
+        if isinstance(value, str) and context is not None:
+            value = resolve_context(
+                parse_characters(value), context, escape=kind.templated, typed=not kind.is_text
+            )
+        return kind.parse(value)
+    except ValueError as error:
+        raise _Wrong(f"{error}; found {_shown(value, kind)}") from None
 
 
 def _named(value: object) -> list[tuple[str, Any]]:
@@ -220,16 +394,20 @@ def _is_list(annotation: Any) -> bool:  # noqa: ANN401
     return get_origin(annotation) is tuple
 
 
-def _each(pairs: Any, inner: Any, converter: Converter) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401
+def _each(pairs: Any, annotation: Any, converter: Converter) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401
     """Structure every value; all that fail are raised together, each knowing its key or index."""
+    *names, inner = [each for each in get_args(annotation) if each is not Ellipsis]
     failed: list[Exception] = []
     done: list[tuple[Any, Any]] = []
     for key, value in pairs:
-        try:
-            done.append((key, converter.structure(value, inner)))
-        except Exception as error:  # noqa: BLE001 - collected for one report
-            error.add_note(IterableValidationNote(str(key), key, inner))
-            failed.append(error)
+        for raw, kind in (*((key, name) for name in names), (value, inner)):
+            try:
+                read = value if isinstance(value, Unknown) else converter.structure(raw, kind)
+            except Exception as error:  # noqa: BLE001 - collected for one report
+                error.add_note(IterableValidationNote(str(key), key, inner))
+                failed.append(error)
+            else:
+                done.append((key, read))
     if failed:
         # cattrs' class takes three arguments; pyright sees ExceptionGroup's two.
         raise IterableValidationError("", failed, object)  # pyright: ignore[reportCallIssue]
@@ -237,7 +415,8 @@ def _each(pairs: Any, inner: Any, converter: Converter) -> Iterator[tuple[Any, A
 
 
 def _section_hook(section: type, converter: Converter) -> Callable[[Any, Any], Any]:
-    renames: Any = {name: override(rename=key) for key, name in keys_of(section).items()}
+    known = keys_of(section)
+    renames: Any = {name: override(rename=key) for key, name in known.items()}
     generated: Any = make_dict_structure_fn(
         section,
         converter,
@@ -247,15 +426,28 @@ def _section_hook(section: type, converter: Converter) -> Callable[[Any, Any], A
     )
 
     def structure(value: Any, _: Any) -> Any:  # noqa: ANN401
+        if isinstance(value, Unknown):
+            return value
         if section is Delivery and isinstance(value, str):
             value = {"level": value}
         if not isinstance(value, Mapping):
             raise _Wrong(f"expected a section with fields of its own; found {_type_name(value)}")
-        renamed = {_kebab(key): each for key, each in value.items()}
-        if len(renamed) < len(value):
-            twice = [str(key) for key in value if _kebab(key) != str(key) and _kebab(key) in value]
-            raise _Wrong(f"{', '.join(twice)}: is there twice, with - and with _; keep one of the two")
-        return generated(renamed, section)
+        twice = [str(key) for key in value if _kebab(key) != str(key) and _kebab(key) in value]
+        # Null is what templates and YAML leave where nothing was said.
+        read = {
+            _kebab(key): each
+            for key, each in value.items()
+            if key not in twice and (each is not None or _kebab(key) not in known)
+        }
+        if not twice:
+            return generated(read, section)
+        failed: list[Exception] = [_TwiceError(key) for key in twice]
+        try:
+            generated(read, section)
+        except ClassValidationError as error:
+            failed += error.exceptions
+        # cattrs' class takes three arguments; pyright sees ExceptionGroup's two.
+        raise ClassValidationError("", failed, section)  # pyright: ignore[reportCallIssue]
 
     return structure
 
@@ -267,27 +459,29 @@ def _kebab(key: object) -> str:
 # -- what went wrong --------------------------------------------------------------------------------------
 
 
-def _problems(
+def _failures(
     error: BaseException, section: type | None, raw: object, path: KeyPath = ()
-) -> Iterator[tuple[KeyPath, str]]:
-    """Every leaf of cattrs' tree of exceptions as the user's key path and a reason."""
+) -> Iterator[_Failure]:
+    """Every leaf of cattrs' tree of exceptions, under the user's key path."""
     if isinstance(error, ClassValidationError):
         inside, beside = error.group_exceptions()
         for each, note in inside:
             key = _users_key(note.name, raw)
-            yield from _problems(each, _class_of(note), _inside(raw, key), (*path, key))
+            yield from _failures(each, _class_of(note), _inside(raw, key), (*path, key))
         for each in beside:
-            yield from _problems(each, error.cl, raw, path)
+            yield from _failures(each, error.cl, raw, path)
     elif isinstance(error, IterableValidationError):
         for each, found in error.group_exceptions()[0]:
-            yield from _problems(each, None, _inside(raw, found.index), (*path, found.index))
+            yield from _failures(each, None, _inside(raw, found.index), (*path, found.index))
     elif isinstance(error, ForbiddenExtraKeysError):
         for key in sorted(error.extra_fields):
-            yield (*path, _users_key(key, raw)), _unknown(key, error.cl)
+            yield _Failure((*path, _users_key(key, raw)), _unknown(key, error.cl), None)
+    elif isinstance(error, _TwiceError):
+        yield _Failure((*path, str(error)), "is there twice, with - and with _; keep one of the two", None)
     elif isinstance(error, KeyError):
-        yield path, f"is required{_advice(section)}"
+        yield _Failure(path, f"is required{_advice(section)}", MISSING)
     else:
-        yield path, str(error)
+        yield _Failure(path, str(error))
 
 
 def _class_of(note: AttributeValidationNote | IterableValidationNote) -> type | None:
@@ -304,8 +498,9 @@ def _advice(section: type | None) -> str:
 def _users_key(name: str, raw: object) -> str:
     """The key as the user wrote it."""
     wanted = name.replace("_", "-")
-    written = raw if isinstance(raw, Mapping) else {}
-    return next((str(key) for key in written if _kebab(key) == wanted), wanted)
+    if not isinstance(raw, Mapping) or wanted in raw:
+        return wanted
+    return next((str(key) for key in raw if _kebab(key) == wanted), wanted)
 
 
 def _inside(raw: object, key: object) -> object:
@@ -325,10 +520,36 @@ def _users_path(path: str, mapping: Mapping[str, object]) -> KeyPath:
 
 
 def _unknown(key: str, section: type) -> str:
+    """What to write instead of a field that is not known in a section: a near name, or where it belongs."""
     known = list(keys_of(section))
-    near = difflib.get_close_matches(_kebab(key), known, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"is not a known field; {hint}Known here: {', '.join(known)}"
+    wanted = _kebab(key)
+    said = "is not a known field"
+    if homes := _homes().get(wanted):
+        return f"{said} here; it belongs to {' or '.join(homes)}"
+    if near := difflib.get_close_matches(wanted, known, n=1, cutoff=0.6):
+        return f"{said}; did you mean {near[0]}?"
+    if near := difflib.get_close_matches(wanted, list(_homes()), n=1, cutoff=0.75):
+        return f"{said} here; did you mean {' or '.join(_homes()[near[0]])}?"
+    named = difflib.get_close_matches(wanted, known, n=_NAMED, cutoff=0)
+    more = f" and {len(known) - len(named)} more, see trio-wsout schema" if len(known) > len(named) else ""
+    return f"{said}; known here: {', '.join(named)}{more}"
+
+
+@cache
+def _homes() -> dict[str, list[str]]:
+    """Every key, and the paths where it stands."""
+    found: dict[str, list[str]] = {}
+
+    def walk(section: type, above: str) -> None:
+        for key, name in keys_of(section).items():
+            found.setdefault(key, []).append(f"{above}{key}")
+            inner = getattr(fields(section), name).type
+            for each in (inner, *get_args(inner)):
+                if each is not Secret and isinstance(each, type) and has(each):
+                    walk(each, f"{above}{key}.")
+
+    walk(Config, "")
+    return found
 
 
 def _shown(value: object, kind: Kind) -> str:

@@ -11,6 +11,8 @@ from decimal import Decimal
 from itertools import combinations
 
 __all__ = [
+    "DURATION",
+    "SIZE",
     "format_codes",
     "format_duration",
     "format_size",
@@ -32,16 +34,36 @@ _UNITS = {
     "ms": Decimal("0.001"),
     "us": Decimal("0.000001"),
 }
+"""What durations are written with."""
+_SPELLED = {
+    Decimal("0.000000001"): "ns nsec nanosecond nanoseconds",
+    _UNITS["us"]: "us µs μs usec microsecond microseconds",
+    _UNITS["ms"]: "ms msec millisecond milliseconds",
+    _UNITS["s"]: "s sec secs second seconds",
+    _UNITS["m"]: "m min mins minute minutes",
+    _UNITS["h"]: "h hr hrs hour hours",
+    _UNITS["d"]: "d day days",
+    _UNITS["w"]: "w wk wks week weeks",
+    Decimal(2630016): "month months",
+    Decimal(31557600): "y yr yrs year years",
+}
+"""What durations are read with: what Rust's humantime reads, and people write; a month has 30.44 days, a year
+365.25. Its M for a month is left out, for most who write it mean minutes."""
+_SECONDS = {word: seconds for seconds, words in _SPELLED.items() for word in words.split()}
 _LONGEST = 10 * 365.25 * 86400
 """Ten years: nobody means more, and timers stay far from overflow."""
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|[smhdw])", re.ASCII)
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:us|ms|[smhdw]))+|\d+(?:\.\d+)?", re.ASCII)
+_WORDS = "|".join(sorted(_SECONDS, key=len, reverse=True))
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+_DURATION_PART = re.compile(f"({_NUMBER}) *({_WORDS})")
+DURATION = f"^{_NUMBER} *(?:{_WORDS})(?: *{_NUMBER} *(?:{_WORDS}))*$"
+"""A regular expression, also to ECMA-262, that every duration which is a text matches."""
+_DURATION = re.compile(DURATION)
+_UNITLESS = re.compile(_NUMBER)
 _LONGEST_TEXT = 400
 """Characters: what the smallest float needs, and no more."""
-_DURATION_ALLOWED = "a duration such as 250ms, 2s, 1m30s, 2h or a number of seconds"
+_DURATION_ALLOWED = "a duration such as 250ms, 2s, 1m 30s, 2 hours, or a number of seconds"
 
 _SIZE_UNITS = {
-    "": 1,
     "B": 1,
     "KB": 10**3,
     "MB": 10**6,
@@ -50,7 +72,9 @@ _SIZE_UNITS = {
     "MiB": 2**20,
     "GiB": 2**30,
 }
-_SIZE = re.compile(r"(\d{1,18})\s?(B|KB|MB|GB|KiB|MiB|GiB)?", re.ASCII)
+SIZE = "^([0-9]{1,18}) ?(B|KB|MB|GB|KiB|MiB|GiB)$"
+"""A regular expression, also to ECMA-262, that every size which is a text matches."""
+_SIZE = re.compile(SIZE)
 _LARGEST = 2**53
 
 _CODES = re.compile(r"(\d{4})(?:-(\d{4}))?", re.ASCII)
@@ -89,14 +113,13 @@ def parse_duration(value: object) -> float:
 def _text_seconds(text: str) -> float:
     if not _DURATION.fullmatch(text) or len(text) > _LONGEST_TEXT:
         message = f"expected {_DURATION_ALLOWED}"
+        if _UNITLESS.fullmatch(text):
+            message = "is a text without a unit, and no duration; write s behind it, or leave out the quotes"
+        elif re.search(r"[0-9] *M\b", text):
+            message += "; M could be minutes or months: write m, or months"
         raise ValueError(message)
     parts = _DURATION_PART.findall(text)
-    total = (
-        sum((Decimal(number) * _UNITS[unit] for number, unit in parts), Decimal(0))
-        if parts
-        else Decimal(text)
-    )
-    return float(total)
+    return float(sum((Decimal(number) * _SECONDS[unit] for number, unit in parts), Decimal(0)))
 
 
 def format_duration(seconds: float) -> str:
@@ -106,7 +129,7 @@ def format_duration(seconds: float) -> str:
     units = ("s", "ms", "m", "h", "d", "w", "us")
     candidates = [f"{_plain(exact / _UNITS[unit])}{unit}" for unit in units]
     candidates += _mixed(exact)
-    good = [each for each in candidates if _reads_back(each, seconds)]
+    good = [each for each in candidates if _text_seconds(each) == seconds]
     return min(good, key=len) if good else f"{exact:f}s"
 
 
@@ -129,18 +152,16 @@ def _plain(number: Decimal) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def _reads_back(text: str, seconds: float) -> bool:
-    return bool(_DURATION.fullmatch(text)) and _text_seconds(text) == seconds
-
-
 def parse_size(value: object) -> int:
-    """Bytes of a size: a whole number, or a text such as ``64KiB`` or ``1MB``."""
+    """Return the bytes of a size: a whole number, or a text such as ``64KiB`` or ``1MB``."""
     if isinstance(value, int) and not isinstance(value, bool):
-        size = value
+        size = int(value)
     elif isinstance(value, str) and (match := _SIZE.fullmatch(value)):
-        size = int(match[1]) * _SIZE_UNITS[match[2] or ""]
+        size = int(match[1]) * _SIZE_UNITS[match[2]]
     else:
         message = "expected a number of bytes, or a size such as 64KiB or 8MiB"
+        if isinstance(value, str) and value.isdecimal():
+            message = "is a text without a unit, and no size; write B behind it, or leave out the quotes"
         raise ValueError(message)
     if not 0 <= size <= _LARGEST:
         message = f"a size must be between 0 and {_LARGEST} bytes"

@@ -1,99 +1,138 @@
-"""What must hold between fields: for loaded documents and for a Config made in Python (SPEC 2, 5, 6, 9).
+"""What must hold between fields, and what each mode can't use (SPEC 2, 5, 6, 9). One field alone is for its kind.
 
-Each rule is a generator of problems; `check` runs them all.
+Each rule is a generator of problems; `check` runs them all. Where a field could not be read (`Unknown`), what
+needs it stops there, and everything else runs, so that all problems are told at once.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-from attrs import fields
+from attrs import fields, fields_dict, has
 
-from trio_wsout.config.header_fields import (
-    BEARER_ALLOWED,
-    is_bearer,
-    is_header_value,
-    is_reserved_header,
-    is_token,
-)
-from trio_wsout.config.quantities import is_unicode
-from trio_wsout.config.sections import Batch, Config, Cursor, Mode, Payload, Retry
+from trio_wsout.config.sections import Config, Mode, Payload
 from trio_wsout.config.templated import attempt_placeholders
 from trio_wsout.config.templates import Template
+from trio_wsout.config.unknown import MISSING, NeedsUnknownError, Unknown, known
 from trio_wsout.errors import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["UNUSABLE", "check"]
+    from attrs import Attribute, AttrsInstance
 
-_LINK_ONLY = ("url", "connect", "reconnect", "auth", "tls", "headers", "query", "spool")
-_LISTENER_ONLY = ("server", "history")
+    from trio_wsout.config.secret import Secret
+
+__all__ = ["UNUSABLE", "UNUSABLE_WITHOUT_LINK", "check", "default_of", "says_nothing", "unusable"]
+
+_LINK_SECTIONS = ("connect", "reconnect", "auth", "tls", "headers", "query")
+_LINK_FIELDS = (
+    "retry.retries",
+    "cursor.initial_value",
+    "cursor.persist_to",
+    "cursor.state_id",
+    "cursor.resume_on_reconnect",
+)
+"""A listener sends nothing twice, and keeps no cursor of its own."""
+_LISTENER = ("server", "history")
 
 UNUSABLE: Mapping[Mode, tuple[str, ...]] = {
-    Mode.CLIENT: _LISTENER_ONLY,
-    Mode.SERVER_OUTPUT: _LINK_ONLY,
-    Mode.SERVER_INPUT: (*_LINK_ONLY, "history", "retry", "delivery", "cursor"),
+    Mode.CLIENT: _LISTENER,
+    Mode.SERVER_OUTPUT: ("url", *_LINK_SECTIONS, "spool", *_LINK_FIELDS, "server.sender_field"),
+    Mode.SERVER_INPUT: (
+        "url",
+        *_LINK_SECTIONS,
+        "spool",
+        "history",
+        "retry",
+        "delivery",
+        "cursor",
+        # Nothing is sent: what a batch looks like is used, to take messages apart.
+        "batch.fixed_size",
+        "batch.timeout",
+        "batch.use_document_marker",
+        "server.send_buffer_capacity",
+        "server.slow_peer",
+        "server.slow_peer_timeout",
+        "server.sender_field",
+    ),
     Mode.RELAY: ("spool",),
 }
-"""Top-level fields (attribute names) that a mode can't use."""
-
-_OF_A_LINK: Mapping[str, tuple[Retry | Cursor, tuple[str, ...]]] = {
-    "retry": (Retry(), ("retries",)),
-    "cursor": (Cursor(), ("initial_value", "persist_to", "state_id", "resume_on_reconnect")),
-}
-"""Fields of sections that only a link uses: a listener sends nothing twice and keeps no cursor of its own."""
-
-_MOST_PING = 125
-_LONGEST_STATE_ID = 200
-_SPOOLED_BESIDE = 512
-"""Bytes that a message of the largest size may take in the spool beside its own, of which base64 adds a third."""
+"""Fields (attribute names, joined by a dot) that a mode can't use."""
+UNUSABLE_WITHOUT_LINK = (*_LINK_SECTIONS, *_LINK_FIELDS)
+"""What mode relay can't use either while it has no `url`."""
 
 
-def check(config: Config, present: Collection[str] | None = None) -> list[Problem]:
-    """Every rule that the configuration breaks.
-
-    Args:
-        config: A configuration whose single fields are valid.
-        present: Top-level attribute names that the user wrote; None: those that differ from their
-            default.
-    """
-    written = _written(config) if present is None else present
-    return [
-        *_modes(config, written),
-        *_without_link(config),
-        *_link(config),
-        *_auth(config),
-        *_tls(config),
-        *_headers(config),
-        *_sender_field(config),
-        *_server_auth(config),
-        *_rest(config),
-    ]
+def unusable(mode: Mode, *, link: bool) -> tuple[str, ...]:
+    """Return the fields that a configuration of this mode, with a `url` or without, can't use."""
+    return UNUSABLE[mode] if link or mode is not Mode.RELAY else (*UNUSABLE[mode], *UNUSABLE_WITHOUT_LINK)
 
 
-def _written(config: Config) -> list[str]:
-    return [
-        each.name for each in fields(Config) if getattr(config, each.name) != getattr(_DEFAULTS, each.name)
-    ]
+def check(config: Config) -> list[Problem]:
+    """Return every rule that the configuration breaks; its fields are of their kinds, or `Unknown`."""
+    return [problem for rule in _RULES for problem in _found(rule, config)]
 
 
-_DEFAULTS = Config()
+def _found(rule: Callable[[Config], Iterator[Problem]], config: Config) -> Iterator[Problem]:
+    try:
+        yield from rule(config)
+    except NeedsUnknownError:
+        return
 
 
 def _key(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _modes(config: Config, written: Iterable[str]) -> Iterator[Problem]:
+def default_of(field: Attribute[Any], section: object) -> Any:  # noqa: ANN401 - any field's value
+    """Return the default of a field beside the other fields of its section; NOTHING if it is required."""
+    factory = getattr(field.default, "factory", None)
+    if factory is None:
+        return field.default
+    return factory(section) if getattr(field.default, "takes_self", False) else factory()
+
+
+def says_nothing(section: Any, name: str) -> bool:  # noqa: ANN401 - any section
+    """Whether a field is as good as absent: null, its default, or a section with nothing but that."""
+    value: object = getattr(section, name)
+    if value is None or value is MISSING:
+        return True
+    if isinstance(value, Unknown):
+        return False
+    inside = type(value)
+    of_section = cast("type[AttrsInstance]", type(section))
+    if has(inside):
+        return all(says_nothing(value, each.name) for each in fields(inside))
+    return bool(value == default_of(fields_dict(of_section)[name], section))
+
+
+def _what_the_mode_cannot_use(config: Config) -> Iterator[Problem]:
+    mode, link = config.mode, config.url is not None
+    if isinstance(mode, Unknown):
+        return
+    for name in unusable(mode, link=link):
+        section, _, field = name.rpartition(".")
+        holder = getattr(config, section) if section else config
+        if holder is None or isinstance(holder, Unknown):
+            continue
+        if not says_nothing(holder, field):
+            yield Problem(path=_key(name), reason=_unusable(name, mode))
+
+
+def _unusable(name: str, mode: Mode) -> str:
+    if name not in UNUSABLE[mode]:
+        return "is for the link of a relay, which needs url; without url leave it out"
+    usable = [other.value for other in Mode if name not in UNUSABLE[other]]
+    return (
+        f"can't be used in mode {mode.value}; it belongs to {', '.join(usable)}; leave it out, or empty, "
+        "or at its default"
+    )
+
+
+def _what_the_mode_needs(config: Config) -> Iterator[Problem]:
     mode = config.mode
-    for name in written:
-        if name in UNUSABLE[mode]:
-            usable = [other.value for other in Mode if name not in UNUSABLE[other]]
-            yield Problem(
-                path=_key(name),
-                reason=f"can't be used in mode {mode.value}; it belongs to {', '.join(usable)}",
-            )
+    if isinstance(mode, Unknown):
+        return
     if mode is Mode.CLIENT and config.url is None:
         yield Problem(path="url", reason="is required in mode client, for example wss://example.com/events")
     if mode is not Mode.CLIENT and config.server is None:
@@ -102,51 +141,28 @@ def _modes(config: Config, written: Iterable[str]) -> Iterator[Problem]:
         )
 
 
-def _without_link(config: Config) -> Iterator[Problem]:
-    """What only a link can use, where there is none."""
-    if config.mode is Mode.CLIENT or config.url is not None:
-        return
-    for section, (default, names) in _OF_A_LINK.items():
-        value = getattr(config, section)
-        for name in names:
-            if value is not None and getattr(value, name) != getattr(default, name):
-                path = f"{_key(section)}.{_key(name)}"
-                yield Problem(
-                    path=path, reason=f"is for links, and mode {config.mode.value} without url has none"
-                )
-    if config.mode is Mode.RELAY:
-        for name in _LINK_ONLY:
-            if name != "spool" and getattr(config, name) != getattr(_DEFAULTS, name):
-                yield Problem(path=_key(name), reason="is for the link of a relay, which needs url")
-
-
-def _link(config: Config) -> Iterator[Problem]:
+def _backoff(config: Config) -> Iterator[Problem]:
     reconnect = config.reconnect
     if reconnect.max_backoff < reconnect.initial_backoff:
         yield Problem(path="reconnect.max-backoff", reason="is smaller than reconnect.initial-backoff")
+
+
+def _subprotocols(config: Config) -> Iterator[Problem]:
     seen: set[str] = set()
     for index, name in enumerate(config.subprotocols):
-        if not is_token(name):
-            yield Problem(
-                path=f"subprotocols[{index}]", reason="is not a valid subprotocol name (RFC 6455 section 4.1)"
-            )
+        if isinstance(name, Unknown):
+            continue
         if name in seen:
             yield Problem(path=f"subprotocols[{index}]", reason="is there twice")
         seen.add(name)
 
 
-def _auth(config: Config) -> Iterator[Problem]:
-    auth = config.auth
-    if auth.bearer_token is not None and auth.basic is not None:
+def _credentials(config: Config) -> Iterator[Problem]:
+    if config.auth.bearer_token is not None and config.auth.basic is not None:
         yield Problem(path="auth", reason="bearer-token and basic can't be used together; keep one")
-    if auth.basic is not None and ":" in (_static(auth.basic.username) or ""):
-        yield Problem(path="auth.basic.username", reason="holds a colon, which a user name can't (RFC 7617)")
-    token = None if auth.bearer_token is None else _static(auth.bearer_token.reveal())
-    if token is not None and not is_bearer(token):
-        yield Problem(path="auth.bearer-token", reason=f"must be {BEARER_ALLOWED}")
 
 
-def _tls(config: Config) -> Iterator[Problem]:
+def _pair(config: Config) -> Iterator[Problem]:
     tls = config.tls
     if tls.client_certificate is not None and tls.client_key is None:
         yield Problem(path="tls.client-certificate", reason="needs tls.client-key as well")
@@ -156,185 +172,124 @@ def _tls(config: Config) -> Iterator[Problem]:
         yield Problem(
             path="tls.client-key-password", reason="is the password of tls.client-key, which is not there"
         )
-    if tls.insecure_skip_verify and tls.ca_certificate is not None:
+
+
+def _verification(config: Config) -> Iterator[Problem]:
+    if config.tls.ca_certificate is not None and config.tls.insecure_skip_verify:
         yield Problem(
             path="tls.insecure-skip-verify", reason="makes tls.ca-certificate useless; keep one of the two"
         )
 
 
-def _sender_field(config: Config) -> Iterator[Problem]:
-    name = None if config.server is None else config.server.sender_field
-    if name is None:
-        return
-    path = "server.sender-field"
-    if config.mode is not Mode.RELAY:
-        yield Problem(path=path, reason=f"can't be used in mode {config.mode.value}; it belongs to relay")
-    elif config.payload is not Payload.JSON:
-        yield Problem(path=path, reason="needs payload: json, for only then the relay reads what peers send")
-    if name == config.delivery.stamp:
-        yield Problem(path=path, reason="is delivery.stamp as well; give them different names")
-
-
-def _server_auth(config: Config) -> Iterator[Problem]:
-    auth = None if config.server is None else config.server.auth
-    if auth is None:
-        return
-    if not auth.basic and not auth.bearer:
-        yield Problem(path="server.auth", reason="admits nobody: give basic or bearer, or leave it out")
-    if auth.query_parameter is not None:
-        yield from _query_parameter(auth.query_parameter, config, there=bool(auth.bearer))
-    for name, password in auth.basic.items():
-        path = f"server.auth.basic.{name}"
-        if not name or ":" in name or not is_header_value(name):
-            yield Problem(
-                path=path, reason="is no user name: it is empty, or holds a colon or a control character"
-            )
-        yield from _shown_secret(path, _static(password.reveal()), is_header_value, "no control characters")
-    owners: dict[str, str] = {}
-    for identity, token in auth.bearer.items():
-        path, text = f"server.auth.bearer.{identity}", _static(token.reveal())
-        yield from _shown_secret(path, text, is_bearer, BEARER_ALLOWED)
-        if text and owners.setdefault(text, identity) != identity:
-            yield Problem(path=path, reason=f"is the token of {owners[text]} as well; each needs its own")
-
-
-def _query_parameter(name: str, config: Config, *, there: bool) -> Iterator[Problem]:
-    path = "server.auth.query-parameter"
-    if not name:
-        yield Problem(path=path, reason="is empty; name the parameter, for example access_token")
-    if not there:
-        yield Problem(path=path, reason="carries a token of server.auth.bearer, and there is none")
-    if config.cursor is not None and config.cursor.query_parameter == name:
-        yield Problem(path=path, reason="is cursor.query-parameter as well; give them different names")
-
-
-def _shown_secret(
-    path: str, text: str | None, allowed: Callable[[str], bool], words: str
-) -> Iterator[Problem]:
-    """What a peer shows: never empty, and such as a header can carry."""
-    if text is not None and not (text and allowed(text)):
-        yield Problem(path=path, reason=f"must be {words}" if text else "is empty, which would admit anybody")
-
-
-def _static(text: str) -> str | None:
-    """The text of a template that is the same at every expansion; None: it is not."""
-    template = Template.parse(text)
-    return template.expand(_no_value) if template.is_static else None
-
-
-def _no_value(source: str, name: str | None) -> None:
-    """A static text asks for none."""
+def _twice(path: str, headers: Mapping[str, object]) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for name in headers:
+        if name.lower() in seen:
+            yield Problem(path=f"{path}.{name}", reason="is there twice (names are compared without case)")
+        seen.add(name.lower())
 
 
 def _headers(config: Config) -> Iterator[Problem]:
-    secret = {name: value.reveal() for name, value in config.auth.headers.items()}
-    for table, headers in (("headers", config.headers), ("auth.headers", secret)):
-        seen: set[str] = set()
-        for name, text in headers.items():
-            yield from _header_name(f"{table}.{name}", name)
-            if not is_header_value(_static(text) or ""):
-                yield Problem(
-                    path=f"{table}.{name}", reason="holds a control character (CR, LF, NUL or another)"
-                )
-            if name.lower() in seen:
-                yield Problem(
-                    path=f"{table}.{name}", reason="is there twice (names are compared without case)"
-                )
-            seen.add(name.lower())
-    cursor = config.cursor
-    if cursor is not None and cursor.header_name is not None:
-        yield from _header_name("cursor.header-name", cursor.header_name)
+    yield from _twice("headers", config.headers)
 
 
-def _header_name(path: str, name: str) -> Iterator[Problem]:
-    if not is_token(name):
-        yield Problem(path=path, reason="is not a valid header name (RFC 9110 section 5.1)")
-    elif name.lower() == "sec-websocket-protocol":
-        yield Problem(path=path, reason="can't be set; subprotocols has its own field")
-    elif is_reserved_header(name):
-        yield Problem(path=path, reason="belongs to the handshake itself and can't be set")
+def _auth_headers(config: Config) -> Iterator[Problem]:
+    yield from _twice("auth.headers", config.auth.headers)
 
 
-def _rest(config: Config) -> Iterator[Problem]:
-    if config.heartbeat is not None and len(config.heartbeat.payload.encode("utf-8", "replace")) > _MOST_PING:
-        yield Problem(
-            path="heartbeat.payload", reason=f"has more than {_MOST_PING} bytes, the most of a ping"
-        )
-    history = config.history
-    if (
-        history is not None
-        and history.store not in {"", "memory:"}
-        and not history.store.startswith("sqlite:")
-    ):
-        yield Problem(
-            path="history.store",
-            reason="expected memory: or sqlite:PATH (redis is not available in this version)",
-        )
-    if config.batch is not None:
-        yield from _batch(config.batch, config.mode)
-    yield from _places(config)
-    yield from _cursor(config)
-    yield from _spool(config)
-
-
-def _places(config: Config) -> Iterator[Problem]:
-    """Stores whose place is missing."""
-    cursor, history, spool = config.cursor, config.history, config.spool
-    for path, place in (
-        ("cursor.persist-to", cursor and cursor.persist_to),
-        ("history.store", history and history.store),
-        ("spool.path", spool and spool.path),
-    ):
-        if place in {"", "sqlite:"}:
-            yield Problem(path=path, reason="names no place; write its path")
-
-
-def _batch(batch: Batch, mode: Mode) -> Iterator[Problem]:
-    for name, text in (("header", batch.header), ("footer", batch.footer)):
-        if not is_unicode(text or ""):
-            yield Problem(
-                path=f"batch.{name}", reason="holds half of a surrogate pair, which is no character"
-            )
-        elif mode in {Mode.SERVER_OUTPUT, Mode.RELAY}:
-            for each in Template.parse(text or "", of_batch=True).placeholders:
-                if each.source in {"cursor", "attempt"}:
-                    yield Problem(
-                        path=f"batch.{name}",
-                        reason=f"${{{each.source}}} is a link's, and mode {mode.value} sends batches to many peers",
-                    )
+def _batch_sources(config: Config) -> Iterator[Problem]:
+    if config.batch is None or config.mode not in {Mode.SERVER_OUTPUT, Mode.RELAY}:
+        return
+    for name, text in (("header", config.batch.header), ("footer", config.batch.footer)):
+        for each in () if text is None else Template.parse(known(text), of_batch=True).placeholders:
+            if each.source in {"cursor", "attempt"}:
+                reason = f"${{{each.source}}} is a link's, and mode {config.mode.value} sends batches to many peers"
+                yield Problem(path=f"batch.{name}", reason=reason)
 
 
 def _spool(config: Config) -> Iterator[Problem]:
-    if config.spool is None or config.mode is not Mode.CLIENT:
+    if config.spool is None or config.spool.max_bytes is None or config.mode is not Mode.CLIENT:
         return
-    least = 2 * (config.max_message_size + _SPOOLED_BESIDE)
-    if config.spool.max_bytes < least:
+    if config.spool.max_bytes < (least := config.least_spool):
         yield Problem(
             path="spool.max-bytes",
             reason=f"must be {least} bytes or more, room for two messages of max-message-size",
         )
 
 
-def _cursor(config: Config) -> Iterator[Problem]:
+def _cursor_transport(config: Config) -> Iterator[Problem]:
     cursor = config.cursor
-    if cursor is None:
+    if cursor is None or cursor.header_name is not None or cursor.query_parameter is not None:
         return
-    templated = any(each.source == "cursor" for each in attempt_placeholders(config))
-    if cursor.header_name is None and cursor.query_parameter is None and not templated:
+    if not any(each.source == "cursor" for each in attempt_placeholders(config)):
         reason = "needs header-name or query-parameter, to send the cursor"
         if config.mode is Mode.CLIENT or config.url is not None:
             reason += "; or ${cursor} in url, headers, query or auth"
         yield Problem(path="cursor", reason=reason)
-    if cursor.value_field is not None and cursor.value_pointer is not None:
+
+
+def _cursor_value(config: Config) -> Iterator[Problem]:
+    cursor = config.cursor
+    if cursor is not None and cursor.value_field is not None and cursor.value_pointer is not None:
         yield Problem(path="cursor.value-pointer", reason="can't be used together with value-field; keep one")
-    if cursor.persist_to is not None and cursor.persist_to.startswith(("redis:", "rediss:")):
-        yield Problem(
-            path="cursor.persist-to",
-            reason="redis is not available in this version; use a path or sqlite:PATH",
-        )
-    state_id = cursor.state_id
-    if state_id is not None and (not 0 < len(state_id) <= _LONGEST_STATE_ID or not state_id.isprintable()):
-        yield Problem(
-            path="cursor.state-id",
-            reason=f"must have 1 to {_LONGEST_STATE_ID} characters, none of them a control character",
-        )
+
+
+def _sender_field(config: Config) -> Iterator[Problem]:
+    if config.mode is not Mode.RELAY or config.server is None or config.server.sender_field is None:
+        return
+    path = "server.sender-field"
+    if config.payload is not Payload.JSON and not isinstance(config.payload, Unknown):
+        yield Problem(path=path, reason="needs payload: json, for only then the relay reads what peers send")
+    if config.server.sender_field == config.delivery.stamp:
+        yield Problem(path=path, reason="is delivery.stamp as well; give them different names")
+
+
+def _server_auth(config: Config) -> Iterator[Problem]:
+    auth = None if config.server is None else config.server.auth
+    if auth is not None and not auth.basic and not auth.bearer:
+        yield Problem(path="server.auth", reason="admits nobody: give basic or bearer, or leave it out")
+
+
+def _token_parameter(config: Config) -> Iterator[Problem]:
+    auth = None if config.server is None else config.server.auth
+    if auth is None or auth.query_parameter is None:
+        return
+    path = "server.auth.query-parameter"
+    if not auth.bearer:
+        yield Problem(path=path, reason="carries a token of server.auth.bearer, and there is none")
+    if config.cursor is not None and config.cursor.query_parameter == auth.query_parameter:
+        yield Problem(path=path, reason="is cursor.query-parameter as well; give them different names")
+
+
+def _shared_tokens(config: Config) -> Iterator[Problem]:
+    auth = None if config.server is None else config.server.auth
+    owners: dict[str, str] = {}
+    tokens: Mapping[str, Secret | Unknown] = {} if auth is None else auth.bearer
+    for identity, token in tokens.items():
+        if isinstance(token, Unknown):
+            continue
+        owner = owners.setdefault(token.reveal(), identity)
+        if owner != identity:
+            reason = f"is the token of {owner} as well; each needs its own"
+            yield Problem(path=f"server.auth.bearer.{identity}", reason=reason)
+
+
+_RULES = (
+    _what_the_mode_cannot_use,
+    _what_the_mode_needs,
+    _backoff,
+    _subprotocols,
+    _credentials,
+    _pair,
+    _verification,
+    _headers,
+    _auth_headers,
+    _sender_field,
+    _server_auth,
+    _token_parameter,
+    _shared_tokens,
+    _batch_sources,
+    _spool,
+    _cursor_transport,
+    _cursor_value,
+)

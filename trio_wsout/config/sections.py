@@ -15,22 +15,36 @@ from attrs import Factory, field, frozen, has, resolve_types
 
 from trio_wsout.config.kinds import (
     BATCH_LINE,
+    BEARER,
     BIND,
     CHARACTERS,
     CODES,
+    CURSOR_STORE,
     DOTTED,
     FLAG,
     HEADER,
+    HEADER_NAME,
+    HISTORY_STORE,
+    NAME,
     ORIGIN,
+    PARAMETER,
     PATH,
+    PING,
     PLACE,
     POINTER,
     PROXY,
+    SECRET_HEADER,
     SECRET_TEMPLATE,
     SECRET_TEXT,
+    SHOWN_BEARER,
+    SHOWN_PASSWORD,
+    STATE_ID,
     TEMPLATE,
     TEXT,
+    TOKEN,
     URL,
+    USER,
+    USERNAME,
     choice,
     count,
     duration,
@@ -68,6 +82,14 @@ __all__ = [
 
 KIB = 1024
 MIB = 1024 * KIB
+GIB = 1024 * MIB
+_SPOOLED_BESIDE = 512
+"""Bytes that a message of the largest size may take in the spool beside its own, of which base64 adds a third."""
+
+
+def not_below(usual: float, other: object) -> float:
+    """Return a default that is never below the field beside it; whether that one is a number is told elsewhere."""
+    return max(usual, other) if isinstance(other, int | float) else usual
 
 
 class Mode(StrEnum):
@@ -169,10 +191,12 @@ class Connect:
 
     mode: Annotated[ConnectMode, choice(ConnectMode)] = ConnectMode.LAZY
     """``lazy``: dial when the first event waits; ``eager``: dial in ``open_output``."""
-    eager_timeout: Annotated[float, duration()] = 30.0
-    """Seconds that an eager start-up may take, retries included; > 0."""
     timeout: Annotated[float, duration()] = 10.0
     """Seconds for one attempt: DNS, TCP, proxy, TLS and handshake together; > 0."""
+    eager_timeout: Annotated[float, duration()] = Factory(
+        lambda self: not_below(30.0, self.timeout), takes_self=True
+    )
+    """Seconds that an eager start-up may take, retries included; > 0. Default: 30s, or `timeout` if that is longer."""
     proxy: Annotated[Secret, PROXY] | None = None
     """``http://``, ``https://``, ``socks5://`` or ``socks5h://`` URL, or ``none``; None: what the environment says."""
 
@@ -181,7 +205,7 @@ class Connect:
 class Basic:
     """Basic authentication (SPEC 5)."""
 
-    username: Annotated[str, TEMPLATE]
+    username: Annotated[str, USERNAME]
     """User name; templated; no colon."""
     password: Annotated[Secret, SECRET_TEMPLATE]
     """Password; templated."""
@@ -191,11 +215,13 @@ class Basic:
 class Auth:
     """Credentials put into the opening handshake (SPEC 5)."""
 
-    headers: Mapping[str, Annotated[Secret, SECRET_TEMPLATE]] = Factory(dict[str, Secret])
+    headers: Mapping[Annotated[str, HEADER_NAME], Annotated[Secret, SECRET_HEADER]] = Factory(
+        dict[str, Secret]
+    )
     """Headers to add; values templated."""
-    query: Mapping[str, Annotated[Secret, SECRET_TEMPLATE]] = Factory(dict[str, Secret])
+    query: Mapping[Annotated[str, NAME], Annotated[Secret, SECRET_TEMPLATE]] = Factory(dict[str, Secret])
     """Query parameters to add; values templated."""
-    bearer_token: Annotated[Secret, SECRET_TEMPLATE] | None = None
+    bearer_token: Annotated[Secret, BEARER] | None = None
     """Sent as ``Authorization: Bearer …``; templated; not together with `basic`."""
     basic: Basic | None = None
     """Sent as ``Authorization: Basic …``; not together with `bearer_token`."""
@@ -227,7 +253,7 @@ class Heartbeat:
     """Seconds from a ping's writing, or from the latest progress of what lies before it, until any frame; > 0."""
     action: Annotated[HeartbeatAction, choice(HeartbeatAction)] = HeartbeatAction.RECONNECT
     """``reconnect`` cuts the connection; ``log-only`` warns and counts."""
-    payload: Annotated[str, CHARACTERS] = ""
+    payload: Annotated[str, PING] = ""
     """Carried by every ping; at most 125 bytes of UTF-8."""
 
 
@@ -237,8 +263,10 @@ class Reconnect:
 
     initial_backoff: Annotated[float, duration()] = 0.5
     """Seconds: the ceiling after the first failure; > 0."""
-    max_backoff: Annotated[float, duration()] = 30.0
-    """Seconds: no delay is longer; ≥ `initial_backoff`."""
+    max_backoff: Annotated[float, duration()] = Factory(
+        lambda self: not_below(30.0, self.initial_backoff), takes_self=True
+    )
+    """Seconds: no delay is longer; ≥ `initial_backoff`. Default: 30s, or `initial_backoff` if that is longer."""
     multiplier: Annotated[float, number(1)] = 2.0
     """Growth of the ceiling a failure; ≥ 1."""
     jitter: Annotated[float, number(0, 1)] = 0.5
@@ -271,15 +299,15 @@ class Delivery:
 class Cursor:
     """Resume tokens (SPEC 9). One of `header_name` and `query_parameter` is needed."""
 
-    header_name: Annotated[str, TEXT] | None = None
+    header_name: Annotated[str, HEADER_NAME] | None = None
     """Header that carries the cursor in the opening handshake."""
-    query_parameter: Annotated[str, TEXT] | None = None
+    query_parameter: Annotated[str, PARAMETER] | None = None
     """Query parameter that carries the cursor in the opening handshake."""
-    persist_to: Annotated[str, PLACE] | None = None
+    persist_to: Annotated[str, CURSOR_STORE] | None = None
     """``memory:``, ``sqlite:PATH``, a directory or a file; None: see `state_id`."""
     initial_value: Annotated[str, TEXT] | None = None
     """Cursor for the first connection, where nothing is stored."""
-    state_id: Annotated[str, TEXT] | None = None
+    state_id: Annotated[str, STATE_ID] | None = None
     """Key of the stored cursor; given without `persist_to`, the platform's state directory."""
     resume_on_reconnect: Annotated[bool, FLAG] = True
     """Whether attempts after the first connection carry the cursor too."""
@@ -295,8 +323,9 @@ class Spool:
 
     path: Annotated[str, PLACE]
     """Directory of the log."""
-    max_bytes: Annotated[int, size()] = 1024 * MIB
-    """Most bytes on disk; ``send`` waits beyond it."""
+    max_bytes: Annotated[int, size()] | None = None
+    """Most bytes on disk; ``send`` waits beyond it. None: 1GiB, or room for two messages of `max_message_size` if
+    that is more."""
 
 
 @frozen(kw_only=True)
@@ -315,11 +344,11 @@ class ServerTls:
 class ServerAuth:
     """What a peer must show to come in (SPEC 10); a peer that shows none of it is answered 401."""
 
-    basic: Mapping[str, Annotated[Secret, SECRET_TEMPLATE]] = Factory(dict[str, Secret])
+    basic: Mapping[Annotated[str, USER], Annotated[Secret, SHOWN_PASSWORD]] = Factory(dict[str, Secret])
     """Passwords by user name, for ``Authorization: Basic``; templated. The name is the peer's identity."""
-    bearer: Mapping[str, Annotated[Secret, SECRET_TEMPLATE]] = Factory(dict[str, Secret])
+    bearer: Mapping[Annotated[str, NAME], Annotated[Secret, SHOWN_BEARER]] = Factory(dict[str, Secret])
     """Tokens by identity, for ``Authorization: Bearer``; templated."""
-    query_parameter: Annotated[str, TEXT] | None = None
+    query_parameter: Annotated[str, PARAMETER] | None = None
     """Query parameter that may carry a token of `bearer`, for browsers, which can't set headers."""
 
 
@@ -360,7 +389,7 @@ class Server:
 class History:
     """The retained log of events (SPEC 11)."""
 
-    store: Annotated[str, PLACE] = "memory:"
+    store: Annotated[str, HISTORY_STORE] = "memory:"
     """``memory:`` or ``sqlite:PATH``."""
     max_events: Annotated[int, count(1)] | None = None
     """Most events kept; None: no bound."""
@@ -381,11 +410,13 @@ class Config:
     """Operating mode."""
     url: Annotated[str, URL] | None = None
     """Remote endpoint as ``ws://`` or ``wss://``; templated; required in client mode."""
-    headers: Mapping[str, Annotated[str, HEADER]] = field(factory=dict[str, str], repr=mask_headers)
+    headers: Mapping[Annotated[str, HEADER_NAME], Annotated[str, HEADER]] = field(
+        factory=dict[str, str], repr=mask_headers
+    )
     """Headers for the opening handshake; values templated."""
-    query: Mapping[str, Annotated[str, TEMPLATE]] = Factory(dict[str, str])
+    query: Mapping[Annotated[str, NAME], Annotated[str, TEMPLATE]] = Factory(dict[str, str])
     """Query parameters appended to `url`; values templated."""
-    subprotocols: tuple[Annotated[str, TEXT], ...] = ()
+    subprotocols: tuple[Annotated[str, TOKEN], ...] = ()
     """Offered in this order."""
     payload: Annotated[Payload, choice(Payload)] = Payload.TEXT
     """How events become messages."""
@@ -417,6 +448,17 @@ class Config:
     """Most bytes of one message, sent or received; ≥ 1."""
     shutdown_timeout: Annotated[float, duration(positive=False)] = 10.0
     """Seconds that a graceful end may take; ≥ 0."""
+
+    @property
+    def least_spool(self) -> int:
+        """Bytes that a spool must have room for: two of the largest messages."""
+        return 2 * (self.max_message_size + _SPOOLED_BESIDE)
+
+    @property
+    def spool_bytes(self) -> int:
+        """Most bytes of the spool."""
+        given = None if self.spool is None else self.spool.max_bytes
+        return max(GIB, self.least_spool) if given is None else given
 
 
 for _section in [each for each in list(globals().values()) if isinstance(each, type) and has(each)]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_wsout.config.templates import Template
+from trio_wsout.config.unknown import known
 
 if TYPE_CHECKING:
     from trio_wsout.config.sections import Config
@@ -26,4 +27,4 @@ def attempt_placeholders(config: Config) -> list[Placeholder]:
         texts.append(auth.basic.username)
         secrets.append(auth.basic.password)
     texts += [secret.reveal() for secret in secrets]
-    return [each for text in texts for each in Template.parse(text).placeholders]
+    return [each for text in texts for each in Template.parse(known(text)).placeholders]

@@ -47,6 +47,21 @@ class FileCursorStore(BlockingCursorStore):
         self._place = f"cursor file {path}"
 
     def _load(self) -> StoredCursor | None:
+        """Read it, once it is known that it can be replaced."""
+        kept = self._read()
+        directory = self._path.parent
+        if not directory.is_dir():
+            raise self._error(
+                f"the directory {directory} is not there; create it, or name another place in cursor.persist-to"
+            )
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise self._error(
+                f"nothing can be written into {directory}; make it writable for this user, or name another place "
+                "in cursor.persist-to"
+            )
+        return kept
+
+    def _read(self) -> StoredCursor | None:
         try:
             descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -89,7 +104,7 @@ class FileCursorStore(BlockingCursorStore):
         return cursor
 
     def _save(self, cursor: StoredCursor) -> None:
-        kept = self._load()
+        kept = self._read()
         if kept is not None and kept.epoch > cursor.epoch:
             raise self._error("another process has taken it over; only one may use a state id at a time")
         content = orjson.dumps(

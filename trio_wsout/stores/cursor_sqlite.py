@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -61,6 +62,8 @@ class SqliteCursorStore(BlockingCursorStore):
     def _load(self) -> StoredCursor | None:
         if is_cut_off(self._path):
             raise self._damaged("the file is cut off")
+        if self._path.exists() and not os.access(self._path, os.W_OK):
+            raise self._error("can't be written; make the file writable for this user, or name another place")
         try:
             with closing(self._connect()) as connection:
                 row = connection.execute(_LOAD, (self._state_id,)).fetchone()

@@ -11,7 +11,7 @@ import trio
 
 from trio_wsout._core.cursor import default_state_id
 from trio_wsout._core.history import Limits
-from trio_wsout.errors import CursorError, HistoryError, SpoolError
+from trio_wsout.errors import ConfigError, CursorError, HistoryError, Problem, SpoolError
 from trio_wsout.stores.cursor_file import FileCursorStore, file_in_directory
 from trio_wsout.stores.cursor_sqlite import SqliteCursorStore
 from trio_wsout.stores.cursors import MemoryCursorStore
@@ -35,6 +35,7 @@ async def open_cursor_store(cursor: Cursor, *, url: str | None) -> CursorStore:
     where `state-id` is given.
 
     Raises:
+        ConfigError: There is no state directory, or none that can be written to, and `persist-to` names no other place.
         CursorError: The place can't be used.
     """
     state_id = cursor.state_id if cursor.state_id is not None else default_state_id(url or "")
@@ -44,7 +45,7 @@ async def open_cursor_store(cursor: Cursor, *, url: str | None) -> CursorStore:
         return MemoryCursorStore()
     if place is None:
         directory = state_directory()
-        await trio.to_thread.run_sync(_make_directory, directory)
+        await trio.to_thread.run_sync(_make_state_directory, directory)
         return FileCursorStore(file_in_directory(directory, state_id), state_id)
     if place.startswith("sqlite:"):
         await trio.lowlevel.checkpoint()
@@ -74,8 +75,8 @@ def open_history_store(history: History) -> HistoryStore:
     return SqliteHistoryStore(Path(path), limits)
 
 
-def open_spool_store(spool: Spool) -> SpoolStore:
-    """Choose the spool in the directory `path`; its owner opens and closes it.
+def open_spool_store(spool: Spool, max_bytes: int) -> SpoolStore:
+    """Choose the spool in the directory `path`, of at most so many bytes; its owner opens and closes it.
 
     Raises:
         SpoolError: This system has none.
@@ -84,18 +85,54 @@ def open_spool_store(spool: Spool) -> SpoolStore:
         from trio_wsout.stores.spool_files import FileSpool  # noqa: PLC0415 - it needs what only POSIX systems have
     except ImportError as error:
         raise SpoolError(f"spool {spool.path}: this system can't lock files; leave spool out") from error
-    return FileSpool(Path(spool.path), spool.max_bytes)
+    return FileSpool(Path(spool.path), max_bytes)
 
 
 def state_directory() -> Path:
-    """The platform's directory for state that survives: read from the environment at each call."""
+    """Return the platform's directory for state that survives: read from the environment at each call.
+
+    Raises:
+        ConfigError: There is no home directory to have it in.
+    """
     if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        base = os.environ.get("LOCALAPPDATA") or _home() / "AppData" / "Local"
     elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
+        base = _home() / "Library" / "Application Support"
     else:
-        base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        # The XDG specification has a relative path ignored.
+        base = Path(os.environ.get("XDG_STATE_HOME", ""))
+        base = base if base.is_absolute() else _home() / ".local" / "state"
     return Path(base) / "trio-wsout"
+
+
+_ELSEWHERE = (
+    "set cursor.persist-to to a directory, or to memory: to keep the cursor no longer than this process"
+)
+
+
+def _home() -> Path:
+    if os.environ.get("HOME") == "":
+        raise _no_state_directory("HOME is empty, so there is no home directory to keep the cursor in")
+    try:
+        return Path.home()
+    except RuntimeError:
+        reason = (
+            "HOME is not set and this user has no entry, so there is no home directory to keep the cursor in"
+        )
+    raise _no_state_directory(reason)
+
+
+def _no_state_directory(reason: str) -> ConfigError:
+    return ConfigError([Problem(path="cursor.persist-to", reason=f"is not set, and {reason}; {_ELSEWHERE}")])
+
+
+def _make_state_directory(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise _no_state_directory(f"the state directory {path} can't be made: {error.strerror}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise _no_state_directory(f"nothing can be written into the state directory {path}")
 
 
 def _make_directory(path: Path) -> None:
