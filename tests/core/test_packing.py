@@ -161,6 +161,15 @@ def test_an_event_without_fields_leaves_them_empty(event: object) -> None:
     assert made.flush()[0].payload.startswith(b"[]\n")
 
 
+@pytest.mark.parametrize(("most", "fits"), [(9, False), (10, True)])
+def test_the_count_of_one_is_counted_for_an_event_alone(most: int, fits: bool) -> None:
+    batch = Batch(mode=BatchMode.FIXED, fixed_size=1, header="${batch|count}${batch|count}")
+    made, encoder = packer(batch=batch, max_message_size=most)
+    messages, refusal = made.add(accepted(encoder, 1234567), 0.0, 0.0)
+    assert [message.payload for message in messages] == [b"11\n1234567"] * fits
+    assert (refusal is None) == fits
+
+
 def test_batches_are_numbered_without_gaps_whatever_is_refused() -> None:
     batch = Batch(mode=BatchMode.FIXED, fixed_size=1, header="${batch|number}${secret|k}")
     made, encoder = packer(["", "x" * 100, ""], batch=batch, max_message_size=50)

@@ -132,6 +132,24 @@ async def test_an_end_behind_an_event_that_is_undelivered_is_told_all_the_same(
             assert taking.receive_nowait().event == "no base64!"
 
 
+async def test_a_last_part_that_is_undelivered_is_no_confirmed_part(autojump_clock: object) -> None:
+    sending, taking = trio.open_memory_channel[trio_wsout.Undelivered](10)
+    async with open_peer() as peer, taking:
+        peer.plan(Accept(close_after=(1, 1009), pong_after=None), Accept())
+        async with trio_wsout.open_output(
+            documents(), open_stream=peer.open_stream, undelivered=sending
+        ) as output:
+            lost = await output.submit(1)
+            end = await output.end_document()
+            await end.wait()
+            assert taking.receive_nowait().event == 1
+            assert end.document == Document(id=1, first=True, last=True, count=1)
+            assert lost.document is None
+            assert output.statistics().last_document is None
+            await output.send(2)
+        assert output.statistics().last_document == Document(id=2, first=True, last=True, count=1)
+
+
 async def test_what_an_earlier_life_left_is_no_part_of_a_new_document(autojump_clock: object) -> None:
     disk = Disk(takes=0, events=[1, 2])
     async with open_peer() as peer:
