@@ -35,6 +35,11 @@ PURE = "*/trio_wsout/_core/*,*/trio_wsout/config/*"
 ASYNCHRONOUS = re.compile(r"\b(async|await|trio|anyio|asyncio|BaseException|BaseExceptionGroup)\b")
 
 
+INSTALLING = re.compile(
+    r"^<!-- example: not run: [^\n]* noxfile.py runs it -->\n```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
+
+
 def group(name: str) -> list[str]:
     """The requirements of a dependency group, with the groups it includes."""
     found: list[str] = []
@@ -118,6 +123,13 @@ def wheel(session: nox.Session) -> None:
         session.install("--force-reinstall", "--no-deps", str(built))
         session.install(str(built))
         session.run("python", "tests/smoke_wheel.py")
+        # What the page about installing says, each block in a project of its own beside this checkout.
+        (Path(scratch) / "trio_wsout").symlink_to(Path.cwd())
+        for number, block in enumerate(INSTALLING.findall(Path("docs/how-to/install.md").read_text("utf-8"))):
+            (project := Path(scratch) / f"project {number}").mkdir()
+            with session.chdir(project):
+                session.run("bash", "-euc", block, external=True, silent=True)
+                session.run("bash", "-euc", ". .venv/bin/activate && trio-wsout --version", external=True)
 
 
 @nox.session(venv_backend="none")

@@ -131,19 +131,20 @@ def test_the_first_command_ends_with_events_that_arrived() -> None:
     assert "Every client has every event once, in order." in done.stdout
 
 
-def test_ci_runs_the_readmes_test_command(tmp_path: Path) -> None:
-    """.ci/run in a directory with a space, with stand-ins for what the command calls."""
+def test_ci_runs_the_readmes_commands_in_a_path_with_a_space(tmp_path: Path) -> None:
+    """.ci/run, with stand-ins for what the commands call, in a checkout that has environments of its own already."""
     checkout = tmp_path / "a path"
     (checkout / ".ci").mkdir(parents=True)
+    (checkout / ".venv" / "bin").mkdir(parents=True)
     for name in (".ci/run", "README.md"):
         (checkout / name).write_bytes((ROOT / name).read_bytes())
     tools = tmp_path / "tools"
     tools.mkdir()
-    log = tmp_path / "log"
+    log, places = tmp_path / "log", tmp_path / "places"
     # The stand-in makes an environment whose tools write down how they were called.
     (tools / "python3").write_text(
-        f'#!/bin/sh\necho "python3 $*" >> "{log}"\nmkdir -p "$3/bin"\n'
-        f'for tool in python pip nox; do printf \'#!/bin/sh\\necho "%s $*" >> "{log}"\\n\' "$tool" > "$3/bin/$tool"; '
+        f'#!/bin/sh\necho "python3 $*" >> "{log}"\npwd >> "{places}"\nmkdir "$3" "$3/bin" || exit 1\n'
+        f'for tool in python pip nox trio-wsout; do printf \'#!/bin/sh\\necho "%s $*" >> "{log}"\\n\' "$tool" > "$3/bin/$tool"; '
         f'chmod +x "$3/bin/$tool"; done\n'
     )
     (tools / "python3").chmod(0o755)
@@ -152,8 +153,15 @@ def test_ci_runs_the_readmes_test_command(tmp_path: Path) -> None:
         ["bash", str(checkout / ".ci" / "run")], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    _, command = readme_commands()
-    assert f"+ {command}" in done.stdout
+    assert [line for line in done.stdout.splitlines() if line.startswith("+ ")] == [
+        f"+ {command}" for command in readme_commands()
+    ]
     called = log.read_text().splitlines()
-    wanted = [re.sub(r"^\S*/", "", step) for step in command.split(" && ")]
+    steps = [step for command in readme_commands() for step in command.split(" && ")]
+    wanted = [re.sub(r"^\S*/", "", step).replace('"', "") for step in steps]
     assert [line.strip() for line in called] == [step.strip() for step in wanted]
+    first, second = map(Path, places.read_text().splitlines())
+    assert first == second != checkout
+    assert " " in first.name
+    assert not first.exists(), "it was left behind"
+    assert sorted(each.name for each in checkout.iterdir()) == [".ci", ".venv", "README.md"]

@@ -44,7 +44,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(each for each in DOCS.rglob("*.md") if "_build" not in each.parts)]
 INSTALLING = [ROOT / "README.md", DOCS / "how-to" / "install.md"]
 BLOCK = re.compile(
-    r"(?:^<!-- (?P<mark>example: .*?|test-command) -->\n)?^(?P<fence>```+)(?P<language>\S*)\n(?P<text>.*?)^(?P=fence)$",
+    r"(?:^<!-- (?P<mark>example: .*?|demo-command|test-command) -->\n)?^(?P<fence>```+)(?P<language>\S*)\n(?P<text>.*?)^(?P=fence)$",
     re.MULTILINE | re.DOTALL,
 )
 PORTS = (8000, *range(8765, 8770))
@@ -265,7 +265,7 @@ def test_what_a_page_shows_is_so(page: Path, tmp_path: Path) -> None:
     story = Story(tmp_path, activated_from_the_start(page))
     try:
         for block in blocks(page):
-            if block.marks == ("test-command",) or block.marked("not run:") is not None:
+            if block.marks in {("demo-command",), ("test-command",)} or block.marked("not run:") is not None:
                 assert page in INSTALLING
                 continue
             try:
