@@ -9,7 +9,6 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trio_wsout._core.admission import Head
 from trio_wsout._core.credentials import Credentials
 from trio_wsout.config import Secret, ServerAuth
 from trio_wsout.config.templates import TemplateError
@@ -40,9 +39,9 @@ def auth(
     )
 
 
-def head(*authorization: str, query: str = "") -> Head:
-    headers = [("authorization", each) for each in authorization]
-    return Head(method="GET", target=f"/feed?{query}", version="1.1", headers=headers)
+def head(*authorization: str, query: str = "") -> tuple[tuple[str, ...], str]:
+    """What of a request's head is looked at."""
+    return authorization, query
 
 
 def shown_basic(name: str, password: str, scheme: str = "Basic") -> str:
@@ -66,7 +65,7 @@ def test_only_what_an_entry_says_admits_and_as_who_it_says(basic, bearer, name, 
         _, name, secret = random.choice(known)
     credentials = Credentials(auth(basic, bearer, "token"), nothing)
     if way == "basic":
-        found = credentials.identity_of(head(shown_basic(name, secret)))
+        found = credentials.identity_of(*head(shown_basic(name, secret)))
         assert found == (name if basic.get(name) == secret else None)
     else:
         owner = next((each for each, token in bearer.items() if token == secret), None)
@@ -75,7 +74,7 @@ def test_only_what_an_entry_says_admits_and_as_who_it_says(basic, bearer, name, 
         )
         if way == "bearer" and secret != secret.strip(" "):
             return  # blanks around it are no part of a header's value
-        assert credentials.identity_of(asked) == owner
+        assert credentials.identity_of(*asked) == owner
     assert credentials.trouble is None
 
 
@@ -105,20 +104,20 @@ def test_only_what_an_entry_says_admits_and_as_who_it_says(basic, bearer, name, 
         head(query="token=ann%3Apass"),
     ],
 )
-def test_nothing_else_admits(asked: Head) -> None:
+def test_nothing_else_admits(asked: tuple[tuple[str, ...], str]) -> None:
     credentials = Credentials(auth({"ann": "pass"}, {"cellar": "t0ken"}, "token"), nothing)
-    assert credentials.identity_of(asked) is None
+    assert credentials.identity_of(*asked) is None
 
 
 @pytest.mark.parametrize("scheme", ["Basic", "basic", "BASIC"])
 def test_the_scheme_is_compared_without_case(scheme: str) -> None:
     credentials = Credentials(auth({"ann": "pass"}), nothing)
-    assert credentials.identity_of(head(shown_basic("ann", "pass", scheme))) == "ann"
+    assert credentials.identity_of(*head(shown_basic("ann", "pass", scheme))) == "ann"
 
 
 def test_a_token_in_the_query_counts_only_where_the_parameter_is_named() -> None:
     assert (
-        Credentials(auth(bearer={"cellar": "t0ken"}), nothing).identity_of(head(query="token=t0ken")) is None
+        Credentials(auth(bearer={"cellar": "t0ken"}), nothing).identity_of(*head(query="token=t0ken")) is None
     )
 
 
@@ -142,10 +141,10 @@ def test_the_answer_says_which_schemes_there_are(section: ServerAuth, challenges
 def test_a_secret_is_looked_up_at_each_look() -> None:
     values = {"TOKEN": "old"}
     credentials = Credentials(auth(bearer={"cellar": "${env|TOKEN}"}), lambda _, name: values.get(name or ""))
-    assert credentials.identity_of(head("Bearer old")) == "cellar"
+    assert credentials.identity_of(*head("Bearer old")) == "cellar"
     values["TOKEN"] = "new"
-    assert credentials.identity_of(head("Bearer old")) is None
-    assert credentials.identity_of(head("Bearer new")) == "cellar"
+    assert credentials.identity_of(*head("Bearer old")) is None
+    assert credentials.identity_of(*head("Bearer new")) == "cellar"
 
 
 def raises(source: str, name: str | None) -> str:
@@ -166,10 +165,10 @@ def test_an_entry_without_a_value_admits_nobody_and_says_so(
     resolve: Callable[[str, str | None], str | None], reason: str, shown: str
 ) -> None:
     credentials = Credentials(auth({"ann": "pass"}, {"cellar": "${env|TOKEN}"}), resolve)
-    assert credentials.identity_of(head(shown)) is None
+    assert credentials.identity_of(*head(shown)) is None
     assert credentials.trouble == f"server.auth.bearer.cellar: {reason}"
     assert list(credentials.problems()) == [("server.auth.bearer.cellar", reason)]
-    assert credentials.identity_of(head(shown_basic("ann", "pass"))) == "ann", "the others are as they were"
+    assert credentials.identity_of(*head(shown_basic("ann", "pass"))) == "ann", "the others are as they were"
 
 
 def test_no_secret_is_shown() -> None:

@@ -138,7 +138,7 @@ class Admission:
             return refusal
         identity: str | None = None
         if self.credentials is not None:
-            identity = self.credentials.identity_of(head)
+            identity = self.credentials.identity_of(head.values("authorization"), head.query)
             if identity is None:
                 return Answer(status=401, body=_UNKNOWN, headers=self.credentials.challenges)
         headers: dict[str, str] = {}

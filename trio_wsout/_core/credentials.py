@@ -25,9 +25,8 @@ from attrs import define, field, frozen
 from trio_wsout.config.templates import Template, TemplateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from trio_wsout._core.admission import Head
     from trio_wsout.config.secret import Secret
     from trio_wsout.config.sections import ServerAuth
 
@@ -105,9 +104,14 @@ class Credentials:
         self._parameter = auth.query_parameter
         self._resolve = resolve
 
-    def identity_of(self, head: Head) -> str | None:
-        """Return who asks with this head; None if it shows nothing that is known."""
-        shown = _digest(self._shown(head) or "")
+    def identity_of(self, authorizations: Sequence[str], query: str) -> str | None:
+        """Return who asks; None if what is shown is not known.
+
+        Args:
+            authorizations: The values of all ``Authorization`` headers of the request.
+            query: The query of its target, as sent.
+        """
+        shown = _digest(self._shown(authorizations, query) or "")
         found: str | None = None
         self.trouble = None
         for entry in self._entries:
@@ -127,13 +131,12 @@ class Credentials:
             except TemplateError as error:
                 yield entry.path, str(error)
 
-    def _shown(self, head: Head) -> str | None:
-        given = head.values("authorization")
-        if given:
-            return _authorization(given[0]) if len(given) == 1 else None
+    def _shown(self, authorizations: Sequence[str], query: str) -> str | None:
+        if authorizations:
+            return _authorization(authorizations[0]) if len(authorizations) == 1 else None
         if self._parameter is None:
             return None
-        tokens = [value for name, value in parse_qsl(head.query) if name == self._parameter]
+        tokens = [value for name, value in parse_qsl(query) if name == self._parameter]
         return f"bearer {tokens[0]}" if len(tokens) == 1 else None
 
 
