@@ -110,7 +110,7 @@ def _value(annotation: Any) -> str:
     if kind is None:
         origin, arguments = get_origin(annotation), get_args(annotation)
         if _inner(annotation) is not None:
-            return "section"
+            return f"section, or `{sections.NONE}`" if sections.Heartbeat in arguments else "section"
         if origin is Mapping:
             return f"table: name → {_value(arguments[1])}"
         return f"list: {_value(arguments[0])}" if origin is tuple else _value(arguments[0])

@@ -368,7 +368,8 @@ def test_junk_anywhere_is_fine_or_a_problem_at_that_place(
 
 @given(documents(), st.data())
 def test_an_unknown_key_anywhere_is_named(document: dict[str, Any], data: st.DataObject) -> None:
-    sections = [name for name in ("reconnect", "batch", "connect", "heartbeat", "cursor") if name in document]
+    names = ("reconnect", "batch", "connect", "heartbeat", "cursor")
+    sections = [name for name in names if isinstance(document.get(name), dict)]
     name = data.draw(st.sampled_from([None, *sections]))
     place = document if name is None else document[name]
     place["unheard-of"] = 1

@@ -261,7 +261,7 @@ async def test_log_only_misses_are_counted_and_cost_nothing(
 
 async def test_an_idle_link_without_a_heartbeat_sends_no_pings(autojump_clock: object) -> None:
     async with open_peer() as peer:
-        async with trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
+        async with trio_wsout.open_output(config(heartbeat="none"), open_stream=peer.open_stream) as output:
             await output.send("x")
             await output.flush()
             await trio.sleep(10_000)
@@ -274,7 +274,7 @@ async def test_a_message_without_confirmation_costs_the_connection_at_retry_time
     async with open_peer() as peer:
         peer.plan(Accept(pong_after=None))
         async with trio_wsout.open_output(
-            config(reconnect={"jitter": 0}), open_stream=peer.open_stream
+            config(reconnect={"jitter": 0}, heartbeat="none"), open_stream=peer.open_stream
         ) as output:
             start = trio.current_time()
             await output.send("x")

@@ -40,7 +40,12 @@ async def test_many_peers_are_asked_before_they_count_as_stalled(
 async def test_a_peer_that_is_silent_after_a_break_costs_the_connection_at_retry_timeout(
     autojump_clock: MockClock,
 ) -> None:
-    config = {"url": "ws://peer.test/", "reconnect": {"jitter": 0}, "retry": {"timeout": "30s"}}
+    config = {
+        "url": "ws://peer.test/",
+        "reconnect": {"jitter": 0},
+        "retry": {"timeout": "30s"},
+        "heartbeat": "none",
+    }
     async with open_peer() as peer:
         peer.plan(Accept(cut_after=1), Accept(pong_after=None), then=Accept())
         async with trio_wsout.open_output(config, open_stream=peer.open_stream) as output:

@@ -184,7 +184,7 @@ async def test_a_link_finds_the_pong_first(mock_clock: MockClock) -> None:
 
 
 async def test_a_link_finds_the_pong_behind_much_else_first(mock_clock: MockClock) -> None:
-    async with link(heartbeat=None, retry={"timeout": "30s"}) as (output, peer, _):
+    async with link(heartbeat="none", retry={"timeout": "30s"}) as (output, peer, _):
         for _ in range(ROUNDS):
             await output.send("x")
             await trio.testing.wait_all_tasks_blocked()
@@ -204,7 +204,7 @@ async def test_a_link_finds_the_pong_behind_much_else_first(mock_clock: MockCloc
 
 
 async def test_what_could_not_be_asked_for_meanwhile_is_not_late(mock_clock: MockClock) -> None:
-    async with link(heartbeat=None, retry={"timeout": "30s"}) as (output, peer, _):
+    async with link(heartbeat="none", retry={"timeout": "30s"}) as (output, peer, _):
         for _ in range(ROUNDS):
             await output.send("first")
             await trio.testing.wait_all_tasks_blocked()
@@ -224,7 +224,7 @@ async def test_what_could_not_be_asked_for_meanwhile_is_not_late(mock_clock: Moc
 
 async def test_a_link_that_starts_slowly_finds_the_first_pong_first(mock_clock: MockClock) -> None:
     for _ in range(ROUNDS):
-        async with link(heartbeat=None, retry={"timeout": "30s"}) as (output, peer, server):
+        async with link(heartbeat="none", retry={"timeout": "30s"}) as (output, peer, server):
             await output.send("x")
             await passes(mock_clock, 0)
             peer.socket.close()
@@ -240,7 +240,7 @@ async def test_a_link_that_starts_slowly_finds_the_first_pong_first(mock_clock: 
 
 async def test_a_link_finds_the_acknowledgement_first(mock_clock: MockClock) -> None:
     delivery = {"level": "acked", "stamp": "s"}
-    async with link(heartbeat=None, delivery=delivery) as (output, peer, _):
+    async with link(heartbeat="none", delivery=delivery) as (output, peer, _):
         for _ in range(ROUNDS):
             await output.send({"n": 1})
             await trio.testing.wait_all_tasks_blocked()
@@ -253,7 +253,7 @@ async def test_a_link_finds_the_acknowledgement_first(mock_clock: MockClock) -> 
 
 
 async def test_a_write_that_could_not_go_on_meanwhile_costs_no_connection(mock_clock: MockClock) -> None:
-    async with link(heartbeat=None, retry={"timeout": "30s"}) as (output, peer, _):
+    async with link(heartbeat="none", retry={"timeout": "30s"}) as (output, peer, _):
         for _ in range(ROUNDS):
             for _ in range(8):
                 await output.send("x" * 100_000)
@@ -330,7 +330,7 @@ async def test_of_many_peers_only_those_are_cut_who_said_nothing(
 async def test_a_listener_finds_the_confirmation_first(
     listener: MemoryListener, mock_clock: MockClock
 ) -> None:
-    async with listening(listener, heartbeat=None, retry={"timeout": "30s"}) as (output, peer):
+    async with listening(listener, heartbeat="none", retry={"timeout": "30s"}) as (output, peer):
         for _ in range(ROUNDS):
             await output.send("x")
             await trio.testing.wait_all_tasks_blocked()
@@ -353,7 +353,7 @@ async def test_a_peer_that_said_something_is_not_idle(
     listener: MemoryListener, mock_clock: MockClock
 ) -> None:
     server = SERVER | {"idle-timeout": "60s"}
-    async with listening(listener, server=server, heartbeat=None) as (_, peer):
+    async with listening(listener, server=server, heartbeat="none") as (_, peer):
         for _ in range(ROUNDS):
             peer.say(TextMessage(data="x"))
             mock_clock.jump(1000)
@@ -368,7 +368,7 @@ async def test_a_peer_that_took_what_there_was_is_not_slow(
     listener: MemoryListener, mock_clock: MockClock
 ) -> None:
     server = SERVER | {"send-buffer-capacity": 1}
-    async with listening(listener, server=server, heartbeat=None) as (output, peer):
+    async with listening(listener, server=server, heartbeat="none") as (output, peer):
         for _ in range(ROUNDS):
             async with trio.open_nursery() as nursery:
                 for _ in range(20):
@@ -396,7 +396,7 @@ async def test_a_peer_whose_confirmations_lay_unread_is_not_slow(
 ) -> None:
     server = SERVER | {"send-buffer-capacity": 1}
     delivery = {"max-unconfirmed": 1}
-    async with listening(listener, server=server, delivery=delivery, heartbeat=None) as (output, peer):
+    async with listening(listener, server=server, delivery=delivery, heartbeat="none") as (output, peer):
         for _ in range(ROUNDS):
             for _ in range(3):
                 output.send_nowait("x")
@@ -411,7 +411,7 @@ async def test_a_peer_whose_confirmations_lay_unread_is_not_slow(
 
 
 async def test_a_handshake_that_lies_there_is_taken(listener: MemoryListener, mock_clock: MockClock) -> None:
-    async with listening(listener, heartbeat=None) as (output, _):
+    async with listening(listener, heartbeat="none") as (output, _):
         for number in range(ROUNDS):
             peer = RawPeer(ConnectionType.CLIENT)
             listener._sending.send_nowait(peer.stream)
@@ -433,7 +433,7 @@ async def test_the_last_words_before_the_answer_to_a_close_are_heard(
     listener: MemoryListener, mock_clock: MockClock
 ) -> None:
     server = SERVER | {"idle-timeout": "60s"}
-    config = {"mode": "server-input", "server": server, "heartbeat": None}
+    config = {"mode": "server-input", "server": server, "heartbeat": "none"}
     async with running(config, listeners=[listener]) as output:
         for _ in range(ROUNDS):
             peer = await visitor(listener)
@@ -454,7 +454,7 @@ async def test_a_part_of_the_history_that_could_not_go_on_meanwhile_costs_no_pee
         "history": {},
         "delivery": {"stamp": "s"},
         "cursor": {"query-parameter": "since"},
-        "heartbeat": None,
+        "heartbeat": "none",
     }
     async with listening(listener, **more) as (output, first):
         await output.send({"n": 0})

@@ -13,6 +13,7 @@ from attrs import fields, has
 from trio_wsout.config.loading import kind_of
 from trio_wsout.config.rules import unusable
 from trio_wsout.config.secret import MASK, SENSITIVE_HEADERS, Secret
+from trio_wsout.config.sections import NONE, Heartbeat
 
 if TYPE_CHECKING:
     from trio_wsout.config.sections import Config
@@ -21,7 +22,7 @@ __all__ = ["document_value", "dump_config"]
 
 
 def dump_config(config: Config, *, masked: bool = False) -> dict[str, Any]:
-    """The document of a configuration: every field that its mode uses and that is not None.
+    """The document of a configuration: every field that its mode uses and that is there.
 
     Args:
         config: What to dump.
@@ -45,7 +46,7 @@ def _section(section: Any, *, masked: bool) -> dict[str, Any]:  # noqa: ANN401 -
     dumped: dict[str, Any] = {}
     for each in fields(type(section)):
         value = getattr(section, each.name)
-        if value is not None:
+        if value is not None or each.type == Heartbeat | None:
             dumped[each.name.replace("_", "-")] = document_value(value, each.type, masked=masked)
     return dumped
 
@@ -63,5 +64,7 @@ def document_value(value: Any, annotation: Any, *, masked: bool = False) -> Any:
     if get_origin(annotation) is tuple:
         inner = get_args(annotation)[0]
         return [document_value(each, inner, masked=masked) for each in value]
+    if value is None:
+        return NONE
     # Optional: what is there is of the first of the two.
     return document_value(value, get_args(annotation)[0], masked=masked)

@@ -24,11 +24,13 @@ from trio_wsout.config.kinds import Kind
 from trio_wsout.config.loading import kind_of
 from trio_wsout.config.rules import UNUSABLE, UNUSABLE_WITHOUT_LINK, default_of
 from trio_wsout.config.sections import (
+    NONE,
     Auth,
     Config,
     Cursor,
     Delivery,
     DeliveryLevel,
+    Heartbeat,
     Mode,
     Payload,
     ServerAuth,
@@ -215,8 +217,8 @@ def _type_schema(annotation: Any, definitions: Schema) -> Schema:  # noqa: ANN40
         if annotation.__name__ not in definitions:
             definitions[annotation.__name__] = _section_schema(annotation, definitions)
         section: Schema = {"$ref": f"#/$defs/{annotation.__name__}"}
-        levels = [level.value for level in DeliveryLevel]
-        return {"anyOf": [{"enum": levels}, section]} if annotation is Delivery else section
+        words = {Delivery: [level.value for level in DeliveryLevel], Heartbeat: [NONE]}.get(annotation)
+        return {"anyOf": [{"enum": words}, section]} if words else section
     if get_origin(annotation) is Mapping:
         name, value = get_args(annotation)
         return {

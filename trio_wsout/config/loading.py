@@ -35,7 +35,7 @@ from trio_wsout.config.kinds import Kind
 from trio_wsout.config.quantities import format_codes, is_unicode, parse_characters
 from trio_wsout.config.rules import check, says_nothing, unusable
 from trio_wsout.config.secret import MASK, Secret
-from trio_wsout.config.sections import Config, Delivery, Mode
+from trio_wsout.config.sections import NONE, Config, Delivery, Heartbeat, Mode
 from trio_wsout.config.templates import resolve_context
 from trio_wsout.config.unknown import MISSING, UNKNOWN, Unknown
 from trio_wsout.errors import ConfigError, Problem
@@ -223,10 +223,11 @@ def _pruned(
     mapping: Mapping[str, Any], names: set[tuple[str, ...]], above: tuple[str, ...]
 ) -> dict[str, Any]:
     kept: dict[str, Any] = {}
+    keys = [_attribute(key) for key in mapping]
     for key, value in mapping.items():
         path = (*above, _attribute(key))
         unusable_here = path in names
-        if unusable_here and _is_empty(value):
+        if unusable_here and _is_empty(value) and keys.count(path[-1]) == 1:  # what is there twice is told
             continue
         if isinstance(value, Mapping):
             inside = {*names, *((*path, _attribute(each)) for each in value)} if unusable_here else names
@@ -252,11 +253,12 @@ def _attribute(key: object) -> str:
 
 def _as_document(config: Config) -> dict[str, Any]:
     """What a document would hold that says what the fields say, whatever was put into them."""
-    return {
+    document = {
         each.name.replace("_", "-"): _document_value(getattr(config, each.name))
         for each in fields(Config)
         if getattr(config, each.name) is not None
     }
+    return {"heartbeat": NONE, **document}
 
 
 def _document_value(value: Any) -> Any:  # noqa: ANN401 - people put anything there
@@ -430,8 +432,11 @@ def _section_hook(section: type, converter: Converter) -> Callable[[Any, Any], A
             return value
         if section is Delivery and isinstance(value, str):
             value = {"level": value}
+        if section is Heartbeat and value == NONE:
+            return None
         if not isinstance(value, Mapping):
-            raise _Wrong(f"expected a section with fields of its own; found {_type_name(value)}")
+            either = f", or {NONE}" if section is Heartbeat else ""
+            raise _Wrong(f"expected a section with fields of its own{either}; found {_type_name(value)}")
         twice = [str(key) for key in value if _kebab(key) != str(key) and _kebab(key) in value]
         # Null is what templates and YAML leave where nothing was said.
         read = {

@@ -154,6 +154,10 @@ class SlowPeer(StrEnum):
     DROP_OLDEST = "drop-oldest"
 
 
+NONE = "none"
+"""What `heartbeat` is written as where there is none."""
+
+
 @frozen(kw_only=True)
 class Retry:
     """Retry policy for messages that were written and not confirmed (SPEC 7)."""
@@ -245,7 +249,7 @@ class Tls:
 
 @frozen(kw_only=True)
 class Heartbeat:
-    """Finds dead peers (SPEC 8)."""
+    """Finds dead peers, and keeps connections open that proxies cut when they are silent (SPEC 8)."""
 
     ping_interval: Annotated[float, duration()] = 20.0
     """Seconds after the last inbound frame until a ping; > 0."""
@@ -254,7 +258,7 @@ class Heartbeat:
     action: Annotated[HeartbeatAction, choice(HeartbeatAction)] = HeartbeatAction.RECONNECT
     """``reconnect`` cuts the connection; ``log-only`` warns and counts."""
     payload: Annotated[str, PING] = ""
-    """Carried by every ping; at most 125 bytes of UTF-8."""
+    """Carried by every periodic ping; a ping that is to confirm adds a number; at most 125 bytes of UTF-8."""
 
 
 @frozen(kw_only=True)
@@ -434,8 +438,8 @@ class Config:
     """Absent: one event, one message."""
     delivery: Delivery = Delivery()
     """What successful delivery means."""
-    heartbeat: Heartbeat | None = None
-    """Absent: no periodic pings."""
+    heartbeat: Heartbeat | None = Heartbeat()
+    """Absent: its defaults; ``none`` (None in Python): no periodic pings."""
     cursor: Cursor | None = None
     """Absent: no resume tokens."""
     spool: Spool | None = None

@@ -123,7 +123,8 @@ def documents() -> st.SearchStrategy[dict[str, Any]]:
                 stamp=st.none() | _NAMES,
             ),
         ),
-        heartbeat=_maybe(
+        heartbeat=st.just("none")
+        | _maybe(
             ping_interval=_DURATIONS,
             timeout=_DURATIONS,
             action=st.sampled_from(["reconnect", "log-only"]),
