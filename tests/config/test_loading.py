@@ -879,11 +879,11 @@ def test_toml_texts_without_quotes_are_taken_as_they_are_written(text: str, tmp_
 def test_toml_values_whose_line_is_not_found_are_written_as_usual(tmp_path: Path) -> None:
     path = tmp_path / "job.toml"
     path.write_text(
-        'url = "ws://h"\nsubprotocols = [\n  0x10,\n  1979-05-27,\n]\nquery = {a = "x = :", b = 0x10}\n'
+        'url = "ws://h"\nsubprotocols = [\n  0x10,\n  1979-05-27,\n]\nquery = {a = " x = :", b = 0x10}\n'
     )
     config = load_config(path)
     assert config.subprotocols == ("16", "1979-05-27")
-    assert config.query == {"a": "x = :", "b": "0x10"}
+    assert config.query == {"a": " x = :", "b": "0x10"}
     path.write_text('url = "ws://h"\nsubprotocols = [[0x10]]\n')
     assert list(problems(path)) == ["subprotocols[0]"]
 

@@ -11,7 +11,7 @@ from attrs import evolve
 from trio_wsout._wire.proxy import check_proxy
 from trio_wsout._wire.tls import ServerContext, client_context, key_password
 from trio_wsout.errors import ConfigError
-from trio_wsout.stores.looking import look_at_places
+from trio_wsout.stores.looking import look_at_places, look_at_state_directory
 from trio_wsout.stores.opening import state_directory
 
 if TYPE_CHECKING:
@@ -62,11 +62,9 @@ def on_this_machine(config: Config, source: str | None) -> Config:
         and cursor.persist_to is None
         and cursor.state_id is None
     ):
-        try:
+        found += look_at_state_directory()
+        if not found:
             place = f"{state_directory()}{os.sep}"
-        except ConfigError as error:
-            found.extend(error.problems)
-        else:
             config = evolve(config, cursor=evolve(cursor, persist_to=place))
     if config.url is not None:
         attempt(lambda: check_proxy(config))

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from trio_wsout.config.addresses import UnixAddress, parse_bind
 from trio_wsout.errors import ConfigError, Problem
-from trio_wsout.stores.opening import state_directory
+from trio_wsout.stores.opening import ELSEWHERE, state_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from trio_wsout.config.sections import Config
 
-__all__ = ["look_at_places"]
+__all__ = ["look_at_places", "look_at_state_directory"]
 
 
 def look_at_places(config: Config) -> list[Problem]:
@@ -31,6 +31,19 @@ def look_at_places(config: Config) -> list[Problem]:
     ]
 
 
+def look_at_state_directory() -> list[Problem]:
+    """Return the one problem that keeps a cursor from the platform's state directory, if there is one."""
+    try:
+        directory = state_directory()
+    except ConfigError as error:
+        return list(error.problems)
+    wrong = _no_directory(directory, deep=True)
+    if wrong is None:
+        return []
+    reason = f"is not set, and the state directory {directory} can't be used: {wrong}; {ELSEWHERE}"
+    return [Problem(path="cursor.persist-to", reason=reason)]
+
+
 _Found = tuple[str, str | None]
 
 
@@ -40,10 +53,7 @@ def _cursor(config: Config) -> Iterator[_Found]:
         return
     path, place = "cursor.persist-to", cursor.persist_to
     if place is None and cursor.state_id is not None:
-        try:
-            yield path, _no_directory(state_directory(), deep=True)
-        except ConfigError as error:
-            yield from ((each.path, each.reason) for each in error.problems)
+        yield from ((each.path, each.reason) for each in look_at_state_directory())
     elif place is not None and place.startswith("sqlite:"):
         yield path, _no_file(Path(place.removeprefix("sqlite:")))
     elif place is not None and (place.endswith(("/", os.sep)) or os.path.isdir(place)):

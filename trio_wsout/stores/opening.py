@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trio_wsout.stores.history import HistoryStore
     from trio_wsout.stores.spool import SpoolStore
 
-__all__ = ["open_cursor_store", "open_history_store", "open_spool_store", "state_directory"]
+__all__ = ["ELSEWHERE", "open_cursor_store", "open_history_store", "open_spool_store", "state_directory"]
 
 
 async def open_cursor_store(cursor: Cursor, *, url: str | None) -> CursorStore:
@@ -105,7 +105,7 @@ def state_directory() -> Path:
     return Path(base) / "trio-wsout"
 
 
-_ELSEWHERE = (
+ELSEWHERE = (
     "set cursor.persist-to to a directory, or to memory: to keep the cursor no longer than this process"
 )
 
@@ -123,7 +123,7 @@ def _home() -> Path:
 
 
 def _no_state_directory(reason: str) -> ConfigError:
-    return ConfigError([Problem(path="cursor.persist-to", reason=f"is not set, and {reason}; {_ELSEWHERE}")])
+    return ConfigError([Problem(path="cursor.persist-to", reason=f"is not set, and {reason}; {ELSEWHERE}")])
 
 
 def _make_state_directory(path: Path) -> None:
