@@ -5,29 +5,34 @@ wrong, `stores` what outlives a process, `testing` a peer for your tests, `cli` 
 `_modes` has the task trees, `_tasks` their loops, `_wire` the sockets, `_core` every decision.
 """
 
-from trio_wsout._core.batching import Document
-from trio_wsout._core.ending import Cause, Ending
-from trio_wsout._core.handshake import Admit, Deny, Handshake
-from trio_wsout._core.link import State
-from trio_wsout._core.link_change import LinkChange
-from trio_wsout._core.received import Peer, Received
-from trio_wsout._core.statistics import Statistics
-from trio_wsout._tasks.receipt import Receipt
-from trio_wsout._tasks.received_channel import ReceivedChannel
-from trio_wsout.config import Config, load_config
-from trio_wsout.errors import (
-    ConfigError,
-    ConnectError,
-    CursorError,
-    DeliveryError,
-    EventError,
-    HistoryError,
-    OutputError,
-    Problem,
-    SpoolError,
-    Undelivered,
-)
-from trio_wsout.output import Output, open_output
+from importlib import import_module
+
+TYPE_CHECKING = False  # type checkers know the name; `typing` itself takes a while to import
+
+if TYPE_CHECKING:
+    from trio_wsout._core.batching import Document
+    from trio_wsout._core.ending import Cause, Ending
+    from trio_wsout._core.handshake import Admit, Deny, Handshake
+    from trio_wsout._core.link import State
+    from trio_wsout._core.link_change import LinkChange
+    from trio_wsout._core.received import Peer, Received
+    from trio_wsout._core.statistics import Statistics
+    from trio_wsout._tasks.receipt import Receipt
+    from trio_wsout._tasks.received_channel import ReceivedChannel
+    from trio_wsout.config import Config, load_config
+    from trio_wsout.errors import (
+        ConfigError,
+        ConnectError,
+        CursorError,
+        DeliveryError,
+        EventError,
+        HistoryError,
+        OutputError,
+        Problem,
+        SpoolError,
+        Undelivered,
+    )
+    from trio_wsout.output import Output, open_output
 
 __all__ = [
     "Admit",
@@ -58,3 +63,47 @@ __all__ = [
     "load_config",
     "open_output",
 ]
+
+_HOMES = {
+    "trio_wsout._core.batching": ("Document",),
+    "trio_wsout._core.ending": ("Cause", "Ending"),
+    "trio_wsout._core.handshake": ("Admit", "Deny", "Handshake"),
+    "trio_wsout._core.link": ("State",),
+    "trio_wsout._core.link_change": ("LinkChange",),
+    "trio_wsout._core.received": ("Peer", "Received"),
+    "trio_wsout._core.statistics": ("Statistics",),
+    "trio_wsout._tasks.receipt": ("Receipt",),
+    "trio_wsout._tasks.received_channel": ("ReceivedChannel",),
+    "trio_wsout.config": ("Config", "load_config"),
+    "trio_wsout.errors": (
+        "ConfigError",
+        "ConnectError",
+        "CursorError",
+        "DeliveryError",
+        "EventError",
+        "HistoryError",
+        "OutputError",
+        "Problem",
+        "SpoolError",
+        "Undelivered",
+    ),
+    "trio_wsout.output": ("Output", "open_output"),
+}
+"""Where each name is at home, and is fetched when it is first asked for: whoever needs a part waits for no other."""
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_PARTS = ("config", "errors", "output", "stores")
+"""Modules that are there without being imported by name."""
+
+if not TYPE_CHECKING:  # a type checker knows the names, and no others
+
+    def __getattr__(name: str) -> object:
+        if name in _PARTS:
+            return import_module(f"{__name__}.{name}")
+        if name not in _HOME_OF:
+            message = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(message)
+        value = globals()[name] = getattr(import_module(_HOME_OF[name]), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

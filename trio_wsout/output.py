@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from trio_wsout.stores.history import HistoryStore
     from trio_wsout.stores.spool import SpoolStore
 
-__all__ = ["Output", "open_output"]
+__all__ = ["Output", "open_output", "open_with_hooks"]
 
 _log = logging.getLogger("trio_wsout")
 
@@ -281,6 +281,15 @@ async def open_output(
         spool=spool,
         draw=draw,
     )
+    async with open_with_hooks(config, hooks) as output:
+        yield output
+
+
+@asynccontextmanager
+async def open_with_hooks(
+    config: Config | Mapping[str, object], hooks: Hooks
+) -> AsyncGenerator[Output, None]:
+    """Open an output as `open_output` does, with hooks that only the command has."""
     config = _usable(config, hooks)
     tree = _TREES[config.mode](config, hooks)
     tree.check_tls()
@@ -295,14 +304,14 @@ async def open_output(
                 begun = True
                 yield output
                 await output.aclose()
-                await _finish(tree, config)
+                await _finish(tree, config, hooks)
             except trio.Cancelled:
                 tree.end_reason = "the output was cancelled before the event was confirmed"
                 raise
             except BaseException as error:  # noqa: BLE001 - raised again below, outside of the nursery
                 trouble = error
                 if begun:
-                    await _finish_after(error, output, tree, config)
+                    await _finish_after(error, output, tree, config, hooks)
             nursery.cancel_scope.cancel()
         cancelled = False
     finally:
@@ -339,20 +348,23 @@ def _usable(config: Config | Mapping[str, object], hooks: Hooks) -> Config:
     return config
 
 
-async def _finish(tree: Tree, config: Config) -> None:
+async def _finish(tree: Tree, config: Config, hooks: Hooks) -> None:
     """End gracefully within shutdown-timeout; what is unconfirmed then is left to be raised."""
-    with trio.move_on_after(config.shutdown_timeout):
+    limit = config.shutdown_timeout if hooks.shutdown_timeout is None else hooks.shutdown_timeout()
+    with trio.move_on_after(limit):
         await tree.finish()
         await tree.ended.wait()
     if not tree.ended.is_set():
         tree.out_of_time()
 
 
-async def _finish_after(error: BaseException, output: Output, tree: Tree, config: Config) -> None:
+async def _finish_after(
+    error: BaseException, output: Output, tree: Tree, config: Config, hooks: Hooks
+) -> None:
     """The block raised: an ordinary exception costs no accepted event, an interrupt ends at once."""
     await output.aclose()
     if isinstance(error, Exception) and tree.ledger.broken is None:
-        await _finish(tree, config)
+        await _finish(tree, config, hooks)
 
 
 def _account(tree: Tree, trouble: BaseException | None, *, cancelled: bool) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +51,12 @@ class Peer:
         with self._changed:
             assert self._changed.wait_for(lambda: len(self._messages) >= count, PATIENCE)
 
+    def say(self, text: str) -> None:
+        """Say something on the latest connection."""
+        self._latest.send(text)
+
     def _take(self, websocket: Any) -> None:
+        self._latest = websocket
         self._count(1)
         try:
             for text in self.greeting:
@@ -86,6 +94,14 @@ class Running:
     def send(self, *lines: str) -> None:
         self.stdin.write("".join(f"{line}\n" for line in lines))
         self.stdin.flush()
+
+    def wait_taken(self) -> None:
+        """Wait until it has read all that was sent."""
+        held, give_up = b"\1\0\0\0", time.monotonic() + 20
+        while any(held):
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
+            held = fcntl.ioctl(self.stdin, termios.FIONREAD, held)
 
     def wait_for(self, words: str) -> str:
         """The line of standard error that has these words, once it is there."""

@@ -38,6 +38,7 @@ def test_an_interrupted_run_keeps_every_line_that_it_read(silent: str, start, tm
     run = start(silent, "--set", "shutdown-timeout=1s", "--undelivered", str(lost))
     run.send(*(json.dumps({"n": number}) for number in range(LINES)))
     run.wait_for("link dialling")
+    run.wait_taken()
     run.interrupt()
     run.wait_for("interrupted")
     if signals == 2:
@@ -46,9 +47,7 @@ def test_an_interrupted_run_keeps_every_line_that_it_read(silent: str, start, tm
     assert code == 130
     assert "Traceback" not in said
     items = kept(lost)
-    # The signal may come before all of the pipe was read; what was read is there, in order, without a gap.
-    assert [item["event"]["n"] for item in items] == list(range(len(items)))
-    assert len(items) > 64
+    assert [item["event"]["n"] for item in items] == list(range(LINES))
     assert f"written to {lost}" in said
 
 
@@ -57,7 +56,7 @@ def test_an_output_that_gave_up_ends_the_run_although_the_input_is_silent(nowher
     run.send("1")
     code, said = run.end()
     assert code == 3
-    assert "ConnectError" in said
+    assert "the link gave up" in said
 
 
 def test_never_connected_by_the_end_of_the_input_is_3(nowhere: str, command) -> None:
@@ -165,7 +164,8 @@ def test_a_damaged_cursor_is_2(peer, command, tmp_path) -> None:
     options = ["cursor.value-field=id", "cursor.header-name=X-C", f"cursor.persist-to={tmp_path / 'place'}"]
     run = command("run", *[f"--set={each}" for each in (f"url={peer.url}", *options)], text="1\n")
     assert run.returncode == 2
-    assert "CursorError" in run.stderr
+    assert "CursorError" not in run.stderr
+    assert str(tmp_path / "place") in run.stderr
 
 
 def test_an_interrupted_demo_is_130(env) -> None:
@@ -264,6 +264,7 @@ def test_lines_that_were_not_sent_are_kept_as_they_were_read(nowhere: str, start
 
 def test_an_event_that_cannot_be_written_costs_only_itself(tmp_path, capfd) -> None:
     keeper = Keeper(tmp_path / "lost.ndjson")
+    keeper.open()
     keeper.keep([Undelivered(event=event, reason="why") for event in (1, 10**5000, object(), 2)])
     assert [item["event"] for item in kept(tmp_path / "lost.ndjson")] == [1, 2]
     assert capfd.readouterr().err.count("an undelivered event could not be written") == 2

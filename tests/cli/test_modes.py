@@ -80,9 +80,10 @@ def test_without_waiting_events_go_to_nobody_and_that_is_told(listen: Listen) ->
 def test_what_a_link_took_is_not_told_as_unheard(listen: Listen, peer: Peer) -> None:
     run, _ = listen("relay", "--set", f"url={peer.url}")
     run.send("1", "2")
-    run.stdin.close()
+    peer.wait_for(2)
+    run.interrupt(signal.SIGTERM)
     code, said = run.end()
-    assert (code, peer.messages) == (0, ["1", "2"])
+    assert (code, peer.messages) == (130, ["1", "2"])
     assert "no peer was there" not in said
 
 
@@ -139,11 +140,15 @@ def test_a_relay_passes_the_input_and_what_peers_send(listen: Listen) -> None:
         assert two.recv(20) == '{"from":"one"}'
         run.send('{"from":"input"}')
         assert [client.recv(20) for client in (one, two)] == ['{"from":"input"}'] * 2
-        assert list(printed(run, 1)) == ['{"from":"one"}']
+        assert list(printed(run, 1)) == [{"from": "one"}]
         run.stdin.close()
+        run.wait_for("the input has ended")
+        two.send('{"still":"there"}')
+        assert one.recv(20) == '{"still":"there"}'
+        run.interrupt(signal.SIGTERM)
         assert rest_of(one) == ([], 1001)
         assert rest_of(two) == ([], 1001)
-    assert run.end()[0] == 0
+    assert run.end()[0] == 130
 
 
 def test_a_relay_stamps_what_peers_send_and_changes_nothing_else(listen: Listen) -> None:
@@ -155,18 +160,19 @@ def test_a_relay_stamps_what_peers_send_and_changes_nothing_else(listen: Listen)
 
 
 def test_a_relay_with_a_link_passes_both_ways(listen: Listen, peer: Peer) -> None:
-    peer.greeting = ['{"from":"link"}']
-    link = ["--set", f"url={peer.url}", "--set", "connect.mode=lazy"]
-    run, url = listen("relay", "--wait-peers", "1", *link)
+    run, url = listen("relay", "--wait-peers", "1", "--set", f"url={peer.url}")
+    run.wait_for("link open")
     with connect(url) as client:
         client.send('{"from":"client"}')
+        peer.wait_for(1)
+        peer.say('{"from":"link"}')
         assert client.recv(20) == '{"from":"link"}'
         run.send('{"from":"input"}')
         assert client.recv(20) == '{"from":"input"}'
-        assert set(printed(run, 2)) == {'{"from":"link"}', '{"from":"client"}'}
-        run.stdin.close()
+        assert list(printed(run, 2)) == [{"from": "client"}, {"from": "link"}]
+        run.interrupt(signal.SIGTERM)
         assert rest_of(client) == ([], 1001)
-    assert run.end()[0] == 0
+    assert run.end()[0] == 130
     assert sorted(peer.messages) == ['{"from":"client"}', '{"from":"input"}']
 
 

@@ -311,3 +311,28 @@ class LinkMachine(RuleBasedStateMachine):
 
 
 TestLinkMachine = LinkMachine.TestCase
+
+
+def test_an_absence_is_news_once_and_worth_a_warning_after_a_second_and_each_minute() -> None:
+    link = dialling(Reconnect(jitter=0.0, initial_backoff=0.5, max_backoff=0.5))
+    news, warned = [], []
+    for number in range(260):
+        now = number * 0.5
+        link.ended(LOST, now, 0.0)
+        news += [now] if link.news else []
+        warned += [now] if link.absent else []
+        again(link)
+    assert (news, warned) == ([0.0], [1.0, 61.0, 121.0])
+    # What was open and ended is no absence; the next attempt that fails is news again.
+    link.opened(200.0)
+    link.ended(LOST, 201.0, 0.0)
+    assert (link.news, link.absent) == (False, False)
+    again(link)
+    link.ended(LOST, 202.0, 0.0)
+    assert (link.news, link.absent) == (True, False)
+
+
+def test_credentials_that_are_refreshed_are_no_absence() -> None:
+    link = dialling(refreshable=True)
+    link.ended(refused(401), 0.0, 0.0)
+    assert (link.news, link.absent) == (False, False)

@@ -67,6 +67,30 @@ async def test_a_lazy_link_that_was_never_needed_never_dials(autojump_clock: obj
         assert peer.attempts == []
 
 
+async def test_a_lazy_link_whose_messages_are_taken_dials_at_once_and_goes_on_trying(
+    autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who only listens never sends, so nothing would ever wait."""
+    caplog.set_level("INFO", "trio_wsout.link")
+    fields = config(reconnect={"jitter": 0, "initial-backoff": "1s", "max-backoff": "1s"})
+    async with open_peer() as peer:
+        peer.plan(*[Unreachable()] * 100)
+        start = trio.current_time()
+        async with trio_wsout.open_output(fields, receive=True, open_stream=peer.open_stream) as output:
+            await output.wait_connected()
+            assert trio.current_time() == start + 100
+        assert [each - start for each in peer.attempts] == list(range(101))
+    told = [(record.levelname, record.getMessage().split(":")[0]) for record in caplog.records]
+    assert told == [
+        ("INFO", "link dialling"),
+        ("INFO", "link backing-off"),
+        ("WARNING", "link backing-off"),
+        ("WARNING", "link backing-off"),
+        ("INFO", "link open"),
+        ("INFO", "link closed"),
+    ]
+
+
 async def test_an_eager_link_is_open_when_the_block_begins(autojump_clock: object) -> None:
     eager = config(connect={"mode": "eager"})
     async with open_peer() as peer:

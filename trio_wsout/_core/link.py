@@ -14,6 +14,8 @@ Rules
 6. Once the link has been open, 400, 404, 405 and 426 are retried, too: the request was right before, and
    a proxy says these while the server behind it is replaced.
 7. `max_attempts` failures in a row are final.
+8. Of the attempts that fail since the link was open, the first is news, one after a second or more is worth a warning,
+   and again one a minute later: a server that is absent must be told of, and must not fill a log.
 """
 
 from __future__ import annotations
@@ -80,6 +82,10 @@ _UNAUTHORIZED = 401
 _FINAL_CAUSES = frozenset({Cause.BAD_HANDSHAKE, Cause.CALLABLE, Cause.CERTIFICATE})
 _POLICY_VIOLATION = 1008
 _POLICY_VIOLATIONS = 3
+_WARN_AFTER = 1.0
+"""Seconds of absence that are worth a warning: programs that start together find each other before."""
+_WARN_EVERY = 60.0
+"""Seconds from one warning that the server is absent to the next."""
 
 
 def diagram() -> str:
@@ -109,6 +115,10 @@ class Link:
     """Once given up: why that was final."""
     refresh: bool
     """Whether the next attempt must use fresh credentials."""
+    news: bool
+    """Whether the latest failure is the first attempt that failed since the link was open."""
+    absent: bool
+    """Whether the latest failure is worth a warning."""
 
     def __init__(self, policy: Reconnect, *, refreshable: bool = False) -> None:
         """Make an idle link; `refreshable`: the application can give fresh credentials."""
@@ -123,6 +133,9 @@ class Link:
         self.last = None
         self.verdict = None
         self.refresh = False
+        self.news = False
+        self.absent = False
+        self._warn_at: float | None = None
 
     @property
     def attempt(self) -> int:
@@ -144,6 +157,7 @@ class Link:
         self._move(Event.OPENED)
         self._opened_at = now
         self._openings += 1
+        self._warn_at = None
         self.refresh = False
 
     def message_passed(self) -> None:
@@ -154,8 +168,15 @@ class Link:
         """The attempt failed, or the open connection ended; `draw` is uniform in [0, 1)."""
         if self.state is State.OPEN and now - self._opened_at >= self._policy.reset_after:
             self.failures = 0
+        dialled = self.state is State.DIALLING
         self.last = ending
         verdict = self._final(ending)
+        # A 401 that fresh credentials may mend says nothing of the server.
+        failed = dialled and not self.refresh
+        self.news = failed and self._warn_at is None
+        self.absent = failed and self._warn_at is not None and now >= self._warn_at
+        if self.news or self.absent:
+            self._warn_at = now + (_WARN_AFTER if self.news else _WARN_EVERY)
         if verdict is not None:
             self._move(Event.FINAL)
             self.failures += 1

@@ -8,7 +8,7 @@ from attrs import field, frozen
 
 from trio_wsout.config.secret import mask_headers
 
-__all__ = ["Peer", "Received"]
+__all__ = ["Peer", "RawReceived", "Received"]
 
 
 @frozen(kw_only=True)
@@ -37,3 +37,11 @@ class Received:
     """The decoded message."""
     peer: Peer
     """Who sent it."""
+
+
+@frozen
+class RawReceived(Received):
+    """A message with its bytes."""
+
+    raw: bytes = field(repr=False)
+    """The message as it came, a text as UTF-8."""

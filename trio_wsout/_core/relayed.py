@@ -17,12 +17,12 @@ import json
 from typing import TYPE_CHECKING, cast
 
 import orjson
-from attrs import field, frozen
+from attrs import frozen
 
 from trio_wsout._core.callables import CallableError, plain
 from trio_wsout._core.json_line import BLANKS, parse_json, with_entry
 from trio_wsout._core.payload import Encoder
-from trio_wsout._core.received import Received
+from trio_wsout._core.received import RawReceived, Received
 from trio_wsout.config.sections import Payload
 
 if TYPE_CHECKING:
@@ -34,10 +34,8 @@ __all__ = ["Edits", "Relayed"]
 
 
 @frozen
-class Relayed(Received):
-    """A message with its bytes."""
-
-    raw: bytes = field(repr=False)
+class Relayed(RawReceived):
+    """A message on its way."""
 
 
 class Edits:

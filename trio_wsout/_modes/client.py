@@ -32,7 +32,7 @@ from trio_wsout._core.statistics import Statistics
 from trio_wsout._modes.tree import Tree, stop_when_broken
 from trio_wsout._tasks.outbox import Outbox
 from trio_wsout._tasks.persister import Persister
-from trio_wsout._tasks.reader import Inbox
+from trio_wsout._tasks.reader import Inbox, RawInbox
 from trio_wsout._tasks.sender import LinkSender, Sender
 from trio_wsout._tasks.spooler import Spooler
 from trio_wsout._tasks.supervisor import Supervisor
@@ -60,7 +60,7 @@ _log = logging.getLogger("trio_wsout")
 class ClientTree(Tree):
     """The tree of one client output."""
 
-    def __init__(self, config: Config, hooks: Hooks, *, inbox: Callable[..., Inbox] = Inbox) -> None:
+    def __init__(self, config: Config, hooks: Hooks, *, inbox: Callable[..., Inbox] | None = None) -> None:
         """Make the tree, with the inbox that `inbox` makes; `run` brings it to life."""
         super().__init__(config, hooks)
         self._epoch = time.time_ns() // 1_000_000
@@ -73,7 +73,8 @@ class ClientTree(Tree):
         self.sender = (LinkSender if plain else Sender)(self._packer, self.outbox, self.ledger)
         acked = config.delivery.level is DeliveryLevel.ACKED
         self._acks = AckReader(config.delivery.ack_pointer, self._epoch) if acked else None
-        self.inbox = inbox(config.payload, self._giving if hooks.receive else None, self._acks)
+        kind = inbox or (RawInbox if hooks.raw else Inbox)
+        self.inbox = kind(config.payload, self._giving if hooks.receive else None, self._acks)
         self._source: Source = self._taking
         self.spooler: Spooler | None = None
         if config.spool is not None:
@@ -117,7 +118,8 @@ class ClientTree(Tree):
                 self._bound_waits(nursery)
                 if self.persister is not None:
                     nursery.start_soon(self.persister.run)
-                if self._config.connect.mode is ConnectMode.EAGER:
+                if self._config.connect.mode is ConnectMode.EAGER or self._hooks.receive:
+                    # Who takes what comes in needs the link from the start, and may never send.
                     self.link.wanted()
                 task_status.started()
                 await self.supervisor.run()
@@ -157,7 +159,8 @@ class ClientTree(Tree):
 
     async def finish(self) -> None:
         """End gracefully: everything confirmed or reported, cursor saved, Close; then `run` returns."""
-        self.inbox.stop()
+        if not self._hooks.to_the_end():
+            self.inbox.stop()
         await self._end_document()
         await self.flush()
         if self.persister is not None:

@@ -40,6 +40,12 @@ class Hooks:
     """Hears of link changes."""
     receive: bool = False
     """Whether the application takes received messages."""
+    raw: bool = False
+    """Whether it gets them with their bytes, as `RawReceived`."""
+    to_the_end: Callable[[], bool] = field(default=lambda: False)
+    """Asked as the block is left: whether it goes on to take, so that nothing that still comes is dropped."""
+    shutdown_timeout: Callable[[], float] | None = None
+    """Asked as the block is left: how many seconds that may take; None: as configured."""
     open_stream: Callable[[str, int], Awaitable[trio.abc.Stream]] | None = None
     """Opens streams in place of TCP and proxies."""
     authenticate: Callable[[Handshake], Awaitable[Admit | Deny]] | None = None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Never
 
 from trio_wsout._core.unpacking import Unpacker
 from trio_wsout._modes.serving import ServingTree
-from trio_wsout._tasks.reader import Inbox
+from trio_wsout._tasks.reader import Inbox, RawInbox
 
 if TYPE_CHECKING:
     from trio_wsout._core.message import Fate
@@ -45,4 +45,5 @@ class ServerInputTree(ServingTree):
         """What every peer that may send sends goes to the application."""
         if not peer.peer.may_send:
             return self._deaf_inbox()
-        return Inbox(self._config.payload, self._giving, None, unpacker=self._unpacker, counts=self.counts)
+        kind = RawInbox if self._hooks.raw else Inbox
+        return kind(self._config.payload, self._giving, None, unpacker=self._unpacker, counts=self.counts)

@@ -139,7 +139,8 @@ class ServingTree(Tree):
         A peer that has everything goes at once. Who has not when most of the time is over goes then.
         """
         self.listener.stop()
-        self._giving.end()
+        if not self._hooks.to_the_end():
+            self._giving.end()
         with trio.move_on_at(trio.current_effective_deadline() - self._reserve):
             await self._end_document()
             flush = await self._post_all()

@@ -24,6 +24,7 @@ from trio_wsout.config.sections import DeliveryLevel, Mode, SlowPeer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from trio_wsout._core.ending import Ending
     from trio_wsout._core.fanout import Subscriber, Wave
     from trio_wsout._core.heartbeat import HeartbeatMonitor
     from trio_wsout._core.message import Message
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["TRY_AGAIN_LATER", "Audience", "Member", "gap_frame"]
 
 _log = logging.getLogger("trio_wsout")
+_coming = logging.getLogger("trio_wsout.peers")
+"""Each peer that comes and goes: many lines, so that whoever wants them, or not, says so by this name."""
 
 TRY_AGAIN_LATER = 1013
 """Close code for a peer that is too slow."""
@@ -338,6 +341,7 @@ class Audience:
         """A peer is connected."""
         self.peers.add(peer)
         self.admitted += 1
+        _coming.info("peer %s came", peer.peer.address)
         self._change()
 
     def leave(self, peer: Member) -> None:
@@ -345,6 +349,7 @@ class Audience:
         self.peers.discard(peer)
         self.idle.discard(peer)
         self.received_bytes += peer.connection.received_bytes
+        _coming.info("peer %s left%s", peer.peer.address, _why(peer.connection.ending))
         self._change()
 
     def _change(self) -> None:
@@ -364,6 +369,11 @@ def gap_frame(asked: str | None, first: str | None) -> bytes:
 def _member(place: Subscriber) -> Member:
     """Whose place this is."""
     return cast("Member", place.owner)
+
+
+def _why(ending: Ending | None) -> str:
+    """Why a peer left, if it was not this side that wanted it."""
+    return "" if ending is None or ending.cause is Cause.LOCAL else f": {ending.detail}"
 
 
 class _Asking:

@@ -13,7 +13,7 @@ from attrs import define
 from trio_wsout._core.cursor import MISSING
 from trio_wsout._core.json_line import parse_json
 from trio_wsout._core.payload import MessageError, decode
-from trio_wsout._core.received import Received
+from trio_wsout._core.received import RawReceived, Received
 from trio_wsout.config.sections import Payload
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from trio_wsout._core.unpacking import Unpacker
     from trio_wsout._wire.connection import Connection
 
-__all__ = ["Counts", "Inbox", "Taking", "WritingSide", "run_reader"]
+__all__ = ["Counts", "Inbox", "RawInbox", "Taking", "WritingSide", "run_reader"]
 
 _log = logging.getLogger("trio_wsout")
 
@@ -104,6 +104,11 @@ class Inbox:
         self.acks = acks
         self.counts = counts if counts is not None else Counts()
 
+    @property
+    def batched(self) -> bool:
+        """Whether a message holds many events."""
+        return self._unpacker is not None
+
     def stop(self) -> None:
         """Nobody takes messages any more: end the channel, and drop what still comes."""
         if self.channel is not None:
@@ -137,6 +142,20 @@ class Inbox:
     async def wait_settled(self) -> None:
         """Wait until what was handed over counts as taken; only then pings and Closes behind it are answered."""
         await trio.lowlevel.checkpoint()
+
+
+class RawInbox(Inbox):
+    """Keeps the bytes of what it decodes; of a batch, which is many events, it keeps none."""
+
+    def items(self, messages: Sequence[str | bytes], peer: Peer) -> list[Received]:
+        """The events of messages, each with the bytes of its message."""
+        if self.batched:
+            return super().items(messages, peer)
+        items: list[Received] = []
+        for message in messages:
+            raw = message.encode() if isinstance(message, str) else message
+            items += [RawReceived(item.event, peer, raw) for item in super().items((message,), peer)]
+        return items
 
 
 class _Reading:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["Supervisor"]
 
 _log = logging.getLogger("trio_wsout")
+_changes = logging.getLogger("trio_wsout.link")
+"""Each change of the link's state; attempts that repeat a failure at level DEBUG."""
 
 _SILENCES = 3
 """Connections that the peer itself ended without ever doing what confirms, until that is told: one may be an accident."""
@@ -150,23 +152,20 @@ class Supervisor:
         self._link.ended(ending, now, self._draw())
         self.last_error = ending.detail
         deadline = self._link.deadline
-        delay = None if deadline is None else deadline - now
-        if delay is not None:
-            _log.info("link: %s; next attempt in %.3g s", ending.detail, delay)
-        self._announce(delay)
+        self._announce(None if deadline is None else deadline - now)
 
     def _give_up(self, ending: Ending) -> None:
         link = self._link
         attempts = "one failed attempt" if link.failures == 1 else f"{link.failures} failures in a row"
         message = f"the link gave up after {attempts}: {link.verdict}"
-        _log.info("link: %s", message)
         self._outbox.ledger.break_with(ConnectError(message, attempts=link.failures, cause=ending.detail))
 
     def _announce(self, delay: float | None) -> None:
         link = self._link
         if link.state is self._announced:
             return
-        self._announced = link.state
+        was, self._announced = self._announced, link.state
+        self._tell(was, delay)
         self.wake()
         if self._on_state is None:
             return
@@ -175,6 +174,20 @@ class Supervisor:
             plain("on_state", self._on_state(change))
         except Exception:  # noqa: BLE001 - the application's fault must not cost the link
             _log.exception("on_state raised")
+
+    def _tell(self, was: State | None, delay: float | None) -> None:
+        """Log a change; a server that is absent is warned of once, and again each minute."""
+        link, level, why = self._link, logging.INFO, ""
+        if delay is not None and link.last is not None:
+            attempts = f" ({link.failures} failures in a row)" if link.failures > 1 else ""
+            why = f": {link.last.detail}{attempts}; next attempt in {delay:.2g} s"
+            if was is not State.OPEN:
+                level = logging.WARNING if link.absent else logging.INFO if link.news else logging.DEBUG
+        elif link.state is State.DIALLING and link.failures:
+            level = logging.DEBUG
+        elif link.state is State.GAVE_UP:
+            why = f": {link.verdict}"
+        _changes.log(level, "link %s%s", link.state.value, why)
 
     # -- one attempt, one connection ------------------------------------------------------------------------
 
@@ -233,7 +246,6 @@ class Supervisor:
         self._link.opened(now)
         self.subprotocol = connection.subprotocol
         self.opened.set()
-        _log.info("link: open")
         self._announce(None)
 
     async def _open(self, nursery: trio.Nursery) -> Connection:

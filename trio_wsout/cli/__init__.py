@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from importlib.util import find_spec
 
 __all__ = ["main"]
 
+_INTERRUPTED = 130
+
 
 def main() -> None:
     """Run the command with the arguments of this process, and exit with its code."""
+    # Nothing has begun yet, so Ctrl-C simply ends it; from within an import an exception would show as a traceback.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
     if find_spec("cyclopts") is None:
         print("the command needs cyclopts: pip install 'trio-wsout[cli]'", file=sys.stderr)
         raise SystemExit(2)
-    try:
-        from trio_wsout.cli.commands import run_app  # noqa: PLC0415 - only where the extra is there
+    from trio_wsout.cli.commands import run_app  # noqa: PLC0415 - only where the extra is there
 
-        run_app()
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    run_app()

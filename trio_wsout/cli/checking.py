@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trio_wsout.cli.machine import on_this_machine
@@ -14,15 +16,26 @@ from trio_wsout.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from trio_wsout.config import Config
 
 __all__ = ["load", "print_config", "print_problems"]
 
 
-def load(path: Path | None, sets: Sequence[str], contexts: Sequence[str]) -> Config:
-    """The configuration of a file with fields set over it; without a file, of these fields alone.
+_URL = re.compile(r"(wss?|https?)://", re.IGNORECASE)
+_WITHOUT = "name a configuration file or an address (ws://…), or give fields with --set"
+
+
+def load(
+    places: Sequence[str], sets: Sequence[str], contexts: Sequence[str], headers: Sequence[str]
+) -> tuple[Config, Path | None]:
+    """The configuration of a file with fields set over it; without a file, of these fields alone; and that file.
+
+    Args:
+        places: A file and an address, in any order; either may be missing.
+        sets: Fields, as ``path=value``.
+        contexts: Values for ``{{name}}``, as ``name=value``.
+        headers: Headers of the handshake, as ``Name: value``; they are secret.
 
     Raises:
         ConfigError: Everything that is wrong with it, or with the command's own options.
@@ -30,12 +43,38 @@ def load(path: Path | None, sets: Sequence[str], contexts: Sequence[str]) -> Con
     wrong: list[Problem] = []
     overrides = {name: _value(text) for name, text in _pairs("--set", sets, wrong)}
     context = {name: _context(text) for name, text in _pairs("--context", contexts, wrong)}
-    if path is None and not sets:
-        wrong.append(Problem(path="", reason="name a configuration file, or give fields with --set"))
+    urls = [each for each in places if _URL.match(each)]
+    paths = [Path(each) for each in places if not _URL.match(each)]
+    if len(urls) > 1 or len(paths) > 1:
+        wrong.append(Problem(path="", reason="name one configuration file and one address at most"))
+    if not places and not sets:
+        wrong.append(Problem(path="", reason=_WITHOUT))
+    if urls:
+        overrides["url"] = urls[0]
+    given = _headers(headers, wrong)
+    overrides.update({f"auth.headers.{name}": value for name, value in given.items()})
     if wrong:
         raise ConfigError(wrong)
-    loaded = load_config({} if path is None else path, context=context, overrides=overrides)
-    return on_this_machine(loaded, None if path is None else str(path))
+    path = paths[0] if paths else None
+    config = load_config({} if path is None else path, context=context, overrides=overrides)
+    taken = {name.lower() for name in config.headers} & {name.lower() for name in given}
+    if taken:
+        reason = f"{', '.join(sorted(taken))}: the configuration's own headers have it, and win; change it with --set headers.NAME=value"
+        raise ConfigError([Problem(path="-H", reason=reason)])
+    return on_this_machine(config, None if path is None else str(path)), path
+
+
+def _headers(texts: Sequence[str], wrong: list[Problem]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        name, colon, value = (part.strip() for part in text.partition(":"))
+        if colon and name and "." not in name:
+            found[name] = value
+        else:
+            # What stands there may be secret, also the name if the colon was forgotten.
+            dot = "; a name with a dot can be given in a file only" if "." in name else ""
+            wrong.append(Problem(path="-H", reason=f"expected 'Name: value'{dot}"))
+    return found
 
 
 def _pairs(option: str, texts: Sequence[str], wrong: list[Problem]) -> list[tuple[str, str]]:
@@ -92,4 +131,4 @@ def print_problems(error: ConfigError) -> None:
         if problem.line is not None:
             place += f"{problem.line}:{problem.column}:"
         path = f"{problem.path}: " if problem.path else ""
-        say(f"{place}{' ' if place else ''}{path}{problem.reason}")
+        say(f"{place}{' ' if place else ''}{path}{problem.reason}", "error")

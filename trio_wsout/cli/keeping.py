@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from trio_wsout._core.json_line import JsonLine
-from trio_wsout.cli.descriptors import write_all
-from trio_wsout.cli.json_text import to_json
-from trio_wsout.cli.printing import say, waiting
+from trio_wsout.cli.lines import NO_JSON
+from trio_wsout.cli.printing import count, say, to_json, write_all
 from trio_wsout.errors import Undelivered
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 __all__ = ["Keeper", "as_undelivered"]
+
+
+_STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1")
+"""What standard output may be called where a file is named."""
 
 
 class Keeper:
@@ -28,17 +31,23 @@ class Keeper:
     """Accepted events that were not delivered."""
 
     def __init__(self, path: Path | None) -> None:
+        """Keep in the file `path`, once it is open; None: nowhere."""
+        self.count = 0
+        self.where = f"in {path}" if path else "lost; --undelivered FILE keeps them"
+        self.written = f"written to {path}" if path else self.where
+        self._path = path
+        self._file: int | None = None
+
+    def open(self) -> None:
         """Open the file, so that a place that can't be written to is known before the first event.
 
         Raises:
             OSError: It can't be written to.
         """
-        self.count = 0
-        self.where = f"in {path}" if path else "lost; --undelivered FILE keeps them"
-        self.written = f"written to {path}" if path else self.where
-        self._path = path
+        if self._path is None:
+            return
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-        self._file = os.open(path, flags, 0o666) if path else None
+        self._file = os.dup(1) if str(self._path) in _STANDARD_OUTPUT else os.open(self._path, flags, 0o666)
 
     def keep(self, items: Sequence[Undelivered]) -> None:
         """Append a line for each, on disk when this returns; what can't be written is told."""
@@ -49,23 +58,25 @@ class Keeper:
             write_all(self._file, lines)
         except OSError as error:
             self.where = self.written = f"not all of them in {self._path}: {error.strerror}"
-            say(f"{self._path}: {error.strerror}; {len(items)} undelivered events could not all be written")
+            lost = count(len(items), "undelivered event")
+            say(f"{self._path}: {error.strerror}; {lost} could not all be written", "error")
         # Pipes and terminals have no disk.
         with suppress(OSError):
             os.fsync(self._file)
 
     def _line(self, item: Undelivered) -> bytes:
+        in_hex = b',"hex":true' if isinstance(item.event, bytes) else b""
         try:
-            return b'{"event":%b,"reason":%b}\n' % (to_json(item.event), to_json(item.reason))
+            return b'{"event":%b%b,"reason":%b}\n' % (to_json(item.event), in_hex, to_json(item.reason))
         except (TypeError, ValueError) as error:  # it costs no other event its place
             self.where = self.written = f"not all of them in {self._path}: {error}"
-            say(f"{self._path}: an undelivered event could not be written: {error}")
+            say(f"{self._path}: an undelivered event could not be written: {error}", "error")
             return b""
 
     async def run(self, taken: trio.MemoryReceiveChannel[Undelivered]) -> None:
         """Keep what comes until the channel ends; all that is there with one write to the disk."""
         async for item in taken:
-            items = [item, *waiting(taken)]
+            items = [item, *_waiting(taken)]
             self.count += len(items)
             # Taken is taken: a second Ctrl-C must not come between.
             with trio.CancelScope(shield=True):
@@ -73,9 +84,16 @@ class Keeper:
 
     def keep_rest(self, taken: trio.MemoryReceiveChannel[Undelivered]) -> None:
         """Keep what a cancelled output left in the channel, when nobody else is there to take it."""
-        items = list(waiting(taken))
+        items = list(_waiting(taken))
         self.count += len(items)
         self.keep(items)
+
+
+def _waiting(channel: trio.MemoryReceiveChannel[Any]) -> Iterator[Any]:
+    """What lies in a channel now."""
+    with suppress(trio.WouldBlock, trio.EndOfChannel):
+        while True:
+            yield channel.receive_nowait()
 
 
 def as_undelivered(line: bytes) -> Undelivered:
@@ -83,4 +101,4 @@ def as_undelivered(line: bytes) -> Undelivered:
     try:
         return Undelivered(event=JsonLine.read(line), reason="read, but not sent")
     except ValueError:
-        return Undelivered(event=line.decode(errors="replace"), reason="read, but not sent; it is no JSON")
+        return Undelivered(event=line.decode(errors="replace"), reason=NO_JSON)

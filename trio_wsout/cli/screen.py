@@ -6,8 +6,6 @@ from typing import Any
 
 from rich.console import Console
 
-from trio_wsout.cli.printing import say, silence
-
 __all__ = ["Screen"]
 
 
@@ -27,6 +25,8 @@ class Screen(Console):
             self._silence()
             self.failed = True
             if not self.stderr:
+                from trio_wsout.cli.printing import say  # noqa: PLC0415 - help is told at once
+
                 say(f"standard output: {error.strerror}")
 
     def on_broken_pipe(self) -> None:
@@ -34,5 +34,7 @@ class Screen(Console):
         self._silence()
 
     def _silence(self) -> None:
+        from trio_wsout.cli.printing import silence  # noqa: PLC0415 - help is told at once
+
         self.quiet = True
         silence(2 if self.stderr else 1)

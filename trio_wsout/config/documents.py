@@ -18,7 +18,7 @@ from trio_wsout.config.bare import BareFloat, BareInt, bare_float, bare_int, rea
 from trio_wsout.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = ["Document", "Place", "read_document"]
 
@@ -44,14 +44,15 @@ class Document:
 
 
 def read_document(path: Path) -> Document:
-    """Read a YAML, TOML or JSON file, told apart by its ending.
+    """Read a YAML, TOML or JSON file, told apart by its ending; a pipe has none, and is told apart by how it begins.
 
     Raises:
         ConfigError: It can't be read, parsed, or is no mapping; the text has line and column.
     """
     readers = {".yaml": _read_yaml, ".yml": _read_yaml, ".toml": _read_toml, ".json": _read_json}
     reader = readers.get(path.suffix.lower())
-    if reader is None:
+    nameless = path.parts[:2] == ("/", "dev") or path.is_fifo()
+    if reader is None and not nameless:
         raise _refused(path, f"the file's ending must be one of {', '.join(readers)}")
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -59,10 +60,19 @@ def read_document(path: Path) -> Document:
         raise _refused(path, f"can't be read: {error.strerror}") from error
     except UnicodeDecodeError:
         raise _refused(path, "is not UTF-8 text") from None
-    document = reader(path, text)
+    document = (reader or _reader_of(text))(path, text)
     if not isinstance(document.mapping, dict):
         raise _refused(path, "must hold a mapping of fields at its top level")
     return document
+
+
+def _reader_of(text: str) -> Callable[[Path, str], Document]:
+    """How to read a text that comes without a name, by its first line that is no comment."""
+    lines = (line.strip() for line in text.splitlines())
+    first = next((line for line in lines if line and not line.startswith("#")), "")
+    if first.startswith("{"):
+        return _read_json
+    return _read_toml if _TOML_TABLE.match(first) or _TOML_KEY.match(first) else _read_yaml
 
 
 def _refused(path: Path, reason: str, place: Place | None = None) -> ConfigError:

@@ -194,7 +194,7 @@ class Connect:
     """How outgoing connections are made (SPEC 5)."""
 
     mode: Annotated[ConnectMode, choice(ConnectMode)] = ConnectMode.LAZY
-    """``lazy``: dial when the first event waits; ``eager``: dial in ``open_output``."""
+    """``lazy``: dial when the first event waits, or at once where messages of the peer are taken; ``eager``: dial in ``open_output``."""
     timeout: Annotated[float, duration()] = 10.0
     """Seconds for one attempt: DNS, TCP, proxy, TLS and handshake together; > 0."""
     eager_timeout: Annotated[float, duration()] = Factory(
