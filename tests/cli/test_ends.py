@@ -317,12 +317,12 @@ def test_what_is_none_of_these_lines_is_told(peer, command, tmp_path: Path) -> N
         '{"n": 1}\n'
         "[]\n"
         "nope\n"
-        '{ "reason": "by hand", "event": {"n": 2} }\n'
+        '{ "reason": "by hand", "event": {"n": 18446744073709551616} }\n'
     )
     run = command("run", peer.url, "--from-undelivered", str(lost), "--set", "payload=binary", "--quiet")
     assert run.returncode == 4
     assert [line.split(":")[0] for line in run.stderr.splitlines()] == [f"line {n}" for n in (2, 3, 4, 5)]
-    assert peer.messages == [b"\x00\xff", b'{"n":2}']
+    assert peer.messages == [b"\x00\xff", b'{"n":18446744073709551616}']
 
 
 # -- what is told -----------------------------------------------------------------------------------------------

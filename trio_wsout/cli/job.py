@@ -251,7 +251,7 @@ def tell_missed(run: Run, figures: Statistics) -> None:
         run.say(f"{figures.lost_by_slow:,} {lost} lost by slow peers (server.slow-peer: drop-oldest)")
     if figures.dropped and config.mode is not Mode.SERVER_OUTPUT:
         dropped = "message that came was" if figures.dropped == 1 else "messages that came were"
-        run.say(f"{figures.dropped:,} {dropped} dropped: it could not be read, or came as this ended")
+        run.say(f"{figures.dropped:,} {dropped} dropped, as unreadable or too late")
 
 
 def exit_code(run: Run, failure: OutputError | None) -> int:

@@ -8,12 +8,13 @@ import select
 import stat
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import orjson
 import trio
 
 from trio_wsout._core.json_line import JsonLine
+from trio_wsout.cli.printing import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,4 +176,4 @@ def undelivered_event(line: bytes) -> JsonLine | bytes:
     value = whole.value()
     if not isinstance(value, dict) or "event" not in value:
         raise ValueError('expected {"event": …, "reason": …}, as --undelivered writes it')
-    return JsonLine(orjson.dumps(value["event"]))
+    return JsonLine(to_json(cast("object", value["event"])))

@@ -141,6 +141,8 @@ class _Row:
     """The last row of the terminal, kept out of the rows that scroll. Each change is one write, so nothing comes between."""
 
     def __init__(self) -> None:
+        self.columns: int
+        self._rows: int
         self.columns, self._rows = _size()
         self._colours = not os.environ.get("NO_COLOR")
         # The line feed makes room below; where the cursor is stays, one row up.
