@@ -30,6 +30,8 @@ EXTRAS = ".[cli,proxy,yaml,testing]"
 QUICK = "not heavy and not faults"
 # Whole files: what a module makes once for its tests may take long.
 TWO_AT_A_TIME = ["-n", "2", "--dist", "loadfile"]
+# Seconds for one test where it may take long: with many more examples, or for the figures of the documentation.
+PATIENT = ["--timeout", "7200"]
 PURE = "*/trio_wsout/_core/*,*/trio_wsout/config/*"
 # What flake8-async has something to say about. It takes a second for 700 lines, and no other file has a finding.
 ASYNCHRONOUS = re.compile(r"\b(async|await|trio|anyio|asyncio|BaseException|BaseExceptionGroup)\b")
@@ -190,7 +192,7 @@ def faults(session: nox.Session) -> None:
     """What breaks on the way: prints the figures of the documentation, and takes its time; `-- -k soak` for some."""
     session.install(*group("tests"), "-e", EXTRAS)
     chosen = [] if any(each.startswith(("-m", "tests")) for each in session.posargs) else ["-m", "faults"]
-    session.run("pytest", "-q", *chosen, *session.posargs, env={"FAULTS": "long"})
+    session.run("pytest", "-q", *PATIENT, *chosen, *session.posargs, env={"FAULTS": "long"})
     if not session.posargs:
         session.run("python", "tests/bench/reconnect.py")
         session.run("python", "tests/bench/reconnect.py", "--pace", "0")
@@ -200,7 +202,7 @@ def faults(session: nox.Session) -> None:
 def deep(session: nox.Session) -> None:
     """Every property with many more examples; takes its time."""
     session.install(*group("tests"), "-e", EXTRAS)
-    session.run("pytest", "-q", *session.posargs, env={"HYPOTHESIS_PROFILE": "deep"})
+    session.run("pytest", "-q", *PATIENT, *session.posargs, env={"HYPOTHESIS_PROFILE": "deep"})
 
 
 @nox.session

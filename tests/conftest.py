@@ -7,6 +7,7 @@ import signal
 from typing import Any
 
 import pytest
+import trio
 from hypothesis import HealthCheck, settings
 
 # dev: what a developer waits for; ci: the same examples every time; deep: on demand, for hours of doubt.
@@ -23,6 +24,51 @@ def pytest_configure() -> None:
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Know the settings of pytest-timeout also where it is not installed, so that the tests run there, unguarded."""
+    if not pluginmanager.hasplugin("timeout"):
+        for name in ("timeout", "timeout_method"):
+            parser.addini(name, "pytest-timeout is not installed")
+
+
+AGAIN = 30.0
+"""Seconds until a test that hangs, and did not end when it was told to, is ended by force."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_timeout_set_timer(settings: Any) -> bool:
+    """Have a test that hangs fail by trio's own means where it hangs in trio, so that the tests behind it can run.
+
+    A failure raised where the signal finds it, which is in trio's loop mostly, would leave trio in the middle of a run.
+    """
+    told: trio.lowlevel.TrioToken | None = None
+
+    def fail() -> None:
+        pytest.fail(f"it hung: not over after {settings.timeout:g} s")
+
+    def stop(*_: object) -> None:
+        nonlocal told
+        try:
+            token = trio.lowlevel.current_trio_token()
+        except RuntimeError:
+            fail()
+        if token is told:
+            fail()
+        told = token
+        token.run_sync_soon(fail)
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, settings.timeout, AGAIN)
+    return True
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_timeout_cancel_timer() -> bool:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    return True
 
 
 class Figures:

@@ -357,6 +357,50 @@ def test_a_pong_of_a_ping_before_the_latest_message_says_nothing_of_it() -> None
         assert len(made.disconnected(LOST)) == expected
 
 
+def test_an_acknowledgement_shows_that_the_peer_lives_so_that_what_ends_it_then_is_to_blame() -> None:
+    made = window(DeliveryLevel.ACKED, filled=2)
+    made.connected(0.0)
+    made.take(0.0, 5)
+    assert seqs(made.acked(1)) == [1]
+    for expected in (0, 0, 1):
+        assert seqs(made.take(0.0, 5)) == [2]
+        assert len(made.disconnected(LOST)) == expected
+        made.connected(0.0)
+        made.acked(1)  # it says again what it has
+
+
+def test_what_the_peer_outlived_says_nothing_of_the_message_behind_it() -> None:
+    made = window(DeliveryLevel.ACKED, filled=2)
+    told: list[int] = []
+    for first in (True, False, False):
+        prove(made)
+        if first:
+            made.take(0.0, 5)
+            made.ping_taken()
+            made.pong_received(0.0)
+            assert seqs(made.acked(1)) == [1]
+        assert seqs(made.take(0.0, 5)) == [2]
+        told.append(len(made.disconnected(LOST)))
+    assert told == [0, 0, 1]
+
+
+def test_a_pong_of_a_ping_between_two_messages_says_nothing_of_the_second() -> None:
+    made = window(DeliveryLevel.ACKED, filled=2)
+    told: list[int] = []
+    for first in (True, False, False):
+        prove(made)
+        if first:
+            made.take(0.0, 5)
+            made.ping_taken()
+            assert seqs(made.take(0.0, 5)) == [2]
+            made.pong_received(0.0)
+            assert seqs(made.acked(1)) == [1]
+        else:
+            assert seqs(made.take(0.0, 5)) == [2]
+        told.append(len(made.disconnected(LOST)))
+    assert told == [0, 0, 1]
+
+
 def test_a_peer_that_acknowledges_and_answers_no_ping_is_not_asked_first() -> None:
     made = window(DeliveryLevel.ACKED, filled=3)
     made.connected(0.0)
@@ -406,6 +450,17 @@ def test_1009_blames_at_once_the_message_that_is_alone() -> None:
     assert seqs([failed]) == [1]
     assert "1009" in reason
     assert made.size == 10
+
+
+@pytest.mark.parametrize("cause", [cause for cause in Cause if cause is not Cause.CLOSED])
+def test_a_1009_that_is_ours_and_not_the_peers_blames_no_message(cause: Cause) -> None:
+    made = window(filled=1)
+    for _ in range(2):
+        prove(made)
+        made.take(0.0, 5)
+        # For example, because the peer sent more than max-message-size.
+        assert made.disconnected(Ending(cause=cause, code=1009, detail="said by this side")) == []
+    assert len(made) == 1
 
 
 def test_1009_with_many_in_flight_finds_the_one_to_blame() -> None:

@@ -119,6 +119,28 @@ def test_max_attempts_gives_up_at_exactly_that_many(most: int) -> None:
     assert "max-attempts" in (link.verdict or "")
 
 
+def test_a_connection_that_lasted_is_forgiven_what_was_before_it_also_where_the_next_failure_would_be_final() -> (
+    None
+):
+    link = dialling(Reconnect(jitter=0.0, max_attempts=3, reset_after=10.0))
+    for _ in range(2):
+        link.ended(LOST, 0.0, 0.0)
+        again(link)
+    link.opened(100.0)
+    link.ended(LOST, 110.0, 0.0)
+    assert (link.state, link.failures, link.deadline) == (State.BACKING_OFF, 1, 110.5)
+
+
+def test_a_connection_that_did_not_last_is_one_more_failure_and_final_with_the_last() -> None:
+    link = dialling(Reconnect(jitter=0.0, max_attempts=3, reset_after=10.0))
+    for _ in range(2):
+        link.ended(LOST, 0.0, 0.0)
+        again(link)
+    link.opened(100.0)
+    link.ended(LOST, 109.9, 0.0)
+    assert (link.state, link.failures) == (State.GAVE_UP, 3)
+
+
 def test_the_server_may_ask_for_a_longer_delay_but_not_for_a_shorter_one() -> None:
     link = dialling()
     link.ended(refused(503, retry_after=100.0), 0.0, 0.0)
