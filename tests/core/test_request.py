@@ -191,6 +191,18 @@ def test_a_later_parameter_takes_the_place_of_an_earlier_one() -> None:
     assert request.resource == "/a?a=2&c=9"
 
 
+def test_the_cursors_parameter_takes_the_place_of_that_name_in_query_and_in_the_url_only_where_there_is_a_cursor() -> (
+    None
+):
+    fields: Any = {
+        "url": "ws://h/a?c=url&x=1",
+        "query": {"c": "configured", "y": "2"},
+        "cursor": Cursor(query_parameter="c"),
+    }
+    assert build("9", **fields).resource == "/a?x=1&c=9&y=2"
+    assert build(None, **fields).resource == "/a?c=url&x=1&c=configured&y=2"
+
+
 def test_no_cursor_sends_none() -> None:
     request = build(cursor=Cursor(header_name="L", query_parameter="c"))
     assert (request.resource, request.headers) == ("/a", ())

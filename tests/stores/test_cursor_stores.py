@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import sqlite3
+import stat
 import subprocess
 import sys
 import textwrap
@@ -51,6 +52,29 @@ async def test_an_older_epoch_does_not_win(kind: str, tmp_path: Path) -> None:
     with pytest.raises(CursorError, match="taken"):
         await store.save(StoredCursor(value="old", epoch=2))
     assert await store.load() == SEVEN
+
+
+async def test_a_file_is_synced_whole_then_renamed_and_then_its_directory_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, int]] = []
+    sync, rename = os.fsync, os.rename
+
+    def note_sync(number: int) -> None:
+        status = os.fstat(number)
+        calls.append(("directory", 0) if stat.S_ISDIR(status.st_mode) else ("file", status.st_size))
+        sync(number)
+
+    def note_rename(source: Path, target: Path) -> None:
+        calls.append(("rename", source.stat().st_size))
+        rename(source, target)
+
+    store = STORES["file"](tmp_path)
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "rename", note_rename)
+    await store.save(SEVEN)
+    size = (tmp_path / "c.cursor").stat().st_size
+    assert calls == [("file", size), ("rename", size), ("directory", 0)]
 
 
 async def test_a_file_is_private_and_replaced_whole(tmp_path: Path) -> None:

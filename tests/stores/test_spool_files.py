@@ -7,6 +7,8 @@ import os
 import resource
 import signal
 import socket
+import subprocess
+import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -151,6 +153,123 @@ async def test_damage_is_told_by_open_output_and_by_what_reads_later(tmp_path: P
     with pytest.raises(SpoolError, match="damaged"):
         async with trio_wsout.open_output({"url": "ws://h/", "spool": {"path": str(tmp_path)}}):
             pytest.fail("the block must not begin")
+
+
+async def gapped(path: Path, settled: int) -> None:
+    """A spool of events 1 to 4, a file each, in which the files of 2 and 3 are missing, and `settled` are settled."""
+    async with opened(path, 60_000) as (store, _):
+        for number in (b"1", b"2", b"3"):
+            await store.append([number * 16_000], 0)
+        (first, *_) = segments(path)
+        kept = first.read_bytes()
+        assert len(segments(path)) == 3
+        await store.append([b"4" * 100], settled)
+    first.write_bytes(kept)
+    for name in (2, 3):
+        (path / f"{name:020}.spool").unlink(missing_ok=True)
+    assert [each.name for each in segments(path)] == [f"{each:020}.spool" for each in (1, 4)]
+
+
+async def test_a_gap_between_files_is_none_where_all_that_was_in_it_is_settled(tmp_path: Path) -> None:
+    await gapped(tmp_path, settled=3)
+    async with opened(tmp_path, 60_000) as (store, found):
+        assert (found.settled, found.last, found.torn) == (3, 4, 0)
+        assert await left(store, found) == [b"4" * 100]
+        assert [each.name for each in segments(tmp_path)] == [f"{4:020}.spool"], "the settled one is removed"
+
+
+@pytest.mark.parametrize("settled", [0, 1, 2])
+async def test_a_gap_between_files_with_something_in_it_that_is_not_settled_is_damage(
+    settled: int, tmp_path: Path
+) -> None:
+    await gapped(tmp_path, settled)
+    before = looks(tmp_path)
+    with pytest.raises(SpoolError, match="events 2 to 3 are missing"):
+        async with opened(tmp_path, 60_000):
+            pass
+    assert looks(tmp_path) == before
+
+
+RECORDER = """
+import functools, json, os, sys
+
+calls = []
+
+
+def place(number):
+    name = os.readlink(f"/proc/self/fd/{number}") if isinstance(number, int) else str(number)
+    return "." if os.path.isdir(name) else os.path.basename(name).removesuffix(" (deleted)").lstrip("0")
+
+
+def recorded(told, real):
+    @functools.wraps(real)
+    def call(what, *args, **more):
+        result = real(what, *args, **more)
+        if told != "make":
+            calls.append(f"{told} {place(what)}")
+        elif args[0] & os.O_EXCL:
+            calls.append(f"{told} {place(what)}")
+        return result
+
+    return call
+
+
+for name, told in {
+    "fsync": "sync", "fdatasync": "sync", "pwrite": "write", "ftruncate": "cut", "unlink": "remove", "open": "make"
+}.items():
+    if hasattr(os, name):
+        setattr(os, name, recorded(told, getattr(os, name)))
+
+import trio
+from pathlib import Path
+from trio_wsout.stores.spool_files import FileSpool
+
+
+async def main():
+    store = FileSpool(Path(sys.argv[1]), 60_000)
+    await store.open(1)
+    for events, settled in json.loads(sys.argv[2]):
+        await store.append([each.encode() * 16_000 for each in events], settled)
+    await store.aclose()
+
+
+trio.run(main)
+print(json.dumps(calls))
+"""
+
+
+def recorded(path: Path, *groups: tuple[list[str], int]) -> list[str]:
+    """What the system was asked for, in its order, by a spool to which these groups were appended."""
+    run = subprocess.run(
+        [sys.executable, "-c", RECORDER, path, json.dumps(groups)], check=True, capture_output=True, text=True
+    )
+    found: list[str] = json.loads(run.stdout)
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it asks /proc which file a descriptor is")
+def test_a_file_is_synced_and_its_directory_before_a_record_goes_in_and_each_record_before_the_next(
+    tmp_path: Path,
+) -> None:
+    one, two, three = (f"{number}.spool" for number in (1, 2, 3))
+    begun = [
+        [f"make {name}", f"write {name}", f"sync {name}", "sync .", f"write {name}", f"sync {name}"]
+        for name in (one, two, three)
+    ]
+    gone = [[f"remove {name}", "sync ."] for name in (one, two, three)]
+    assert recorded(tmp_path, (["a"], 0), (["b"], 0)) == [*begun[0], *begun[1]]
+    # Those that are settled leave one by one, oldest first, and each is synced before the next.
+    rest = recorded(tmp_path, (["c"], 2), ([], 3))
+    assert rest == [*gone[0], *begun[2], *gone[1], f"write {three}", f"sync {three}", *gone[2]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it asks /proc which file a descriptor is")
+def test_a_torn_end_that_was_cut_off_is_synced_before_anything_is_written(tmp_path: Path) -> None:
+    recorded(tmp_path, (["a"], 0))
+    (segment,) = segments(tmp_path)
+    segment.write_bytes(segment.read_bytes()[:-1])
+    begun = ["cut 1.spool", "sync 1.spool"]
+    assert recorded(tmp_path, (["b"], 0))[:3] == [*begun, "remove 1.spool"]
 
 
 async def test_a_missing_or_misplaced_segment_is_damage(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio_wsout
-from trio_wsout._core.history import Entry, Limits, first_cursor, gap_message
+from trio_wsout._core.history import Entry, Extent, Limits, first_cursor, gap_message
 from trio_wsout.stores.history_memory import MemoryHistoryStore
 
 if TYPE_CHECKING:
@@ -218,3 +218,43 @@ async def test_the_names_of_a_gap() -> None:
     assert gap_message(None, None) == b'{"gap":{"asked":null,"first":null}}'
     assert gap_message('"', "\n") == b'{"gap":{"asked":"\\"","first":"\\n"}}'
     assert first_cursor([]) is None
+
+
+class SlowTrim(MemoryHistoryStore):
+    """Takes very long over what is asked for second: a trim, after the one by which a peer was located."""
+
+    def __init__(self) -> None:
+        super().__init__(Limits(max_age=3600.0))
+        self.trims = 0
+        self.cancelled = 0
+
+    async def trim(self, now: float) -> Extent:
+        self.trims += 1
+        if self.trims == 1:
+            try:
+                await trio.sleep(3600)
+            except trio.Cancelled:
+                self.cancelled += 1
+                raise
+        return await super().trim(now)
+
+
+async def test_a_trim_that_is_cancelled_with_its_peer_leaves_no_replay_waiting(
+    listener: MemoryListener, autojump_clock: MockClock
+) -> None:
+    history = SlowTrim()
+    fields = config(history={"max-age": "1h"}, server={"bind": "127.0.0.1:0", "handshake-timeout": "5s"})
+    async with trio_wsout.open_output(fields, listeners=[listener], history=history) as output:
+        for event in EVENTS[:3]:
+            await output.send(event)
+        await output.flush()
+        first = await listener.ask("/?after=e0")
+        await trio.sleep(1)
+        second = await listener.ask("/?after=e0")
+        await first.wait_ended()
+        assert (trio.current_time(), history.cancelled) == (5, 1)
+        await second.wait_for(2)
+        assert second.messages == [line(1), line(2)]
+        third = await listener.connect("/?after=e1")
+        await third.wait_for(1)
+        assert trio.current_time() == 5

@@ -42,6 +42,29 @@ async def test_who_waits_longest_is_let_in_first_and_nobody_overtakes() -> None:
         assert numbers(intake) == [3]
 
 
+async def test_who_takes_several_lets_in_as_many() -> None:
+    intake = Intake(3)
+    returned: list[int] = []
+
+    async def send(number: int) -> None:
+        await intake.send(event(number))
+        returned.append(number)
+
+    for number in (0, 1, 2):
+        intake.send_nowait(event(number))
+    async with trio.open_nursery() as nursery:
+        for number in (3, 4, 5, 6):
+            nursery.start_soon(send, number)
+            await trio.testing.wait_all_tasks_blocked()
+        assert [item.event for item in intake.take(2) if isinstance(item, Accepted)] == [0, 1]
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(returned) == [3, 4]
+        assert numbers(intake) == [2, 3, 4]
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(returned) == [3, 4, 5, 6]
+    assert numbers(intake) == [5, 6]
+
+
 async def test_who_waits_and_is_cancelled_has_put_nothing() -> None:
     intake = Intake(1)
     intake.send_nowait(event(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import trio
+import trio_wsout
 from trio_wsout import Undelivered
 from trio_wsout._core.message import Accepted
 from trio_wsout._tasks.ledger import Ledger
@@ -67,3 +68,23 @@ async def test_what_the_channel_refused_is_told_also_where_who_reports_is_cancel
     assert [item.event for item in ledger.broken.undelivered] == [1]
     assert ledger.undelivered == 1
     assert [item.event for item in ledger.abandon([], "the end")] == [2]
+
+
+async def test_two_breaks_in_a_row_keep_both_sets_of_events_and_the_first_cause() -> None:
+    ledger = Ledger(None)
+    await ledger.report(failed(1, 2))
+    await ledger.report(failed(3))
+    first = ledger.broken
+    assert first is not None
+    ledger.break_with(trio_wsout.ConnectError("gave up", attempts=1, cause="refused"))
+    assert ledger.broken is first
+    assert [item.event for item in first.undelivered] == [1, 2, 3]
+    assert ledger.undelivered == 3
+
+
+async def test_a_break_by_something_else_is_told_what_was_undelivered_after_it() -> None:
+    ledger = Ledger(None)
+    ledger.break_with(trio_wsout.ConnectError("gave up", attempts=1, cause="refused"))
+    await ledger.report(failed(1))
+    assert isinstance(ledger.broken, trio_wsout.ConnectError)
+    assert [item.event for item in ledger.broken.undelivered] == [1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -413,6 +414,42 @@ async def test_who_waits_in_send_as_the_output_ends_hears_it(autojump_clock: obj
             await trio.sleep(1)
     assert heard == [trio.ClosedResourceError]
     assert output.statistics().accepted == 0
+
+
+@pytest.mark.parametrize("how", ["closed", "cancelled", "broken"])
+async def test_a_flush_behind_a_spool_that_is_full_hears_that_the_output_ended(
+    how: str, autojump_clock: object
+) -> None:
+    disk = Disk(takes=0)
+    disk.room = 1
+    heard: list[type] = []
+
+    async def call(what: str) -> None:
+        try:
+            await (output.flush() if what == "flush" else output.send(what))
+        except (trio.ClosedResourceError, trio.BrokenResourceError) as error:
+            heard.append(type(error))
+
+    expected = trio.BrokenResourceError if how == "broken" else trio.ClosedResourceError
+    short = config(**{"shutdown-timeout": "1s"})
+    async with open_peer() as peer, trio.open_nursery() as nursery:
+        peer.plan(then=Unreachable())
+        with trio.CancelScope() as scope, suppress(SpoolError, trio_wsout.DeliveryError):
+            async with trio_wsout.open_output(short, open_stream=peer.open_stream, spool=disk) as output:
+                await output.send("it has the room")
+                nursery.start_soon(call, "it has none")
+                await trio.testing.wait_all_tasks_blocked()
+                for _ in range(2):
+                    nursery.start_soon(call, "flush")
+                await trio.sleep(0.5)
+                assert heard == []
+                if how == "broken":
+                    disk.broken = "the disk is gone"
+                    await trio.sleep(5)
+                if how == "cancelled":
+                    scope.cancel()
+        await trio.sleep(5)
+        assert heard == [expected] * 3
 
 
 async def test_an_event_that_never_fits_is_refused(autojump_clock: object) -> None:

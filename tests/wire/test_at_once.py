@@ -104,6 +104,30 @@ async def test_a_close_is_the_last_that_is_written() -> None:
         assert await read(other, 5) == b"close"
 
 
+async def test_nothing_follows_a_close_that_had_to_wait_until_it_could_be_written() -> None:
+    async with tapped() as (tap, other, calls):
+        assert tap.write_now(LARGE)
+        tap.queue(b"before")
+        calls.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tap.say_close, b"close")
+            await trio.testing.wait_all_tasks_blocked()
+            assert tap.torn, "the write of the Close waits for room"
+            tap.queue(b"pong")
+            assert calls == [], "nobody is called for what is not to be said"
+            assert tap.free_number is None
+            assert not tap.write_now(b"no")
+            whole = LARGE + b"beforeclose"
+            assert await read(other, len(whole)) == whole
+        tap.queue(b"pong")
+        assert not tap.has_control
+        assert not tap.write_now(b"no")
+        await tap.last_words(b"")
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(tap.stream)
+        assert await other.receive_some(100) == b""
+
+
 async def test_a_peer_that_is_gone_ends_the_connection_and_raises_nothing() -> None:
     async with tapped() as (tap, other, _):
         other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
