@@ -17,7 +17,7 @@ BODY = 0.25
 """Seconds that a refusal is kept back for its body, as the documentation says."""
 
 
-async def fail(pieces: list[bytes | None], *, timeout: float = 10.0) -> tuple[str, float]:
+async def fail(pieces: list[bytes | None], *, within: float = 10.0) -> tuple[str, float]:
     """Dial a server that answers by these pieces, a second after each other; None: it hangs up.
 
     Returns:
@@ -41,7 +41,7 @@ async def fail(pieces: list[bytes | None], *, timeout: float = 10.0) -> tuple[st
 
     config = {
         "url": "ws://h/",
-        "connect": {"mode": "eager", "timeout": timeout},
+        "connect": {"mode": "eager", "timeout": within},
         "reconnect": {"max-attempts": 1},
         "headers": {"Authorization": "Bearer s3cret-token"},
     }
@@ -78,7 +78,7 @@ async def test_a_refusal_is_told_at_once_or_a_quarter_of_a_second_later(
 
 
 async def test_a_refusal_is_told_though_the_attempt_is_out_of_time(autojump_clock: MockClock) -> None:
-    told, waited = await fail([b"", b"HTTP/1.1 403 x\r\n\r\n"], timeout=1.1)
+    told, waited = await fail([b"", b"HTTP/1.1 403 x\r\n\r\n"], within=1.1)
     assert "403" in told
     assert waited == pytest.approx(1.05), "half of the time that was left"
 

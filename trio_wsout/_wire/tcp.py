@@ -89,7 +89,8 @@ def bytes_lying(stream: trio.abc.Stream) -> int | None:
     if sys.platform == "win32" or not isinstance(transport, trio.SocketStream):
         return None
     try:
-        told = fcntl.ioctl(transport.socket.fileno(), termios.FIONREAD, bytes(_INT.size))
+        number, size = transport.socket.fileno(), bytes(_INT.size)
+        told = fcntl.ioctl(number, termios.FIONREAD, size)  # pyright: ignore[reportPossiblyUnboundVariable] - not on Windows
     except (OSError, ValueError):  # it is closed
         return None
     return int(_INT.unpack(told)[0])

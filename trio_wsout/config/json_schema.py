@@ -217,7 +217,8 @@ def _type_schema(annotation: Any, definitions: Schema) -> Schema:  # noqa: ANN40
         if annotation.__name__ not in definitions:
             definitions[annotation.__name__] = _section_schema(annotation, definitions)
         section: Schema = {"$ref": f"#/$defs/{annotation.__name__}"}
-        words = {Delivery: [level.value for level in DeliveryLevel], Heartbeat: [NONE]}.get(annotation)
+        short: dict[type, list[str]] = {Delivery: [level.value for level in DeliveryLevel], Heartbeat: [NONE]}
+        words = short.get(annotation)
         return {"anyOf": [{"enum": words}, section]} if words else section
     if get_origin(annotation) is Mapping:
         name, value = get_args(annotation)
