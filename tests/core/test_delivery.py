@@ -532,7 +532,7 @@ def test_what_could_be_asked_for_only_late_has_its_time_from_there() -> None:
 def test_a_late_look_finds_stalled_whom_one_in_time_would_have(
     asked: float, answered: float | None, late: float
 ) -> None:
-    """A message and its ping, the answer so much later; a deadline that has passed is looked at so late, all read first."""
+    """A message and its ping, the answer so much later; the deadline is looked at so late, and all is read first."""
 
     def is_stalled(looked_late: float) -> bool:
         made = window()

@@ -966,6 +966,23 @@ def test_time_in_which_this_side_does_not_read_is_not_the_peers() -> None:
     assert peer.deadline == 55.0
 
 
+def test_what_could_be_asked_for_only_late_has_its_time_from_there() -> None:
+    made = log()
+    peer = made.join()
+    post(made)
+    peer.take(5.0)
+    peer.ping_taken()
+    post(made)
+    peer.take(6.0)
+    peer.pong_received(35.0)
+    assert peer.deadline == 36.0, "not late: the ping for the second may go, and be answered"
+    peer.ping_taken()
+    post(made)
+    peer.take(7.0)
+    peer.pong_received(1000.0)
+    assert peer.deadline == 1030.0, "nobody could ask for the third before"
+
+
 # -- the machine ------------------------------------------------------------------------------------------------
 
 

@@ -200,6 +200,17 @@ def test_a_ping_behind_one_without_an_answer_gives_the_peer_no_more_time() -> No
     assert over(monitor, 30.0) is Pulse.CUT
 
 
+def test_who_answered_a_ping_of_either_kind_answers_pings() -> None:
+    for confirms in (False, True):
+        monitor = opened()
+        assert not monitor.unanswered, "none was written"
+        payload = monitor.next_ping(confirms=confirms)
+        assert monitor.unanswered
+        monitor.pong_received(payload)
+        monitor.next_ping(confirms=True)
+        assert not monitor.unanswered
+
+
 def test_a_timeout_that_is_over_is_no_miss_before_all_was_read() -> None:
     monitor = pinged()
     assert monitor.poll(1000.0) is Pulse.READ

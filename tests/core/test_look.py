@@ -64,7 +64,7 @@ def test_only_who_is_late_by_half_the_timeout_may_have_left_a_write_waiting() ->
 def test_nobody_is_judged_before_all_that_lay_there_was_read_and_taken_apart(
     pieces: list[tuple[int, int, int]], knows: bool, more: list[int]
 ) -> None:
-    """A reader takes what lies there in pieces: so many turns until it has one, of so many bytes, then so many to take it apart.
+    """A reader takes what lies there in pieces: some turns until it has one, its bytes, some turns to take it apart.
 
     And the peer goes on sending behind that.
     """

@@ -1,4 +1,4 @@
-"""A process that did not run finds the answer before it judges: sockets on a mock clock that is moved on while nobody runs.
+"""A process that did not run finds the answer before it judges: sockets, and a mock clock that jumps meanwhile.
 
 What a peer sends lies in the socket, and the clock jumps, within one step of one task: so the loop hears of both at the
 same time, as a process does that was stopped, and nobody knows whose task it lets run first.

@@ -217,7 +217,10 @@ class HeartbeatMonitor:
             self._look_at = min(now + self._look_every, since + self._timeout)
 
     def pong_received(self, payload: bytes) -> bool:
-        """Return whether this pong confirms what was written before the outstanding ping; report its bytes to `frame_received` too."""
+        """Return whether this pong confirms what was written before the outstanding ping.
+
+        Report its bytes to `frame_received` too.
+        """
         if payload == self._latest:
             self._latest = self._silent_since = None
             self.answered = True

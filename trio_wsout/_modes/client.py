@@ -7,9 +7,9 @@
     ├─ sender      events → batches → window
     ├─ supervisor  dial, watch, back off
     │  └─ connection
-    │     ├─ writer     window → socket
-    │     ├─ reader     always drains; → received; pongs confirm
-    │     └─ heartbeat  ping, warn, cut
+    │     ├─ writer   window → socket
+    │     └─ reader   always drains; → received; pongs confirm
+    ├─ watch       the deadlines of the connection: ping, warn, cut
     └─ persister   confirmed cursor → store
 """
 

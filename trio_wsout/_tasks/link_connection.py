@@ -36,7 +36,8 @@ async def run_connection(
 ) -> None:
     """Run a connection until it is over, or until `closing` is set: then say Close and hear the answer.
 
-    `watch` looks at its deadlines. When it returns, or is cancelled, the connection is cut and its last pongs have confirmed what they can.
+    `watch` looks at its deadlines. When it returns, or is cancelled, the connection is cut and its last pongs have
+    confirmed what they can.
     """
     deadlines = LinkDeadlines(connection, outbox, monitor, watch)
     written = trio.Event()

@@ -40,7 +40,8 @@ class Watched(Protocol):
 class Watch:
     """Looks at each watched when its time has come.
 
-    Nobody is judged before all that lay in the socket has been read: this is the one place that sees to it. A deadline that moves away costs nothing: it is found out when the old one comes.
+    Nobody is judged before all that lay in the socket has been read: this is the one place that sees to it.
+    A deadline that moves away costs nothing: it is found out when the old one comes.
     """
 
     def __init__(self) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from contextlib import suppress
 from struct import Struct
 from typing import Protocol, cast, runtime_checkable
 
 import trio
 
-with suppress(ImportError):  # Windows has neither
+if sys.platform != "win32":
     import fcntl
     import termios
 
@@ -85,8 +84,10 @@ def bytes_told(stream: trio.abc.Stream) -> tuple[int, int] | None:
 
 def bytes_lying(stream: trio.abc.Stream) -> int | None:
     """How many bytes lie unread in the socket of a stream, TLS included; None: the system does not say. One system call."""
+    if sys.platform == "win32":
+        return None
     transport = _transport(stream)
-    if sys.platform == "win32" or not isinstance(transport, trio.SocketStream):
+    if not isinstance(transport, trio.SocketStream):
         return None
     try:
         number, size = transport.socket.fileno(), bytes(_INT.size)
