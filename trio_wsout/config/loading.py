@@ -31,10 +31,11 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from trio_wsout.config import sections
 from trio_wsout.config.documents import Document, read_document
+from trio_wsout.config.found import shown, type_name
 from trio_wsout.config.kinds import Kind
 from trio_wsout.config.quantities import format_codes, is_unicode, parse_characters
 from trio_wsout.config.rules import check, says_nothing, unusable
-from trio_wsout.config.secret import MASK, Secret
+from trio_wsout.config.secret import Secret
 from trio_wsout.config.sections import NONE, Config, Delivery, Heartbeat, Mode
 from trio_wsout.config.templates import resolve_context
 from trio_wsout.config.unknown import MISSING, UNKNOWN, Unknown
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
 __all__ = ["keys_of", "kind_of", "load_config", "verify_config"]
 
 _FORM = ("output", "web-socket")
-_SHOWN = 60
 _NAMED = 6
 """Known fields that are named to a person who wrote one that is like none of them."""
 
@@ -349,7 +349,7 @@ def _converter() -> Converter:
         if isinstance(value, Unknown):
             return value
         if not isinstance(value, list):
-            raise _Wrong(f"expected a list; found {_type_name(value)}")
+            raise _Wrong(f"expected a list; found {type_name(value)}")
         return tuple(each for _, each in _each(enumerate(value), annotation, converter))
 
     converter.register_structure_hook_func(lambda kind: kind_of(kind) is not None, _structure_kind)
@@ -376,12 +376,12 @@ def _structure_kind(value: Any, annotation: Any) -> Any:  # noqa: ANN401 - a doc
             )
         return kind.parse(value)
     except ValueError as error:
-        raise _Wrong(f"{error}; found {_shown(value, kind)}") from None
+        raise _Wrong(f"{error}; found {shown(value, kind)}") from None
 
 
 def _named(value: object) -> list[tuple[str, Any]]:
     if not isinstance(value, Mapping):
-        raise _Wrong(f"expected a table of names and values; found {_type_name(value)}")
+        raise _Wrong(f"expected a table of names and values; found {type_name(value)}")
     named = [(key, each) for key, each in value.items() if isinstance(key, str) and is_unicode(key)]
     if len(named) < len(value):
         raise _Wrong("expected names that are texts, without halves of surrogate pairs")
@@ -436,7 +436,7 @@ def _section_hook(section: type, converter: Converter) -> Callable[[Any, Any], A
             return None
         if not isinstance(value, Mapping):
             either = f", or {NONE}" if section is Heartbeat else ""
-            raise _Wrong(f"expected a section with fields of its own{either}; found {_type_name(value)}")
+            raise _Wrong(f"expected a section with fields of its own{either}; found {type_name(value)}")
         twice = [str(key) for key in value if _kebab(key) != str(key) and _kebab(key) in value]
         # Null is what templates and YAML leave where nothing was said.
         read = {
@@ -555,37 +555,6 @@ def _homes() -> dict[str, list[str]]:
 
     walk(Config, "")
     return found
-
-
-def _shown(value: object, kind: Kind) -> str:
-    if kind.secret:
-        return MASK
-    if not isinstance(value, str | int | float) or isinstance(value, bool):
-        return _type_name(value)
-    if isinstance(value, int) and abs(value) >= 10**_SHOWN:
-        return f"a number of more than {_SHOWN} digits"
-    text = repr(value)
-    if isinstance(value, str) and "@" in value:
-        return "a text with @ in it"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-
-
-def _type_name(value: object) -> str:
-    match value:
-        case None:
-            return "nothing (null)"
-        case bool():
-            return str(value).lower()
-        case str():
-            return "a text"
-        case int() | float():
-            return "a number"
-        case Mapping():
-            return "a mapping"
-        case list() | tuple():
-            return "a list"
-        case _:
-            return type(value).__name__
 
 
 def _placed(document: Document, prefix: tuple[str, ...], path: KeyPath, reason: str) -> Problem:
