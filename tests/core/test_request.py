@@ -81,6 +81,44 @@ def build(at: str | None = None, *, values: Mapping[str, str] | None = None, **f
     )
 
 
+def holds_control(text: str) -> bool:
+    return any(ord(each) < 0x20 or each == "\x7f" for each in text)
+
+
+PLACES: Mapping[str, Any] = {
+    "headers.X": {"headers": {"X": "${env|V}"}},
+    "auth.headers.X": {"auth": Auth(headers={"X": Secret("${env|V}")})},
+    "query.q": {"query": {"q": "${env|V}"}},
+    "auth.query.q": {"auth": Auth(query={"q": Secret("a ${env|V}")})},
+    "auth.basic.username": {"auth": Auth(basic=Basic(username="${env|V}", password=Secret("p")))},
+    "auth.basic.password": {"auth": Auth(basic=Basic(username="u", password=Secret("${env|V}")))},
+    "auth.bearer-token": {"auth": Auth(bearer_token=Secret("${env|V}"))},
+    "the token callable": {"token": "canary\n"},
+    "the headers callable": {"extra": {"X": "canary\n"}},
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("value", ["canary\n", "can\r\nary", "\0canary", "can\x07ary", "canary\x7f"])
+def test_no_place_takes_a_control_character(place: str, value: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        build(values={"V": value}, **PLACES[place])
+    said = str(caught.value)
+    assert said.startswith(f"{place}: ")
+    assert "canary" not in said
+    if place not in ("auth.bearer-token", "the token callable", "the headers callable"):
+        assert "control character" in said
+        assert ("line break at its end" in said) == value.endswith("\n")
+
+
+def test_a_cursor_never_keeps_a_query_from_being_sent() -> None:
+    fields: Mapping[str, Any] = {"query": {"after": "${cursor}", "b": "b${cursor}b"}}
+    for cursor in ("1\n2", "", None):
+        request = build(cursor, **fields)
+        sent = parse_qsl(urlsplit(request.resource).query, keep_blank_values=True)
+        assert sent == [("after", cursor or ""), ("b", f"b{cursor or ''}b")]
+
+
 @given(NASTY)
 def test_a_header_is_one_line_with_its_value_or_refused_without_it(value: str) -> None:
     value = f"canary{value}"
@@ -99,8 +137,9 @@ def test_a_parameter_is_one_parameter_with_its_value(name: str, value: str) -> N
     try:
         request = build(url="ws://peer.test/a?own=1", query={name: "${env|V}"}, values={"V": value})
     except RequestError as error:
-        assert "surrogate" in str(error)
+        assert "surrogate" in str(error) or (holds_control(value) and "query." in str(error))
         return
+    assert not holds_control(value)
     target, headers = on_the_wire(request)
     assert parse_qsl(urlsplit(target).query, keep_blank_values=True) == [("own", "1"), (name, value)]
     assert headers == []
@@ -124,8 +163,10 @@ def test_basic_credentials_are_encoded_whole(username: str, password: str) -> No
     try:
         request = build(auth=Auth(basic=basic), values={"U": username, "P": password})
     except RequestError as error:
-        assert ":" in username or "surrogate" in str(error)
+        refused = "surrogate" in str(error) or (":" in username and "colon" in str(error))
+        assert refused or (holds_control(username + password) and "auth.basic." in str(error))
         return
+    assert not holds_control(username + password)
     ((name, value),) = on_the_wire(request)[1]
     scheme, _, pair = value.decode().partition(" ")
     assert (name, scheme) == ("authorization", "Basic")

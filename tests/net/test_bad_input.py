@@ -126,6 +126,11 @@ def is_encodable(value: str) -> bool:
     return not re.search("[\ud800-\udfff]", value)
 
 
+def is_plain(value: str) -> bool:
+    """Whether a text can be a value in a query, or a part of credentials: it holds no control character at all."""
+    return is_encodable(value) and not re.search("[\x00-\x1f\x7f]", value)
+
+
 def is_name(value: str) -> bool:
     return bool(TOKEN.fullmatch(value)) and not RESERVED.fullmatch(value)
 
@@ -363,6 +368,8 @@ def wanted(slot: str, value: str) -> Asked | None:
     lines = {"header": value, "mixed": f"a{value}b", "auth-header": value, "env": value, "called": value}
     if not is_line(lines.get(slot, "")) or (slot == "called-name" and not is_name(value)):
         return None
+    if slot in ("user", "password", "query", "auth-query", "env") and not is_plain(value):
+        return None
     if slot == "user" and ":" in value:
         return None
     line = lines.get(slot, "").strip(" \t").encode()
@@ -501,12 +508,12 @@ LITERALS: Mapping[str, tuple[dict[str, Any], Callable[[str], bool], Callable[[st
     ),
     "parameter": (
         {"query": {"v": "{{value}}"}, "auth": {"query": {"w": "{{value}}"}}},
-        is_encodable,
+        is_plain,
         lambda value: Asked(parameters={"own": "1", "v": value, "w": value}),
     ),
     "basic": (
         {"auth": {"basic": {"username": "{{value}}", "password": "{{value}}"}}},
-        lambda value: is_encodable(value) and ":" not in value,
+        lambda value: is_plain(value) and ":" not in value,
         lambda value: Asked(headers={"authorization": basic(value, value)}),
     ),
     "bearer-token": (

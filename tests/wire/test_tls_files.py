@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trustme
-from attrs import evolve, frozen
+from attrs import frozen
 from cryptography.hazmat.primitives import serialization as ser
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from trio_wsout import open_output
@@ -297,12 +297,3 @@ async def test_a_renewed_key_is_opened_by_a_renewed_password(
     password = PASSWORD
     await trio.sleep(1)
     assert await context.get() is not first
-
-
-def test_a_password_without_a_key_is_refused() -> None:
-    from trio_wsout.config import Config
-    from trio_wsout.config.rules import check
-
-    config = Config(url="wss://h/", tls=Tls(client_key_password=Secret("x")))
-    assert [each.path for each in check(config)] == ["tls.client-key-password"]
-    assert "x" not in repr(evolve(config).tls.client_key_password)

@@ -10,8 +10,10 @@ Rules
 3. Query parameters are appended to the URL's own: `auth.query`, `query`, the cursor's. A later
    parameter takes the place of an earlier one of the same name; those of the URL itself stay, but for
    one with the name of the cursor's, while there is a cursor: most servers read the first of two.
-4. A value that would not be one header line (control characters, also CR, LF and NUL) fails the
-   attempt; space around a value is cut off; what is not ASCII goes as UTF-8.
+4. A value with a control character (CR, LF, NUL or another) fails the attempt, wherever it would go: in a
+   header (where tabs are white space), in base64, in a query. What `${cursor}` brings into a query is not
+   looked at: percent signs carry it, and an event must never keep a link from opening.
+   Space around a header's value is cut off; what is not ASCII goes as UTF-8.
 5. No error text holds a value.
 6. What is secret in a handshake is noted, so that it can be masked where the server says it back:
    credentials, values of `auth.headers` and `auth.query`, of ``Authorization`` and ``Cookie``, of what
@@ -31,6 +33,8 @@ from attrs import field, frozen
 from trio_wsout.config.addresses import format_host_and_port, parse_host_and_port
 from trio_wsout.config.header_fields import (
     BEARER_ALLOWED,
+    HAS_CONTROL,
+    has_control,
     is_bearer,
     is_header_value,
     is_reserved_header,
@@ -189,7 +193,10 @@ def _parameters(config: Config, secrets: _Secrets, cursor: str | None) -> dict[s
         for name, secret in config.auth.query.items()
     }
     secrets.add(*found.values())
-    found |= {name: _expand(text, f"query.{name}", resolve) for name, text in config.query.items()}
+    paths = {name: f"auth.query.{name}" for name in found} | {name: f"query.{name}" for name in config.query}
+    found |= {name: _expand(text, paths[name], resolve) for name, text in config.query.items()}
+    for name, value in found.items():
+        _refuse_control(value.replace(cursor or "", ""), paths[name])
     if cursor is not None and config.cursor is not None and config.cursor.query_parameter is not None:
         found[config.cursor.query_parameter] = cursor
     return found
@@ -257,6 +264,8 @@ def _credentials(auth: Auth, secrets: _Secrets) -> str | None:
     username = _expand(auth.basic.username, "auth.basic.username", resolve)
     password = _expand(auth.basic.password.reveal(), "auth.basic.password", resolve)
     secrets.add(password)
+    _refuse_control(username, "auth.basic.username")
+    _refuse_control(password, "auth.basic.password")
     if ":" in username:
         message = "auth.basic.username: a user name holds no colon (RFC 7617)"
         raise RequestError(message)
@@ -266,6 +275,16 @@ def _credentials(auth: Auth, secrets: _Secrets) -> str | None:
         message = "auth.basic: a lone surrogate can't be encoded"
         raise RequestError(message) from None
     return f"Basic {base64.b64encode(pair).decode('ascii')}"
+
+
+def _refuse_control(value: str, path: str) -> None:
+    if has_control(value):
+        raise _control_in(value, path)
+
+
+def _control_in(value: str, path: str) -> RequestError:
+    at_its_end = "" if has_control(value.rstrip("\r\n")) else ": a line break at its end"
+    return RequestError(f"{path}: the value {HAS_CONTROL}{at_its_end}")
 
 
 def _bearer(token: str, path: str) -> str:
@@ -278,8 +297,7 @@ def _bearer(token: str, path: str) -> str:
 def _header_value(value: str, path: str) -> bytes:
     stripped = value.strip(" \t")
     if not is_header_value(stripped):
-        message = f"{path}: the value holds a control character (CR, LF, NUL or another)"
-        raise RequestError(message)
+        raise _control_in(value, path)
     try:
         return stripped.encode()
     except UnicodeEncodeError:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["BEARER_ALLOWED", "is_bearer", "is_header_value", "is_reserved_header", "is_token"]
+__all__ = [
+    "BEARER_ALLOWED",
+    "HAS_CONTROL",
+    "has_control",
+    "is_bearer",
+    "is_header_value",
+    "is_reserved_header",
+    "is_token",
+]
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 _RESERVED = frozenset({"host", "connection", "upgrade", "content-length", "transfer-encoding"})
 _BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*", re.ASCII)
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def is_token(text: str) -> bool:
@@ -26,9 +34,22 @@ def is_bearer(text: str) -> bool:
     return _BEARER.fullmatch(text) is not None
 
 
+HAS_CONTROL = "holds a control character (CR, LF, NUL or another)"
+"""What `has_control` finds, in words."""
+
+
+def has_control(text: str) -> bool:
+    """Whether a text holds a control character, which no value of a handshake may, wherever it goes.
+
+    Base64 and percent signs would carry one; but it is nearly always the line break at the end of a file, which no
+    server takes for part of a password or a token.
+    """
+    return _CONTROL.search(text) is not None
+
+
 def is_header_value(text: str) -> bool:
     """Whether a text is one header line's value: no control characters but tabs inside (RFC 9110 section 5.5)."""
-    return _CONTROL.search(text.strip(" \t")) is None
+    return not has_control(text.strip(" \t").replace("\t", " "))
 
 
 def is_reserved_header(name: str) -> bool:
