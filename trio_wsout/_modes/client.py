@@ -32,7 +32,7 @@ from trio_wsout._core.statistics import Statistics
 from trio_wsout._modes.tree import Tree, stop_when_broken
 from trio_wsout._tasks.outbox import Outbox
 from trio_wsout._tasks.persister import Persister
-from trio_wsout._tasks.reader import Inbox, RawInbox
+from trio_wsout._tasks.reader import Counts, Inbox, RawInbox
 from trio_wsout._tasks.sender import LinkSender, Sender
 from trio_wsout._tasks.spooler import Spooler
 from trio_wsout._tasks.supervisor import Supervisor
@@ -74,7 +74,12 @@ class ClientTree(Tree):
         acked = config.delivery.level is DeliveryLevel.ACKED
         self._acks = AckReader(config.delivery.ack_pointer, self._epoch) if acked else None
         kind = inbox or (RawInbox if hooks.raw else Inbox)
-        self.inbox = kind(config.payload, self._giving if hooks.receive else None, self._acks)
+        self.inbox = kind(
+            config.payload,
+            self._giving if hooks.receive else None,
+            self._acks,
+            counts=Counts(self.peer_log),
+        )
         self._source: Source = self._taking
         self.spooler: Spooler | None = None
         if config.spool is not None:
@@ -112,6 +117,7 @@ class ClientTree(Tree):
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(stop_when_broken, self.ledger, nursery.cancel_scope)
+                nursery.start_soon(self.peer_log.run)
                 if self.spooler is not None:
                     nursery.start_soon(self.spooler.run)
                 nursery.start_soon(self.sender.run, self._source)

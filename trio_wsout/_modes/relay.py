@@ -17,7 +17,6 @@
 
 from __future__ import annotations
 
-import logging
 import traceback
 from collections import deque
 from functools import partial
@@ -56,8 +55,6 @@ if TYPE_CHECKING:
     Edit = Callable[[Relayed], Relayed | None]
 
 __all__ = ["RelayTree"]
-
-_log = logging.getLogger("trio_wsout")
 
 _APPLICATION = 256
 """Events of the application that wait for their turn."""
@@ -204,7 +201,7 @@ class RelayTree(ServingTree):
         return edited
 
     def _tell_refused(self, peer: Peer, reason: str) -> None:
-        _log.error("a message from %s was not passed on: %s", peer.address, reason)
+        self.peer_log.error("a message from %s was not passed on: %s", peer.address, reason)
 
     def accepted_from(self, source: ServedPeer | Uplink, item: Relayed) -> Accepted | None:
         """A message as an event that all others get; None, counted and logged: it can't be passed on."""
@@ -221,11 +218,11 @@ class RelayTree(ServingTree):
                 payload = self.encoder.event(JsonLine.joined(item.raw))
         except ValueError as error:
             self.counts.dropped += 1
-            _log.warning("a message from %s was not passed on: %s", item.peer.address, error)
+            self.peer_log.warning("a message from %s was not passed on: %s", item.peer.address, error)
             return None
         if len(payload) > config.max_message_size:
             self.counts.dropped += 1
-            _log.warning(
+            self.peer_log.warning(
                 "a message from %s was not passed on: it exceeds max-message-size", item.peer.address
             )
             return None

@@ -43,7 +43,7 @@ class ServingTree(Tree):
         """Make the tree; `run` brings it to life."""
         super().__init__(config, hooks)
         self._epoch = time.time_ns() // 1_000_000
-        self.audience = Audience(config, self.ledger, text=self.encoder.is_text)
+        self.audience = Audience(config, self.ledger, self.peer_log, text=self.encoder.is_text)
         self.ledger.on_awaited = self.audience.hurry
         self.listener = Listener(
             config,
@@ -54,7 +54,7 @@ class ServingTree(Tree):
             hooks.listeners,
             self._resolve,
         )
-        self.counts = Counts()
+        self.counts = Counts(self.peer_log)
         self._archive: Archive | None = None
         self._tells_gaps = config.history is None or config.history.on_gap is OnGap.TELL
         self._packer: Packer | None = None
@@ -80,6 +80,7 @@ class ServingTree(Tree):
             await self._open_history()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(stop_when_broken, self.ledger, nursery.cancel_scope)
+                nursery.start_soon(self.peer_log.run)
                 await self._start_tasks(nursery)
                 nursery.start_soon(self.listener.run, nursery)
                 task_status.started()

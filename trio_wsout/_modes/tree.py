@@ -20,6 +20,7 @@ from trio_wsout._tasks.ledger import Flush, Ledger
 from trio_wsout._tasks.received_channel import Handover
 from trio_wsout._tasks.sender import Source
 from trio_wsout._tasks.text_files import read_text_file
+from trio_wsout._wire.peer_log import PeerLog
 from trio_wsout._wire.tls import client_context, key_password
 from trio_wsout.config.quantities import is_unicode
 from trio_wsout.config.sections import BatchMode
@@ -95,6 +96,7 @@ class Tree(ABC):
         if config.cursor is not None:
             self._cursor = CursorReader(config.cursor, in_header=goes_into_header(config))
         self.ledger = Ledger(hooks.undelivered)
+        self.peer_log = PeerLog()
         intake = Intake(_INTAKE)
         self.intake: Entry = intake
         self._taking: Queue = intake

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from trio_wsout._tasks.look import Suspect
     from trio_wsout._tasks.uplink import Uplink
     from trio_wsout._wire.connection import Connection
+    from trio_wsout._wire.peer_log import PeerLog
     from trio_wsout.config.sections import Config
 
 __all__ = ["TRY_AGAIN_LATER", "Audience", "Member", "gap_frame"]
@@ -101,13 +102,14 @@ class Member(Owner, Protocol):
 class Audience:
     """Takes messages for everybody; a `Sink`. A message is framed once, whatever the number of peers."""
 
-    def __init__(self, config: Config, ledger: Ledger, *, text: bool) -> None:
+    def __init__(self, config: Config, ledger: Ledger, peer_log: PeerLog, *, text: bool) -> None:
         server = config.server
         assert server is not None  # noqa: S101 - the rules see to it
         self.log = Fanout(config.delivery, config.retry, capacity=server.send_buffer_capacity)
         self.opcode = TEXT if text else BINARY
         self.peers: set[Member] = set()
         self._ledger = ledger
+        self.peer_log = peer_log
         self._policy = server.slow_peer
         self._patience = server.slow_peer_timeout
         self.idle: set[Member] = set()
@@ -297,7 +299,7 @@ class Audience:
 
     def _expel(self, slow: Sequence[Member]) -> None:
         for peer in slow:
-            _log.warning("peer %s does not keep up and is closed with 1013", peer.peer.address)
+            self.peer_log.warning("peer %s does not keep up and is closed with 1013", peer.peer.address)
             self.expelled += 1
             peer.close(TRY_AGAIN_LATER)
 

@@ -91,11 +91,13 @@ def beat(
     ring: Callable[[], object],
     *,
     all_read: bool = False,
+    warn: Callable[[str], object] = _log.warning,
 ) -> bool:
     """Do what the heartbeat wants now: have `ring` write a ping, look how far what was written has come, warn, or cut.
 
     Return whether the peer gave no sign of life in time: then this is to be called again with `all_read`, once all
-    that lay in the socket was read, and before that it is neither warned of nor cut.
+    that lay in the socket was read, and before that it is neither warned of nor cut. A listener, which has many
+    peers, has `warn` write no line for each miss.
     """
     now = trio.current_time()
     pulse = monitor.poll(now, all_read=all_read)
@@ -108,7 +110,7 @@ def beat(
         case Pulse.CUT:
             connection.end(Ending(cause=Cause.UNHEALTHY, detail="no sign of life within heartbeat.timeout"))
         case Pulse.WARN:
-            _log.warning("no sign of life within heartbeat.timeout")
+            warn("no sign of life within heartbeat.timeout")
         case _:
             pass
     return pulse is Pulse.READ

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from trio_wsout._tasks.reader import Inbox
     from trio_wsout._wire.accept import Guest
     from trio_wsout._wire.connection import Connection
+    from trio_wsout._wire.peer_log import PeerLog
     from trio_wsout.config.sections import Config
 
 __all__ = ["Host", "Listener"]
@@ -50,9 +51,9 @@ _STATUS = "Resume-Status"
 _OVER = frozenset({errno.EBADF, errno.ENOTSOCK, errno.EINVAL, errno.EFAULT})
 """Errors of a listener that will accept nobody any more."""
 _FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-"""Errors that trio itself logs, and waits after."""
+"""Errors of this side, after which it waits: a connection that can't be accepted stays, and is there again at once."""
 _MOMENT = 0.1
-"""Seconds to wait after a second error in a row, as trio does."""
+"""Seconds to wait after such an error, and after a second one of any kind in a row."""
 
 
 class Host(Protocol):
@@ -74,8 +75,9 @@ class Host(Protocol):
 class _Steady(trio.abc.Listener[trio.abc.Stream]):
     """A listener that goes on after an error of one connection or of the network (accept(2))."""
 
-    def __init__(self, listener: trio.abc.Listener[trio.abc.Stream]) -> None:
+    def __init__(self, listener: trio.abc.Listener[trio.abc.Stream], peer_log: PeerLog) -> None:
         self._listener = listener
+        self._peer_log = peer_log
 
     async def accept(self) -> trio.abc.Stream:
         again = False
@@ -83,9 +85,10 @@ class _Steady(trio.abc.Listener[trio.abc.Stream]):
             try:
                 return await self._listener.accept()
             except OSError as error:
-                if error.errno in _OVER or error.errno in _FULL:
+                if error.errno in _OVER:
                     raise
-                _log.warning("a connection was not accepted: %s", error)
+                self._peer_log.warning("a connection was not accepted: %s", error)
+                again = again or error.errno in _FULL
             if again:
                 await trio.sleep(_MOMENT)
             again = True
@@ -117,7 +120,13 @@ class Listener:
         server = self._config.server
         assert server is not None  # noqa: S101 - the rules see to it
         self._closes_slow = server.slow_peer is SlowPeer.DISCONNECT
-        self.acceptor = Acceptor(self._config, self._authenticate, text=self._text, resolve=self._resolve)
+        self.acceptor = Acceptor(
+            self._config,
+            self._authenticate,
+            text=self._text,
+            resolve=self._resolve,
+            peer_log=self._audience.peer_log,
+        )
 
     async def open(self) -> None:
         """Bind, and read the TLS files and the credentials.
@@ -144,7 +153,7 @@ class Listener:
         nursery.start_soon(self._audience.watch.run)
         try:
             with self._accepting:  # noqa: ASYNC912 - serving waits
-                listeners = [_Steady(each) for each in self._listeners]
+                listeners = [_Steady(each, self._audience.peer_log) for each in self._listeners]
                 await trio.serve_listeners(self._serve, listeners, handler_nursery=nursery)
         finally:
             await self.aclose()  # noqa: ASYNC102 - by force, which never waits
@@ -170,7 +179,7 @@ class Listener:
         try:
             await self._admit(stream)
         except Exception:  # noqa: BLE001 - one connection's trouble is nobody else's
-            _log.exception("a connection ended by an error of this side")
+            self._audience.peer_log.error("a connection ended by an error of this side", exc_info=True)
             self._audience.settle()
         finally:
             await trio.aclose_forcefully(stream)  # noqa: ASYNC102 - by force, which never waits
@@ -195,7 +204,7 @@ class Listener:
         try:
             return await self._host.greet(guest.handshake.cursor)
         except HistoryError as error:
-            _log.error("a peer that wants to resume was refused with 503: %s", error)
+            self._audience.peer_log.error("a peer that wants to resume was refused with 503: %s", error)
             await self.acceptor.turn_away(guest, "the history can't be read")
             return None
 
@@ -245,6 +254,8 @@ class Listener:
             return
         place.stuck = False
         if place.dropped:
-            _log.warning("peer %s did not read its answer in time and is closed with 1013", peer.peer.address)
+            self._audience.peer_log.warning(
+                "peer %s did not read its answer in time and is closed with 1013", peer.peer.address
+            )
             self._audience.expelled += 1
             peer.close(TRY_AGAIN_LATER)

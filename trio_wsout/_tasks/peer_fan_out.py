@@ -6,7 +6,6 @@ then the task waits. It writes where the connection has no room, or can't be wri
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from trio_wsout.config.sections import Config
 
 __all__ = ["GOING_AWAY", "Greeting", "PeerFanOut"]
-
-_log = logging.getLogger("trio_wsout")
 
 GOING_AWAY = 1001
 """Close code of a listener that ends, and for peers that are idle."""
@@ -254,7 +251,7 @@ class PeerFanOut:
                 self.close(_GONE, gap.first or "")
                 return
             except (HistoryError, PackingError) as error:
-                _log.error("a peer's replay was broken off: %s", error)
+                self._audience.peer_log.error("a peer's replay was broken off: %s", error)
                 self.close(_INTERNAL_ERROR)
                 return
             if not frames:
@@ -344,7 +341,7 @@ class PeerFanOut:
 
     def poll(self) -> Suspect | None:
         """Ping; or return the connection, if the peer is to be warned of, cut, or closed."""
-        silent = beat(self.connection, self.monitor, self.ping)
+        silent = beat(self.connection, self.monitor, self.ping, warn=self._audience.peer_log.warning)
         over = earliest(self._stalls_at, self._idle_at, self._part_by)
         if silent or (over is not None and trio.current_time() >= over):
             return Suspect(self.connection, partial(self._judge, silent=silent))
@@ -370,7 +367,13 @@ class PeerFanOut:
             else:
                 self._wait_from(now)
         if silent:
-            beat(self.connection, self.monitor, self.ping, all_read=True)
+            beat(
+                self.connection,
+                self.monitor,
+                self.ping,
+                all_read=True,
+                warn=self._audience.peer_log.warning,
+            )
         if self.connection.ending is not None:
             self._audience.was_cut(self)
 

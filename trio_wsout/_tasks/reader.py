@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 import trio
-from attrs import define
+from attrs import define, field
 
 from trio_wsout._core.cursor import MISSING
 from trio_wsout._core.json_line import parse_json
 from trio_wsout._core.payload import MessageError, decode
 from trio_wsout._core.received import RawReceived, Received
+from trio_wsout._wire.peer_log import PeerLog
 from trio_wsout.config.sections import Payload
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from trio_wsout._wire.connection import Connection
 
 __all__ = ["Counts", "Inbox", "RawInbox", "Taking", "WritingSide", "run_reader"]
-
-_log = logging.getLogger("trio_wsout")
 
 
 class Taking(Protocol):
@@ -75,6 +73,8 @@ class WritingSide(Protocol):
 class Counts:
     """What came in, over all connections."""
 
+    peer_log: PeerLog = field(factory=PeerLog)
+    """Where it is told what nobody could read."""
     received: int = 0
     """Messages."""
     dropped: int = 0
@@ -131,7 +131,7 @@ class Inbox:
                     items += [Received(event, peer) for event in unpacker.events(message)]
             except MessageError as error:
                 self.counts.dropped += 1
-                _log.warning("a received message was dropped: %s", error)
+                self.counts.peer_log.warning("a received message was dropped: %s", error)
         return items
 
     async def settled_soon(self) -> bool:

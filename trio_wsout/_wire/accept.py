@@ -22,6 +22,7 @@ from trio_wsout._core.received import Peer
 from trio_wsout._wire.connection import Connection
 from trio_wsout._wire.guard import Guard
 from trio_wsout._wire.http import read_head, refuse
+from trio_wsout._wire.peer_log import PeerLog
 from trio_wsout._wire.tap import RECEIVE_BYTES, Tap
 from trio_wsout._wire.user_timeout import set_user_timeout
 from trio_wsout.errors import ConfigError, Problem
@@ -72,6 +73,7 @@ class Acceptor:
         *,
         text: bool = True,
         resolve: Resolve | None = None,
+        peer_log: PeerLog | None = None,
     ) -> None:
         """Admit by the `server` section, and then by `authenticate`.
 
@@ -80,6 +82,7 @@ class Acceptor:
             authenticate: The application's word on each handshake; None if it leaves that to the section.
             text: Whether messages are text; else they are binary.
             resolve: Returns the value of a ``${…}`` of `server.auth`.
+            peer_log: Where it is told what peers can cause at will; None for one of its own.
         """
         assert config.server is not None  # noqa: S101 - the rules see to it
         self._config = config
@@ -87,6 +90,7 @@ class Acceptor:
         self._text = text
         self._admission = Admission(config, resolve)
         self._told: str | None = None
+        self._peer_log = peer_log or PeerLog()
         self.places = Places(config.server.max_connections)
         self.tls = None
         self.refused = 0
@@ -188,18 +192,18 @@ class Acceptor:
         try:
             verdict = cast("object", await awaitable("authenticate", self._authenticate(handshake)))
         except CallableError as error:
-            _log.error("%s; the peer was refused", error)
+            self._peer_log.error("%s; the peer was refused", error)
             return Deny(status=500, reason="not admitted")
         except Exception as error:  # noqa: BLE001 - the application's, whatever it is
             # Its text may hold what the peer asked with, and so a secret.
             where = "".join(traceback.format_tb(error.__traceback__)).rstrip()
             kind = type(error).__name__
-            _log.error(
+            self._peer_log.error(
                 "the application's authenticate callable raised %s; the peer was refused\n%s", kind, where
             )
             return Deny(status=500, reason="not admitted")
         if not isinstance(verdict, Admit) and not isinstance(verdict, Deny):
-            _log.error(
+            self._peer_log.error(
                 "authenticate gave %s, not Admit or Deny; the peer was refused", type(verdict).__name__
             )
             return Deny(status=500, reason="not admitted")

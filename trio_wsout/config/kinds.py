@@ -19,6 +19,8 @@ from trio_wsout.config import addresses, quantities
 from trio_wsout.config.bare import as_text
 from trio_wsout.config.header_fields import (
     BEARER_ALLOWED,
+    HAS_CONTROL,
+    has_control,
     is_bearer,
     is_header_value,
     is_reserved_header,
@@ -51,15 +53,16 @@ __all__ = [
     "SECRET_HEADER",
     "SECRET_TEMPLATE",
     "SECRET_TEXT",
+    "SECRET_VALUE",
     "SHOWN_BEARER",
     "SHOWN_PASSWORD",
     "STATE_ID",
-    "TEMPLATE",
     "TEXT",
     "TOKEN",
     "URL",
     "USER",
     "USERNAME",
+    "VALUE",
     "Kind",
     "choice",
     "count",
@@ -221,7 +224,6 @@ TEXT = Kind(parse=_text, schema=_BARE)
 CHARACTERS = Kind(parse=_characters, schema=_BARE)
 """A text that bytes can say."""
 PLACE = Kind(parse=_place, schema=_PLACE_SCHEMA)
-TEMPLATE = Kind(parse=_template, schema=_TEMPLATE_SCHEMA, templated=True)
 BATCH_LINE = Kind(
     parse=_batch_line,
     schema={**_BARE, "format": "trio-wsout-batch-template"},
@@ -229,7 +231,7 @@ BATCH_LINE = Kind(
     words="templated text of a batch",
 )
 """Header or footer of a batch, which knows more sources."""
-_header = _of(_static(is_header_value), "holds a control character (CR, LF, NUL or another)", _template)
+_header = _of(_static(is_header_value), HAS_CONTROL, _template)
 HEADER = Kind(parse=_header, schema={**_BARE, "format": "trio-wsout-header"}, templated=True, secret=True)
 """A header's value: shown where it is configured and not sensitive, but never in an error."""
 
@@ -249,7 +251,11 @@ def _secret(parse: Callable[[object], str], schema: Mapping[str, object], *, tem
     )
 
 
+_value = _of(_static(lambda text: not has_control(text)), HAS_CONTROL, _template)
+VALUE = Kind(parse=_value, schema={**_BARE, "format": "trio-wsout-value"}, templated=True)
+"""A value in a query."""
 SECRET_TEXT = _secret(_text, _BARE)
+SECRET_VALUE = _secret(_value, VALUE.schema, templated=True)
 SECRET_TEMPLATE = _secret(_template, _TEMPLATE_SCHEMA, templated=True)
 SECRET_HEADER = _secret(_header, HEADER.schema, templated=True)
 BEARER = _secret(
@@ -290,7 +296,7 @@ USERNAME = Kind(
     parse=_of(
         _static(lambda name: ":" not in name),
         "holds a colon, which a user name can't (RFC 7617)",
-        _template,
+        _value,
     ),
     schema={**_BARE, "format": "trio-wsout-username"},
     templated=True,

@@ -36,15 +36,16 @@ from trio_wsout.config.kinds import (
     SECRET_HEADER,
     SECRET_TEMPLATE,
     SECRET_TEXT,
+    SECRET_VALUE,
     SHOWN_BEARER,
     SHOWN_PASSWORD,
     STATE_ID,
-    TEMPLATE,
     TEXT,
     TOKEN,
     URL,
     USER,
     USERNAME,
+    VALUE,
     choice,
     count,
     duration,
@@ -211,7 +212,7 @@ class Basic:
 
     username: Annotated[str, USERNAME]
     """User name; templated; no colon."""
-    password: Annotated[Secret, SECRET_TEMPLATE]
+    password: Annotated[Secret, SECRET_VALUE]
     """Password; templated."""
 
 
@@ -223,7 +224,7 @@ class Auth:
         dict[str, Secret]
     )
     """Headers to add; values templated."""
-    query: Mapping[Annotated[str, NAME], Annotated[Secret, SECRET_TEMPLATE]] = Factory(dict[str, Secret])
+    query: Mapping[Annotated[str, NAME], Annotated[Secret, SECRET_VALUE]] = Factory(dict[str, Secret])
     """Query parameters to add; values templated."""
     bearer_token: Annotated[Secret, BEARER] | None = None
     """Sent as ``Authorization: Bearer …``; templated; not together with `basic`."""
@@ -418,7 +419,7 @@ class Config:
         factory=dict[str, str], repr=mask_headers
     )
     """Headers for the opening handshake; values templated."""
-    query: Mapping[Annotated[str, NAME], Annotated[str, TEMPLATE]] = Factory(dict[str, str])
+    query: Mapping[Annotated[str, NAME], Annotated[str, VALUE]] = Factory(dict[str, str])
     """Query parameters appended to `url`; values templated."""
     subprotocols: tuple[Annotated[str, TOKEN], ...] = ()
     """Offered in this order."""
