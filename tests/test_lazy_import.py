@@ -11,7 +11,7 @@ import trio_wsout
 
 def python(script: str) -> str:
     run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=True
     )
     return run.stdout.strip()
 
@@ -30,7 +30,7 @@ def test_help_imports_no_library() -> None:
         "print({'trio', 'cattrs', 'ssl', 'pygments'} & set(sys.modules), file=sys.stderr)"
     )
     run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=True
     )
     assert "Usage: trio-wsout" in run.stdout
     assert run.stderr.strip() == "set()"

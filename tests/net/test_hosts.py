@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 async def bounded() -> AsyncGenerator[None, None]:
     """No test here may hang."""
-    with trio.fail_after(60):
+    with trio.fail_after(300):
         yield
 
 

@@ -1097,7 +1097,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
             start_new_session=True,
         )
     try:
-        if not made.loaded.wait(20):
+        if not made.loaded.wait(PATIENCE):
             pytest.fail(
                 f"{CHROMIUM} did not open the page; it said:\n{log.read_text(errors='replace')[-3000:]}"
             )
