@@ -7,17 +7,20 @@ import os
 import resource
 import socket
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.testing
 import trio_wsout
 from layers import Layer, write_certificate
 from trio_websocket import open_websocket_url
 
 if TYPE_CHECKING:
     import trustme
+    from trio.testing import MockClock
 
 pytestmark = pytest.mark.network
 
@@ -170,6 +173,84 @@ async def test_who_gets_the_number_of_a_socket_gets_nothing_of_who_had_it_before
         assert reused, "the numbers were in use again, or this shows nothing"
         assert output.statistics().peers == 0
         nursery.cancel_scope.cancel()
+
+
+async def test_who_gets_the_number_of_a_socket_of_a_cancelled_peer_gets_nothing_that_is_sent_meanwhile() -> (
+    None
+):
+    reused = 0
+    for _ in range(40):
+        strangers: list[int] = []
+        async with trio.open_nursery() as closing:
+            with trio.CancelScope() as scope:
+                async with trio_wsout.open_output(config()) as output:
+                    for _ in range(4):
+                        peer = await RawPeer.connect(port_of(output))
+                        closing.start_soon(peer.run)
+                    await output.wait_peers(4)
+                    await output.send("x")
+                    await output.flush()
+                    there = open_numbers()
+                    scope.cancel()
+                    try:
+                        await trio.sleep_forever()
+                    finally:
+                        # By chance some peers have been cancelled before this task, and the sender has not.
+                        strangers += [os.memfd_create("a stranger") for _ in range(8)]
+                        reused += not there.isdisjoint(map(str, strangers))
+                        with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
+                            output.send_nowait("what no stranger may read")
+            closing.cancel_scope.cancel()
+        for stranger in strangers:
+            assert os.pread(stranger, 100, 0) == b""
+            os.close(stranger)
+    assert reused, "the numbers were in use again, or this shows nothing"
+
+
+async def test_what_two_peers_got_is_counted_for_each() -> None:
+    batch = {"mode": "fixed", "fixed-size": 3, "timeout": "1h"}
+    async with trio_wsout.open_output(config(batch=batch)) as output, trio.open_nursery() as nursery:
+        peers = [await RawPeer.connect(port_of(output)) for _ in range(2)]
+        for peer in peers:
+            nursery.start_soon(peer.run)
+        await output.wait_peers(2)
+        for number in range(12):
+            await output.send({"n": number})
+            await output.flush() if number % 3 == 2 else None
+        figures = output.statistics()
+        assert (figures.written, figures.written_messages, figures.confirmed) == (24, 8, 12)
+        assert [len(peer.texts) for peer in peers] == [4, 4]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_that_spoke_after_it_was_written_to_is_idle_from_when_it_spoke(
+    mock_clock: MockClock,
+) -> None:
+    async def pass_time(seconds: float) -> None:
+        for _ in range(round(4 * seconds)):  # little by little: this process is not late
+            mock_clock.jump(0.25)
+            await trio.testing.wait_all_tasks_blocked(0.001)
+
+    fields = config(
+        server={"idle-timeout": "60s"}, heartbeat="none", delivery={"level": "acked"}, retry={"timeout": "1h"}
+    )
+    async with trio_wsout.open_output(fields) as output, trio.open_nursery() as nursery:
+        peer = await RawPeer.connect(port_of(output))
+        nursery.start_soon(peer.run)
+        await output.wait_peers(1)
+        await output.send({"n": 1})
+        while not peer.texts:
+            await trio.lowlevel.checkpoint()
+        await pass_time(0.5)
+        # Nobody has looked at its account yet: all peers are asked after a second.
+        await peer.stream.send_all(b"\x81\x82\0\0\0\0hi")
+        while not output.statistics().received:
+            await trio.lowlevel.checkpoint()
+        await pass_time(59.75)  # 60.25 s after the one, 59.75 s after the other
+        assert peer.close_code is None
+        while peer.close_code is None:
+            await pass_time(0.25)
+        assert peer.close_code == 1001
 
 
 async def test_a_peer_that_reads_and_never_acknowledges_is_cut_when_retry_timeout_is_over() -> None:

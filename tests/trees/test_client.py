@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 import trio_wsout
+from tests.trees.conftest import LateStream
 from trio_wsout.config import Config
 from trio_wsout.testing import Accept, Refuse, Silent, Unreachable, open_peer
 
@@ -336,6 +337,22 @@ async def test_after_a_break_exactly_the_unconfirmed_go_again_first_and_in_order
             await output.send("5")
         assert peer.connections[0].messages == ["0", "1", "2", "3", "4"]
         assert peer.connections[1].messages == ["0", "1", "2", "3", "4", "5"]
+
+
+async def test_a_pong_that_is_read_before_the_write_has_returned_confirms(autojump_clock: object) -> None:
+    async with open_peer() as peer:
+
+        async def open_stream(host: str, port: int) -> trio.abc.Stream:
+            return LateStream(await peer.open_stream(host, port))
+
+        async with trio_wsout.open_output(config(heartbeat="none"), open_stream=open_stream) as output:
+            await output.wait_connected()
+            receipt = await output.submit("x")
+            start = trio.current_time()
+            await receipt.wait()
+            assert trio.current_time() == start
+            await output.flush()
+            assert (output.statistics().confirmed, output.statistics().unconfirmed) == (1, 0)
 
 
 async def test_fixed_batches_close_by_size_and_by_time(autojump_clock: object) -> None:
@@ -902,6 +919,67 @@ async def test_on_state_hears_every_change(autojump_clock: object) -> None:
         ("open", 2, None),
         ("closed", 2, None),
     ]
+
+
+async def test_on_state_finds_figures_that_know_of_the_change(autojump_clock: object) -> None:
+    outputs: list[trio_wsout.Output] = []
+    seen: list[tuple[str, str | None]] = []
+
+    def on_state(change: trio_wsout.LinkChange) -> None:
+        for output in outputs:
+            figures = output.statistics()
+            assert figures.state == change.state.value
+            assert figures.peers == (change.state.value == "open")
+            assert figures.last_error == (None if change.ending is None else change.ending.detail)
+            seen.append((figures.state, figures.last_error))
+
+    async with open_peer() as peer:
+        peer.plan(Unreachable(), Refuse(), Accept(cut_after=1))
+        async with trio_wsout.open_output(
+            config(reconnect={"jitter": 0}), open_stream=peer.open_stream, on_state=on_state
+        ) as output:
+            outputs.append(output)
+            await output.send("x")
+            await output.flush()
+    states = [state for state, _ in seen]
+    again = ["backing-off", "dialling"]
+    assert states == ["dialling", *again, *again, "open", *again, "open", "closed"]
+    told = [error or "" for state, error in seen if state == "backing-off"]
+    assert ["refused" in told[0], "503" in told[1], len(set(told))] == [True, True, 3]
+
+
+async def test_a_write_that_was_cancelled_is_not_counted_as_written(autojump_clock: object) -> None:
+    async with open_peer(buffered=False) as peer:
+        peer.plan(Accept(read=False))
+        with trio.CancelScope() as scope:
+            async with trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
+                await output.wait_connected()
+                await output.send("x")
+                await trio.sleep(1)
+                assert output.statistics().written == 0
+                scope.cancel()
+    figures = output.statistics()
+    assert (figures.written, figures.written_messages, figures.confirmed, figures.undelivered) == (0, 0, 0, 1)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_what_came_and_was_not_taken_as_the_output_ended_is_counted_as_dropped(
+    cancelled: bool, autojump_clock: object
+) -> None:
+    async with open_peer() as peer:
+        with trio.CancelScope() as scope:
+            async with trio_wsout.open_output(config(), open_stream=peer.open_stream, receive=True) as output:
+                await output.wait_connected()
+                for number in range(200):
+                    await peer.send(str(number))
+                await trio.sleep(1)
+                if cancelled:
+                    scope.cancel()
+    taken = [item.event async for item in output.received]
+    assert taken == [str(number) for number in range(len(taken))]
+    figures = output.statistics()
+    assert figures.dropped > 0
+    assert figures.received == len(taken) + figures.dropped
 
 
 async def test_an_on_state_that_raises_costs_nothing(

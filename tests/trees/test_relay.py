@@ -470,6 +470,38 @@ async def test_an_application_that_takes_nothing_makes_peers_wait_and_one_that_l
     assert output.statistics().dropped > 0
 
 
+@pytest.mark.parametrize("taking_after", [0, 3], ids=["takes", "takes late"])
+async def test_what_waits_for_its_turn_while_all_is_full_reaches_the_application_and_the_others_once(
+    taking_after: float, room: Room, autojump_clock: MockClock
+) -> None:
+    fields = config(server={"send-buffer-capacity": 1, "slow-peer-timeout": "1h"}, heartbeat="none")
+    async with trio_wsout.open_output(fields, listeners=[room.listener], receive=True) as output:
+        narrow = await room.enter(bounded=True)
+        speaker, other = await room.enter(), await room.enter()
+        narrow.stall()
+        taken: list[object] = []
+
+        async def take() -> None:
+            await trio.sleep(taking_after)
+            async for item in output.received:
+                taken.append(item.event)
+
+        room.nursery.start_soon(take)
+        await speaker.stream.send_all(
+            b"".join([speaker.websocket.send(TextMessage(data=f"s:{number}")) for number in range(300)])
+        )
+        await trio.sleep(1)
+        assert output.statistics().accepted < 200, "the queues are full"
+        narrow.go_on()
+        await narrow.wait_for(300)
+        await trio.sleep(1)
+        everything = list(range(300))
+        assert told(narrow.messages, "s") == told(other.messages, "s") == everything
+        assert taken == [f"s:{number}" for number in everything]
+        figures = output.statistics()
+        assert (figures.received, figures.accepted, figures.dropped) == (300, 300, 0)
+
+
 @pytest.mark.parametrize("store", [None, "memory:"])
 async def test_a_flooding_peer_delays_others_by_one_turn_and_no_more(
     store: str | None, room: Room, autojump_clock: MockClock

@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.lowlevel
 import trio_wsout
+from tests.trees.conftest import LateListener
 from trio_wsout._core.history import Limits
 from trio_wsout.stores.history_memory import MemoryHistoryStore
 from wsproto.events import CloseConnection, Ping
@@ -80,6 +81,20 @@ async def test_confirmed_is_what_every_peer_has(listener: MemoryListener, autoju
         await silent.stream.aclose()  # gone: nobody waits for it any more
         await receipt.wait()
         assert output.statistics().confirmed == 1
+
+
+async def test_a_pong_that_is_read_before_the_write_has_returned_confirms(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    listener = LateListener(nursery)
+    async with trio_wsout.open_output(config(heartbeat="none"), listeners=[listener]) as output:
+        await listener.connect()
+        await output.wait_peers(1)
+        await trio.sleep(5)
+        receipt = await output.submit("x")
+        start = trio.current_time()
+        await receipt.wait()
+        assert trio.current_time() == start
 
 
 async def test_many_peers_are_asked_what_they_have_a_second_later_and_at_once_where_somebody_waits(
