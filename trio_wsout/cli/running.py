@@ -21,7 +21,7 @@ from trio_wsout.cli.lines import Lines, undelivered_event
 from trio_wsout.cli.printing import count, print_received, say, wait_reader_gone
 from trio_wsout.cli.status import can_show, done, run_status, sum_line
 from trio_wsout.config.sections import BatchMode, Mode, Payload
-from trio_wsout.errors import ConfigError, OutputError, Undelivered
+from trio_wsout.errors import ConfigError, DeliveryError, OutputError, Undelivered
 from trio_wsout.output import open_with_hooks
 
 if TYPE_CHECKING:
@@ -249,7 +249,11 @@ async def _settle(run: Run, output: Output, watching: trio.Nursery) -> None:
 async def _flush(output: Output, confirmed: trio.Event) -> None:
     # What broke the output is told as its block is left.
     with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-        await output.flush()
+        while not confirmed.is_set():
+            # The reader of standard output may be slow: how long is too long is the matter of `_settle`.
+            with suppress(DeliveryError):
+                await output.flush()
+                confirmed.set()
     confirmed.set()
 
 
