@@ -148,6 +148,8 @@ class Run:
     unreadable: bool = False
     unprinted: bool = False
     """Whether what peers sent could not be printed."""
+    cut_off: bool = False
+    """Whether this had to end while standard output did not take what was being printed."""
 
     def __attrs_post_init__(self) -> None:
         self.opened = self.job.config.url is None
@@ -176,6 +178,10 @@ class Run:
             self.feeding.cancel()
         else:
             say(f"standard output: {reason}; what peers send is no longer printed", "error")
+
+    def leave_unprinted(self) -> None:
+        """Remember that printing was ended while standard output did not take what had come."""
+        self.cut_off = True
 
     def reader_gone(self) -> None:
         """Nobody reads standard output any more: read no more, deliver what was accepted, and end."""

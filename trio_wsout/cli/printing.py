@@ -202,11 +202,17 @@ def silence(descriptor: int = _OUT) -> None:
 
 
 async def print_received(
-    output: Output, *, with_peer: bool, as_json: bool, failed: Callable[[str], object]
+    output: Output,
+    *,
+    with_peer: bool,
+    as_json: bool,
+    failed: Callable[[str], object],
+    left: Callable[[], object],
 ) -> None:
     """Print what peers send, a line each, until the output ends; all that is there in one write.
 
-    When standard output can't be written any more `failed` is told why, and the rest goes nowhere.
+    When standard output can't be written any more `failed` is told why, and the rest goes nowhere. When this is
+    cancelled while standard output takes nothing, `left` is called: what came is not printed, or not all of it.
     """
     write = _write_nowhere if sys.stdout is None else _write_terminal if sys.stdout.isatty() else _write
     with suppress(trio.EndOfChannel):
@@ -216,6 +222,9 @@ async def print_received(
             try:
                 # Left behind when cancelled: a reader that has stopped must not keep us from ending.
                 await trio.to_thread.run_sync(write, lines, abandon_on_cancel=True)
+            except trio.Cancelled:
+                left()
+                raise
             except OSError as error:
                 write = _write_nowhere
                 silence(_OUT)

@@ -190,8 +190,9 @@ async def _print_received(run: Run, output: Output) -> None:
             with_peer=run.job.with_peer,
             as_json=run.job.config.payload is Payload.JSON,
             failed=run.print_failed,
+            left=run.leave_unprinted,
         )
-    if run.printing.cancelled_caught:
+    if run.cut_off and run.printing.cancelled_caught:
         say("standard output: nobody reads it; not all that peers sent was printed", "error")
     # The output has ended; if by itself, then whoever waits for the next line waits in vain.
     run.feeding.cancel()
