@@ -60,6 +60,9 @@ def test_an_address_alone_or_beside_a_file(peer, command, tmp_path: Path) -> Non
     assert peer.messages == ["x", '"x"', '"x"', "x"]
     assert "one configuration file and one address" in command("run", peer.url, peer.url).stderr
     assert f"url: {peer.url}" in command("check", peer.url).stdout
+    for neither in ("127.0.0.1:8765", "ws:/127.0.0.1/", "feed.example.com", "feed"):
+        run = command("run", neither)
+        assert (run.returncode, "an address begins with ws:// or wss://" in run.stderr) == (2, True)
 
 
 def test_headers_go_out_and_stay_secret(command) -> None:
@@ -238,6 +241,18 @@ def test_a_slow_reader_of_answers_is_no_failure(echo: str, start_with, tmp_path:
     time.sleep(1)  # the wait for the last confirmation ends more than once
     assert run.stdout.read() == lines
     assert run.end()[0] == 0
+
+
+def test_who_interrupts_where_nothing_came_is_told_of_nothing_unprinted(nowhere: str, start) -> None:
+    run = start(nowhere, "--set", "shutdown-timeout=1s")
+    run.stdin.write("1\n")
+    run.stdin.flush()
+    run.wait_for("backing-off")
+    run.interrupt()
+    code, said = run.end()
+    assert code == 130
+    assert "1 accepted event was not confirmed, lost; --undelivered FILE keeps what is not delivered" in said
+    assert "standard output" not in said
 
 
 # -- lines without an end -----------------------------------------------------------------------------------

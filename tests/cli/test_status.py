@@ -65,6 +65,11 @@ def test_the_line_of_a_listener_has_peers_and_what_was_done_to_them() -> None:
     assert line("listening", 7, Mode.SERVER_INPUT, **figures) == "1 peer  1,234 received (7/s)  2 expelled"
 
 
+def test_the_line_of_a_client_has_what_it_hears() -> None:
+    assert line("open", received=1234, width=40) == "open  0 confirmed (0/s)  1,234 received"
+    assert "received" not in line("open")
+
+
 def test_the_line_of_a_relay_has_its_link() -> None:
     expected = "3,000 peers  link backing-off  0 confirmed (0/s)  0 queued  0 unconfirmed  2 reconnects"
     assert line("backing-off", mode=Mode.RELAY, peers=3000, reconnects=2) == expected

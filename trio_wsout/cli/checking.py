@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,9 @@ __all__ = ["load", "print_config", "print_problems"]
 
 _URL = re.compile(r"(wss?|https?)://", re.IGNORECASE)
 _WITHOUT = "name a configuration file or an address (ws://…), or give fields with --set"
+
+_ENDINGS = (".yaml", ".yml", ".toml", ".json")
+_NEITHER = "there is no such file; an address begins with ws:// or wss://"
 
 
 def load(
@@ -56,6 +60,8 @@ def load(
     if wrong:
         raise ConfigError(wrong)
     path = paths[0] if paths else None
+    if path is not None and path.suffix.lower() not in _ENDINGS and not os.path.lexists(path):
+        raise ConfigError([Problem(path=str(path), reason=_NEITHER)])
     config = load_config({} if path is None else path, context=context, overrides=overrides)
     taken = {name.lower() for name in config.headers} & {name.lower() for name in given}
     if taken:

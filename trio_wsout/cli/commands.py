@@ -152,7 +152,11 @@ def run(
     ] = None,
     undelivered: UndeliveredPath = None,
     with_peer: Annotated[
-        bool, Parameter(negative=(), help='Print what peers send as {"peer", "event"}; peer is its address.')
+        bool,
+        Parameter(
+            negative=(),
+            help='Print what peers send as {"peer", "event"}, with its address and, if it has one, its identity.',
+        ),
     ] = False,
     wait_peers: WaitPeers = None,
     linger: Annotated[

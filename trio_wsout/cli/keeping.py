@@ -33,7 +33,7 @@ class Keeper:
     def __init__(self, path: Path | None) -> None:
         """Keep in the file `path`, once it is open; None: nowhere."""
         self.count = 0
-        self.where = f"in {path}" if path else "lost; --undelivered FILE keeps them"
+        self.where = f"in {path}" if path else "lost; --undelivered FILE keeps what is not delivered"
         self.written = f"written to {path}" if path else self.where
         self._path = path
         self._file: int | None = None

@@ -42,6 +42,7 @@ def status_line(now: Statistics, rate: float, mode: Mode, width: int, progress: 
         "" if mode is Mode.CLIENT else f"{now.peers:,} peer{'' if now.peers == 1 else 's'}",
         link,
         f"{done(now, mode):,} {'received' if received else 'confirmed'} ({rate:,.0f}/s)",
+        "" if received or mode is Mode.SERVER_OUTPUT or not now.received else f"{now.received:,} received",
         "" if now.spool_waits is None else f"waiting: {now.spool_waits}",
         f"{now.expelled:,} expelled" if now.expelled else "",
         "" if received else f"{now.queued:,} queued",
