@@ -336,6 +336,18 @@ def test_the_second_signal_ends_at_once(nowhere: str, start) -> None:
     assert "Traceback" not in said
 
 
+def test_sigterm_that_comes_twice_as_one_ends_gracefully(nowhere: str, start) -> None:
+    run = start(nowhere, "--set", "shutdown-timeout=1s")
+    run.send('{"a":1}')
+    run.wait_for("link backing-off")
+    run.wait_taken()
+    for _ in range(2):
+        run.interrupt(signal.SIGTERM)
+    code, said = run.end()
+    assert code == 130
+    assert "not confirmed within shutdown-timeout (1 s)" in said
+
+
 def test_without_cyclopts_it_says_what_to_install() -> None:
     script = "import sys; sys.modules['cyclopts'] = None\nfrom trio_wsout.cli import main\nmain()"
     run = subprocess.run(

@@ -37,6 +37,8 @@ _BEFORE_QUEUES = 1024
 """Messages that a listener may hold before they are in the queues of its peers."""
 _LINGER = 0.1
 """Seconds for answers after the last confirmation, if `--linger` does not say: an echo comes beside its confirmation."""
+_REPEATED = 0.5
+"""Seconds within which a second SIGTERM is the first one again."""
 _LOOK = 0.1
 """Part of the time without progress after which it is looked for; half a second at most."""
 _HANGUP = [
@@ -168,11 +170,14 @@ def _room(config: Config) -> int:
 
 async def _watch_signals(run: Run, signals: AsyncIterator[int]) -> None:
     """First signal: read no more, end gracefully; second: at once."""
+    first = 0.0
     async for each in signals:
         if not run.interrupted:
+            first = trio.current_time()
             run.interrupt()
-        # A terminal that closes may say so twice: the system does, and the shell.
-        elif each not in _HANGUP:
+        # A terminal that closes may say so twice: the system does, and the shell. So does `timeout` of coreutils,
+        # which signals its child and then its whole group.
+        elif each not in _HANGUP and not (each == signal.SIGTERM and trio.current_time() < first + _REPEATED):
             run.everything.cancel()
             return
 
