@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -65,6 +66,34 @@ async def test_a_wait_ends_when_nobody_has_taken_for_retry_timeout_and_the_block
             start = trio.current_time()
         assert trio.current_time() == start
     assert len(warnings(caplog)) == 1
+
+
+@pytest.mark.parametrize("takes", [True, False])
+async def test_an_application_that_could_not_take_because_nothing_ran_has_as_long_again(
+    takes: bool, autojump_clock: MockClock
+) -> None:
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(config(), open_stream=peer.open_stream, receive=True) as output:
+            await output.wait_connected()
+            for number in range(FULL):
+                await peer.send(str(number))
+            await trio.sleep(5)
+            async with trio.open_nursery() as nursery:
+
+                async def wait_for_all() -> None:
+                    with nullcontext() if takes else pytest.raises(trio_wsout.DeliveryError, match=SAID):
+                        await flush(output)
+
+                nursery.start_soon(wait_for_all)
+                await trio.sleep(5)
+                start = trio.current_time()
+                autojump_clock.jump(60)  # 20 s were left
+                if takes:
+                    await trio.sleep(39)
+                    for _ in range(FULL):
+                        await output.received.receive()
+            if not takes:
+                assert trio.current_time() - start == 60 + 40
 
 
 @pytest.mark.parametrize("leaves", ["at once", "by the error"])

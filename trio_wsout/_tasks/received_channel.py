@@ -179,14 +179,23 @@ class Handover(ReceivedChannel):
     async def watch(self, patience: float) -> None:
         """Until cancelled, end what is `bounded` when connections wait and nobody has taken for so many seconds.
 
-        A WARNING says so, once.
+        A WARNING says so, once. Where this is found late, because the process did not run, nobody could take either:
+        then there is as much time again, once.
         """
         while True:
             await self._stuck.wait()
+            extended = False
             while self._outside:
-                await trio.sleep_until(self._progress_at + patience)
-                if self._outside and trio.current_time() >= self._progress_at + patience:
+                due = self._progress_at + patience
+                await trio.sleep_until(due)
+                now = trio.current_time()
+                if not self._outside or now < self._progress_at + patience:
+                    extended = False
+                elif now > due and not extended:
+                    self._progress_at, extended = now + (now - due) - patience, True
+                else:
                     self._give_up(patience)
+                    extended = False
 
     def _give_up(self, patience: float) -> None:
         message = (

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from attrs import fields, fields_dict, has
 
+from trio_wsout.config.quantities import format_duration
 from trio_wsout.config.sections import Config, Mode, Payload
 from trio_wsout.config.templated import attempt_placeholders
 from trio_wsout.config.templates import Template
@@ -144,7 +145,9 @@ def _what_the_mode_needs(config: Config) -> Iterator[Problem]:
 def _backoff(config: Config) -> Iterator[Problem]:
     reconnect = config.reconnect
     if reconnect.max_backoff < reconnect.initial_backoff:
-        yield Problem(path="reconnect.max-backoff", reason="is smaller than reconnect.initial-backoff")
+        least = format_duration(reconnect.initial_backoff)
+        reason = f"is smaller than reconnect.initial-backoff, which is {least}"
+        yield Problem(path="reconnect.max-backoff", reason=reason)
 
 
 def _subprotocols(config: Config) -> Iterator[Problem]:
