@@ -10,6 +10,7 @@ there once, and blanks are gone. So an event of the command is a `JsonLine`, and
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NoReturn
 
 import orjson
@@ -27,6 +28,10 @@ _SIXTH = slice(5, None, 6)
 _DIGIT_OR_NOT = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))  # noqa: PLR2004 - "0" to "9", and a space
 _FROM = 2**63
 """Floats from here on may have been written as integers over 64 bits."""
+_DEEPEST = 1024
+"""Levels of brackets that orjson reads."""
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_BRACKETS = re.compile(rb"[\[\]{}]")
 _MOST_DIGITS = 4000
 """Digits of a whole number that Python reads; it refuses more than 4300."""
 
@@ -85,6 +90,8 @@ class JsonLine:
             return parse_json(self.text)
         except orjson.JSONDecodeError:
             pass
+        if _is_too_deep(self.text):
+            raise ValueError("it is nested too deeply")
         try:
             return json.loads(self.text, parse_int=_whole)
         except RecursionError:
@@ -172,12 +179,24 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(message)
 
 
+def _is_too_deep(text: bytes) -> bool:
+    """Whether brackets are nested deeper than orjson reads; how deep Python's own parser goes differs by version."""
+    depth = 0
+    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", text)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > _DEEPEST:
+            return True
+    return False
+
+
 _checker = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=_refuse)
 """Reads numbers of any size, for it does not convert them."""
 
 
 def _is_json(text: bytes) -> bool:
     """Whether a text is JSON that orjson refuses; brackets that are nested too deeply are not."""
+    if _is_too_deep(text):
+        return False
     try:
         _checker.decode(text.decode())
     except (ValueError, RecursionError):
