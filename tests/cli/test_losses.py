@@ -10,13 +10,16 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 from trio_wsout.cli.keeping import Keeper
+from trio_wsout.cli.lines import Lines
 from trio_wsout.errors import Undelivered
 from websockets.sync.client import connect
 
@@ -260,6 +263,30 @@ def test_lines_that_were_not_sent_are_kept_as_they_were_read(nowhere: str, start
     lines = lost.read_bytes().splitlines()
     events = [line.removeprefix(b'{"event":').rsplit(b',"reason":', 1)[0].decode() for line in lines]
     assert events == [*map(str, range(500)), *odd, '{"n": 1}', '"nope"']
+
+
+async def test_what_a_thread_that_was_left_behind_has_read_is_kept(monkeypatch) -> None:
+    reading, writing = os.pipe()
+    begun, read = threading.Event(), os.read
+
+    def hesitate(descriptor: int, most: int) -> bytes:
+        piece = read(descriptor, most)
+        if descriptor == reading:
+            begun.set()
+            time.sleep(0.2)
+        return piece
+
+    monkeypatch.setattr(os, "read", hesitate)
+    os.write(writing, b"1\n2\n")
+    lines = Lines(reading, 1000, lambda: None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lines.read)
+        while not begun.is_set():
+            await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    assert lines.rest(waiting=True) == [b"1", b"2", b""]
+    os.close(reading)
+    os.close(writing)
 
 
 def test_an_event_that_cannot_be_written_costs_only_itself(tmp_path, capfd) -> None:

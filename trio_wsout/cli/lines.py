@@ -6,6 +6,7 @@ import codecs
 import os
 import select
 import stat
+import threading
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["NO_JSON", "STANDARD_INPUT", "Lines", "undelivered_event"]
 
 _PIECE = 64 * 1024
+_LEFT_BEHIND = 1.0
+"""Seconds that a thread which was left behind has to put down what it read."""
 _ESCAPED = 6
 """Bytes that a byte of a text takes at most, written as a JSON string."""
 _BEGIN, _REASON, _HEX = b'{"event":', b',"reason":', b',"hex":true'
@@ -53,6 +56,7 @@ class Lines:
         self._first = True
         self._ended = False
         self._waits = True
+        self._reading = threading.Lock()
         self._arrived: deque[bytes] = deque()
         """What a thread has read and nobody has taken yet."""
         self.read_bytes = 0
@@ -64,8 +68,12 @@ class Lines:
 
     def rest(self, *, waiting: bool) -> list[bytes]:
         """The lines that were read and not given; with those that wait in a pipe, which ends with its reader."""
+        # A thread that was left behind may have read what it has not put down yet; one that reads in vain is not waited for.
+        put_down = self._reading.acquire(timeout=_LEFT_BEHIND)
         while waiting and self._is_pipe() and self._ready() and (piece := os.read(self._descriptor, _PIECE)):
             self._arrived.append(piece)
+        if put_down:
+            self._reading.release()
         rest, self._begun = b"".join([*self._begun, *self._arrived]), []
         self._arrived.clear()
         return rest.split(b"\n")
@@ -110,7 +118,8 @@ class Lines:
         return self._arrived.popleft()
 
     def _read_some(self) -> None:
-        self._arrived.append(os.read(self._descriptor, _PIECE))
+        with self._reading:
+            self._arrived.append(os.read(self._descriptor, _PIECE))
 
     def _split(self, piece: bytes) -> list[bytes]:
         if self._dropping:
