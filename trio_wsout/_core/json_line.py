@@ -28,8 +28,9 @@ _SIXTH = slice(5, None, 6)
 _DIGIT_OR_NOT = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))  # noqa: PLR2004 - "0" to "9", and a space
 _FROM = 2**63
 """Floats from here on may have been written as integers over 64 bits."""
-_DEEPEST = 1024
-"""Levels of brackets that orjson reads."""
+_DEEPEST = 500
+"""Levels of brackets that are read by Python's own parser, where orjson refuses a text: fewer than its limits, which
+differ by version."""
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[\]{}]")
 _MOST_DIGITS = 4000
@@ -92,10 +93,7 @@ class JsonLine:
             pass
         if _is_too_deep(self.text):
             raise ValueError("it is nested too deeply")
-        try:
-            return json.loads(self.text, parse_int=_whole)
-        except RecursionError:
-            raise ValueError("it is nested too deeply") from None
+        return json.loads(self.text, parse_int=_whole)
 
     def __eq__(self, other: object) -> bool:
         """Whether it is the same text."""
@@ -180,7 +178,7 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def _is_too_deep(text: bytes) -> bool:
-    """Whether brackets are nested deeper than orjson reads; how deep Python's own parser goes differs by version."""
+    """Whether brackets are nested too deeply for Python's own parser."""
     depth = 0
     for bracket in _BRACKETS.findall(_STRINGS.sub(b"", text)):
         depth += 1 if bracket in b"[{" else -1
