@@ -662,7 +662,13 @@ def test_credentials_for_a_proxy_stay_in_their_line_or_are_not_sent(value: str) 
         async with listening(proxy) as address:
             url = f"http://{quote(value, safe='')}:{quote(value, safe='')}@{address}"
             connect = {"mode": "eager", "proxy": url}
-            endings = await attempts(told, 1, {"url": "ws://peer.test:81/a", "connect": connect})
+            try:
+                endings = await attempts(told, 1, {"url": "ws://peer.test:81/a", "connect": connect})
+            except trio_wsout.ConfigError:
+                assert any(ord(each) < 0x20 or each == "\x7f" for each in value)
+                endings = ["proxy"]
+            else:
+                assert heads
         assert endings == ["proxy"]
         for head in heads:
             first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
@@ -671,7 +677,7 @@ def test_credentials_for_a_proxy_stay_in_their_line_or_are_not_sent(value: str) 
             assert headers.keys() <= {"host", "user-agent", "proxy-authorization"}
             scheme, _, pair = headers["proxy-authorization"].partition(b" ")
             assert scheme == b"Basic"
-            assert base64.b64decode(pair, validate=True).decode("latin-1") == f"{value}:{value}"
+            assert base64.b64decode(pair, validate=True).decode() == f"{value}:{value}"
 
     with nothing_shown() as told:
         trio.run(main)

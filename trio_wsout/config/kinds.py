@@ -252,8 +252,8 @@ def _secret(parse: Callable[[object], str], schema: Mapping[str, object], *, tem
 
 
 _value = _of(_static(lambda text: not has_control(text)), HAS_CONTROL, _template)
-VALUE = Kind(parse=_value, schema={**_BARE, "format": "trio-wsout-value"}, templated=True)
-"""A value in a query."""
+VALUE = Kind(parse=_value, schema={**_BARE, "format": "trio-wsout-value"}, templated=True, secret=True)
+"""A value in a query: shown where it is configured, but never in an error."""
 SECRET_TEXT = _secret(_text, _BARE)
 SECRET_VALUE = _secret(_value, VALUE.schema, templated=True)
 SECRET_TEMPLATE = _secret(_template, _TEMPLATE_SCHEMA, templated=True)
@@ -300,7 +300,9 @@ USERNAME = Kind(
     ),
     schema={**_BARE, "format": "trio-wsout-username"},
     templated=True,
+    secret=True,
 )
+"""A user name: shown where it is configured, but never in an error."""
 HEADER_NAME = Kind(
     parse=_header_name,
     schema={**_BARE, "pattern": "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$", "format": "trio-wsout-header-name"},

@@ -62,7 +62,8 @@ class SqliteCursorStore(BlockingCursorStore):
     def _load(self) -> StoredCursor | None:
         if is_cut_off(self._path):
             raise self._damaged("the file is cut off")
-        if self._path.exists() and not os.access(self._path, os.W_OK):
+        there = os.path.exists(self._path)  # noqa: PTH110 - pathlib raises where a name is too long
+        if there and not os.access(self._path, os.W_OK):
             raise self._error("can't be written; make the file writable for this user, or name another place")
         try:
             with closing(self._connect()) as connection:
