@@ -31,10 +31,11 @@ from trio_wsout._core.handshake import Handshake
 from trio_wsout._core.http_head import Fields
 from trio_wsout.config.addresses import Origin, parse_allowed_origin, parse_origin
 from trio_wsout.config.header_fields import is_token
+from trio_wsout.config.templates import no_value
 
 if TYPE_CHECKING:
-    from trio_wsout._core.credentials import Resolve
     from trio_wsout.config.sections import Config
+    from trio_wsout.config.templates import Resolve
 
 __all__ = ["Admission", "Answer", "Head", "Places"]
 
@@ -124,7 +125,7 @@ class Admission:
         written = ("*",) if server.allowed_origins is None else server.allowed_origins
         allowed = [parse_allowed_origin(each) for each in written]
         self._origins = None if None in allowed else [each for each in allowed if each is not None]
-        self.credentials = None if server.auth is None else Credentials(server.auth, resolve or _no_value)
+        self.credentials = None if server.auth is None else Credentials(server.auth, resolve or no_value)
         self._ours = config.subprotocols
         self._header = config.cursor.header_name if config.cursor else None
         self._parameter = config.cursor.query_parameter if config.cursor else None
@@ -214,10 +215,6 @@ def _is_key(values: Sequence[str]) -> bool:
         return len(base64.b64decode(values[0], validate=True)) == _KEY_BYTES
     except (binascii.Error, ValueError):
         return False
-
-
-def _no_value(source: str, name: str | None) -> None:
-    """Where nothing can be asked for there is no value."""
 
 
 def _origin(text: str) -> Origin | None:

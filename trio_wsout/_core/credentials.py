@@ -22,15 +22,14 @@ from urllib.parse import parse_qsl
 
 from attrs import define, field, frozen
 
-from trio_wsout.config.templates import Template, TemplateError
+from trio_wsout.config.templates import Template, TemplateError, no_value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from trio_wsout.config.secret import Secret
     from trio_wsout.config.sections import ServerAuth
-
-    Resolve = Callable[[str, str | None], str | None]
+    from trio_wsout.config.templates import Resolve
 
 __all__ = ["Credentials"]
 
@@ -65,13 +64,9 @@ class _Entry:
 
 def _entry(path: str, identity: str, prefix: str, secret: Secret) -> _Entry:
     template = Template.parse(secret.reveal())
-    text = template.expand(_no_value) if template.is_static else ""
+    text = template.expand(no_value) if template.is_static else ""
     digest = _digest(prefix + text) if text else None
     return _Entry(path=path, identity=identity, prefix=prefix, secret=template, digest=digest)
-
-
-def _no_value(source: str, name: str | None) -> None:
-    """A static text asks for none."""
 
 
 @define(eq=False, init=False)

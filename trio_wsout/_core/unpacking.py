@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from trio_wsout._core.json_line import parse_json
 from trio_wsout._core.payload import MessageError, decode
-from trio_wsout.config.templates import Template
+from trio_wsout.config.templates import Template, no_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +72,7 @@ class _Edge:
         if template is None:
             self._lines = []
         elif template.is_static:
-            self._lines = template.expand(_no_value).encode().split(b"\n")
+            self._lines = template.expand(no_value).encode().split(b"\n")
         else:  # no value has a line break
             breaks = sum(part.count("\n") for part in template.parts if isinstance(part, str))
         self.count = breaks + 1 if self._lines is None else len(self._lines)
@@ -83,7 +83,3 @@ class _Edge:
 
 def _bytes(line: str | bytes) -> bytes:
     return line.encode() if isinstance(line, str) else line
-
-
-def _no_value(source: str, name: str | None) -> None:
-    """A static text asks for none."""

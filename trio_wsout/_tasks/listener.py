@@ -34,7 +34,6 @@ from trio_wsout.errors import HistoryError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from trio_wsout._core.credentials import Resolve
     from trio_wsout._core.handshake import Admit, Deny, Handshake
     from trio_wsout._tasks.audience import Audience
     from trio_wsout._tasks.reader import Inbox
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from trio_wsout._wire.connection import Connection
     from trio_wsout._wire.peer_log import PeerLog
     from trio_wsout.config.sections import Config
+    from trio_wsout.config.templates import Resolve
 
 __all__ = ["Host", "Listener"]
 

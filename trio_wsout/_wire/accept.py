@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from trio_wsout._core.admission import Head
-    from trio_wsout._core.credentials import Resolve
     from trio_wsout._core.handshake import Handshake
     from trio_wsout._wire.tls import ServerContext
     from trio_wsout.config.sections import Config
+    from trio_wsout.config.templates import Resolve
 
 __all__ = ["Acceptor", "Guest"]
 

@@ -15,7 +15,7 @@ from attrs import define, evolve, field, frozen
 
 from trio_wsout._core.pem import certificate_fault, is_encrypted, key_fault
 from trio_wsout.config.secret import Secret
-from trio_wsout.config.templates import Template, TemplateError
+from trio_wsout.config.templates import Template, TemplateError, no_value
 from trio_wsout.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -36,11 +36,6 @@ _MOST = 16 * 1024 * 1024
 """Bytes of a file that are looked at."""
 _LOOK_EVERY = 1.0
 """Seconds between two looks at the listener's files."""
-
-
-def _no_value(source: str, name: str | None) -> None:
-    """Know the value of no source."""
-    del source, name
 
 
 def key_password(path: str, secret: Secret | None, resolve: Resolve) -> Secret | None:
@@ -259,7 +254,7 @@ def _load_ca(context: ssl.SSLContext, source: _Source) -> list[Problem]:
 class ServerContext:
     """The listener's TLS context, renewed when its files change; a renewal that fails leaves the old one."""
 
-    def __init__(self, tls: ServerTls, resolve: Resolve = _no_value) -> None:
+    def __init__(self, tls: ServerTls, resolve: Resolve = no_value) -> None:
         """Read the files; `resolve` returns the value of a ``${…}`` in `key-password`.
 
         Raises:

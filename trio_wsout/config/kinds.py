@@ -27,7 +27,7 @@ from trio_wsout.config.header_fields import (
     is_token,
 )
 from trio_wsout.config.secret import Secret
-from trio_wsout.config.templates import Template
+from trio_wsout.config.templates import Template, no_value
 from trio_wsout.config.url_template import parse_url_template
 
 __all__ = [
@@ -168,13 +168,9 @@ def _static(allowed: Callable[[str], bool]) -> Callable[[str], bool]:
 
     def judged(text: str) -> bool:
         template = Template.parse(text)
-        return not template.is_static or allowed(template.expand(_no_value))
+        return not template.is_static or allowed(template.expand(no_value))
 
     return judged
-
-
-def _no_value(source: str, name: str | None) -> None:
-    """A static text asks for none."""
 
 
 def _header_name(value: object) -> str:

@@ -21,7 +21,7 @@ from attrs import frozen
 
 from trio_wsout.config.quantities import parse_dotted, parse_pointer
 
-__all__ = ["Placeholder", "Resolve", "Template", "TemplateError", "escaped", "resolve_context"]
+__all__ = ["Placeholder", "Resolve", "Template", "TemplateError", "escaped", "no_value", "resolve_context"]
 
 Resolve = Callable[[str, str | None], str | None]
 """Gives the value of a source and name, or None if there is none."""
@@ -47,6 +47,11 @@ _FOREIGN = (
     "@{…} is a template of another system, which nobody expands here; use {{name}} with a context, or ${env|NAME}; "
     "write @@{ for the characters themselves"
 )
+
+
+def no_value(source: str, name: str | None) -> None:
+    """Know the value of no source: a `Resolve` for texts that ask for none."""
+    del source, name
 
 
 class TemplateError(ValueError):

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from trio_wsout.config.addresses import parse_url
 from trio_wsout.config.quantities import is_unicode
-from trio_wsout.config.templates import Placeholder, Template, TemplateError, escaped
+from trio_wsout.config.templates import Placeholder, Template, TemplateError, escaped, no_value
 
 if TYPE_CHECKING:
     from trio_wsout.config.templates import Resolve
@@ -39,7 +39,7 @@ def parse_url_template(text: str) -> str:
     """
     template = Template.parse(text)
     if template.is_static:
-        return escaped(parse_url(template.expand(_no_value)))
+        return escaped(parse_url(template.expand(no_value)))
     refused: list[ValueError] = []
     for sample in _SAMPLES:
         try:
@@ -63,10 +63,6 @@ def _sampled(template: Template, sample: str) -> str:
         else:
             url += "::1" if url.endswith("[") else "1" if _PORT.search(url) else sample
     return url
-
-
-def _no_value(source: str, name: str | None) -> None:
-    """A static text asks for none."""
 
 
 def expand_url(text: str, resolve: Resolve) -> str:
