@@ -245,9 +245,9 @@ def test_a_slow_reader_of_answers_is_no_failure(echo: str, start_with, tmp_path:
 
 def test_who_interrupts_where_nothing_came_is_told_of_nothing_unprinted(nowhere: str, start) -> None:
     run = start(nowhere, "--set", "shutdown-timeout=1s")
-    run.stdin.write("1\n")
-    run.stdin.flush()
+    run.send("1")
     run.wait_for("backing-off")
+    run.wait_taken()
     run.interrupt()
     code, said = run.end()
     assert code == 130

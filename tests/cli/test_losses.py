@@ -256,6 +256,7 @@ def test_lines_that_were_not_sent_are_kept_as_they_were_read(nowhere: str, start
     odd = [f'{{"id":{LARGE}, "f":1.10}}', '{"a":1,"a":2}', DEEP]
     run.send(*map(str, range(500)), *odd, '{"n":\r1}\r', "nope")
     run.wait_for("link backing-off")
+    run.wait_taken()
     run.interrupt()
     code, said = run.end()
     assert code == 130

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trio_wsout.config.templates import Placeholder, Template, TemplateError, escaped, resolve_context
+from trio_wsout.config.templates import (
+    Placeholder,
+    Template,
+    TemplateError,
+    escaped,
+    no_value,
+    resolve_context,
+)
 from trio_wsout.config.url_template import expand_url, parse_url_template
 
 VALUES = {
@@ -64,11 +71,11 @@ def test_what_is_no_template_is_refused(text: str) -> None:
 
 
 def test_a_missing_cursor_is_nothing_and_anything_else_missing_is_named() -> None:
-    assert Template.parse("[${cursor}]").expand(lambda *_: None) == "[]"
+    assert Template.parse("[${cursor}]").expand(no_value) == "[]"
     with pytest.raises(TemplateError, match=r"\$\{secret\|api\} has no value"):
-        Template.parse("${secret|api}").expand(lambda *_: None)
+        Template.parse("${secret|api}").expand(no_value)
     with pytest.raises(TemplateError, match=r"\$\{attempt\}"):
-        Template.parse("${attempt}").expand(lambda *_: None)
+        Template.parse("${attempt}").expand(no_value)
 
 
 @given(st.text(), st.text())
@@ -103,8 +110,8 @@ def test_a_name_that_is_not_in_the_context_is_named() -> None:
 
 def test_a_file_that_is_not_there_is_told_as_such() -> None:
     with pytest.raises(TemplateError, match=r"\$\{file\|/none\} names no file that is there"):
-        Template.parse("${file|/none}").expand(lambda *_: None)
-    assert Template.parse("${file|/none||}").expand(lambda *_: None) == ""
+        Template.parse("${file|/none}").expand(no_value)
+    assert Template.parse("${file|/none||}").expand(no_value) == ""
 
 
 @pytest.mark.parametrize("text", ["@{job}", "a @{x", "${cursor}@{", "@@@{", "$@{a}"])
