@@ -31,8 +31,8 @@ def wheel(tmp_path_factory) -> Path:
 
 
 def test_the_wheel_holds_every_module_and_its_types_and_nothing_else(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    with zipfile.ZipFile(wheel) as history_journal:
+        names = {name for name in history_journal.namelist() if ".dist-info/" not in name}
     package = {
         each.relative_to(ROOT).as_posix()
         for each in (ROOT / "trio_wsout").rglob("*")
@@ -43,8 +43,12 @@ def test_the_wheel_holds_every_module_and_its_types_and_nothing_else(wheel: Path
 
 
 def test_the_wheel_names_its_version_licence_and_command(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        texts = {Path(name).name: archive.read(name) for name in archive.namelist() if ".dist-info/" in name}
+    with zipfile.ZipFile(wheel) as history_journal:
+        texts = {
+            Path(name).name: history_journal.read(name)
+            for name in history_journal.namelist()
+            if ".dist-info/" in name
+        }
     assert f"Version: {PROJECT['project']['version']}\n".encode() in texts["METADATA"]
     assert b"License-Expression: MIT\n" in texts["METADATA"]
     assert b"MIT License" in texts["LICENSE"]

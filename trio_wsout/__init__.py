@@ -11,7 +11,7 @@ TYPE_CHECKING = False  # type checkers know the name; `typing` itself takes a wh
 
 if TYPE_CHECKING:
     from trio_wsout._core.batching import Document
-    from trio_wsout._core.ending import Cause, Ending
+    from trio_wsout._core.disconnection import Cause, Disconnection
     from trio_wsout._core.handshake import Admit, Deny, Handshake
     from trio_wsout._core.link import State
     from trio_wsout._core.link_change import LinkChange
@@ -43,8 +43,8 @@ __all__ = [
     "CursorError",
     "DeliveryError",
     "Deny",
+    "Disconnection",
     "Document",
-    "Ending",
     "EventError",
     "Handshake",
     "HistoryError",
@@ -66,7 +66,7 @@ __all__ = [
 
 _HOMES = {
     "trio_wsout._core.batching": ("Document",),
-    "trio_wsout._core.ending": ("Cause", "Ending"),
+    "trio_wsout._core.disconnection": ("Cause", "Disconnection"),
     "trio_wsout._core.handshake": ("Admit", "Deny", "Handshake"),
     "trio_wsout._core.link": ("State",),
     "trio_wsout._core.link_change": ("LinkChange",),

@@ -37,7 +37,7 @@ def printed(run: Running, count: int) -> Iterator[object]:
     return (json.loads(run.stdout.readline()) for _ in range(count))
 
 
-async def watch(url: str, peers: int) -> list[tuple[list[object], int | None]]:
+async def heartbeat_task(url: str, peers: int) -> list[tuple[list[object], int | None]]:
     """What each of so many peers gets until the other side closes, and its close code."""
 
     async def watch_one() -> tuple[list[object], int | None]:
@@ -51,7 +51,7 @@ def test_events_go_to_every_peer_and_the_end_of_the_input_is_the_end(listen: Lis
     run, url = listen("server-output", "--wait-peers", "2", "--stats")
     run.send(*map(str, range(1000)))
     run.stdin.close()
-    assert asyncio.run(watch(url, 2)) == [(list(range(1000)), 1001)] * 2
+    assert asyncio.run(heartbeat_task(url, 2)) == [(list(range(1000)), 1001)] * 2
     code, said = run.end()
     assert code == 0
     figures = json.loads(said.splitlines()[-1])
@@ -63,7 +63,7 @@ def test_two_hundred_peers_get_all_of_a_file(listen: Listen, tmp_path: Path) -> 
     source = tmp_path / "events.ndjson"
     source.write_text("".join(f"{n}\n" for n in range(events)))
     run, url = listen("server-output", "--wait-peers", str(peers), "--input", str(source))
-    assert asyncio.run(watch(url, peers)) == [(list(range(events)), 1001)] * peers
+    assert asyncio.run(heartbeat_task(url, peers)) == [(list(range(events)), 1001)] * peers
     assert run.end()[0] == 0
 
 

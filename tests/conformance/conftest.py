@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio_wsout
 from attrs import define, field, frozen
-from trio_wsout._tasks.waking import Doorbell
+from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout._wire.accept import Acceptor
 from trio_wsout._wire.connection import FAREWELL, Connection
 from trio_wsout._wire.frames import BINARY, TEXT, plain_frame
@@ -160,24 +160,24 @@ class EchoServer:
 
     async def _talk(self, connection: Connection) -> None:
         frames: deque[bytes] = deque()
-        bell = Doorbell()
-        connection.on_control(bell.ring)
+        wakeup = Wakeup()
+        connection.on_control(wakeup.notify)
         async with connection, trio.open_nursery() as reading:
-            reading.start_soon(self._read, connection, frames, bell)
+            reading.start_soon(self._read, connection, frames, wakeup)
             with trio.CancelScope() as writing:
 
                 def ended() -> None:
                     writing.deadline = trio.current_time() + (FAREWELL if connection.hears else 0)
-                    bell.ring()
+                    wakeup.notify()
 
                 connection.on_end(ended)
-                await self._write(connection, frames, bell)
+                await self._write(connection, frames, wakeup)
             connection.on_end(None)
             await connection.farewell()
             await connection.cut()
             reading.cancel_scope.cancel()
 
-    async def _read(self, connection: Connection, frames: deque[bytes], bell: Doorbell) -> None:
+    async def _read(self, connection: Connection, frames: deque[bytes], wakeup: Wakeup) -> None:
         while True:
             try:
                 messages = await connection.receive_many()
@@ -188,12 +188,12 @@ class EchoServer:
                     frames.append(plain_frame(message.encode(), TEXT))
                 else:
                     frames.append(plain_frame(message, BINARY))
-            bell.ring()
+            wakeup.notify()
 
-    async def _write(self, connection: Connection, frames: deque[bytes], bell: Doorbell) -> None:
-        while connection.ending is None:
+    async def _write(self, connection: Connection, frames: deque[bytes], wakeup: Wakeup) -> None:
+        while connection.disconnection is None:
             if not (frames or connection.has_control):
-                await bell.wait()
+                await wakeup.wait()
                 continue
             blob = b"".join(frames)
             frames.clear()

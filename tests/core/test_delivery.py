@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from trio_wsout._core.delivery import Accepted, BatchMessage, DeliveryWindow, Message
-from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout.config.sections import Delivery, DeliveryLevel, Retry
 
-LOST = Ending(cause=Cause.LOST, detail="reset")
-TOO_BIG = Ending(cause=Cause.CLOSED, code=1009, detail="too big")
-BUSY = Ending(cause=Cause.CLOSED, code=1013, detail="try again later")
-STALLED = Ending(cause=Cause.STALLED, detail="stalled")
+LOST = Disconnection(cause=Cause.LOST, detail="reset")
+TOO_BIG = Disconnection(cause=Cause.CLOSED, code=1009, detail="too big")
+BUSY = Disconnection(cause=Cause.CLOSED, code=1013, detail="try again later")
+STALLED = Disconnection(cause=Cause.STALLED, detail="stalled")
 
 
 def message(seq: int, size: int = 10) -> Message:
@@ -207,17 +207,17 @@ def test_our_own_cuts_blame_nobody(cause: Cause) -> None:
     for _ in range(5):
         prove(made)
         made.take(0.0, 5)
-        assert made.disconnected(Ending(cause=cause, detail="")) == []
+        assert made.disconnected(Disconnection(cause=cause, detail="")) == []
 
 
 @pytest.mark.parametrize("cause", [Cause.UNHEALTHY, Cause.STALLED, Cause.LOCAL])
 def test_a_cut_of_our_own_ends_the_row_of_blames(cause: Cause) -> None:
     made = window(filled=1)
     told: list[int] = []
-    for ending in (LOST, LOST, Ending(cause=cause, detail=""), LOST, LOST, LOST):
+    for disconnection in (LOST, LOST, Disconnection(cause=cause, detail=""), LOST, LOST, LOST):
         prove(made)
         assert seqs(made.take(0.0, 5)) == [1]
-        told.append(len(made.disconnected(ending)))
+        told.append(len(made.disconnected(disconnection)))
     assert told == [0, 0, 0, 0, 0, 1]
 
 
@@ -228,7 +228,7 @@ def test_connections_on_which_a_message_was_not_written_leave_its_row_as_it_is()
         prove(made)
         if cause is Cause.LOST:
             made.take(0.0, 5)
-        told.append(len(made.disconnected(Ending(cause=cause, detail=""))))
+        told.append(len(made.disconnected(Disconnection(cause=cause, detail=""))))
     for _ in range(2):
         prove(made)
         made.take(0.0, 5)
@@ -236,15 +236,17 @@ def test_connections_on_which_a_message_was_not_written_leave_its_row_as_it_is()
     assert told == [0, 0, 0, 0, 0, 1]
 
 
-@given(faults=st.lists(st.sampled_from([LOST, Ending(cause=Cause.STALLED, detail="")]), max_size=20))
-def test_only_three_blames_one_after_the_other_make_a_message_undelivered(faults: list[Ending]) -> None:
+@given(faults=st.lists(st.sampled_from([LOST, Disconnection(cause=Cause.STALLED, detail="")]), max_size=20))
+def test_only_three_blames_one_after_the_other_make_a_message_undelivered(
+    faults: list[Disconnection],
+) -> None:
     made = window(filled=1)
     row = 0
-    for ending in faults:
-        row = row + 1 if ending is LOST else 0
+    for disconnection in faults:
+        row = row + 1 if disconnection is LOST else 0
         prove(made)
         made.take(0.0, 5)
-        assert bool(made.disconnected(ending)) == (row == 3)
+        assert bool(made.disconnected(disconnection)) == (row == 3)
         if row == 3:
             return
 
@@ -264,29 +266,29 @@ def test_without_an_answered_ping_nobody_is_blamed() -> None:
         assert len(made.disconnected(LOST)) == expected, "three times after an answered ping, and not before"
 
 
-def silent(made: DeliveryWindow, ending: Ending = STALLED) -> list[tuple[Message, str]]:
+def silent(made: DeliveryWindow, disconnection: Disconnection = STALLED) -> list[tuple[Message, str]]:
     """Open a connection, write what goes, ask, hear nothing, end."""
     made.connected(0.0)
     made.take(0.0, 1000)
     if made.wants_ping:
         made.ping_taken()
-    return made.disconnected(ending)
+    return made.disconnected(disconnection)
 
 
 @given(
     level=st.sampled_from([DeliveryLevel.RECEIVED, DeliveryLevel.ACKED]),
     retries=st.integers(0, 50),
     count=st.integers(1, 6),
-    endings=st.lists(st.sampled_from([STALLED, LOST, BUSY]), min_size=1),
+    disconnections=st.lists(st.sampled_from([STALLED, LOST, BUSY]), min_size=1),
 )
 def test_what_a_peer_answers_nothing_to_is_undelivered_after_one_connection_and_one_for_each_retry(
-    level: DeliveryLevel, retries: int, count: int, endings: list[Ending]
+    level: DeliveryLevel, retries: int, count: int, disconnections: list[Disconnection]
 ) -> None:
     made = window(level, most=8, retries=retries, filled=count)
     for number in range(retries):
-        assert silent(made, endings[number % len(endings)]) == []
+        assert silent(made, disconnections[number % len(disconnections)]) == []
         assert made.resent == 0, "a ping is written in place of what the peer did not answer before"
-    failed = silent(made, endings[retries % len(endings)])
+    failed = silent(made, disconnections[retries % len(disconnections)])
     assert [seqs([each])[0] for each, _ in failed] == list(range(1, count + 1)), "all of them together"
     assert all("retry.retries allows no more" in reason for _, reason in failed)
     assert (len(made), made.size) == (0, 0)
@@ -333,7 +335,7 @@ def test_a_peer_that_says_that_it_goes_or_is_busy_blames_nobody(code: int) -> No
     for _ in range(9):
         prove(made)
         made.take(0.0, 5)
-        assert made.disconnected(Ending(cause=Cause.CLOSED, code=code, detail="not now")) == []
+        assert made.disconnected(Disconnection(cause=Cause.CLOSED, code=code, detail="not now")) == []
 
 
 def test_a_message_that_the_peer_outlived_did_not_end_the_connection() -> None:
@@ -459,7 +461,7 @@ def test_a_1009_that_is_ours_and_not_the_peers_blames_no_message(cause: Cause) -
         prove(made)
         made.take(0.0, 5)
         # For example, because the peer sent more than max-message-size.
-        assert made.disconnected(Ending(cause=cause, code=1009, detail="said by this side")) == []
+        assert made.disconnected(Disconnection(cause=cause, code=1009, detail="said by this side")) == []
     assert len(made) == 1
 
 
@@ -776,19 +778,19 @@ class WindowMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.connected)
     @rule(
-        ending=st.sampled_from(
+        disconnection=st.sampled_from(
             [
                 LOST,
                 TOO_BIG,
                 BUSY,
-                *(Ending(cause=cause, detail="") for cause in (Cause.STALLED, Cause.PROTOCOL)),
+                *(Disconnection(cause=cause, detail="") for cause in (Cause.STALLED, Cause.PROTOCOL)),
             ]
         )
     )
-    def disconnect(self, ending: Ending) -> None:
-        failed = [seqs([each])[0] for each, reason in self.window.disconnected(ending) if reason]
+    def disconnect(self, disconnection: Disconnection) -> None:
+        failed = [seqs([each])[0] for each, reason in self.window.disconnected(disconnection) if reason]
         tried = self._again() if self.probing else list(self.flight)
-        expected = [seq for seq in tried if self._is_undelivered(seq, ending)]
+        expected = [seq for seq in tried if self._is_undelivered(seq, disconnection)]
         assert failed == expected
         self.pending = [seq for seq in self.pending if seq not in failed]
         self.gone += failed
@@ -804,13 +806,13 @@ class WindowMachine(RuleBasedStateMachine):
             seq for seq in self.pending if self.sends[seq] and (not self.connected or seq not in self.flight)
         ]
 
-    def _is_undelivered(self, seq: int, ending: Ending) -> bool:
+    def _is_undelivered(self, seq: int, disconnection: Disconnection) -> bool:
         self.tries[seq] += 1
         alone = len(self.flight) == 1
-        if alone and ending is TOO_BIG:
+        if alone and disconnection is TOO_BIG:
             return True
         if not self.probing:
-            blames = ending.cause is not Cause.STALLED and ending is not BUSY
+            blames = disconnection.cause is not Cause.STALLED and disconnection is not BUSY
             if alone and self.proved and not self.outlived and blames:
                 self.blames[seq] += 1
             else:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from trio_wsout._core.fanout import Fanout, Subscriber
+from trio_wsout._core.log import Log, Subscription
 from trio_wsout._core.message import Accepted, BatchMessage, Message
 from trio_wsout.config.sections import Delivery, DeliveryLevel, Retry
 
@@ -54,24 +54,24 @@ class Heard:
         self.fell_out += 1
 
 
-class Log(Fanout):
+class OwnedLog(Log):
     """A log whose places may belong to nobody in particular."""
 
-    def join(self, owner: Heard | None = None) -> Subscriber:
+    def join(self, owner: Heard | None = None) -> Subscription:
         return super().join(owner or Heard())
 
-    def step(self, *peers: Subscriber) -> None:
-        """Have these in step."""
+    def step(self, *peers: Subscription) -> None:
+        """Have these in sync."""
         assert all(self.step_in(peer, 0) for peer in peers)
 
-    def look(self, peers: list[Subscriber]) -> None:
+    def look(self, peers: list[Subscription]) -> None:
         """Have the accounts of these up to date."""
         for peer in peers:
-            if peer.in_step:
-                self.in_step.catch_up(peer)
+            if peer.in_sync:
+                self.in_sync.catch_up(peer)
 
     def send(self, at: float = 0.0) -> list[int]:
-        """One wave: which messages it held, for all in step."""
+        """One wave: which messages it held, for all in sync."""
         wave = self.next_wave(at)
         assert wave is not None
         self.took(wave)
@@ -80,21 +80,21 @@ class Log(Fanout):
 
 def log(
     level: DeliveryLevel = RECEIVED, *, capacity: int = 4, most: int = 100, most_bytes: int = 10**6
-) -> Log:
-    return Log(
+) -> OwnedLog:
+    return OwnedLog(
         Delivery(level=level, max_unconfirmed=most, max_unconfirmed_bytes=most_bytes),
         Retry(timeout=30.0),
         capacity=capacity,
     )
 
 
-def post(made: Log, count: int = 1, *, source: Subscriber | None = None, size: int = 0) -> None:
+def post(made: OwnedLog, count: int = 1, *, source: Subscription | None = None, size: int = 0) -> None:
     """Post messages of one event each; the event of message n is n + 1."""
     for _ in range(count):
         made.post(message(made.end + 1), frame(made.end, size), source)
 
 
-def pong(peer: Subscriber) -> None:
+def pong(peer: Subscription) -> None:
     """Everything taken so far is answered for."""
     peer.ping_taken()
     peer.pong_received(0.0)
@@ -636,7 +636,7 @@ def test_after_drain_nothing_settles_any_more() -> None:
 # -- rule 7: who is asked, and when -----------------------------------------------------------------------------
 
 
-def crowd(made: Log, count: int = 20) -> list[Subscriber]:
+def crowd(made: OwnedLog, count: int = 20) -> list[Subscription]:
     return [made.join() for _ in range(count)]
 
 
@@ -767,7 +767,7 @@ def test_who_cannot_keep_step() -> None:
     peers["behind"].stuck = peers["lost"].stuck = True
     peers["lost"].skip_to(2)
     peers["own"].posted(2)
-    assert [name for name, peer in peers.items() if not peer.in_step and made.step_in(peer, 0)] == []
+    assert [name for name, peer in peers.items() if not peer.in_sync and made.step_in(peer, 0)] == []
     peers["lost"].gap_after = None
     assert not made.step_in(peers["lost"], 0), "it has taken nothing since it was found slow"
     pong(peers["much"])
@@ -790,7 +790,7 @@ def test_who_has_no_room_for_a_wave_falls_out_of_step_and_the_others_do_not() ->
     assert heard.fell_out == 0
     post(made)
     assert made.send() == [4]
-    assert (slow.in_step, quick.in_step, heard.fell_out) == (False, True, 1)
+    assert (slow.in_sync, quick.in_sync, heard.fell_out) == (False, True, 1)
     assert (slow.in_flight, slow.queued) == (4, 1)
     assert not slow.ready
     slow.acked(4)
@@ -904,7 +904,7 @@ def test_what_a_peer_has_in_flight_when_it_steps_in_counts() -> None:
     made.step(one, other)
     post(made, 4)
     assert made.send() == [1, 2, 3, 4]
-    assert (one.in_step, one.in_flight) == (False, 1)
+    assert (one.in_sync, one.in_flight) == (False, 1)
 
 
 def test_accounts_catch_up_before_they_hold_too_much() -> None:
@@ -922,7 +922,7 @@ def test_accounts_catch_up_before_they_hold_too_much() -> None:
 
 
 def test_what_is_written_is_asked_for_before_it_makes_a_peer_stalled() -> None:
-    made = Log(Delivery(level=RECEIVED), Retry(timeout=0.25), capacity=10)
+    made = OwnedLog(Delivery(level=RECEIVED), Retry(timeout=0.25), capacity=10)
     crowd(made)
     post(made)
     made.step(made.join())
@@ -998,7 +998,7 @@ class Write:
 class Peer:
     """One peer as plain lists."""
 
-    def __init__(self, made: Log) -> None:
+    def __init__(self, made: OwnedLog) -> None:
         self.heard = Heard()
         self.place = made.join(self.heard)
         self.since = made.end
@@ -1184,13 +1184,13 @@ class FanoutMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.peers)
     @rule(index=st.integers(0, 4), whole=st.booleans())
     def get_in_step(self, index: int, whole: bool) -> None:
-        """One gets in step if it stands where the others do, and nothing is in its way."""
+        """One gets in sync if it stands where the others do, and nothing is in its way."""
         peer = self._one(index)
-        if peer.place.in_step:
+        if peer.place.in_sync:
             return
         if whole:
             self._catch_up(peer)
-        others = [each.place for each in self.peers if each.place.in_step]
+        others = [each.place for each in self.peers if each.place.in_sync]
         self.log.look(others)
         flight = sum(write.size for write in peer.writes)
         free = not (peer.place.stuck or peer.gap or any(number >= peer.place.next for number in peer.own))
@@ -1205,7 +1205,7 @@ class FanoutMachine(RuleBasedStateMachine):
 
     @rule(times=st.integers(1, 4), count=st.integers(0, 2), source=st.none() | st.integers(0, 4))
     def waves(self, times: int, count: int, source: int | None) -> None:
-        """All in step take the next frames together, as each alone would; nobody looks at them meanwhile."""
+        """All in sync take the next frames together, as each alone would; nobody looks at them meanwhile."""
         for _ in range(times):
             for _ in range(count):
                 if not self.log.full:
@@ -1214,10 +1214,10 @@ class FanoutMachine(RuleBasedStateMachine):
 
     def _wave(self) -> None:
         self.now += 0.5
-        before = [peer for peer in self.peers if peer.place.in_step]
+        before = [peer for peer in self.peers if peer.place.in_sync]
         wave = self.log.next_wave(self.now)
-        took = [peer for peer in self.peers if peer.place.in_step]
-        assert {peer.place for peer in took} == self.log.in_step.members.keys()
+        took = [peer for peer in self.peers if peer.place.in_sync]
+        assert {peer.place for peer in took} == self.log.in_sync.members.keys()
         if wave is None:
             assert not any(peer.waiting for peer in took)
             assert all(peer.waiting for peer in before if peer not in took)
@@ -1370,7 +1370,7 @@ class FanoutMachine(RuleBasedStateMachine):
     def the_peers_agree(self) -> None:
         for peer in getattr(self, "peers", []):
             place = peer.place
-            if place.in_step and place.next != self.log.in_step.next:
+            if place.in_sync and place.next != self.log.in_sync.next:
                 continue  # nobody has looked at it since
             assert sum(peer.heard.sizes) == peer.told
             assert place.queued == len(peer.waiting) <= self.capacity

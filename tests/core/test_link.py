@@ -5,20 +5,22 @@ from __future__ import annotations
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.link import TRANSITIONS, Event, Link, State, diagram
 from trio_wsout.config.sections import Reconnect
 
-LOST = Ending(cause=Cause.LOST, detail="reset")
+LOST = Disconnection(cause=Cause.LOST, detail="reset")
 EXACT = Reconnect(jitter=0.0)
 
 
-def refused(status: int, retry_after: float | None = None) -> Ending:
-    return Ending(cause=Cause.REFUSED, status=status, retry_after=retry_after, detail=f"answered {status}")
+def refused(status: int, retry_after: float | None = None) -> Disconnection:
+    return Disconnection(
+        cause=Cause.REFUSED, status=status, retry_after=retry_after, detail=f"answered {status}"
+    )
 
 
-def closed(code: int) -> Ending:
-    return Ending(cause=Cause.CLOSED, code=code, detail=f"closed with {code}")
+def closed(code: int) -> Disconnection:
+    return Disconnection(cause=Cause.CLOSED, code=code, detail=f"closed with {code}")
 
 
 def dialling(policy: Reconnect = EXACT, *, refreshable: bool = False) -> Link:
@@ -198,7 +200,7 @@ def test_other_statuses_are_retried(status: int) -> None:
 @pytest.mark.parametrize("cause", Cause)
 def test_final_causes(cause: Cause) -> None:
     link = dialling()
-    link.ended(Ending(cause=cause, detail=""), 0.0, 0.0)
+    link.ended(Disconnection(cause=cause, detail=""), 0.0, 0.0)
     assert (link.state is State.GAVE_UP) == (
         cause in (Cause.BAD_HANDSHAKE, Cause.CALLABLE, Cause.CERTIFICATE)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trio_wsout._core.masking import mask_secrets
+from trio_wsout._core.redaction import redact_secrets
 
 WORDS = st.text(alphabet="abc .", max_size=30)
 
@@ -26,12 +26,12 @@ WORDS = st.text(alphabet="abc .", max_size=30)
     ],
 )
 def test_texts(text: str, secrets: list[str], shown: str) -> None:
-    assert mask_secrets(text, secrets) == shown
+    assert redact_secrets(text, secrets) == shown
 
 
 @given(WORDS, st.lists(WORDS, max_size=3), WORDS)
 def test_no_secret_is_left(before: str, secrets: list[str], after: str) -> None:
-    shown = mask_secrets(after.join([before, *secrets, after]), secrets)
+    shown = redact_secrets(after.join([before, *secrets, after]), secrets)
     assert not any(secret and secret in shown for secret in secrets)
 
 
@@ -40,4 +40,4 @@ def test_no_longer_piece_is_left_and_nothing_else_is_lost(
     before: str, secret: str, start: int, after: str
 ) -> None:
     piece = secret[min(start, len(secret) - 8) :]
-    assert mask_secrets(before + piece + after, [secret]) == f"{before}***{after}"
+    assert redact_secrets(before + piece + after, [secret]) == f"{before}***{after}"

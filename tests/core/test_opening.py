@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.opening import (
     Asked,
     Opened,
@@ -32,7 +32,7 @@ def head(status: int = 101, **headers: str | list[str]) -> ResponseHead:
     return ResponseHead(status=status, headers=lines)
 
 
-def judged(**headers: str | list[str]) -> Opened | Ending:
+def judged(**headers: str | list[str]) -> Opened | Disconnection:
     good: dict[str, str | list[str]] = {name.replace("-", "_"): list(value) for name, value in GOOD.items()}
     return judge_opening(head(**(good | headers)), ASKED)
 
@@ -94,7 +94,7 @@ def test_the_subprotocol_that_was_chosen(value: str | list[str]) -> None:
 def test_what_breaks_the_protocol_is_final_and_told_in_words(
     headers: dict[str, str | list[str]], words: str
 ) -> None:
-    assert judged(**headers) == Ending(
+    assert judged(**headers) == Disconnection(
         cause=Cause.BAD_HANDSHAKE, detail=f"the server's 101 is not valid: {words}"
     )
 
@@ -114,16 +114,18 @@ def test_what_breaks_the_protocol_is_final_and_told_in_words(
     ],
 )
 def test_a_subprotocol_that_does_not_fit_fails_the_attempt(value: str | list[str], words: str) -> None:
-    ending = judged(sec_websocket_protocol=value)
-    assert ending == Ending(cause=Cause.PROTOCOL, detail=f"the server's 101 is not valid: {words}")
+    disconnection = judged(sec_websocket_protocol=value)
+    assert disconnection == Disconnection(
+        cause=Cause.PROTOCOL, detail=f"the server's 101 is not valid: {words}"
+    )
 
 
 def test_everything_that_is_wrong_is_told_at_once() -> None:
-    ending = judge_opening(head(sec_websocket_protocol="c", sec_websocket_extensions="x"), ASKED)
-    assert isinstance(ending, Ending)
+    disconnection = judge_opening(head(sec_websocket_protocol="c", sec_websocket_extensions="x"), ASKED)
+    assert isinstance(disconnection, Disconnection)
     for words in ("Connection", "Upgrade is missing", "Accept is missing", "offered: x", "c was not offered"):
-        assert words in ending.detail
-    assert ending.cause is Cause.BAD_HANDSHAKE
+        assert words in disconnection.detail
+    assert disconnection.cause is Cause.BAD_HANDSHAKE
 
 
 @given(st.lists(st.tuples(st.sampled_from([*GOOD, "sec-websocket-protocol", "x"]), st.text(max_size=20))))
@@ -141,9 +143,9 @@ def test_the_order_of_lines_of_different_names_does_not_matter(lines: list[tuple
 
 def told(status: int, body: bytes = b"", *, secure: bool = False, **headers: str) -> str:
     asked = Asked(secure=secure, key=KEY, subprotocols=(), secrets=("s3cret-token", "pw"))
-    ending = refusal(head(status, **headers), body, asked, wall=0.0)
-    assert (ending.cause, ending.status) == (Cause.REFUSED, status)
-    return ending.detail.removeprefix("the server answered ")
+    disconnection = refusal(head(status, **headers), body, asked, wall=0.0)
+    assert (disconnection.cause, disconnection.status) == (Cause.REFUSED, status)
+    return disconnection.detail.removeprefix("the server answered ")
 
 
 @pytest.mark.parametrize(
@@ -245,8 +247,8 @@ def test_a_refusal_says_what_to_do(detail: str, shown: str) -> None:
 )
 @pytest.mark.parametrize("status", [429, 503, 500])
 def test_who_is_too_busy_may_ask_to_wait(status: int, value: str, seconds: float | None) -> None:
-    ending = refusal(head(status, retry_after=value), b"", ASKED, wall=40.0)
-    assert ending.retry_after == (None if status == 500 else seconds)
+    disconnection = refusal(head(status, retry_after=value), b"", ASKED, wall=40.0)
+    assert disconnection.retry_after == (None if status == 500 else seconds)
 
 
 def test_no_retry_after() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from trio_wsout._core.turns import Turns
+from trio_wsout._core.round_robin import RoundRobin
 
 
-def taken(turns: Turns[Any]) -> list[Any]:
+def taken(turns: RoundRobin[Any]) -> list[Any]:
     """Everything that waits, in the order in which it is taken."""
     items = []
     while (each := turns.take()) is not None:
@@ -19,7 +19,7 @@ def taken(turns: Turns[Any]) -> list[Any]:
 
 
 def test_of_nothing_nothing_is_taken() -> None:
-    turns = Turns[int]()
+    turns = RoundRobin[int]()
     assert turns.take() is None
     assert len(turns) == 0
     turns.put("a", 1, 1)
@@ -28,14 +28,14 @@ def test_of_nothing_nothing_is_taken() -> None:
 
 
 def test_each_queue_has_its_turn() -> None:
-    turns = Turns[int]()
+    turns = RoundRobin[int]()
     for name, item in [("a", 1), ("a", 2), ("a", 3), ("b", 4), ("c", 5), ("b", 6)]:
         assert turns.put(name, item, 3)
     assert taken(turns) == [("a", 1), ("b", 4), ("c", 5), ("a", 2), ("b", 6), ("a", 3)]
 
 
 def test_who_comes_back_at_once_waits_for_the_others() -> None:
-    turns = Turns[int]()
+    turns = RoundRobin[int]()
     turns.put("a", 1, 1)
     turns.put("b", 2, 1)
     assert turns.take() == ("a", 1)
@@ -44,7 +44,7 @@ def test_who_comes_back_at_once_waits_for_the_others() -> None:
 
 
 def test_a_full_queue_takes_nothing_and_costs_nobody_else() -> None:
-    turns = Turns[int]()
+    turns = RoundRobin[int]()
     assert [turns.put("a", item, 2) for item in range(4)] == [True, True, False, False]
     assert turns.put("b", 9, 1)
     assert not turns.put("b", 9, 1)
@@ -55,7 +55,7 @@ def test_a_full_queue_takes_nothing_and_costs_nobody_else() -> None:
 
 
 def test_an_item_may_be_anything_and_so_may_a_name() -> None:
-    turns = Turns[object]()
+    turns = RoundRobin[object]()
     for item in (None, False, ""):
         assert turns.put(None, item, 3)
     assert taken(turns) == [(None, None), (None, False), (None, "")]
@@ -63,7 +63,7 @@ def test_an_item_may_be_anything_and_so_may_a_name() -> None:
 
 @given(st.dictionaries(st.integers(), st.integers(1, 20), max_size=8))
 def test_rounds_become_shorter_as_queues_run_dry(sizes: dict[int, int]) -> None:
-    turns = Turns[int]()
+    turns = RoundRobin[int]()
     for name, size in sizes.items():
         for item in range(size):
             assert turns.put(name, item, size)
@@ -72,7 +72,7 @@ def test_rounds_become_shorter_as_queues_run_dry(sizes: dict[int, int]) -> None:
 
 
 def test_one_queue_can_be_named_and_the_others_wait() -> None:
-    turns = Turns[str]()
+    turns = RoundRobin[str]()
     for name in "abc":
         for number in range(2):
             assert turns.put(name, f"{name}{number}", 2)
@@ -86,7 +86,7 @@ class TurnsMachine(RuleBasedStateMachine):
 
     @initialize(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=5))
     def begin(self, sizes: list[int]) -> None:
-        self.turns = Turns[int]()
+        self.turns = RoundRobin[int]()
         self.sizes = sizes
         self.waiting: list[list[int]] = [[] for _ in sizes]
         self.passed_by: list[list[int]] = [[] for _ in sizes]

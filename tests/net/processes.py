@@ -180,7 +180,7 @@ class _One:
         return True
 
 
-class Subscriber:
+class Subscription:
     """A client on wsproto of a server that keeps a history: resumes after the last event that it took."""
 
     def __init__(self, keep: Callable[[Any], object], cursor: str | None = None) -> None:
@@ -358,7 +358,7 @@ class Receiving:
 
 
 @contextmanager
-def ending(*things: Any) -> Iterator[None]:
+def disconnection(*things: Any) -> Iterator[None]:
     """Kill the processes of these when the block ends, however it does."""
     try:
         yield
@@ -413,7 +413,7 @@ async def send(options: dict[str, Any]) -> None:
     pause_every: int | None = options.get("pause_every")
 
     def tell(change: trio_wsout.LinkChange) -> None:
-        why = None if change.ending is None else change.ending.detail
+        why = None if change.disconnection is None else change.disconnection.detail
         say(state=change.state.value, at=time.monotonic(), why=why)
 
     async def hear() -> None:
@@ -506,7 +506,7 @@ async def visit(options: dict[str, Any]) -> None:
             assert not numbers or event["n"] == numbers[0] + 1, f"{event} after {numbers}"
             numbers[:] = [event["n"]]
 
-        client = Subscriber(keep)
+        client = Subscription(keep)
         for _ in range(options["visits"]):
             await client.visit(
                 options["port"], draw.randint(*options["stays"]), how=draw.choice(["RST", "FIN"])

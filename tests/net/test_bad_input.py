@@ -332,9 +332,13 @@ async def attempts(
             told.note(output)
     told.note(caught.value, *changes)
     ended = {trio_wsout.State.BACKING_OFF, trio_wsout.State.GAVE_UP}
-    endings = [change.ending.cause.value for change in changes if change.ending and change.state in ended]
-    HEADS["refused"] += endings.count("request")
-    return endings
+    disconnections = [
+        change.disconnection.cause.value
+        for change in changes
+        if change.disconnection and change.state in ended
+    ]
+    HEADS["refused"] += disconnections.count("request")
+    return disconnections
 
 
 def basic(username: str, password: str) -> bytes:
@@ -420,7 +424,7 @@ def test_a_value_of_an_attempt_stays_in_its_place_or_is_not_sent(value: str) -> 
         async with capturing() as capture:
             fields = {"url": f"ws://{capture.address}/a?own=1", **TEMPLATES}
             secrets = dict.fromkeys(SLOTS, value)
-            endings = await attempts(
+            disconnections = await attempts(
                 told,
                 len(slots),
                 fields,
@@ -428,7 +432,7 @@ def test_a_value_of_an_attempt_stays_in_its_place_or_is_not_sent(value: str) -> 
                 secrets=lambda name: secrets[name] if name == now else None,
             )
         expected = [wanted(slot, value) for slot in slots]
-        assert endings == ["refused" if each else "request" for each in expected]
+        assert disconnections == ["refused" if each else "request" for each in expected]
         assert capture.asked == [each for each in expected if each]
 
     with nothing_shown() as told:
@@ -456,8 +460,8 @@ def test_a_bearer_token_is_one_or_is_not_sent(value: str) -> None:
                 ({}, {"token": token}),
             )
             for fields, hooks in ways:
-                endings = await attempts(told, 1, {"url": url, **fields}, **hooks)
-                assert endings == ["refused" if is_bearer else "request"]
+                disconnections = await attempts(told, 1, {"url": url, **fields}, **hooks)
+                assert disconnections == ["refused" if is_bearer else "request"]
         assert capture.asked == expected * 2
 
     with nothing_shown() as told:
@@ -470,7 +474,7 @@ def test_a_bearer_token_is_one_or_is_not_sent(value: str) -> None:
 @counted
 def test_a_cursor_stays_in_its_place_or_is_not_adopted(value: str) -> None:
     async def main() -> None:
-        endings: list[str] = []
+        disconnections: list[str] = []
         async with capturing() as capture:
             url = f"ws://{capture.address}/a?own=1"
             in_query = {"cursor": {"query-parameter": "since"}, "query": {"again": "${cursor}"}}
@@ -478,7 +482,7 @@ def test_a_cursor_stays_in_its_place_or_is_not_adopted(value: str) -> None:
             for fields in (in_query, in_header):
                 cursor = {**fields["cursor"], "initial-value": "{{value}}"}
                 document = {"url": url, **fields, "cursor": cursor}
-                endings += await attempts(told, 1, document, context={"value": value})
+                disconnections += await attempts(told, 1, document, context={"value": value})
         by_query = Asked(parameters={"own": "1", "again": ""})
         if value and is_encodable(value):
             by_query = Asked(parameters={"own": "1", "again": value, "since": value})
@@ -486,7 +490,7 @@ def test_a_cursor_stays_in_its_place_or_is_not_adopted(value: str) -> None:
         if value and is_line(value):
             line = value.strip(" \t").encode()
             by_header = Asked(headers={"x-again": line, "last-event-id": line})
-        assert endings == ["refused", "refused"], "no cursor keeps a link from asking"
+        assert disconnections == ["refused", "refused"], "no cursor keeps a link from asking"
         assert capture.asked == [by_query, by_header]
 
     with nothing_shown() as told:
@@ -537,11 +541,11 @@ def test_a_value_of_the_configuration_stays_in_its_place_or_is_not_sent(
                 capture.asked.clear()
                 try:
                     document = {"url": f"ws://{capture.address}/a?own=1", **fields}
-                    endings = await attempts(told, 1, document, context={"value": value})
+                    disconnections = await attempts(told, 1, document, context={"value": value})
                 except trio_wsout.ConfigError as error:
                     told.note(error, *error.problems)
-                    endings = ["request"]
-                assert endings == ["refused" if can_be_sent(value) else "request"]
+                    disconnections = ["request"]
+                assert disconnections == ["refused" if can_be_sent(value) else "request"]
                 assert capture.asked == ([asked(value)] if can_be_sent(value) else [])
 
     with nothing_shown() as told:
@@ -603,10 +607,10 @@ def test_a_name_of_the_configuration_stays_in_its_place_or_is_not_sent(
                 capture.asked.clear()
                 try:
                     document = {"url": f"ws://{capture.address}/a?own=1", **fields(name)}
-                    endings = await attempts(Told(), 1, document)
+                    disconnections = await attempts(Told(), 1, document)
                 except trio_wsout.ConfigError:
-                    endings = ["request"]
-                assert endings == ["refused" if can_be_sent(name) else "request"]
+                    disconnections = ["request"]
+                assert disconnections == ["refused" if can_be_sent(name) else "request"]
                 assert capture.asked == ([asked(name)] if can_be_sent(name) else [])
 
     trio.run(main)
@@ -635,10 +639,10 @@ def test_a_url_is_one_target_and_one_host_or_is_not_sent(value: str) -> None:
             ):
                 capture.asked.clear()
                 try:
-                    endings = await attempts(Told(), 1, {"url": url}, open_stream=open_stream)
+                    disconnections = await attempts(Told(), 1, {"url": url}, open_stream=open_stream)
                 except trio_wsout.ConfigError:
-                    endings = ["request"]
-                assert endings == ["refused" if capture.asked else "request"]
+                    disconnections = ["request"]
+                assert disconnections == ["refused" if capture.asked else "request"]
                 assert [each.headers for each in capture.asked] in ([], [{}])
 
     trio.run(main)
@@ -663,13 +667,13 @@ def test_credentials_for_a_proxy_stay_in_their_line_or_are_not_sent(value: str) 
             url = f"http://{quote(value, safe='')}:{quote(value, safe='')}@{address}"
             connect = {"mode": "eager", "proxy": url}
             try:
-                endings = await attempts(told, 1, {"url": "ws://peer.test:81/a", "connect": connect})
+                disconnections = await attempts(told, 1, {"url": "ws://peer.test:81/a", "connect": connect})
             except trio_wsout.ConfigError:
                 assert any(ord(each) < 0x20 or each in "\x7f:" for each in value)
-                endings = ["proxy"]
+                disconnections = ["proxy"]
             else:
                 assert heads
-        assert endings == ["proxy"]
+        assert disconnections == ["proxy"]
         for head in heads:
             first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
             assert first == b"CONNECT peer.test:81 HTTP/1.1"

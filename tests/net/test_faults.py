@@ -21,7 +21,7 @@ import trio_wsout
 from chaos import Chaos, Fault, Kind, Place, Way, fault_plan, open_chaos
 from history_check import Identity, Verdict, check, event, identify
 from trio_wsout._core.delivery import DeliveryWindow
-from trio_wsout._core.ending import Cause
+from trio_wsout._core.disconnection import Cause
 from trio_wsout._modes.client import ClientTree
 from trio_wsout._tasks.outbox import Outbox
 from wsproto import ConnectionType, WSConnection
@@ -707,9 +707,9 @@ def confirm_on_write(monkeypatch: pytest.MonkeyPatch) -> None:
 def go_on_behind_what_is_torn(monkeypatch: pytest.MonkeyPatch) -> None:
     real = Outbox.disconnected
 
-    def disconnected(outbox: Outbox, ending: Any) -> list[Any]:
+    def disconnected(outbox: Outbox, disconnection: Any) -> list[Any]:
         outbox.confirm(outbox.window._confirm(outbox.window.in_flight))
-        return real(outbox, ending)
+        return real(outbox, disconnection)
 
     monkeypatch.setattr(Outbox, "disconnected", disconnected)
 
@@ -774,8 +774,8 @@ async def test_a_client_finds_a_black_hole_in_time_and_everything_arrives_afterw
                 since = chaos.go_dark()
                 await until(lambda: changes)
                 found = changes[0][0] - since
-                assert changes[0][1].ending is not None
-                assert changes[0][1].ending.cause is Cause.UNHEALTHY, "the heartbeat found it"
+                assert changes[0][1].disconnection is not None
+                assert changes[0][1].disconnection.cause is Cause.UNHEALTHY, "the heartbeat found it"
                 chaos.heal()
     verdict = check(source.sent, source.confirmed, [], end.arrived, window=WINDOW, cuts=ends_of(chaos))
     assert verdict.complaints == []

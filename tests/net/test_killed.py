@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio_wsout
-from processes import LONG, Child, Receiving, Subscriber, bounded, ending, free_port, seeded, until
+from processes import LONG, Child, Receiving, Subscription, bounded, disconnection, free_port, seeded, until
 
 if TYPE_CHECKING:
     import random
@@ -41,7 +41,7 @@ async def test_a_receiver_killed_again_and_again_had_read_all_that_was_confirmed
             await output.send({"n": sent})
             sent += 1
 
-    with ending(receiver):
+    with disconnection(receiver):
         await receiver.start()
         async with trio_wsout.open_output(config) as output, trio.open_nursery() as nursery:
             nursery.start_soon(post, output)
@@ -92,12 +92,12 @@ async def test_a_sender_killed_again_and_again_goes_on_from_its_stored_cursor_an
     pace: dict[str, Any] = {"pace": 0.005, "burst": 5}  # at most 100 events in the 100 ms of coalescing
     repeated: list[int] = []
 
-    with ending(receiver):
+    with disconnection(receiver):
         await receiver.start()
         for _ in range(KILLS):
             before = len(receiver.distinct)
             sender = Child(tmp_path, "send", config=config, **pace)
-            with ending(sender):
+            with disconnection(sender):
                 goal = before + draw.randrange(1, 400)
                 await sender.until(lambda: len(receiver.distinct) >= goal)  # noqa: B023
                 await trio.sleep(draw.random() * 0.02)
@@ -106,7 +106,7 @@ async def test_a_sender_killed_again_and_again_goes_on_from_its_stored_cursor_an
             repeated.append(before - first)
         total = len(receiver.distinct) + 100
         sender = Child(tmp_path, "send", config=config, total=total, **pace)
-        with ending(sender):
+        with disconnection(sender):
             assert await sender.wait() == 0
         repeated.append(total - 100 - await sender.wait_said("first"))
         lines, distinct = receiver.lines, receiver.distinct
@@ -147,7 +147,7 @@ async def test_a_sender_killed_again_and_again_sends_all_that_its_spool_took_fir
 
     options: dict[str, Any] = {"config": config, "sent": str(noted), "tasks": 8}
     left, torn, first = 0, 0, 0
-    with ending(receiver):
+    with disconnection(receiver):
         await receiver.start()
         for life in range(kills + 1):
             away = life < kills and draw.random() < 0.5
@@ -155,7 +155,7 @@ async def test_a_sender_killed_again_and_again_sends_all_that_its_spool_took_fir
                 receiver.kill()
             more = {"total": first + 500} if life == kills else {}
             sender = Child(tmp_path, "spool", first=first, **options, **more)
-            with ending(sender):
+            with disconnection(sender):
                 said = await sender.wait_for(lambda said: "left" in said)
                 left, torn = left + said["left"], torn + said["torn"]
                 if more:
@@ -188,13 +188,13 @@ async def test_a_sender_killed_again_and_again_sends_all_that_its_spool_took_fir
     )
 
 
-class Audience:
+class FanOut:
     """Five clients that come and go, and all that they saw."""
 
     def __init__(self, draw: random.Random) -> None:
         self.draw = draw
         self.seen: list[list[Any]] = [[] for _ in range(5)]
-        self.clients = [Subscriber(events.append) for events in self.seen]
+        self.clients = [Subscription(events.append) for events in self.seen]
 
     @property
     def most(self) -> list[Any]:
@@ -207,7 +207,7 @@ class Audience:
             for client in self.clients:
                 nursery.start_soon(self._come_and_go, client, port)
 
-    async def _come_and_go(self, client: Subscriber, port: int) -> None:
+    async def _come_and_go(self, client: Subscription, port: int) -> None:
         try:
             while True:
                 await client.visit(port, self.draw.randrange(20, 500))
@@ -222,7 +222,7 @@ class Audience:
             return
         at = self.draw.randrange(len(known) - 1)
         got: list[Any] = []
-        auditor = Subscriber(got.append, cursor=known[at]["seq"])
+        auditor = Subscription(got.append, cursor=known[at]["seq"])
         await auditor.visit(port, len(known) - at - 1)
         assert auditor.resumed == ["resumed"]
         assert got == known[at + 1 :][: len(got)]
@@ -230,7 +230,7 @@ class Audience:
     async def take_the_rest(self, config: dict[str, Any], port: int) -> list[Any]:
         """Have everybody catch up with a server that runs here; gives the whole history."""
         history: list[Any] = []
-        everything = Subscriber(history.append, cursor="nothing that was ever a cursor")
+        everything = Subscription(history.append, cursor="nothing that was ever a cursor")
         async with trio_wsout.open_output(config) as output:
             kept = output.statistics().history_events
             await everything.visit(port, kept)
@@ -258,20 +258,20 @@ async def test_a_server_killed_again_and_again_keeps_what_any_client_saw_and_all
         "cursor": {"header-name": "Last-Event-ID"},
         "delivery": {"stamp": "seq"},
     }
-    audience = Audience(draw)
+    fan_out = FanOut(draw)
     for run in range(KILLS):
-        goal = len(audience.most) + draw.randrange(50, 800)
+        goal = len(fan_out.most) + draw.randrange(50, 800)
         server = Child(tmp_path, "serve", config=config, run=run, confirmed=str(noted))
-        with ending(server):
+        with disconnection(server):
             await server.wait_said("ready")
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(audience.live, port)
-                await server.until(lambda: len(audience.most) >= goal and all(audience.seen))  # noqa: B023
+                nursery.start_soon(fan_out.live, port)
+                await server.until(lambda: len(fan_out.most) >= goal and all(fan_out.seen))  # noqa: B023
                 await trio.sleep(draw.random() * 0.02)
                 server.kill()
 
-    events = await audience.take_the_rest(config, port)
-    for client, got in zip(audience.clients, audience.seen, strict=True):
+    events = await fan_out.take_the_rest(config, port)
+    for client, got in zip(fan_out.clients, fan_out.seen, strict=True):
         assert got == events[-len(got) :], "no gap, and nothing twice"
         assert set(client.resumed[1:]) == {"resumed"}
     for run, of_run in groupby(events, lambda event: int(event["run"])):
@@ -282,7 +282,7 @@ async def test_a_server_killed_again_and_again_keeps_what_any_client_saw_and_all
     assert confirmed
     lost = set(confirmed) - {(event["run"], event["n"]) for event in events}
     assert not lost, "a receipt was confirmed, and its event is not in the history"
-    comings = sum(len(client.resumed) for client in audience.clients)
+    comings = sum(len(client.resumed) for client in fan_out.clients)
     figures(
         f"server with history killed {KILLS} times: {len(events)} events, {len(confirmed)} confirmed before, "
         f"0 of them lost; 5 clients, {comings} connections: no gap, nothing twice"

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 import trio
 import trio_wsout
-from processes import LONG, Child, Receiving, StrictPeer, Subscriber, bounded, ending, seeded, until
+from processes import LONG, Child, Receiving, StrictPeer, Subscription, bounded, disconnection, seeded, until
 
 if TYPE_CHECKING:
     import random
@@ -229,10 +229,10 @@ async def test_a_peer_that_is_stopped_is_found_dead_in_time_and_has_everything_w
     level: str, kind: str, tmp_path: Path, figures: Callable[[str], None]
 ) -> None:
     receiver = Receiving(tmp_path, acks=level == "acked")
-    with ending(receiver):
+    with disconnection(receiver):
         await receiver.start()
         sender = Child(tmp_path, "send", config=config(receiver.url, level), **at_a_pace(kind))
-        with ending(sender):
+        with disconnection(sender):
             found = await found_dead(
                 sender,
                 receiver,
@@ -255,11 +255,11 @@ async def test_a_black_hole_is_found_in_time_and_everything_arrives_when_it_is_g
     level: str, kind: str, wire: Wire, tmp_path: Path, figures: Callable[[str], None]
 ) -> None:
     receiver = Receiving(tmp_path, wire.ADDRESSES[1], popen=wire.popen(1), acks=level == "acked")
-    with ending(receiver):
+    with disconnection(receiver):
         await receiver.start()
         fields = config(receiver.url, level)
         sender = Child(tmp_path, "send", popen=wire.popen(0), config=fields, **at_a_pace(kind))
-        with ending(sender):
+        with disconnection(sender):
             found = await found_dead(
                 sender,
                 receiver,
@@ -283,10 +283,10 @@ async def test_a_wire_that_loses_every_tenth_packet_raises_no_false_alarm_and_ev
     receiver = Receiving(tmp_path, wire.ADDRESSES[1], popen=wire.popen(1))
     fields = {"url": receiver.url, "heartbeat": {"ping-interval": "2s", "timeout": "3s"}}
     total = 60_000 if LONG else 2000
-    with ending(receiver):
+    with disconnection(receiver):
         await receiver.start()
         sender = Child(tmp_path, "send", popen=wire.popen(0), config=fields, total=total, pace=0.001)
-        with ending(sender):
+        with disconnection(sender):
             await sender.until(lambda: receiver.numbers)
             # Of some losses in a row TCP makes a silence that no heartbeat can tell from death, for it doubles its
             # waits. (After a lost answer to its first packet it even begins with 3 s.) So: never two in a row.
@@ -366,7 +366,7 @@ async def test_a_peer_on_a_slow_line_with_a_deep_queue_raises_no_false_alarm(
     ours, theirs = wire.connected()
     wire.rate = SLOW
     came: list[int] = []
-    client = Subscriber(lambda event: came.append(event["n"]))
+    client = Subscription(lambda event: came.append(event["n"]))
     fields = {**SLOW_LINE, "mode": "server-output", "server": {"bind": "127.0.0.1:0"}}
     start = time.monotonic()
     async with trio.open_nursery() as nursery:

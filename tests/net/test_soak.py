@@ -17,7 +17,7 @@ import pytest
 import trio
 import trio.testing
 import trio_wsout
-from processes import LONG, Child, Receiving, StrictPeer, bounded, ending, seeded
+from processes import LONG, Child, Receiving, StrictPeer, bounded, disconnection, seeded
 from trio_websocket import WebSocketConnection
 from trio_wsout._core.heartbeat import HeartbeatMonitor
 
@@ -107,7 +107,7 @@ async def test_an_output_that_reconnects_for_ever_leaves_nothing_behind(
         "reconnect": {"initial-backoff": "1ms", "max-backoff": "1ms"},
         "heartbeat": {"ping-interval": "50ms", "timeout": "10s"},
     }
-    with ending(receiver):
+    with disconnection(receiver):
         await receiver.start()
         before = census()
         began, memory, noted = time.monotonic(), Memory(), 0
@@ -179,7 +179,7 @@ async def test_a_server_whose_clients_come_and_go_for_ever_keeps_nothing_of_them
         visitors = Child(
             tmp_path, "visit", port=port, clients=clients, visits=visits, stays=stays, seed=seeded().random()
         )
-        with ending(visitors):
+        with disconnection(visitors):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(post, output)
                 noted = 0

@@ -731,7 +731,9 @@ async def test_callables_that_raise_or_give_nonsense_cost_an_attempt_each(autoju
             config(),
             open_stream=open_stream,
             token=token,
-            on_state=lambda change: errors.append(change.ending.detail if change.ending else None),
+            on_state=lambda change: errors.append(
+                change.disconnection.detail if change.disconnection else None
+            ),
         ) as output:
             await output.send("x")
         assert peer.messages == ["x"]
@@ -930,7 +932,9 @@ async def test_on_state_finds_figures_that_know_of_the_change(autojump_clock: ob
             figures = output.statistics()
             assert figures.state == change.state.value
             assert figures.peers == (change.state.value == "open")
-            assert figures.last_error == (None if change.ending is None else change.ending.detail)
+            assert figures.last_error == (
+                None if change.disconnection is None else change.disconnection.detail
+            )
             seen.append((figures.state, figures.last_error))
 
     async with open_peer() as peer:

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio_wsout
 from trio_wsout._core.history import Limits
-from trio_wsout._tasks.watch import Watch
+from trio_wsout._tasks.heartbeat import HeartbeatTask
 from trio_wsout.stores.history_memory import MemoryHistoryStore
 from trio_wsout.testing import Accept, open_peer
 
@@ -158,16 +158,16 @@ class Timer:
 
 
 async def test_deadlines_that_moved_are_not_kept(autojump_clock: MockClock) -> None:
-    watch, timers = Watch(), [Timer() for _ in range(10)]
+    heartbeat_task, timers = HeartbeatTask(), [Timer() for _ in range(10)]
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch.run)
+        nursery.start_soon(heartbeat_task.run)
         for _ in range(1000):
             for timer in timers:
                 for timer.deadline in (trio.current_time() + 1e6, trio.current_time() + 1):
-                    watch.look_at(timer)
+                    heartbeat_task.look_at(timer)
                 timer.deadline = trio.current_time() + 1e6
             await trio.sleep(2)
-            assert len(watch._heap) <= 100
+            assert len(heartbeat_task._heap) <= 100
         nursery.cancel_scope.cancel()
 
 

@@ -35,13 +35,13 @@ async def test_a_steady_document_goes_in_parts_each_a_timeout_after_its_first_ev
         async with trio_wsout.open_output(documents(), open_stream=peer.open_stream) as output:
             start = trio.current_time()
 
-            async def watch() -> None:
+            async def heartbeat_task() -> None:
                 for count in range(1, 4):
                     await peer.wait_messages(count)
                     times.append(round(trio.current_time() - start, 6))
 
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(watch)
+                nursery.start_soon(heartbeat_task)
                 for number in range(7):  # one every 40 ms: the document is never quiet
                     await output.send(number)
                     await trio.sleep(0.04)

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 import trio_wsout
 from trio_wsout._tasks.intake import DocumentEnd, Intake
-from trio_wsout._tasks.waking import Doorbell
+from trio_wsout._tasks.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -36,20 +36,20 @@ async def test_only_what_comes_where_nothing_waits_is_offered_first() -> None:
 
 
 async def test_a_bell_keeps_one_ring_and_none_of_who_was_cancelled() -> None:
-    bell = Doorbell()
-    bell.ring()
-    bell.ring()
-    await bell.wait()
+    wakeup = Wakeup()
+    wakeup.notify()
+    wakeup.notify()
+    await wakeup.wait()
     with trio.CancelScope() as scope:
         scope.cancel()
-        await bell.wait()
+        await wakeup.wait()
     assert scope.cancelled_caught
-    bell.ring()
-    await bell.wait()
+    wakeup.notify()
+    await wakeup.wait()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(bell.wait)
+        nursery.start_soon(wakeup.wait)
         await trio.testing.wait_all_tasks_blocked()
-        bell.ring()
+        wakeup.notify()
 
 
 async def test_an_event_that_comes_alone_is_posted_by_who_sends_it_and_one_right_behind_it_waits(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import trio
 from trio_wsout._core.cursor import CursorReader
 from trio_wsout._core.message import Accepted
+from trio_wsout._tasks.cursor_saver import CursorSaver
 from trio_wsout._tasks.ledger import Ledger
-from trio_wsout._tasks.persister import Persister
 from trio_wsout.config import Cursor
 
 if TYPE_CHECKING:
@@ -36,14 +36,14 @@ class SlowAtFirst:
 
 async def test_of_two_saves_the_newer_is_kept(autojump_clock: MockClock) -> None:
     store = SlowAtFirst()
-    persister = Persister(store, Ledger(None))
-    await persister.load(None, CursorReader(Cursor()))
+    cursor_saver = CursorSaver(store, Ledger(None))
+    await cursor_saver.load(None, CursorReader(Cursor()))
     async with trio.open_nursery() as nursery:
-        persister.confirmed([Accepted(b"", event={}, cursor="1")])
-        nursery.start_soon(persister.run)
+        cursor_saver.confirmed([Accepted(b"", event={}, cursor="1")])
+        nursery.start_soon(cursor_saver.run)
         await trio.sleep(0.5)  # the save of the first is under way
-        persister.confirmed([Accepted(b"", event={}, cursor="2")])
-        await persister.settle()
+        cursor_saver.confirmed([Accepted(b"", event={}, cursor="2")])
+        await cursor_saver.settle()
         assert store.kept is not None
         assert store.kept.value == "2"
         nursery.cancel_scope.cancel()

@@ -74,7 +74,7 @@ async def test_without_retries_the_link_goes_on_and_everything_names_the_cause(
                 assert output.statistics().last_error == f"{STALLED}; {NO_PINGS}"
         assert len(peer.connections) == 4
     assert str(caught.value).count(NO_PINGS) == 1
-    assert f"{STALLED}; {NO_PINGS}" in {str(change.ending) for change in changes}
+    assert f"{STALLED}; {NO_PINGS}" in {str(change.disconnection) for change in changes}
     assert warnings(caplog) == [f"link: {NO_PINGS}"]
 
 
@@ -286,6 +286,6 @@ async def test_a_connection_that_the_system_gave_up_was_ended_by_no_message(
             await trio.sleep(1)
             streams[0].break_with(error)
             await trio.sleep(0.5)
-            assert changes[-1].ending is not None
-            assert changes[-1].ending.cause == cause
+            assert changes[-1].disconnection is not None
+            assert changes[-1].disconnection.cause == cause
             assert os.strerror(error) in (output.statistics().last_error or "")

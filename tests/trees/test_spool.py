@@ -224,7 +224,7 @@ async def test_a_peer_that_is_away_costs_disk_and_not_memory(autojump_clock: obj
                     receipts.append(await output.submit(f"receipt {number}"))
                     await output.end_document()
             assert output.statistics().spooled == 5005
-            assert len(output._tree.spooler.backlog._memory) <= 1024
+            assert len(output._tree.spool_journal.backlog._memory) <= 1024
             balanced(output)
             for receipt in receipts:
                 await receipt.wait()

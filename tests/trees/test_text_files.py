@@ -106,8 +106,8 @@ async def test_a_file_that_is_no_text_costs_attempts_until_it_is_mended(
     details: list[str] = []
 
     def note(change: trio_wsout.LinkChange) -> None:
-        if change.ending is not None:
-            details.append(change.ending.detail)
+        if change.disconnection is not None:
+            details.append(change.disconnection.detail)
         if len(details) == 3:
             path.write_text("mended")
 

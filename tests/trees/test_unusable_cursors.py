@@ -10,8 +10,8 @@ import pytest
 import trio
 import trio_wsout
 from trio_wsout._core.cursor import CursorReader
+from trio_wsout._tasks.cursor_saver import CursorSaver
 from trio_wsout._tasks.ledger import Ledger
-from trio_wsout._tasks.persister import Persister
 from trio_wsout.config import Cursor
 from trio_wsout.stores.cursor_file import FileCursorStore
 from trio_wsout.stores.cursor_sqlite import SqliteCursorStore
@@ -206,6 +206,6 @@ async def test_half_of_a_surrogate_pair_is_carried_by_nothing() -> None:
         async def save(self, cursor: StoredCursor) -> None: ...
 
     reader = CursorReader(Cursor())
-    persister = Persister(Store(), Ledger(None))
-    await persister.load(None, reader)
-    assert (persister.value, reader.unusable) == (None, 1)
+    cursor_saver = CursorSaver(Store(), Ledger(None))
+    await cursor_saver.load(None, reader)
+    assert (cursor_saver.value, reader.unusable) == (None, 1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 from trio.testing import memory_stream_pair
-from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._wire.at_once import number_of, write_to_each
 from trio_wsout._wire.tap import Tap
 
@@ -93,7 +93,7 @@ async def test_a_full_socket_takes_nothing_and_its_frames_stay_whole() -> None:
         while tap.write_now(b"12345678"):
             sent += 8
         assert not tap.has_control
-        assert tap.ending is None
+        assert tap.disconnection is None
         assert await read(other, sent) == b"12345678" * (sent // 8)
 
 
@@ -135,20 +135,20 @@ async def test_a_peer_that_is_gone_ends_the_connection_and_raises_nothing() -> N
         with trio.fail_after(120):
             while tap.write_now(b"x"):
                 await trio.sleep(0.001)
-        assert tap.ending is not None
-        assert tap.ending.cause is Cause.LOST
+        assert tap.disconnection is not None
+        assert tap.disconnection.cause is Cause.LOST
         assert not tap.write_now(b"x")
 
 
 async def test_nothing_is_written_once_the_connection_is_over_or_its_socket_closed() -> None:
     async with tapped() as (tap, _, _):
-        tap.fail(Ending(cause=Cause.LOCAL, detail="over"))
+        tap.fail(Disconnection(cause=Cause.LOCAL, detail="over"))
         assert not tap.write_now(b"x")
     async with tapped() as (tap, _, _):
         stream = tap._stream
         await trio.aclose_forcefully(stream)
         assert not tap.write_now(b"x"), "its number may be another socket's now"
-        assert tap.ending is not None
+        assert tap.disconnection is not None
 
 
 async def test_a_stream_that_can_t_is_written_to_by_its_task() -> None:
@@ -197,7 +197,7 @@ async def test_nobody_writes_to_a_connection_that_is_over_or_has_something_to_wr
         assert tap.free_number is None
         await tap.write(b"")
         assert tap.free_number is not None
-        tap.fail(Ending(cause=Cause.LOCAL, detail="over"))
+        tap.fail(Disconnection(cause=Cause.LOCAL, detail="over"))
         assert tap.free_number is None
     async with tapped() as (tap, _, _):
         await trio.aclose_forcefully(tap.stream)

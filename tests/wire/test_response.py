@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.opening import Asked, Opened
 from trio_wsout._wire.response import MOST_BODY, MOST_EARLY, MOST_HEAD, AnswerReader
 
@@ -35,28 +35,32 @@ def read(pieces: Iterable[bytes], *, end: bool = False, secure: bool = False) ->
     return reader
 
 
-def ending_of(answer: bytes, *, secure: bool = False) -> Ending:
+def ending_of(answer: bytes, *, secure: bool = False) -> Disconnection:
     reader = read([answer], secure=secure)
     assert reader.decided
     assert reader.opened is None
-    assert reader.ending is not None
-    return reader.ending
+    assert reader.disconnection is not None
+    return reader.disconnection
 
 
 @pytest.mark.parametrize("early", [b"", EARLY, b"HTTP/1.1 100 Continue\r\n\r\n" * MOST_EARLY])
 def test_a_101_opens_also_behind_informational_answers(early: bytes) -> None:
     reader = read([early + OPEN + b"\r\n\x81\x01a"])
-    assert (reader.opened, reader.rest, reader.ending) == (Opened(subprotocol=None), b"\x81\x01a", None)
+    assert (reader.opened, reader.rest, reader.disconnection) == (
+        Opened(subprotocol=None),
+        b"\x81\x01a",
+        None,
+    )
 
 
 def test_too_many_informational_answers() -> None:
-    ending = ending_of(b"HTTP/1.1 100 Continue\r\n\r\n" * (MOST_EARLY + 1) + OPEN + b"\r\n")
-    assert (ending.cause, "1xx" in ending.detail) == (Cause.PROTOCOL, True)
+    disconnection = ending_of(b"HTTP/1.1 100 Continue\r\n\r\n" * (MOST_EARLY + 1) + OPEN + b"\r\n")
+    assert (disconnection.cause, "1xx" in disconnection.detail) == (Cause.PROTOCOL, True)
 
 
 def test_half_a_head_is_waited_for() -> None:
     reader = read([SWITCHING])
-    assert (reader.decided, reader.began, reader.ending) == (False, True, None)
+    assert (reader.decided, reader.began, reader.disconnection) == (False, True, None)
     assert not read([]).began
     assert read([EARLY]).began
 
@@ -65,10 +69,10 @@ def test_half_a_head_is_waited_for() -> None:
     ("status", "words"), [(200, "200 OK"), (401, "401 Unauthorized"), (302, "not followed"), (799, "799")]
 )
 def test_any_other_final_status_is_a_refusal(status: int, words: str) -> None:
-    ending = ending_of(b"HTTP/1.1 %d x\r\nLocation: http://elsewhere/?secret\r\n\r\n" % status)
-    assert (ending.cause, ending.status) == (Cause.REFUSED, status)
-    assert words in ending.detail
-    assert "secret" not in ending.detail
+    disconnection = ending_of(b"HTTP/1.1 %d x\r\nLocation: http://elsewhere/?secret\r\n\r\n" % status)
+    assert (disconnection.cause, disconnection.status) == (Cause.REFUSED, status)
+    assert words in disconnection.detail
+    assert "secret" not in disconnection.detail
 
 
 @pytest.mark.parametrize("line_end", [b"\n\n", b"\r\n\r\n"])
@@ -87,8 +91,8 @@ def test_the_limit_of_a_head_does_not_depend_on_segments(size: int, early: bytes
         reader = read(answer[start:stop] for start, stop in pairwise(marks))
         assert (reader.opened is not None) == opens
         if not opens:
-            assert reader.ending is not None
-            assert f"{MOST_HEAD} bytes" in reader.ending.detail
+            assert reader.disconnection is not None
+            assert f"{MOST_HEAD} bytes" in reader.disconnection.detail
 
 
 def test_a_head_without_end_is_cut_off() -> None:
@@ -96,8 +100,8 @@ def test_a_head_without_end_is_cut_off() -> None:
 
 
 def test_too_many_headers() -> None:
-    ending = ending_of(OPEN + b"".join(b"X-%d: 1\r\n" % n for n in range(101)) + b"\r\n")
-    assert "headers" in ending.detail
+    disconnection = ending_of(OPEN + b"".join(b"X-%d: 1\r\n" % n for n in range(101)) + b"\r\n")
+    assert "headers" in disconnection.detail
 
 
 @pytest.mark.parametrize(
@@ -125,8 +129,8 @@ def test_a_server_that_speaks_tls_is_known_by_its_first_byte(record: bytes) -> N
 def test_what_a_refusal_says_is_read_as_it_is_framed(framing: bytes, body: bytes) -> None:
     reader = read([b"HTTP/1.1 403 Forbidden\r\n" + framing, body], end=True)
     assert not reader.wants_body
-    assert reader.ending is not None
-    assert reader.ending.detail == "the server answered 403 Forbidden and said 'expired'"
+    assert reader.disconnection is not None
+    assert reader.disconnection.detail == "the server answered 403 Forbidden and said 'expired'"
 
 
 def test_a_refusal_without_a_body_is_not_waited_for() -> None:
@@ -137,8 +141,8 @@ def test_a_refusal_without_a_body_is_not_waited_for() -> None:
 def test_a_body_without_end_is_read_so_far() -> None:
     reader = read([b"HTTP/1.1 403 x\r\n\r\n", b"\n" * (MOST_BODY - 1), b"a", b"b"])
     assert not reader.wants_body
-    assert reader.ending is not None
-    assert reader.ending.detail.endswith(" and said 'a'")
+    assert reader.disconnection is not None
+    assert reader.disconnection.detail.endswith(" and said 'a'")
 
 
 PIECES = st.sampled_from(
@@ -165,7 +169,7 @@ def test_however_an_answer_is_cut_it_comes_to_the_same(answer: bytes, marks: lis
     cuts = [0, *sorted(min(mark, len(answer)) for mark in marks), len(answer)]
     pieces = [answer[start:stop] for start, stop in pairwise(cuts) if start < stop]
     cut, whole = read(pieces, end=True), read([answer] if answer else [], end=True)
-    assert (cut.decided, cut.opened, cut.ending) == (whole.decided, whole.opened, whole.ending)
+    assert (cut.decided, cut.opened, cut.disconnection) == (whole.decided, whole.opened, whole.disconnection)
     assert whole.opened is None or whole.rest.startswith(cut.rest)
 
 
@@ -176,5 +180,5 @@ def test_garbage_never_fails(garbage: bytes) -> None:
 
 def test_retry_after_as_a_date() -> None:
     date = formatdate(time.time() + 100, usegmt=True)
-    ending = ending_of(f"HTTP/1.1 503 x\r\nRetry-After: {date}\r\n\r\n".encode())
-    assert ending.retry_after == pytest.approx(100, abs=3)
+    disconnection = ending_of(f"HTTP/1.1 503 x\r\nRetry-After: {date}\r\n\r\n".encode())
+    assert disconnection.retry_after == pytest.approx(100, abs=3)

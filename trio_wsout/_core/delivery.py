@@ -43,14 +43,14 @@ from typing import TYPE_CHECKING
 
 from attrs import define
 
-from trio_wsout._core.ending import BY_SILENCE, Cause
+from trio_wsout._core.disconnection import BY_SILENCE, Cause
 from trio_wsout._core.message import Accepted, BatchMessage, Message
 from trio_wsout.config.sections import DeliveryLevel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trio_wsout._core.ending import Ending
+    from trio_wsout._core.disconnection import Disconnection
     from trio_wsout.config.sections import Delivery, Retry
 
 __all__ = ["Accepted", "BatchMessage", "DeliveryWindow", "Message"]
@@ -282,7 +282,7 @@ class DeliveryWindow:
         """The events that an acknowledgement may name, oldest first."""
         return [event for message in self._in_flight for event in message.events]
 
-    def disconnected(self, ending: Ending) -> list[tuple[Message, str]]:
+    def disconnected(self, disconnection: Disconnection) -> list[tuple[Message, str]]:
         """The connection ended; gives the messages that are undelivered by that, each with its reason."""
         alone = len(self._in_flight) == 1
         asked = self._probing
@@ -294,10 +294,10 @@ class DeliveryWindow:
         again: list[Message] = []
         for message in tried:
             tries = self._tries.setdefault(message, _Tries())
-            blamed = None if asked else self._blamed_by(ending, tries, alone=alone)
+            blamed = None if asked else self._blamed_by(disconnection, tries, alone=alone)
             tries.asked += asked
             tries.sends += not asked
-            reason = blamed or self._exhausted_by(ending, tries)
+            reason = blamed or self._exhausted_by(disconnection, tries)
             if reason is None:
                 again.append(message)
             else:
@@ -317,29 +317,29 @@ class DeliveryWindow:
         self._before_ping = None
         return undelivered
 
-    def _blamed_by(self, ending: Ending, tries: _Tries, *, alone: bool) -> str | None:
+    def _blamed_by(self, disconnection: Disconnection, tries: _Tries, *, alone: bool) -> str | None:
         """Why a message that was in flight is to blame for good; None: it is not."""
-        code = ending.code if ending.cause is Cause.CLOSED else None
+        code = disconnection.code if disconnection.cause is Cause.CLOSED else None
         if alone and code == _TOO_BIG:
             return "the peer closed with 1009: the message is too big for it"
         suspected = alone and self._proved and not self._outlived
-        if not suspected or ending.cause not in _BLAMING or code in _ITS_OWN_FAULT:
+        if not suspected or disconnection.cause not in _BLAMING or code in _ITS_OWN_FAULT:
             tries.blamed = 0
             return None
         tries.blamed += 1
         if tries.blamed < _BLAMES or self._tries_allowed is not None:
             return None
-        return f"the message ended the connection {_BLAMES} times in a row ({ending.detail})"
+        return f"the message ended the connection {_BLAMES} times in a row ({disconnection.detail})"
 
-    def _exhausted_by(self, ending: Ending, tries: _Tries) -> str | None:
+    def _exhausted_by(self, disconnection: Disconnection, tries: _Tries) -> str | None:
         """Why a message may not be tried again; None: it may."""
         if self._tries_allowed is None or tries.sends + tries.asked < self._tries_allowed:
             return None
         asked = f" and waited for on {_connections(tries.asked)} more" if tries.asked else ""
-        silence = self.silence if tries.asked or ending.cause in BY_SILENCE else None
+        silence = self.silence if tries.asked or disconnection.cause in BY_SILENCE else None
         why = f"; {silence}" if silence else ""
         if tries.blamed >= _BLAMES:
-            why = f"; it alone was in flight when the connection ended, {tries.blamed} times in a row ({ending.detail})"
+            why = f"; it alone was in flight when the connection ended, {tries.blamed} times in a row ({disconnection.detail})"
         times = f"{tries.sends} time{'' if tries.sends == 1 else 's'}"
         return f"sent {times}{asked} without a confirmation, retry.retries allows no more{why}"
 

@@ -25,12 +25,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from trio_wsout._core.backoff import delay
-from trio_wsout._core.ending import Cause
+from trio_wsout._core.disconnection import Cause
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trio_wsout._core.ending import Ending
+    from trio_wsout._core.disconnection import Disconnection
     from trio_wsout.config.sections import Reconnect
 
 __all__ = ["TRANSITIONS", "Event", "Link", "State", "diagram"]
@@ -109,7 +109,7 @@ class Link:
     """Failures in a row."""
     deadline: float | None
     """When the next attempt is due, while backing off."""
-    last: Ending | None
+    last: Disconnection | None
     """Why the latest attempt or connection ended."""
     verdict: str | None
     """Once given up: why that was final."""
@@ -164,13 +164,13 @@ class Link:
         """A message came, or one was confirmed: the peer does not refuse everything."""
         self._violations = 0
 
-    def ended(self, ending: Ending, now: float, draw: float) -> None:
+    def ended(self, disconnection: Disconnection, now: float, draw: float) -> None:
         """The attempt failed, or the open connection ended; `draw` is uniform in [0, 1)."""
         if self.state is State.OPEN and now - self._opened_at >= self._policy.reset_after:
             self.failures = 0
         dialled = self.state is State.DIALLING
-        self.last = ending
-        verdict = self._final(ending)
+        self.last = disconnection
+        verdict = self._final(disconnection)
         # A 401 that fresh credentials may mend says nothing of the server.
         failed = dialled and not self.refresh
         self.news = failed and self._warn_at is None
@@ -184,7 +184,7 @@ class Link:
             return
         self._move(Event.FAILED)
         self.failures += 1
-        self.deadline = now + max(delay(self.failures, draw, self._policy), ending.retry_after or 0.0)
+        self.deadline = now + max(delay(self.failures, draw, self._policy), disconnection.retry_after or 0.0)
 
     def poll(self, now: float) -> bool:
         """Whether the delay is over and the link dials now."""
@@ -207,23 +207,23 @@ class Link:
             raise RuntimeError(message)
         self.state = new
 
-    def _final(self, ending: Ending) -> str | None:
+    def _final(self, disconnection: Disconnection) -> str | None:
         """Why this ending is final; None: it is not."""
         most = self._policy.max_attempts
-        if self._refused_for_good(ending):
-            return f"{ending.detail}, which is final"
-        if ending.cause is Cause.CLOSED and self._closed_for_good(ending.code or 0):
-            return f"{ending.detail}, which is final"
+        if self._refused_for_good(disconnection):
+            return f"{disconnection.detail}, which is final"
+        if disconnection.cause is Cause.CLOSED and self._closed_for_good(disconnection.code or 0):
+            return f"{disconnection.detail}, which is final"
         if most is not None and self.failures + 1 >= most:
-            return f"reconnect.max-attempts ({most}) is reached; last: {ending.detail}"
+            return f"reconnect.max-attempts ({most}) is reached; last: {disconnection.detail}"
         return None
 
-    def _refused_for_good(self, ending: Ending) -> bool:
-        if ending.status == _UNAUTHORIZED and self._refreshable and not self.refresh:
+    def _refused_for_good(self, disconnection: Disconnection) -> bool:
+        if disconnection.status == _UNAUTHORIZED and self._refreshable and not self.refresh:
             self.refresh = True
             return False
         final = _FINAL_ONCE_OPEN if self._openings else _FINAL_STATUSES
-        return ending.cause in _FINAL_CAUSES or ending.status in final
+        return disconnection.cause in _FINAL_CAUSES or disconnection.status in final
 
     def _closed_for_good(self, code: int) -> bool:
         self._violations = self._violations + 1 if code == _POLICY_VIOLATION else 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 if TYPE_CHECKING:
-    from trio_wsout._core.ending import Ending
+    from trio_wsout._core.disconnection import Disconnection
     from trio_wsout._core.link import State
 
 __all__ = ["LinkChange"]
@@ -21,7 +21,7 @@ class LinkChange:
     """The state that was entered."""
     attempt: int
     """1-based number of the current or next attempt in this row of failures."""
-    ending: Ending | None = None
+    disconnection: Disconnection | None = None
     """Why the last attempt or connection ended; None before the first end."""
     delay: float | None = None
     """Seconds until the next attempt, when backing off."""

@@ -25,9 +25,9 @@ from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
-from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.http_head import Fields
-from trio_wsout._core.masking import mask_secrets
+from trio_wsout._core.redaction import redact_secrets
 from trio_wsout.config.header_fields import is_token
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Opened:
     """The one that the server chose; None: none."""
 
 
-def judge_opening(head: ResponseHead, asked: Asked) -> Opened | Ending:
+def judge_opening(head: ResponseHead, asked: Asked) -> Opened | Disconnection:
     """Judge a 101; everything that is wrong with it is told at once."""
     chosen = _distinct(head.tokens("sec-websocket-protocol"))
     wrong = list(_broken(head, asked))
@@ -87,7 +87,7 @@ def judge_opening(head: ResponseHead, asked: Asked) -> Opened | Ending:
     if len(chosen) > 1:
         wrong.append("Sec-WebSocket-Protocol names several subprotocols")
     if wrong:
-        return Ending(cause=cause, detail=f"the server's 101 is not valid: {'; '.join(wrong)}")
+        return Disconnection(cause=cause, detail=f"the server's 101 is not valid: {'; '.join(wrong)}")
     return Opened(subprotocol=chosen[0] if chosen else None)
 
 
@@ -133,13 +133,13 @@ def _lower(texts: Iterable[str]) -> list[str]:
 
 def _named(name: str, asked: Asked) -> str:
     """A space and the name, as it may be told; empty: it is no name."""
-    return f" {_cut(mask_secrets(name, asked.secrets))}" if is_token(name) else ""
+    return f" {_cut(redact_secrets(name, asked.secrets))}" if is_token(name) else ""
 
 
 # -- refusals -----------------------------------------------------------------------------------------
 
 
-def refusal(head: ResponseHead, body: bytes, asked: Asked, *, wall: float) -> Ending:
+def refusal(head: ResponseHead, body: bytes, asked: Asked, *, wall: float) -> Disconnection:
     """Return why an attempt failed that was answered otherwise than by 101.
 
     Args:
@@ -162,7 +162,7 @@ def refusal(head: ResponseHead, body: bytes, asked: Asked, *, wall: float) -> En
     detail = f"the server answered {status}{phrase}{told}{_advice(head, said, asked)}"
     waits = head.values("retry-after") if status in _MAY_ASK_TO_WAIT else ()
     retry_after = _retry_after(", ".join(waits), wall) if waits else None
-    return Ending(cause=Cause.REFUSED, detail=detail, status=status, retry_after=retry_after)
+    return Disconnection(cause=Cause.REFUSED, detail=detail, status=status, retry_after=retry_after)
 
 
 def said_in(body: bytes, kind: str, secrets: Sequence[str]) -> str:
@@ -173,7 +173,7 @@ def said_in(body: bytes, kind: str, secrets: Sequence[str]) -> str:
     if "json" in kind.lower() or text.lstrip()[:1] in ("{", "["):
         text = " ".join(text.split())
     line = next((line for line in map(_on_one_line, text.splitlines()) if line), "")
-    return _cut(mask_secrets(line, secrets))
+    return _cut(redact_secrets(line, secrets))
 
 
 def _on_one_line(text: str) -> str:
@@ -206,7 +206,7 @@ def _where(location: str, secrets: Sequence[str]) -> str:
     host = parts.netloc.rpartition("@")[2]
     scheme = f"{parts.scheme}:" if parts.scheme else ""
     authority = f"//{host}" if host else ""
-    return _cut(mask_secrets(f"{scheme}{authority}{_PARAMETERS.sub('', parts.path)}", secrets))
+    return _cut(redact_secrets(f"{scheme}{authority}{_PARAMETERS.sub('', parts.path)}", secrets))
 
 
 def _retry_after(value: str, wall: float) -> float | None:

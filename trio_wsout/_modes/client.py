@@ -3,14 +3,14 @@
 ::
 
     client
-    ├─ spooler     where there is a spool: events → disk, many with one sync; then to the sender
+    ├─ spool journal where there is a spool: events → disk, many with one sync; then to the sender
     ├─ sender      events → batches → window
     ├─ supervisor  dial, watch, back off
     │  └─ connection
     │     ├─ writer   window → socket
     │     └─ reader   always drains; → received; pongs confirm
     ├─ watch       the deadlines of the connection: ping, warn, cut
-    └─ persister   confirmed cursor → store
+    └─ cursor saver confirmed cursor → store
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ import trio
 
 from trio_wsout._core.acknowledgement import AckReader
 from trio_wsout._core.callables import CallableError, awaitable
-from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.link import Link, State
 from trio_wsout._core.message import Accepted, Refused
 from trio_wsout._core.packing import Packer
 from trio_wsout._core.request import RequestError, build_request, files_named
 from trio_wsout._core.statistics import Statistics
 from trio_wsout._modes.tree import Tree, stop_when_broken
+from trio_wsout._tasks.cursor_saver import CursorSaver
 from trio_wsout._tasks.outbox import Outbox
-from trio_wsout._tasks.persister import Persister
 from trio_wsout._tasks.reader import Counts, Inbox, RawInbox
 from trio_wsout._tasks.sender import LinkSender, Sender
-from trio_wsout._tasks.spooler import Spooler
+from trio_wsout._tasks.spool_journal import SpoolJournal
 from trio_wsout._tasks.supervisor import Supervisor
 from trio_wsout._tasks.text_files import read_text_files
 from trio_wsout._wire.dial import AttemptFailed, Dialer
@@ -66,7 +66,7 @@ class ClientTree(Tree):
         self._epoch = time.time_ns() // 1_000_000
         self.link = Link(config.reconnect, refreshable=bool(hooks.token or hooks.headers))
         self.outbox = Outbox(config.delivery, config.retry, self.ledger, self.link.message_passed)
-        self.persister: Persister | None = None
+        self.cursor_saver: CursorSaver | None = None
         self.ledger.on_confirmed = self._confirmed
         self._packer = Packer(config, self.encoder, epoch=self._epoch, resolve=self._resolve)
         plain = self._packer.alone and config.delivery.stamp is None and config.spool is None
@@ -81,11 +81,11 @@ class ClientTree(Tree):
             counts=Counts(self.peer_log),
         )
         self._source: Source = self._taking
-        self.spooler: Spooler | None = None
+        self.spool_journal: SpoolJournal | None = None
         if config.spool is not None:
             store = hooks.spool or open_spool_store(config.spool, config.spool_bytes)
-            self.spooler = Spooler(store, config.spool_bytes, self.ledger, self._revive)
-            self.intake, self._source = self.spooler, self.spooler.backlog
+            self.spool_journal = SpoolJournal(store, config.spool_bytes, self.ledger, self._revive)
+            self.intake, self._source = self.spool_journal, self.spool_journal.backlog
             self.at_once = False
         if not hooks.receive:
             self._giving.end()
@@ -118,12 +118,12 @@ class ClientTree(Tree):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(stop_when_broken, self.ledger, nursery.cancel_scope)
                 nursery.start_soon(self.peer_log.run)
-                if self.spooler is not None:
-                    nursery.start_soon(self.spooler.run)
+                if self.spool_journal is not None:
+                    nursery.start_soon(self.spool_journal.run)
                 nursery.start_soon(self.sender.run, self._source)
                 self._bound_waits(nursery)
-                if self.persister is not None:
-                    nursery.start_soon(self.persister.run)
+                if self.cursor_saver is not None:
+                    nursery.start_soon(self.cursor_saver.run)
                 if self._config.connect.mode is ConnectMode.EAGER or self._hooks.receive:
                     # Who takes what comes in needs the link from the start, and may never send.
                     self.link.wanted()
@@ -135,9 +135,9 @@ class ClientTree(Tree):
             self._abandon([*window, *self.sender.leftovers()])
             self.inbox.stop()
             self.link.close()
-            if self.spooler is not None:
+            if self.spool_journal is not None:
                 with trio.CancelScope(shield=True):
-                    await self.spooler.aclose()
+                    await self.spool_journal.aclose()
             self.ended.set()
             self.supervisor.wake()
 
@@ -169,8 +169,8 @@ class ClientTree(Tree):
             self.inbox.stop()
         await self._end_document()
         await self.flush()
-        if self.persister is not None:
-            await self.persister.settle()
+        if self.cursor_saver is not None:
+            await self.cursor_saver.settle()
         self.supervisor.close()
 
     def whereabouts(self) -> str:
@@ -186,7 +186,7 @@ class ClientTree(Tree):
         """Wait until the link is open, making it dial if it is lazy; it has one peer at most."""
         if count > 1:
             raise ValueError("a link has one peer, never more")
-        self.outbox.wanted.ring()
+        self.outbox.wanted.notify()
         await trio.lowlevel.checkpoint()
         while self.link.state is not State.OPEN:
             self.ledger.raise_if_broken()
@@ -197,7 +197,7 @@ class ClientTree(Tree):
     def statistics(self) -> Statistics:
         """The figures now."""
         ledger, outbox, inbox, supervisor = self.ledger, self.outbox, self.inbox, self.supervisor
-        spooler = self.spooler
+        spool_journal = self.spool_journal
         # Who waited in `send` counts it a moment after the sender may have taken the event.
         accepted = max(self.accepted, ledger.taken)
         return Statistics(
@@ -220,24 +220,24 @@ class ClientTree(Tree):
             received_bytes=supervisor.received_bytes,
             heartbeat_misses=supervisor.heartbeat_misses,
             unknown_acks=inbox.counts.unknown_acks,
-            without_cursor=0 if self.persister is None else self.persister.without_cursor,
+            without_cursor=0 if self.cursor_saver is None else self.cursor_saver.without_cursor,
             unusable_cursors=0 if self._cursor is None else self._cursor.unusable,
-            cursor=None if self.persister is None else self.persister.value,
+            cursor=None if self.cursor_saver is None else self.cursor_saver.value,
             subprotocol=supervisor.subprotocol,
-            spooled=0 if spooler is None else spooler.events,
-            spool_bytes=0 if spooler is None else spooler.size,
-            spool_torn=0 if spooler is None else spooler.torn,
-            spool_waits=None if spooler is None else spooler.waits,
+            spooled=0 if spool_journal is None else spool_journal.events,
+            spool_bytes=0 if spool_journal is None else spool_journal.size,
+            spool_torn=0 if spool_journal is None else spool_journal.torn,
+            spool_waits=None if spool_journal is None else spool_journal.waits,
             last_document=ledger.last_document,
             last_error=supervisor.last_error,
         )
 
     def _confirmed(self, messages: Sequence[Message]) -> None:
         self.link.message_passed()
-        if self.spooler is not None:
-            self.spooler.confirmed(messages)
-        if self.persister is not None:
-            self.persister.confirmed(messages)
+        if self.spool_journal is not None:
+            self.spool_journal.confirmed(messages)
+        if self.cursor_saver is not None:
+            self.cursor_saver.confirmed(messages)
 
     # -- inside -------------------------------------------------------------------------------------------
 
@@ -246,24 +246,26 @@ class ClientTree(Tree):
         if cursor is None or self._cursor is None:
             return
         store = await open_cursor_store(cursor, url=self._config.url)
-        self.persister = Persister(store, self.ledger)
-        await self.persister.load(cursor.initial_value, self._cursor)
+        self.cursor_saver = CursorSaver(store, self.ledger)
+        await self.cursor_saver.load(cursor.initial_value, self._cursor)
 
     async def _open_spool(self) -> None:
         """Take the spool over; numbers and stamps go on as they were, so that a receiver knows what comes again."""
-        spooler = self.spooler
-        if spooler is None:
+        spool_journal = self.spool_journal
+        if spool_journal is None:
             return
-        found = await spooler.open(self._epoch)
+        found = await spool_journal.open(self._epoch)
         self._packer.go_on(found.epoch, found.settled)
         if self._acks is not None:
             self._acks.epoch = found.epoch
         self.accepted = found.last - found.settled
-        self.ledger.on_failed = spooler.failed
+        self.ledger.on_failed = spool_journal.failed
         if found.torn:
-            _log.warning("spool %s: a torn end was cut off, of events that were not accepted", spooler.place)
+            _log.warning(
+                "spool %s: a torn end was cut off, of events that were not accepted", spool_journal.place
+            )
         if self.accepted:
-            _log.info("spool %s: %d events of an earlier run go first", spooler.place, self.accepted)
+            _log.info("spool %s: %d events of an earlier run go first", spool_journal.place, self.accepted)
 
     def _revive(self, event: object) -> Accepted:
         """An event that was accepted before, perhaps by another configuration; what can't be sent is undelivered."""
@@ -274,15 +276,15 @@ class ClientTree(Tree):
 
     def _abandon(self, holding: Iterable[Accepted]) -> None:
         """The tree has ended: where there is a spool, what is on disk stays there."""
-        spooler = self.spooler
-        if spooler is None:
+        spool_journal = self.spool_journal
+        if spool_journal is None:
             super()._abandon(holding)
             return
-        count, broken, self.ledger.on_failed = spooler.events, self.ledger.broken, None
+        count, broken, self.ledger.on_failed = spool_journal.events, self.ledger.broken, None
         reason = self.end_reason if broken is None else f"the output broke: {broken}"
-        stay = f"in the spool at {spooler.place}"
+        stay = f"in the spool at {spool_journal.place}"
         staying = f"{reason}; the event stays {stay} and goes first at the next start"
-        lost = spooler.close(staying)
+        lost = spool_journal.close(staying)
         self.ledger.keep(holding, staying)
         self.left = self.ledger.abandon(lost, reason)
         events = f"{count} accepted event{'' if count == 1 else 's'}"
@@ -301,7 +303,7 @@ class ClientTree(Tree):
         """The value of a ``${…}`` in this attempt; None: there is none."""
         match source:
             case "cursor":
-                return None if self.persister is None else self.persister.value
+                return None if self.cursor_saver is None else self.cursor_saver.value
             case "attempt":
                 return str(self.link.attempt)
             case _:
@@ -316,10 +318,10 @@ class ClientTree(Tree):
             headers = None if hooks.headers is None else await awaitable("headers", hooks.headers())
             token = None if hooks.token is None else await awaitable("token", hooks.token())
         except CallableError as error:
-            raise AttemptFailed(Ending(cause=Cause.CALLABLE, detail=str(error))) from None
+            raise AttemptFailed(Disconnection(cause=Cause.CALLABLE, detail=str(error))) from None
         except Exception as error:
             detail = f"the application's headers or token callable raised {type(error).__name__}"
-            raise AttemptFailed(Ending(cause=Cause.REQUEST, detail=detail)) from error
+            raise AttemptFailed(Disconnection(cause=Cause.REQUEST, detail=detail)) from error
         files: Mapping[str, str | TemplateError | None] = {}
         if self._files:
             self._dialer.stage = "the files that the configuration names"
@@ -337,12 +339,12 @@ class ClientTree(Tree):
             return build_request(
                 self._config,
                 resolve=resolve,
-                cursor=self.persister.value if self.persister is not None and resumes else None,
+                cursor=self.cursor_saver.value if self.cursor_saver is not None and resumes else None,
                 headers=headers,
                 token=token,
             )
         except RequestError as error:
-            raise AttemptFailed(Ending(cause=Cause.REQUEST, detail=str(error))) from None
+            raise AttemptFailed(Disconnection(cause=Cause.REQUEST, detail=str(error))) from None
         except (TypeError, AttributeError) as error:
             detail = "the application's headers, token or secrets callable gave something that is no text"
-            raise AttemptFailed(Ending(cause=Cause.REQUEST, detail=detail)) from error
+            raise AttemptFailed(Disconnection(cause=Cause.REQUEST, detail=detail)) from error

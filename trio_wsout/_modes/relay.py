@@ -4,7 +4,7 @@
 
     relay
     ├─ sender     events of the application, the peers and the link, in turns → the log that all peers read
-    ├─ archive    where there is a history: messages → history → the log
+    ├─ journal    where there is a history: messages → history → the log
     ├─ watch      the deadlines of all peers
     ├─ listener   accept → handshake → admit, each peer in a guarded nursery
     │  └─ peer
@@ -32,8 +32,8 @@ from trio_wsout._core.message import Accepted
 from trio_wsout._core.received import Received
 from trio_wsout._core.relayed import Edits, Relayed
 from trio_wsout._modes.client import ClientTree
-from trio_wsout._modes.serving import ServingTree
-from trio_wsout._tasks.fair_queue import FairQueue, FairSource
+from trio_wsout._modes.server import ServerTree
+from trio_wsout._tasks.fair_queue import FairQueue, FairSender
 from trio_wsout._tasks.reader import Inbox
 from trio_wsout._tasks.uplink import Uplink
 from trio_wsout.config.sections import BatchMode, Mode, Payload
@@ -64,7 +64,7 @@ _TURNS = 2
 """Turns of other tasks after which the sender has surely had one."""
 
 
-class RelayTree(ServingTree):
+class RelayTree(ServerTree):
     """The tree of one relay."""
 
     def __init__(self, config: Config, hooks: Hooks) -> None:
@@ -80,11 +80,11 @@ class RelayTree(ServingTree):
         self._taken_over = False
         self._edits = Edits(config, hooks.on_message)
         if config.url is not None:
-            uplink = Uplink(self.audience.log, self._plain, self.audience.settle, self._queue.ring)
+            uplink = Uplink(self.fan_out.log, self._plain, self.fan_out.settle, self._queue.notify)
             self._link = _LinkTree(
                 _link_config(config), evolve(hooks, receive=True), uplink, self._edit(signed=False)
             )
-            self.audience.uplink = uplink
+            self.fan_out.uplink = uplink
             # What comes down goes on: behind it lie the pongs for what went up, and so the uplink's room.
             self._queue.hold(lambda: uplink.full, but=self._down)
         if not hooks.receive:
@@ -99,7 +99,7 @@ class RelayTree(ServingTree):
         """Start sender and archive, and the link with both ways."""
         await super()._start_tasks(nursery)
         self._bound_waits(nursery)
-        link, uplink = self._link, self.audience.uplink
+        link, uplink = self._link, self.fan_out.uplink
         if link is not None and uplink is not None:
             await nursery.start(link.run)
             nursery.start_soon(self._break_with, link)
@@ -114,7 +114,7 @@ class RelayTree(ServingTree):
 
     def _untold(self, holding: Iterable[Accepted]) -> list[Accepted]:
         """What the link has not reported; the rest is counted."""
-        told = {} if self.audience.uplink is None else self.audience.uplink.failed
+        told = {} if self.fan_out.uplink is None else self.fan_out.uplink.failed
         left: list[Accepted] = []
         for event in holding:
             reason = told.pop(event.seq, None)
@@ -338,7 +338,7 @@ class _PeerInbox(_RelayInbox):
 
     def __init__(
         self,
-        turns: FairSource,
+        turns: FairSender,
         payload: Payload,
         channel: Taking,
         acks: AckReader | None,
@@ -363,7 +363,7 @@ class _PeerInbox(_RelayInbox):
 class _TurnTaking:
     """Where one source's messages go: to the application if it asked, and to the sender in their turn."""
 
-    def __init__(self, tree: RelayTree, turns: FairSource, source: ServedPeer | Uplink) -> None:
+    def __init__(self, tree: RelayTree, turns: FairSender, source: ServedPeer | Uplink) -> None:
         self._tree = tree
         self._turns = turns
         self._source = source

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Never
 
 from trio_wsout._core.unpacking import Unpacker
-from trio_wsout._modes.serving import ServingTree
+from trio_wsout._modes.server import ServerTree
 from trio_wsout._tasks.reader import Inbox, RawInbox
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["ServerInputTree"]
 
 
-class ServerInputTree(ServingTree):
+class ServerInputTree(ServerTree):
     """The tree of one server input."""
 
     def __init__(self, config: Config, hooks: Hooks) -> None:

@@ -4,7 +4,7 @@
 
     server-output
     ├─ sender     events → batches → frames, once → the log that all peers read → those that are free
-    ├─ archive    where there is a history: messages → history → the log
+    ├─ journal    where there is a history: messages → history → the log
     ├─ watch      the deadlines of all peers
     └─ listener   accept → handshake → admit, each peer in a guarded nursery
        └─ peer
@@ -14,10 +14,10 @@
 
 from __future__ import annotations
 
-from trio_wsout._modes.serving import ServingTree
+from trio_wsout._modes.server import ServerTree
 
 __all__ = ["ServerOutputTree"]
 
 
-class ServerOutputTree(ServingTree):
+class ServerOutputTree(ServerTree):
     """The tree of one server output; all of it is what trees with a listener share."""

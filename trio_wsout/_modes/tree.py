@@ -211,7 +211,7 @@ class Tree(ABC):
         """Where the application takes what comes, have waits for confirmations end when it takes nothing."""
         if self.receives:
             self.bounding = self._giving
-            nursery.start_soon(self._giving.watch, self._config.retry.timeout)
+            nursery.start_soon(self._giving.heartbeat_task, self._config.retry.timeout)
 
     def _resolve(self, source: str, name: str | None) -> str | None:
         """The value of a ``${…}``; None: there is none.

@@ -16,7 +16,7 @@ import trio
 from trio_wsout._core.message import Accepted
 from trio_wsout._core.spool_format import decode_event
 from trio_wsout._tasks.intake import DocumentEnd
-from trio_wsout._tasks.waking import Doorbell
+from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import SpoolError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Backlog:
         self._revive = revive
         self._memory: deque[Item] = deque()
         self._memory_bytes = 0
-        self._to_take = Doorbell()
+        self._to_take = Wakeup()
         self._behind = False
         self._read = 0
         self._marks: deque[tuple[int, Mark]] = deque()
@@ -89,7 +89,7 @@ class Backlog:
                 self._marks.append((self.last, item))
             else:
                 self._memory.append(item)
-        self._to_take.ring()
+        self._to_take.notify()
 
     def _add(self, item: Accepted) -> None:
         self.last += 1

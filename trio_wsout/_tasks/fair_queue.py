@@ -6,52 +6,52 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_wsout._core.turns import Turns
-from trio_wsout._tasks.waking import Doorbell
+from trio_wsout._core.round_robin import RoundRobin
+from trio_wsout._tasks.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_wsout._tasks.intake import Item
 
-__all__ = ["FairQueue", "FairSource"]
+__all__ = ["FairQueue", "FairSender"]
 
 
 class FairQueue:
     """The receiving end; a `Source`."""
 
     def __init__(self) -> None:
-        self._turns = Turns["Item"]()
-        self._bell = Doorbell()
+        self._turns = RoundRobin["Item"]()
+        self._wakeup = Wakeup()
         self._held: Callable[[], bool] = bool
-        self._free: FairSource | None = None
+        self._free: FairSender | None = None
         self.closed = False
 
     def __len__(self) -> int:
         """How many items wait."""
         return len(self._turns)
 
-    def source(self, most: int) -> FairSource:
+    def source(self, most: int) -> FairSender:
         """A new source, of which at most `most` items wait."""
-        return FairSource(self, most)
+        return FairSender(self, most)
 
-    def hold(self, while_: Callable[[], bool], *, but: FairSource) -> None:
-        """While that is so nothing is taken but from one source; `ring` says that it may have ended."""
+    def hold(self, while_: Callable[[], bool], *, but: FairSender) -> None:
+        """While that is so nothing is taken but from one source; `notify` says that it may have ended."""
         self._held, self._free = while_, but
 
     def hold_nothing(self) -> None:
         """From now on everything is taken: for the end, when it is only counted."""
         self._held = bool
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """There may be something to take."""
-        self._bell.ring()
+        self._wakeup.notify()
 
-    def put(self, source: FairSource, item: Item, most: int) -> bool:
+    def put(self, source: FairSender, item: Item, most: int) -> bool:
         """Part of a source."""
         if not self._turns.put(source, item, most):
             return False
-        self._bell.ring()
+        self._wakeup.notify()
         return True
 
     def receive_nowait(self) -> Item:
@@ -60,7 +60,7 @@ class FairQueue:
         if taken is None:
             raise trio.WouldBlock
         source, item = taken
-        if isinstance(source, FairSource):
+        if isinstance(source, FairSender):
             source.taken()
         return item
 
@@ -71,14 +71,14 @@ class FairQueue:
             try:
                 return self.receive_nowait()
             except trio.WouldBlock:
-                await self._bell.wait()
+                await self._wakeup.wait()
 
     def close(self) -> None:
         """Nobody receives any more: who sends gets trio.BrokenResourceError."""
         self.closed = True
 
 
-class FairSource:
+class FairSender:
     """One sending end."""
 
     waiting: int

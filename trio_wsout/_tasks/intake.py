@@ -14,7 +14,7 @@ from attrs import define
 
 from trio_wsout._core.message import Accepted
 from trio_wsout._tasks.ledger import Flush
-from trio_wsout._tasks.waking import Doorbell
+from trio_wsout._tasks.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,7 +70,7 @@ class Intake:
         self._most = most
         self._items: deque[Item] = deque()
         self._outside: deque[_Waiting] = deque()
-        self._bell = Doorbell()
+        self._wakeup = Wakeup()
         self._closed = False
         self.offer_first: Callable[[Item], bool] | None = None
         """Who is offered an item that comes where nothing waits; gives whether it was taken. None: nobody."""
@@ -90,7 +90,7 @@ class Intake:
         if not items:
             if self.offer_first is not None and self.offer_first(value):
                 return
-            self._bell.ring()
+            self._wakeup.notify()
         items.append(value)
 
     async def send(self, value: Item) -> None:
@@ -157,7 +157,7 @@ class Intake:
         if self._items:
             await trio.lowlevel.checkpoint()
         while not self._items:
-            await self._bell.wait()
+            await self._wakeup.wait()
 
     def close(self) -> None:
         """Nobody takes any more, or puts; what waits can still be taken."""

@@ -182,7 +182,7 @@ class Ledger:
         """Whether somebody waits for the fate of events."""
         return bool(self._waiters)
 
-    def watch(self, flush: Flush, last: int) -> None:
+    def heartbeat_task(self, flush: Flush, last: int) -> None:
         """The mark left the intake behind event `last`: set its `done` when every event taken so far has its fate."""
         flush.seq = last
         flush.missing = self.taken - self.confirmed - self.undelivered

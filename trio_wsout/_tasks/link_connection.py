@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_wsout._tasks.heartbeat import LinkDeadlines
+from trio_wsout._tasks.link_deadlines import LinkDeadlines
 from trio_wsout._tasks.reader import run_reader
 from trio_wsout._tasks.writer import run_writer
 from trio_wsout._wire.connection import FAREWELL, Connection
@@ -14,9 +14,9 @@ from trio_wsout._wire.connection import FAREWELL, Connection
 if TYPE_CHECKING:
     from trio_wsout._core.heartbeat import HeartbeatMonitor
     from trio_wsout._core.received import Peer
+    from trio_wsout._tasks.heartbeat import HeartbeatTask
     from trio_wsout._tasks.outbox import Outbox
     from trio_wsout._tasks.reader import Inbox
-    from trio_wsout._tasks.watch import Watch
 
 __all__ = ["run_connection"]
 
@@ -29,17 +29,17 @@ async def run_connection(
     monitor: HeartbeatMonitor,
     outbox: Outbox,
     inbox: Inbox,
-    watch: Watch,
+    heartbeat_task: HeartbeatTask,
     *,
     peer: Peer,
     closing: trio.Event,
 ) -> None:
     """Run a connection until it is over, or until `closing` is set: then say Close and hear the answer.
 
-    `watch` looks at its deadlines. When it returns, or is cancelled, the connection is cut and its last pongs have
+    `heartbeat_task` looks at its deadlines. When it returns, or is cancelled, the connection is cut and its last pongs have
     confirmed what they can.
     """
-    deadlines = LinkDeadlines(connection, outbox, monitor, watch)
+    deadlines = LinkDeadlines(connection, outbox, monitor, heartbeat_task)
     written = trio.Event()
 
     def life(now: float) -> None:
@@ -57,7 +57,7 @@ async def run_connection(
     connection.on_life(life)
     connection.on_ping(monitor.ping_written)
     connection.on_pong(pong)
-    connection.on_control(outbox.to_write.ring)
+    connection.on_control(outbox.to_write.notify)
     outbox.on_released = deadlines.look_anew
     deadlines.look_anew()
     async with connection, trio.open_nursery() as reading:
@@ -67,12 +67,12 @@ async def run_connection(
             writing.start_soon(_cancel_when, closing, writing.cancel_scope)
             await connection.wait_ended()
             # Our answer to a Close may be under way, and should not be torn.
-            outbox.to_write.ring()
+            outbox.to_write.notify()
             with trio.move_on_after(FAREWELL if connection.hears else 0):
                 await written.wait()
             writing.cancel_scope.cancel()
         deadlines.forget()
-        if connection.ending is None:
+        if connection.disconnection is None:
             await connection.aclose()
         else:
             await connection.farewell()

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 from attrs import define, field
 
-from trio_wsout._tasks.audience import TRY_AGAIN_LATER
+from trio_wsout._tasks.fan_out import TRY_AGAIN_LATER
+from trio_wsout._tasks.heartbeat import HandshakeDeadline
 from trio_wsout._tasks.peer_fan_out import Greeting
 from trio_wsout._tasks.served_peer import ServedPeer
-from trio_wsout._tasks.watch import Patience
 from trio_wsout._wire.accept import Acceptor
 from trio_wsout._wire.listen import (
     address_of,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from trio_wsout._core.handshake import Admit, Deny, Handshake
-    from trio_wsout._tasks.audience import Audience
+    from trio_wsout._tasks.fan_out import FanOut
     from trio_wsout._tasks.reader import Inbox
     from trio_wsout._wire.accept import Guest
     from trio_wsout._wire.connection import Connection
@@ -103,7 +103,7 @@ class Listener:
 
     _config: Config
     _host: Host
-    _audience: Audience
+    _fan_out: FanOut
     _authenticate: Callable[[Handshake], Awaitable[Admit | Deny]] | None
     _text: bool
     _given: Sequence[trio.abc.Listener[trio.abc.Stream]] | None
@@ -125,7 +125,7 @@ class Listener:
             self._authenticate,
             text=self._text,
             resolve=self._resolve,
-            peer_log=self._audience.peer_log,
+            peer_log=self._fan_out.peer_log,
         )
 
     async def open(self) -> None:
@@ -150,10 +150,10 @@ class Listener:
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Accept until `stop`; who was accepted goes on in `nursery`. The listeners are closed then."""
-        nursery.start_soon(self._audience.watch.run)
+        nursery.start_soon(self._fan_out.heartbeat_task.run)
         try:
             with self._accepting:  # noqa: ASYNC912 - serving waits
-                listeners = [_Steady(each, self._audience.peer_log) for each in self._listeners]
+                listeners = [_Steady(each, self._fan_out.peer_log) for each in self._listeners]
                 await trio.serve_listeners(self._serve, listeners, handler_nursery=nursery)
         finally:
             await self.aclose()  # noqa: ASYNC102 - by force, which never waits
@@ -179,15 +179,17 @@ class Listener:
         try:
             await self._admit(stream)
         except Exception:  # noqa: BLE001 - one connection's trouble is nobody else's
-            self._audience.peer_log.error("a connection ended by an error of this side", exc_info=True)
-            self._audience.settle()
+            self._fan_out.peer_log.error("a connection ended by an error of this side", exc_info=True)
+            self._fan_out.settle()
         finally:
             await trio.aclose_forcefully(stream)  # noqa: ASYNC102 - by force, which never waits
 
     async def _admit(self, stream: trio.abc.Stream) -> None:
         server = self._config.server
         assert server is not None  # noqa: S101 - the rules see to it
-        patience = Patience(self._audience.watch, trio.current_time() + server.handshake_timeout)
+        patience = HandshakeDeadline(
+            self._fan_out.heartbeat_task, trio.current_time() + server.handshake_timeout
+        )
         guest: Guest | None = None
         try:
             with patience.scope():
@@ -204,17 +206,17 @@ class Listener:
         try:
             return await self._host.greet(guest.handshake.cursor)
         except HistoryError as error:
-            self._audience.peer_log.error("a peer that wants to resume was refused with 503: %s", error)
+            self._fan_out.peer_log.error("a peer that wants to resume was refused with 503: %s", error)
             await self.acceptor.turn_away(guest, "the history can't be read")
             return None
 
-    async def _welcome(self, guest: Guest, patience: Patience) -> None:
+    async def _welcome(self, guest: Guest, patience: HandshakeDeadline) -> None:
         greeting: Greeting | None = None
         with patience.scope():
             greeting = await self._greet(guest)
         if greeting is None:
             return
-        peer = ServedPeer(guest.peer, self._audience, self._config)
+        peer = ServedPeer(guest.peer, self._fan_out, self._config)
         headers: list[tuple[str, str]] = []
         if greeting.resumed is not None:
             headers.append((_STATUS, "resumed" if greeting.resumed else "gap"))
@@ -254,8 +256,8 @@ class Listener:
             return
         place.stuck = False
         if place.dropped:
-            self._audience.peer_log.warning(
+            self._fan_out.peer_log.warning(
                 "peer %s did not read its answer in time and is closed with 1013", peer.peer.address
             )
-            self._audience.expelled += 1
+            self._fan_out.expelled += 1
             peer.close(TRY_AGAIN_LATER)

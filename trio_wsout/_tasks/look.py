@@ -12,7 +12,7 @@ from trio_wsout._core.look import Look, Motion
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from trio_wsout._core.ending import Ending
+    from trio_wsout._core.disconnection import Disconnection
 
 __all__ = ["UNCONNECTED", "Looked", "Suspect", "look"]
 
@@ -21,7 +21,7 @@ class Looked(Protocol):
     """A connection, as far as a look goes."""
 
     @property
-    def ending(self) -> Ending | None:
+    def disconnection(self) -> Disconnection | None:
         """Why it is over; None while it is open."""
         ...
 
@@ -45,17 +45,17 @@ async def look(suspects: Iterable[T]) -> set[T]:
     It takes some turns of the loop and no time: whatever they do meanwhile, it ends.
     """
     looks = {each: Look(each.motion, lying=each.lying) for each in suspects}
-    going = [each for each in looks if each.ending is None]
+    going = [each for each in looks if each.disconnection is None]
     while going:
         await trio.lowlevel.checkpoint()
-        going = [each for each in going if each.ending is None and not looks[each].turned(each.motion)]
+        going = [each for each in going if each.disconnection is None and not looks[each].turned(each.motion)]
     return {each for each, done in looks.items() if done.found_room}
 
 
 class _Unconnected:
     """Who has no connection as yet, and so nothing that can be told of it: a look takes the same turns."""
 
-    ending = None
+    disconnection = None
     motion = Motion(received=0, sent=0, reads=True, writes=False)
     lying = None
 

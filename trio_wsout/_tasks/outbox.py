@@ -8,12 +8,12 @@ import trio
 
 from trio_wsout._core.delivery import DeliveryWindow
 from trio_wsout._core.message import events_in
-from trio_wsout._tasks.waking import Doorbell
+from trio_wsout._tasks.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from trio_wsout._core.ending import Ending
+    from trio_wsout._core.disconnection import Disconnection
     from trio_wsout._core.message import Accepted, Message
     from trio_wsout._tasks.ledger import Ledger
     from trio_wsout.config.sections import Delivery, Retry
@@ -35,27 +35,27 @@ class Outbox:
         self.accept = self.window.accept
         """Take a message into the window if it has room; gives whether it had."""
         self.ledger = ledger
-        self.to_write = Doorbell()
+        self.to_write = Wakeup()
         """Rings when there may be something to write."""
-        self.wanted = Doorbell()
+        self.wanted = Wakeup()
         """Rings when the first message waits: a lazy link dials then."""
-        self._room = Doorbell()
+        self._room = Wakeup()
         self.on_released: Callable[[], object] | None = None
         """Called when this side reads again: from then on time counts anew."""
         self.written_messages = 0
         self.written_events = 0
         self.sent_bytes = 0
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Messages were put into the window: wake who writes them, or who must dial first."""
-        self.to_write.ring()
+        self.to_write.notify()
         if len(self.window):
-            self.wanted.ring()
+            self.wanted.notify()
 
     async def put(self, message: Message) -> None:
         """Put a message into the window; waits while it is full."""
         while not self.window.accept(message):
-            self.ring()
+            self.notify()
             await self._room.wait()
 
     def wrote(self, messages: Sequence[Message], count: int) -> None:
@@ -69,17 +69,17 @@ class Outbox:
         """These messages are confirmed."""
         if messages:
             self.ledger.confirm(messages)
-            self._room.ring()
+            self._room.notify()
 
     def answered(self) -> None:
         """The outstanding ping was answered: that may confirm, and leaves the way free for another."""
         self.confirm(self.window.pong_received(trio.current_time()))
-        self.to_write.ring()
+        self.to_write.notify()
 
     def acked(self, seq: int) -> None:
         """The peer's application has every event up to `seq`."""
         self.confirm(self.window.acked(seq))
-        self.to_write.ring()
+        self.to_write.notify()
 
     def heard(self) -> None:
         """A message came."""
@@ -99,8 +99,8 @@ class Outbox:
         if self.on_released is not None:
             self.on_released()
 
-    def disconnected(self, ending: Ending) -> list[tuple[Accepted, str]]:
+    def disconnected(self, disconnection: Disconnection) -> list[tuple[Accepted, str]]:
         """The connection ended: what is unconfirmed goes again; gives the events that do not, each with its reason."""
-        failed = self.window.disconnected(ending)
-        self._room.ring()
+        failed = self.window.disconnected(disconnection)
+        self._room.notify()
         return [(accepted, reason) for message, reason in failed for accepted in message.events]

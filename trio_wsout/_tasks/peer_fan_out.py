@@ -1,6 +1,6 @@
 """What is written to one peer of a listener, and when: at once where that can be, by a task where it has to wait.
 
-Its history goes first, then what is posted. Mostly others write to it, as soon as something is there (`Audience.ring`):
+Its history goes first, then what is posted. Mostly others write to it, as soon as something is there (`FanOut.notify`):
 then the task waits. It writes where the connection has no room, or can't be written to at once (TLS).
 """
 
@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING
 import trio
 from attrs import frozen
 
-from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.heartbeat import HeartbeatMonitor
 from trio_wsout._core.look import could_not_write
 from trio_wsout._core.packing import PackingError
-from trio_wsout._tasks.heartbeat import beat
+from trio_wsout._tasks.link_deadlines import beat
 from trio_wsout._tasks.look import Suspect
 from trio_wsout._tasks.replay import Overtaken
-from trio_wsout._tasks.waking import Doorbell, earliest
+from trio_wsout._tasks.wakeup import Wakeup, earliest
 from trio_wsout.errors import HistoryError
 
 if TYPE_CHECKING:
-    from trio_wsout._core.fanout import Subscriber
+    from trio_wsout._core.log import Subscription
     from trio_wsout._core.received import Peer
-    from trio_wsout._tasks.audience import Audience
+    from trio_wsout._tasks.fan_out import FanOut
     from trio_wsout._tasks.replay import Replay
     from trio_wsout._wire.connection import Connection
     from trio_wsout.config.sections import Config
@@ -64,18 +64,18 @@ class Greeting:
 
 
 class PeerFanOut:
-    """A peer as one that is written to. Part of `Member`, `Watched` and `Owner`."""
+    """A peer as one that is written to. Part of `Member`, `HasDeadline` and `Owner`."""
 
     __slots__ = (
-        "_audience",
-        "_bell",
         "_code",
+        "_fan_out",
         "_held",
         "_idle_timeout",
         "_part_by",
         "_part_due",
         "_place",
         "_reason",
+        "_wakeup",
         "_write_timeout",
         "_writing",
         "active_at",
@@ -87,18 +87,18 @@ class PeerFanOut:
         "ticket",
     )
 
-    def __init__(self, peer: Peer, audience: Audience, config: Config) -> None:
+    def __init__(self, peer: Peer, fan_out: FanOut, config: Config) -> None:
         """A peer that is about to be let in."""
         assert config.server is not None  # noqa: S101 - the rules see to it
         self.peer = peer
         self.connection: Connection
         self.due = inf
         self.ticket = 0
-        self._place: Subscriber | None = None
+        self._place: Subscription | None = None
         self.sent_early: set[int] | None = None
         self.monitor = HeartbeatMonitor(config.heartbeat)
-        self._bell = Doorbell()
-        self._audience = audience
+        self._wakeup = Wakeup()
+        self._fan_out = fan_out
         self._idle_timeout = config.server.idle_timeout
         self._write_timeout = config.retry.timeout
         self.active_at = 0.0
@@ -122,20 +122,20 @@ class PeerFanOut:
     # -- its place ------------------------------------------------------------------------------------------
 
     @property
-    def place(self) -> Subscriber | None:
+    def place(self) -> Subscription | None:
         """Its place in the log, the account of it up to date; None until its replay has caught up."""
         self._catch_up()
         return self._place
 
     def join_log(self) -> None:
         """Have a place in the log, at its end."""
-        self._place = self._audience.log.join(self)
+        self._place = self._fan_out.log.join(self)
         if self._held:
             self._place.held()
 
     def _catch_up(self) -> None:
-        if self._place is not None and self._place.in_step:
-            self._audience.log.in_step.catch_up(self._place)
+        if self._place is not None and self._place.in_sync:
+            self._fan_out.log.in_sync.catch_up(self._place)
 
     def wrote(self, size: int, at: float) -> None:
         """So many bytes were written to it at once, the last of them at this time."""
@@ -144,7 +144,7 @@ class PeerFanOut:
 
     def out_of_step(self) -> None:
         """Its fan-out writes for it, when there is something."""
-        self._audience.idle.add(self)
+        self._fan_out.idle.add(self)
 
     # -- the end --------------------------------------------------------------------------------------------
 
@@ -157,32 +157,32 @@ class PeerFanOut:
             self._code = code
             self._reason = reason if len(reason.encode()) <= _LONGEST_REASON else ""
             self._part_by = trio.current_time() + _PARTING
-            self._audience.watch.no_later_than(self, self._part_by)
+            self._fan_out.heartbeat_task.no_later_than(self, self._part_by)
             self.give_up_place()
             self.wake()
 
     def give_up_place(self) -> None:
         """Leave the log: nobody waits for this peer any more."""
         self.leave_log()
-        self._audience.settle()
+        self._fan_out.settle()
 
     def leave_log(self) -> None:
         """Leave the log, and confirm nothing by that: for the end of the whole tree."""
         if self.place is not None:
-            self._audience.log.leave(self.place)
+            self._fan_out.log.leave(self.place)
 
     # -- waking ---------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
         """There is something for the fan-out to do, and nobody else is to write."""
         self._rise()
-        self._bell.ring()
+        self._wakeup.notify()
 
     def _rise(self) -> None:
         """Have nobody write but the fan-out."""
         if self._place is not None:
-            self._audience.log.step_out(self._place)
-        self._audience.idle.discard(self)
+            self._fan_out.log.step_out(self._place)
+        self._fan_out.idle.discard(self)
 
     # -- writing at once ------------------------------------------------------------------------------------
 
@@ -194,7 +194,7 @@ class PeerFanOut:
     def write_at_once(self) -> None:
         """Write what there is for it, and a ping if one is wanted; or have the fan-out do so, where only that can.
 
-        The fan-out waits, and it is not in step.
+        The fan-out waits, and it is not in sync.
         """
         place = self.place
         while place is not None and place.ready and not self._over:
@@ -203,22 +203,22 @@ class PeerFanOut:
                 return
             frames = self._take(place)
             if frames:
-                self._audience.sent_bytes += len(frames)
+                self._fan_out.sent_bytes += len(frames)
                 self.active_at = trio.current_time()
                 self.connection.write_at_once(frames)
-                if self._audience.confirms_writes:
+                if self._fan_out.confirms_writes:
                     self.written()
         self.ping()
-        self._audience.watch.look_at(self)
-        if self in self._audience.idle:
-            self._audience.rest(self)
+        self._fan_out.heartbeat_task.look_at(self)
+        if self in self._fan_out.idle:
+            self._fan_out.rest(self)
 
     def ping(self) -> None:
         """Write the ping that is due or wanted, if one is, behind everything that was taken."""
         if self._over or not self._pinging:
             return
         self.connection.ping_now(self._next_ping())
-        self._audience.watch.look_at(self)
+        self._fan_out.heartbeat_task.look_at(self)
 
     def _next_ping(self) -> bytes:
         place = self.place
@@ -237,7 +237,7 @@ class PeerFanOut:
                 await self._write(greeting.notice)
             if greeting.replay is not None:
                 await self._write_history(greeting.replay)
-            await self._fan_out()
+            await self._write_from_log()
         except trio.BrokenResourceError:
             # The connection is over, and knows why.
             return
@@ -251,7 +251,7 @@ class PeerFanOut:
                 self.close(_GONE, gap.first or "")
                 return
             except (HistoryError, PackingError) as error:
-                self._audience.peer_log.error("a peer's replay was broken off: %s", error)
+                self._fan_out.peer_log.error("a peer's replay was broken off: %s", error)
                 self.close(_INTERNAL_ERROR)
                 return
             if not frames:
@@ -260,46 +260,46 @@ class PeerFanOut:
             await self._write(frames)
             self._part_due = None
 
-    async def _fan_out(self) -> None:
+    async def _write_from_log(self) -> None:
         """Write what waits, all in one go, until there is a reason to close."""
-        audience = self._audience
+        fan_out = self._fan_out
         while not self._over:
             place = self.place
             ready = place is not None and place.ready
             if not (ready or self._pinging or self.connection.has_control):
-                if audience.complete and place is not None and place.has_all:
+                if fan_out.complete and place is not None and place.has_all:
                     self.close(GOING_AWAY)
                     return
-                audience.rest(self)
+                fan_out.rest(self)
                 try:
-                    await self._bell.wait()
+                    await self._wakeup.wait()
                 finally:
                     self._rise()  # when cancelled, too: what comes next closes the socket
                 continue
             frames = b""
             if ready and place is not None:
                 frames = self._take(place)
-                audience.settle()
+                fan_out.settle()
             await self._write(frames)
-            if place is not None and audience.confirms_writes:
+            if place is not None and fan_out.confirms_writes:
                 place.written()
-                audience.settle()
+                fan_out.settle()
 
-    def _take(self, place: Subscriber) -> bytes:
+    def _take(self, place: Subscription) -> bytes:
         """The next frames to write, what it has lost before them told first; empty: there are none but its own."""
-        audience = self._audience
+        fan_out = self._fan_out
         gap_after, before = place.gap_after, place.next
         frames = place.take(trio.current_time())
-        audience.count(before, place.next)
+        fan_out.count(before, place.next)
         if gap_after is not None:
             place.gap_after = None
-            frames = audience.lost_frame(gap_after, before) + frames
+            frames = fan_out.lost_frame(gap_after, before) + frames
         return frames
 
     @property
     def _over(self) -> bool:
         """Whether nothing more is to be written here."""
-        return self._code is not None or self.connection.ending is not None
+        return self._code is not None or self.connection.disconnection is not None
 
     @property
     def _pinging(self) -> bool:
@@ -311,12 +311,12 @@ class PeerFanOut:
         if self._pinging:
             ping = self._next_ping()
         if frames or ping is not None or self.connection.has_control:
-            self._audience.watch.no_later_than(self, self._stalls_at)
+            self._fan_out.heartbeat_task.no_later_than(self, self._stalls_at)
             count = await self.connection.write_frames(frames, ping)
-            self._audience.sent_bytes += count
+            self._fan_out.sent_bytes += count
         if frames:
             self.active_at = trio.current_time()
-        self._audience.watch.look_at(self)
+        self._fan_out.heartbeat_task.look_at(self)
 
     # -- Watched ------------------------------------------------------------------------------------------------
 
@@ -335,13 +335,13 @@ class PeerFanOut:
     @property
     def deadline(self) -> float | None:
         """When `poll` has something to do."""
-        if self.connection.ending is not None:
+        if self.connection.disconnection is not None:
             return None
         return earliest(self.monitor.deadline, self._stalls_at, self._idle_at, self._part_by)
 
     def poll(self) -> Suspect | None:
         """Ping; or return the connection, if the peer is to be warned of, cut, or closed."""
-        silent = beat(self.connection, self.monitor, self.ping, warn=self._audience.peer_log.warning)
+        silent = beat(self.connection, self.monitor, self.ping, warn=self._fan_out.peer_log.warning)
         over = earliest(self._stalls_at, self._idle_at, self._part_by)
         if silent or (over is not None and trio.current_time() >= over):
             return Suspect(self.connection, partial(self._judge, silent=silent))
@@ -372,10 +372,10 @@ class PeerFanOut:
                 self.monitor,
                 self.ping,
                 all_read=True,
-                warn=self._audience.peer_log.warning,
+                warn=self._fan_out.peer_log.warning,
             )
-        if self.connection.ending is not None:
-            self._audience.was_cut(self)
+        if self.connection.disconnection is not None:
+            self._fan_out.was_cut(self)
 
     def _wait_from(self, now: float) -> None:
         """The peer made room while this side did not run and could not write: its time begins now."""
@@ -388,4 +388,4 @@ class PeerFanOut:
         what = "a message was not confirmed"
         if self.place is None:
             what = "a part of the history was not written"
-        self.connection.end(Ending(cause=Cause.STALLED, detail=f"{what} within retry.timeout"))
+        self.connection.end(Disconnection(cause=Cause.STALLED, detail=f"{what} within retry.timeout"))

@@ -6,7 +6,7 @@ at once, and who takes lets other tasks run when there is nothing more, or after
 
 While it is full and nobody takes, connections are not read, and so nothing that a peer confirms is seen. Who waits for
 that would wait for ever where it is the same task that should take. So such a wait ends once nobody has taken anything for
-some time (`Handover.watch`). An application that is slow, and takes an item now and then, is not in that case.
+some time (`Handover.heartbeat_task`). An application that is slow, and takes an item now and then, is not in that case.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_wsout._tasks.waking import Doorbell
+from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import DeliveryError
 
 if TYPE_CHECKING:
@@ -170,13 +170,13 @@ class Handover(ReceivedChannel):
 
     def __init__(self, most: int) -> None:
         super().__init__(most)
-        self._stuck = Doorbell()
+        self._stuck = Wakeup()
         """Rings when a connection begins to wait to put."""
         self._waits: set[trio.CancelScope] = set()
         """What waits for something that only reading brings, and not for ever."""
         self._gave_up = ""
 
-    async def watch(self, patience: float) -> None:
+    async def heartbeat_task(self, patience: float) -> None:
         """Until cancelled, end what is `bounded` when connections wait and nobody has taken for so many seconds.
 
         A WARNING says so, once. Where this is found late, because the process did not run, nobody could take either:
@@ -212,7 +212,7 @@ class Handover(ReceivedChannel):
 
     @contextmanager
     def bounded(self) -> Generator[None]:
-        """Bound a wait for what a peer confirms: see `watch`.
+        """Bound a wait for what a peer confirms: see `heartbeat_task`.
 
         Raises:
             DeliveryError: Nobody takes. Nothing is lost by that: what was accepted goes on.
@@ -260,7 +260,7 @@ class Handover(ReceivedChannel):
         if not self._outside:
             self._progress_at = trio.current_time()
         self._outside.append((over, run))
-        self._stuck.ring()
+        self._stuck.notify()
         try:
             await over.wait()
         except BaseException:

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from trio_wsout._core.history import first_cursor
-from trio_wsout._tasks.audience import gap_frame
+from trio_wsout._tasks.fan_out import gap_frame
 from trio_wsout._wire.frames import plain_frame
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from trio_wsout._core.history import Entry
     from trio_wsout._core.packing import Packer
-    from trio_wsout._tasks.archive import Archive, Start
-    from trio_wsout._tasks.audience import Audience, Member
+    from trio_wsout._tasks.fan_out import FanOut, Member
+    from trio_wsout._tasks.history_journal import HistoryJournal, Start
 
 __all__ = ["Overtaken", "Replay"]
 
@@ -38,11 +38,18 @@ class Replay:
     """One peer's way through the history."""
 
     def __init__(
-        self, archive: Archive, audience: Audience, packer: Packer, start: Start, asked: str, *, tells: bool
+        self,
+        history_journal: HistoryJournal,
+        fan_out: FanOut,
+        packer: Packer,
+        start: Start,
+        asked: str,
+        *,
+        tells: bool,
     ) -> None:
         """Begin at `start`; `tells` says that gaps are told within the stream."""
-        self._archive = archive
-        self._audience = audience
+        self._history_journal = history_journal
+        self._fan_out = fan_out
         self._packer = packer
         self._position = start.position
         self._cursor: str | None = asked
@@ -57,10 +64,10 @@ class Replay:
             HistoryError: The history can't be read.
         """
         frames = b""
-        log = self._audience.log
+        log = self._fan_out.log
         while not frames and peer.place is None:
             before = log.last_seq
-            entries = await self._archive.after(self._position)
+            entries = await self._history_journal.after(self._position)
             posted = log.last_seq
             news = [entry for entry in entries if entry.position <= posted]
             # What was posted before the read was in the history; where nothing of it is left, it has left.
@@ -74,7 +81,7 @@ class Replay:
 
     def _look_for_gap(self, news: Sequence[Entry], *, at_least: int) -> None:
         """Note that events left which were not read yet: those up to the floor, which is at least so high."""
-        floor = max(self._archive.extent.floor, at_least)
+        floor = max(self._history_journal.extent.floor, at_least)
         if floor <= self._position or (news and news[0].position == self._position + 1):
             return
         first = first_cursor(news)
@@ -89,5 +96,5 @@ class Replay:
         if early:
             early.difference_update([entry.position for entry in news])
         messages = self._packer.repack(payloads, time.time()) if payloads else []
-        self._audience.count_replayed(len(payloads), len(messages))
-        return b"".join([plain_frame(message, self._audience.opcode) for message in messages])
+        self._fan_out.count_replayed(len(payloads), len(messages))
+        return b"".join([plain_frame(message, self._fan_out.opcode) for message in messages])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from trio_wsout._core.message import Message
     from trio_wsout._core.packing import Packer
-    from trio_wsout._tasks.audience import Audience
+    from trio_wsout._tasks.fan_out import FanOut
     from trio_wsout._tasks.intake import Item
     from trio_wsout._tasks.ledger import Ledger
     from trio_wsout._tasks.outbox import Outbox
@@ -52,7 +52,7 @@ class Sink(Protocol):
         """Take a message; waits while there is no room."""
         ...
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Messages were accepted: wake who writes them."""
         ...
 
@@ -98,7 +98,7 @@ class Sender:
 
     def _ring(self) -> None:
         """Have what was taken written."""
-        self._sink.ring()
+        self._sink.notify()
 
     async def _take_waiting(self, item: Item, source: Source) -> None:
         """Take one item and all that waits behind it: a task switch serves many, and a plain event costs none."""
@@ -130,7 +130,7 @@ class Sender:
                 except BaseException:
                     item.abandon()
                     raise
-                self._ledger.watch(item, self._packer.taken)
+                self._ledger.heartbeat_task(item, self._packer.taken)
             case DocumentEnd():
                 messages, marker = self._packer.end_document()
                 self._ledger.document_ended(item.fate, marker, self._packer.taken)
@@ -171,9 +171,9 @@ class AudienceSender(Sender):
     would be late by that. Those that come in numbers wait for the switch, and go together.
     """
 
-    def __init__(self, packer: Packer, audience: Audience, ledger: Ledger) -> None:
-        super().__init__(packer, audience, ledger)
-        self._log = audience.log
+    def __init__(self, packer: Packer, fan_out: FanOut, ledger: Ledger) -> None:
+        super().__init__(packer, fan_out, ledger)
+        self._log = fan_out.log
         self._free = False
         self._last = -inf
 
@@ -228,7 +228,7 @@ class LinkSender(Sender):
             while source.waiting:
                 if not self._move(source):
                     await self._take(source.receive_nowait())
-            self._sink.ring()
+            self._sink.notify()
 
     def _move(self, intake: Intake) -> int:
         """Move what has room, unless something waits that is no plain event; gives how many events."""

@@ -6,7 +6,7 @@
     ├─ fan-out  history first, then what could not be written at once → one joined write per wake-up
     └─ reader   always drains; → received, or the relay
 
-Its timers (heartbeat, retry.timeout, idle-timeout) are watched by the listener's one `Watch`.
+Its timers (heartbeat, retry.timeout, idle-timeout) are watched by the listener's one `HeartbeatTask`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trio_wsout._wire.connection import FAREWELL
 if TYPE_CHECKING:
     from trio_wsout._core.message import Accepted
     from trio_wsout._core.received import Peer
-    from trio_wsout._tasks.audience import Audience
+    from trio_wsout._tasks.fan_out import FanOut
     from trio_wsout._tasks.peer_fan_out import Greeting
     from trio_wsout._tasks.reader import Inbox
     from trio_wsout._wire.connection import Connection
@@ -35,13 +35,13 @@ _DRAIN = 1.0
 
 
 class ServedPeer(PeerFanOut):
-    """A peer from its admission to its end. Part of `Member`, `Watched` and `WritingSide`."""
+    """A peer from its admission to its end. Part of `Member`, `HasDeadline` and `WritingSide`."""
 
     __slots__ = ("_reading",)
 
-    def __init__(self, peer: Peer, audience: Audience, config: Config) -> None:
+    def __init__(self, peer: Peer, fan_out: FanOut, config: Config) -> None:
         """A peer that is about to be let in."""
-        super().__init__(peer, audience, config)
+        super().__init__(peer, fan_out, config)
         self._reading = False
 
     # -- life -----------------------------------------------------------------------------------------------
@@ -56,8 +56,8 @@ class ServedPeer(PeerFanOut):
         self.begin(connection, greeting)
         connection.on_life(self._life)
         connection.on_pong(self._pong)
-        self._audience.enter(self)
-        self._audience.watch.look_at(self)
+        self._fan_out.enter(self)
+        self._fan_out.heartbeat_task.look_at(self)
         try:
             async with connection:
                 self._reading = True
@@ -69,19 +69,19 @@ class ServedPeer(PeerFanOut):
                 await self._part()
                 with trio.move_on_after(_DRAIN):  # noqa: ASYNC912 - while the reader has not ended, it waits
                     while self._reading:
-                        await self._bell.wait()
+                        await self._wakeup.wait()
         finally:
-            self._audience.watch.forget(self)
+            self._fan_out.heartbeat_task.forget(self)
             self.leave_log()
-            self._audience.leave(self)
-            self._audience.heartbeat_misses += self.monitor.misses
+            self._fan_out.leave(self)
+            self._fan_out.heartbeat_misses += self.monitor.misses
 
     async def _read(self, inbox: Inbox) -> None:
         try:
             await run_reader(self.connection, inbox, self, self.monitor, self.peer)
         finally:
             self._reading = False
-            self._bell.ring()
+            self._wakeup.notify()
 
     def _ended(self) -> None:
         """The connection is over: no more is written, but our answer to a Close may be under way."""
@@ -96,7 +96,7 @@ class ServedPeer(PeerFanOut):
         """Close, and hear the answer, within the time that is left; then cut."""
         connection = self.connection
         connection.on_end(None)
-        if connection.ending is not None:
+        if connection.disconnection is not None:
             await connection.farewell()
         elif self._code is not None and self._part_by is not None:
             self._writing = trio.CancelScope()
@@ -106,7 +106,7 @@ class ServedPeer(PeerFanOut):
 
     def _life(self, now: float) -> None:
         if self.monitor.frame_received(now):
-            self._audience.watch.look_at(self)
+            self._fan_out.heartbeat_task.look_at(self)
 
     def _pong(self, payload: bytes) -> None:
         if self.monitor.pong_received(payload) and self.place is not None:
@@ -115,13 +115,13 @@ class ServedPeer(PeerFanOut):
 
     def _go_on(self) -> None:
         """Something was confirmed: that may make room, or be the last; and more may be to ask for."""
-        if self._audience.complete:
+        if self._fan_out.complete:
             self.wake()
-        elif self in self._audience.idle:
+        elif self in self._fan_out.idle:
             self.write_at_once()
         else:
             self.ping()
-        self._audience.settle()
+        self._fan_out.settle()
 
     # -- WritingSide: what the reader has to do with ------------------------------------------------------------
 
@@ -152,4 +152,4 @@ class ServedPeer(PeerFanOut):
         self.active_at = now
         if self.place is not None:
             self.place.released(now)
-        self._audience.watch.look_at(self)
+        self._fan_out.heartbeat_task.look_at(self)

@@ -9,13 +9,13 @@ import trio
 from attrs import evolve
 
 from trio_wsout._core.callables import plain
-from trio_wsout._core.ending import BY_SILENCE, Cause, Ending
+from trio_wsout._core.disconnection import BY_SILENCE, Cause, Disconnection
 from trio_wsout._core.heartbeat import HeartbeatMonitor
 from trio_wsout._core.link import State
 from trio_wsout._core.link_change import LinkChange
 from trio_wsout._core.received import Peer
+from trio_wsout._tasks.heartbeat import HandshakeDeadline, HeartbeatTask
 from trio_wsout._tasks.link_connection import run_connection
-from trio_wsout._tasks.watch import Patience, Watch
 from trio_wsout._wire.dial import AttemptFailed
 from trio_wsout.errors import ConnectError
 
@@ -77,7 +77,7 @@ class Supervisor:
         self.opened = trio.Event()
         self.connection = None
         self.subprotocol: str | None = None
-        self._watch = Watch()
+        self._heartbeat_task = HeartbeatTask()
         self._monitor: HeartbeatMonitor | None = None
         self._misses_before = 0
         self.last_error: str | None = None
@@ -112,7 +112,7 @@ class Supervisor:
         """Serve the link until it is closed by `close` or has given up (which breaks the output)."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stop_waiting, nursery.cancel_scope)
-            nursery.start_soon(self._watch.run)
+            nursery.start_soon(self._heartbeat_task.run)
             await self._serve()
             nursery.cancel_scope.cancel()
         self._link.close()
@@ -133,32 +133,34 @@ class Supervisor:
             link.wanted()
         while True:
             self._announce(None)
-            ending, undelivered = await self._attempt()
+            disconnection, undelivered = await self._attempt()
             closing = self._closing.is_set()
             if not closing:
-                self._judge(ending)
+                self._judge(disconnection)
             # Only now: where the channel is full this waits, and nobody is to take the link for open meanwhile.
             await self._outbox.ledger.report(undelivered)
             if closing or self._closing.is_set():
                 return
             if link.state is State.GAVE_UP:
-                self._give_up(ending)
+                self._give_up(disconnection)
                 return
             await trio.sleep_until(link.deadline if link.deadline is not None else trio.current_time())
             link.poll(trio.current_time())
 
-    def _judge(self, ending: Ending) -> None:
+    def _judge(self, disconnection: Disconnection) -> None:
         now = trio.current_time()
-        self._link.ended(ending, now, self._draw())
-        self.last_error = ending.detail
+        self._link.ended(disconnection, now, self._draw())
+        self.last_error = disconnection.detail
         deadline = self._link.deadline
         self._announce(None if deadline is None else deadline - now)
 
-    def _give_up(self, ending: Ending) -> None:
+    def _give_up(self, disconnection: Disconnection) -> None:
         link = self._link
         attempts = "one failed attempt" if link.failures == 1 else f"{link.failures} failures in a row"
         message = f"the link gave up after {attempts}: {link.verdict}"
-        self._outbox.ledger.break_with(ConnectError(message, attempts=link.failures, cause=ending.detail))
+        self._outbox.ledger.break_with(
+            ConnectError(message, attempts=link.failures, cause=disconnection.detail)
+        )
 
     def _announce(self, delay: float | None) -> None:
         link = self._link
@@ -170,7 +172,7 @@ class Supervisor:
         if self._on_state is None:
             return
         try:
-            change = LinkChange(state=link.state, attempt=link.attempt, ending=link.last, delay=delay)
+            change = LinkChange(state=link.state, attempt=link.attempt, disconnection=link.last, delay=delay)
             plain("on_state", self._on_state(change))
         except Exception:  # noqa: BLE001 - the application's fault must not cost the link
             _log.exception("on_state raised")
@@ -191,20 +193,20 @@ class Supervisor:
 
     # -- one attempt, one connection ------------------------------------------------------------------------
 
-    async def _attempt(self) -> tuple[Ending, list[tuple[Accepted, str]]]:
+    async def _attempt(self) -> tuple[Disconnection, list[tuple[Accepted, str]]]:
         """Dial, and use the connection to its end; gives why it ended, and what is undelivered by that."""
         connection: Connection | None = None
         async with trio.open_nursery() as nursery:
             try:
                 connection = await self._open(nursery)
             except AttemptFailed as failed:
-                ending = failed.ending
+                disconnection = failed.disconnection
             else:
-                ending = await self._use(connection)
+                disconnection = await self._use(connection)
             nursery.cancel_scope.cancel()
-        return ending, [] if connection is None else self._outbox.disconnected(ending)
+        return disconnection, [] if connection is None else self._outbox.disconnected(disconnection)
 
-    async def _use(self, connection: Connection) -> Ending:
+    async def _use(self, connection: Connection) -> Disconnection:
         """Run an open connection to its end; gives why it ended."""
         self._monitor = monitor = HeartbeatMonitor(self._config.heartbeat)
         self._begin(connection, monitor)
@@ -215,7 +217,7 @@ class Supervisor:
                 monitor,
                 self._outbox,
                 self._inbox,
-                self._watch,
+                self._heartbeat_task,
                 peer=peer,
                 closing=self._closing,
             )
@@ -225,18 +227,18 @@ class Supervisor:
             self._misses_before += monitor.misses
         return self._explained(await connection.wait_ended())
 
-    def _explained(self, ending: Ending) -> Ending:
+    def _explained(self, disconnection: Disconnection) -> Disconnection:
         """The ending, with what the peer never does, where that can be why; a WARNING says that once."""
         silence = self._outbox.window.silence
-        if silence is None or ending.cause is Cause.LOCAL:
-            return ending
+        if silence is None or disconnection.cause is Cause.LOCAL:
+            return disconnection
         self._silences += 1
-        if ending.cause not in BY_SILENCE and self._silences < _SILENCES:
-            return ending
+        if disconnection.cause not in BY_SILENCE and self._silences < _SILENCES:
+            return disconnection
         if not self._warned:
             self._warned = True
             _log.warning("link: %s", silence)
-        return evolve(ending, detail=f"{ending.detail}; {silence}")
+        return evolve(disconnection, detail=f"{disconnection.detail}; {silence}")
 
     def _begin(self, connection: Connection, monitor: HeartbeatMonitor) -> None:
         now = trio.current_time()
@@ -253,11 +255,11 @@ class Supervisor:
         timeout = self._config.connect.timeout
         self._dialer.stage = "credentials from the application"
         self._dialer.deadline = trio.current_time() + timeout
-        patience = Patience(self._watch, self._dialer.deadline)
+        patience = HandshakeDeadline(self._heartbeat_task, self._dialer.deadline)
         try:
             with patience.scope():
                 return await self._dialer.dial(nursery, await self._make_request())
         finally:
             patience.end()
         detail = f"connect.timeout ({timeout:g} s) went by without {self._dialer.stage}"
-        raise AttemptFailed(Ending(cause=Cause.TIMED_OUT, detail=detail))
+        raise AttemptFailed(Disconnection(cause=Cause.TIMED_OUT, detail=detail))

@@ -16,13 +16,13 @@ from attrs import define
 
 from trio_wsout._core.message import Accepted, BatchMessage
 from trio_wsout._tasks.intake import BatchEnd
-from trio_wsout._tasks.waking import Doorbell
+from trio_wsout._tasks.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_wsout._core.batching import Document
-    from trio_wsout._core.fanout import Fanout
+    from trio_wsout._core.log import Log
     from trio_wsout._core.message import Message
 
 __all__ = ["Uplink"]
@@ -50,7 +50,7 @@ class Uplink:
 
     def __init__(
         self,
-        log: Fanout,
+        log: Log,
         plain: Callable[[Accepted], bytes],
         settle: Callable[[], object],
         room: Callable[[], object],
@@ -64,7 +64,7 @@ class Uplink:
         self._settle = settle
         self._waiting: deque[Accepted | BatchEnd] = deque()
         self._open: dict[int, int] = {}
-        self._bell = Doorbell()
+        self._wakeup = Wakeup()
         self._room = room
         self._confirmed = log.end
         self._over = False
@@ -89,7 +89,7 @@ class Uplink:
             )
         if isinstance(message, BatchMessage):
             self._waiting.append(BatchEnd())
-        self._bell.ring()
+        self._wakeup.notify()
 
     async def run(self, intake: Entry) -> None:
         """Hand on what waits until cancelled, or until the link has ended; then its owner says why."""
@@ -99,7 +99,7 @@ class Uplink:
                     await intake.send(self._waiting[0])
                     self._waiting.popleft()
                     self._room()
-                await self._bell.wait()
+                await self._wakeup.wait()
 
     def advance(self) -> None:
         """Let the log know what the link has."""

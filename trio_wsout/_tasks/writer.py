@@ -8,7 +8,7 @@ import trio
 
 if TYPE_CHECKING:
     from trio_wsout._core.heartbeat import HeartbeatMonitor
-    from trio_wsout._tasks.heartbeat import LinkDeadlines
+    from trio_wsout._tasks.link_deadlines import LinkDeadlines
     from trio_wsout._tasks.outbox import Outbox
     from trio_wsout._wire.connection import Connection
 
@@ -24,7 +24,7 @@ async def run_writer(
 ) -> None:
     """Write until the connection is over. It is the only task that writes to it."""
     window = outbox.window
-    while connection.ending is None:
+    while connection.disconnection is None:
         pinging = monitor.ping_due or (monitor.free and window.wants_ping)
         if not (pinging or window.ready or connection.has_control):
             await outbox.to_write.wait()

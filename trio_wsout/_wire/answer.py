@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_wsout._core.masking import mask_secrets
 from trio_wsout._core.opening import Asked, opening_head
+from trio_wsout._core.redaction import redact_secrets
 from trio_wsout._wire.outgoing import system_gave_up
 from trio_wsout._wire.response import AnswerReader
 from trio_wsout._wire.tap import RECEIVE_BYTES, Tap
@@ -53,7 +53,7 @@ class AnswerTap(Tap):
 
     async def _receive_head(self) -> bytes:
         """Read on until the whole head is there; empty: it was given already, or will never be."""
-        if not self._answered and self.ending is None:
+        if not self._answered and self.disconnection is None:
             await self._read_answer()
         return await super()._receive_head()
 
@@ -73,8 +73,8 @@ class AnswerTap(Tap):
             self.begin_with(opening_head(self._key, answer.opened), answer.rest)
             return
         await self._hear_body(answer)
-        assert answer.ending is not None  # noqa: S101 - it is decided, and not open
-        self.fail(answer.ending)
+        assert answer.disconnection is not None  # noqa: S101 - it is decided, and not open
+        self.fail(answer.disconnection)
 
     async def _hear_body(self, answer: AnswerReader) -> None:
         """Read what a refusal says, for a moment: it is told in the error."""
@@ -103,4 +103,4 @@ class AnswerTap(Tap):
         return f"before the opening handshake was answered{hint}"
 
     def _shown(self, reason: str) -> str:
-        return mask_secrets(reason, self._request.secrets)
+        return redact_secrets(reason, self._request.secrets)

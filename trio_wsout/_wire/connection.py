@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 import trio
 from trio_websocket import ConnectionClosed
 
-from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.heartbeat import Progress
 from trio_wsout._core.look import Motion
 from trio_wsout._wire.frames import BINARY, CLOSE, PING, TEXT, masked_frame, masked_frames, plain_frame
@@ -32,7 +32,7 @@ _FAULTS = (_PROTOCOL_ERROR, _NOT_UTF_8, _TOO_BIG)
 
 
 class Connection:
-    """An open connection. It ends once: `ended` is set and `ending` says why; leaving ``async with`` cuts it.
+    """An open connection. It ends once: `ended` is set and `disconnection` says why; leaving ``async with`` cuts it.
 
     Only one task writes, only one receives. Nothing here raises anything of trio_websocket's.
     """
@@ -64,14 +64,14 @@ class Connection:
         tap.opened()
 
     @property
-    def ending(self) -> Ending | None:
+    def disconnection(self) -> Disconnection | None:
         """Why the connection is over; None while it is open."""
-        return self._tap.ending
+        return self._tap.disconnection
 
     @property
     def hears(self) -> bool:
         """Whether the peer may still read, although the connection is over: a write under way is worth its end."""
-        return self.ending is not None and self.ending.cause in (Cause.CLOSED, Cause.PROTOCOL)
+        return self.disconnection is not None and self.disconnection.cause in (Cause.CLOSED, Cause.PROTOCOL)
 
     @property
     def received_bytes(self) -> int:
@@ -107,13 +107,13 @@ class Connection:
         """Have `wait` awaited, by who receives, before a ping or a Close of the peer is answered."""
         self._tap.before_answer = wait
 
-    async def wait_ended(self) -> Ending:
+    async def wait_ended(self) -> Disconnection:
         """Wait until the connection is over; gives why."""
         return await self._tap.wait_ended()
 
-    def end(self, ending: Ending) -> None:
+    def end(self, disconnection: Disconnection) -> None:
         """Declare the connection over, for a reason that this side found."""
-        self._tap.fail(ending)
+        self._tap.fail(disconnection)
 
     # -- writing --------------------------------------------------------------------------------------
 
@@ -123,7 +123,7 @@ class Connection:
         A write that is cancelled or fails makes the connection dead.
 
         Raises:
-            trio.BrokenResourceError: The connection is over; `ending` says why.
+            trio.BrokenResourceError: The connection is over; `disconnection` says why.
         """
         frames = masked_frames(payloads, self._opcode)
         if ping is not None:
@@ -197,7 +197,7 @@ class Connection:
     def motion(self) -> Motion:
         """How far it has come both ways. One system call while a write is under way."""
         tap = self._tap
-        writes = tap.torn and self.ending is None
+        writes = tap.torn and self.disconnection is None
         told = bytes_told(tap.stream) if writes else None
         sent = tap.written_bytes if told is None else told[0]
         return Motion(received=tap.received_bytes, sent=sent, reads=tap.reads, writes=writes)
@@ -215,7 +215,7 @@ class Connection:
         Who calls has all that came before: only then more is read, and pings behind it are answered.
 
         Raises:
-            trio.EndOfChannel: The connection is over; `ending` says why.
+            trio.EndOfChannel: The connection is over; `disconnection` says why.
         """
         while True:
             part = await self._tap.next_part()
@@ -241,7 +241,7 @@ class Connection:
 
         The caller bounds the time by a cancel scope. No other task may be writing.
         """
-        if self._tap.torn or self.ending is not None:
+        if self._tap.torn or self.disconnection is not None:
             return False
         self._closing = True
         with suppress(trio.BrokenResourceError):
@@ -251,23 +251,23 @@ class Connection:
 
     async def farewell(self) -> None:
         """Let the last control frames out (the answer to a Close) when the connection is over, briefly."""
-        ending = self.ending
-        if self._tap.torn or ending is None or not self.hears:
+        disconnection = self.disconnection
+        if self._tap.torn or disconnection is None or not self.hears:
             return
         with trio.move_on_after(FAREWELL):
-            await self._tap.last_words(self._last_close(ending))
-            if ending.cause is Cause.PROTOCOL:
+            await self._tap.last_words(self._last_close(disconnection))
+            if disconnection.cause is Cause.PROTOCOL:
                 await self._tap.hear_out()
 
-    def _last_close(self, ending: Ending) -> bytes:
+    def _last_close(self, disconnection: Disconnection) -> bytes:
         """A Close for a peer that broke the protocol, where wsproto has found the fault and queued none."""
         if self._tap.close_queued:
             return b""
         found = self._websocket.closed
-        code = ending.code if ending.cause is Cause.PROTOCOL else None
+        code = disconnection.code if disconnection.cause is Cause.PROTOCOL else None
         code = code or (None if found is None else found.code)
         if code not in _FAULTS:
-            if ending.cause is Cause.CLOSED:
+            if disconnection.cause is Cause.CLOSED:
                 return b""
             code = _PROTOCOL_ERROR
         return self._frame(code.to_bytes(2, "big"), CLOSE)

@@ -17,7 +17,7 @@ from attrs import evolve
 from trio_websocket import wrap_client_stream
 
 from trio_wsout._core.callables import CallableError
-from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._wire.answer import AnswerTap
 from trio_wsout._wire.connection import Connection
 from trio_wsout._wire.guard import Guard
@@ -44,11 +44,11 @@ _NO_RECORD = "WRONG_VERSION_NUMBER"
 
 
 class AttemptFailed(Exception):  # noqa: N818 - caught by the supervisor, never leaves the package
-    """An attempt did not open; `ending` says why, ``__cause__`` is the foreign exception if any."""
+    """An attempt did not open; `disconnection` says why, ``__cause__`` is the foreign exception if any."""
 
-    def __init__(self, ending: Ending) -> None:
-        super().__init__(ending.detail)
-        self.ending = ending
+    def __init__(self, disconnection: Disconnection) -> None:
+        super().__init__(disconnection.detail)
+        self.disconnection = disconnection
 
 
 class Dialer:
@@ -110,10 +110,10 @@ class Dialer:
             self.stage = f"a TCP connection to {host}:{port}"
             return await open_tcp(host, port)
         except ProxyTrouble as trouble:
-            raise AttemptFailed(Ending(cause=trouble.cause, detail=str(trouble))) from None
+            raise AttemptFailed(Disconnection(cause=trouble.cause, detail=str(trouble))) from None
         except (OSError, trio.BrokenResourceError) as error:
             detail = f"can't connect to {host}:{port}: {connect_trouble(error)}"
-            raise AttemptFailed(Ending(cause=Cause.UNREACHABLE, detail=detail)) from None
+            raise AttemptFailed(Disconnection(cause=Cause.UNREACHABLE, detail=detail)) from None
 
     async def _open_custom(
         self, open_stream: Callable[[str, int], Awaitable[trio.abc.Stream]], host: str, port: int
@@ -121,13 +121,13 @@ class Dialer:
         try:
             return await open_stream(host, port)
         except CallableError as error:
-            raise AttemptFailed(Ending(cause=Cause.CALLABLE, detail=str(error))) from None
+            raise AttemptFailed(Disconnection(cause=Cause.CALLABLE, detail=str(error))) from None
         except Exception as error:  # noqa: BLE001 - the application's, whatever it is
             kind, code = type(error).__name__, error.errno if isinstance(error, OSError) else None
         # Raised out here, for the text of the application's exception, which would go with it, may hold a secret.
         told = f" ({os.strerror(code)})" if code and code > 0 else ""  # name look-up has numbers of its own
         detail = f"can't connect to {host}:{port}: the open_stream callable raised {kind}{told}"
-        raise AttemptFailed(Ending(cause=Cause.UNREACHABLE, detail=detail))
+        raise AttemptFailed(Disconnection(cause=Cause.UNREACHABLE, detail=detail))
 
     async def _start_tls(self, stream: trio.abc.Stream, request: Request) -> trio.SSLStream[trio.abc.Stream]:
         self.stage = f"the TLS handshake with {request.host}"
@@ -137,7 +137,7 @@ class Dialer:
         try:
             context = await trio.to_thread.run_sync(client_context, tls)
         except ConfigError as error:
-            raise AttemptFailed(Ending(cause=Cause.TLS, detail=str(error.problems[0]))) from None
+            raise AttemptFailed(Disconnection(cause=Cause.TLS, detail=str(error.problems[0]))) from None
         secured = trio.SSLStream(
             stream, context, server_hostname=request.server_name, server_side=False, https_compatible=True
         )
@@ -169,11 +169,11 @@ class Dialer:
             tap.on_end(None)
             guard.opened = True
             return Connection(websocket, tap, text=self._text, masking=True)
-        assert tap.ending is not None  # noqa: S101 - only `fail` cancels the scope
-        raise AttemptFailed(tap.ending)
+        assert tap.disconnection is not None  # noqa: S101 - only `fail` cancels the scope
+        raise AttemptFailed(tap.disconnection)
 
 
-def _tls_trouble(request: Request, error: BaseException) -> Ending:
+def _tls_trouble(request: Request, error: BaseException) -> Disconnection:
     """Tell a refused certificate, which is final, from every other TLS failure."""
     inner: BaseException | None = error
     while inner is not None and not isinstance(inner, ssl.SSLError):
@@ -181,13 +181,13 @@ def _tls_trouble(request: Request, error: BaseException) -> Ending:
     host = request.host
     if isinstance(inner, ssl.SSLCertVerificationError):
         detail = f"the certificate of {host} is not accepted: {inner.verify_message}"
-        return Ending(cause=Cause.CERTIFICATE, detail=detail)
+        return Disconnection(cause=Cause.CERTIFICATE, detail=detail)
     if isinstance(inner, ssl.SSLError) and inner.reason == _NO_RECORD:
         detail = f"{host}:{request.port} does not speak TLS: write ws:// in url, or the port that does"
-        return Ending(cause=Cause.TLS, detail=detail)
+        return Disconnection(cause=Cause.TLS, detail=detail)
     hint = "" if _is_told(inner) or system_gave_up(error) else "; if it speaks no TLS, write ws:// in url"
     detail = f"the TLS handshake with {host} failed: {transport_trouble(error)}{hint}"
-    return Ending(cause=Cause.TLS, detail=detail)
+    return Disconnection(cause=Cause.TLS, detail=detail)
 
 
 def _is_told(error: BaseException | None) -> bool:

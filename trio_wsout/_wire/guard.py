@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._core.disconnection import Cause, Disconnection
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -40,15 +40,17 @@ class Guard:
         except Exception as error:  # noqa: BLE001 - whatever hostile bytes bring about
             kind = type(error).__name__
             if self.opened:
-                ending = Ending(
+                disconnection = Disconnection(
                     cause=Cause.PROTOCOL, detail=f"the peer broke the WebSocket protocol ({kind})"
                 )
             else:
-                ending = Ending(cause=Cause.BAD_HANDSHAKE, detail=f"{self._not_opened} ({kind})")
-            self._tap.fail(self._tap.closed_by_peer() or ending)
+                disconnection = Disconnection(
+                    cause=Cause.BAD_HANDSHAKE, detail=f"{self._not_opened} ({kind})"
+                )
+            self._tap.fail(self._tap.closed_by_peer() or disconnection)
         else:
             # trio_websocket has stopped reading, so nobody would see the end of the transport.
             if not self.opened:
-                self._tap.fail(Ending(cause=Cause.BAD_HANDSHAKE, detail=self._not_opened))
+                self._tap.fail(Disconnection(cause=Cause.BAD_HANDSHAKE, detail=self._not_opened))
         finally:
             self._tap.reader_gone()

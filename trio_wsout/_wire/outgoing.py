@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._wire.at_once import number_of
 from trio_wsout._wire.frames import FrameScanner, parse_close
 
@@ -57,7 +57,7 @@ def system_gave_up(error: BaseException | None) -> bool:
 class Outgoing(trio.abc.Stream):
     """Writes to the stream of one connection, and knows why that is over. `Tap` reads from it as well."""
 
-    ending: Ending | None
+    disconnection: Disconnection | None
     """Why the connection is over; None while it is not."""
 
     peer_close: bytes | None
@@ -80,7 +80,7 @@ class Outgoing(trio.abc.Stream):
         "_torn",
         "_unsent",
         "close_queued",
-        "ending",
+        "disconnection",
         "on_control",
         "peer_close",
         "written_bytes",
@@ -97,7 +97,7 @@ class Outgoing(trio.abc.Stream):
         self._on_end: Callable[[], object] | None = None
         self.on_control: Callable[[], object] | None = None
         self._ended: trio.Event | None = None
-        self.ending = None
+        self.disconnection = None
         self.peer_close = None
         self.close_queued = False
         self.written_bytes = 0
@@ -109,39 +109,39 @@ class Outgoing(trio.abc.Stream):
 
     # -- the end ------------------------------------------------------------------------------------
 
-    def fail(self, ending: Ending) -> None:
+    def fail(self, disconnection: Disconnection) -> None:
         """Record why the connection is over; the first reason stays. Wakes who waits for the end."""
-        if self.ending is None:
-            self.ending = ending
+        if self.disconnection is None:
+            self.disconnection = disconnection
             if self._ended is not None:
                 self._ended.set()
         if self._on_end is not None:
             self._on_end()
 
-    async def wait_ended(self) -> Ending:
+    async def wait_ended(self) -> Disconnection:
         """Wait until the connection is over; gives why."""
         if self._ended is None:  # so it stays for most
             self._ended = trio.Event()
-            if self.ending is not None:
+            if self.disconnection is not None:
                 self._ended.set()
         await self._ended.wait()
-        assert self.ending is not None  # noqa: S101 - `fail` sets it before it sets the event
-        return self.ending
+        assert self.disconnection is not None  # noqa: S101 - `fail` sets it before it sets the event
+        return self.disconnection
 
     def on_end(self, call: Callable[[], object] | None) -> None:
         """Have `call` called when the connection is over; at once if it is already."""
         self._on_end = call
-        if call is not None and self.ending is not None:
+        if call is not None and self.disconnection is not None:
             call()
 
-    def closed_by_peer(self) -> Ending | None:
+    def closed_by_peer(self) -> Disconnection | None:
         """The ending that the peer's Close frame means; None: none came, or none that is valid."""
         close = None if self.peer_close is None else parse_close(self.peer_close)
         if close is None:
             return None
         code, reason = close
         said = f" ({self._shown(reason)!r})" if reason else ""
-        return Ending(cause=Cause.CLOSED, code=code, detail=f"the peer closed with {code}{said}")
+        return Disconnection(cause=Cause.CLOSED, code=code, detail=f"the peer closed with {code}{said}")
 
     def fail_by_peer(self, code: int | None) -> None:
         """Record that the peer closed the connection, or broke a rule for which it is sent a Close with `code`."""
@@ -150,12 +150,12 @@ class Outgoing(trio.abc.Stream):
             if code == _TOO_BIG
             else f"the peer broke the WebSocket protocol ({code})"
         )
-        self.fail(self.closed_by_peer() or Ending(cause=Cause.PROTOCOL, code=code, detail=detail))
+        self.fail(self.closed_by_peer() or Disconnection(cause=Cause.PROTOCOL, code=code, detail=detail))
 
     def _lost(self, detail: str, error: BaseException | None = None) -> None:
         """The transport is gone, by this error if it was one; a Close that came before is the better reason."""
         cause = Cause.UNHEALTHY if system_gave_up(error) else Cause.LOST
-        self.fail(self.closed_by_peer() or Ending(cause=cause, detail=detail))
+        self.fail(self.closed_by_peer() or Disconnection(cause=cause, detail=detail))
 
     def _shown(self, reason: str) -> str:
         """The reason of the peer's Close, as it may be told."""
@@ -178,7 +178,7 @@ class Outgoing(trio.abc.Stream):
         if self._closing:
             return
         if len(self._control) + len(data) > _MOST_CONTROL:
-            self.fail(Ending(cause=Cause.PROTOCOL, detail="the peer sends pings and does not read"))
+            self.fail(Disconnection(cause=Cause.PROTOCOL, detail="the peer sends pings and does not read"))
             return
         self._control += data
         if data[:1] == _CLOSE_BYTE:
@@ -212,7 +212,9 @@ class Outgoing(trio.abc.Stream):
     @property
     def _is_free(self) -> bool:
         """Whether nobody is writing, nothing waits to be written, and the connection is open."""
-        return not (self._torn or self._closing or self._control or self._unsent or self.ending is not None)
+        return not (
+            self._torn or self._closing or self._control or self._unsent or self.disconnection is not None
+        )
 
     @property
     def free_number(self) -> int | None:
@@ -238,9 +240,9 @@ class Outgoing(trio.abc.Stream):
         """Write the queued control frames and then `data`, whole, or make the connection dead.
 
         Raises:
-            trio.BrokenResourceError: The connection is over; `ending` says why.
+            trio.BrokenResourceError: The connection is over; `disconnection` says why.
         """
-        if self._torn or self.ending is not None:
+        if self._torn or self.disconnection is not None:
             await trio.lowlevel.checkpoint()
             raise trio.BrokenResourceError
         # A cancellation that is there already tears nothing; on sockets, none that comes later does while there is room.
@@ -264,12 +266,12 @@ class Outgoing(trio.abc.Stream):
         """Write a Close, behind which nothing is written; with the peer's own, even one before, that is the end.
 
         Raises:
-            trio.BrokenResourceError: The connection is over; `ending` says why.
+            trio.BrokenResourceError: The connection is over; `disconnection` says why.
         """
         self._closing = True
         await self.write(frame)
         if self.peer_close is not None:
-            self.fail(Ending(cause=Cause.LOCAL, detail="closed by this side"))
+            self.fail(Disconnection(cause=Cause.LOCAL, detail="closed by this side"))
 
     async def last_words(self, data: bytes) -> None:
         """Write what control frames still wait, and `data`, on a connection that is over. Never raises."""

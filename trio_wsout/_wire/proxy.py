@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import h11
 import trio
 
-from trio_wsout._core.ending import Cause
+from trio_wsout._core.disconnection import Cause
 from trio_wsout._core.proxies import choose_proxy
 from trio_wsout._wire.outgoing import transport_trouble
 from trio_wsout._wire.tcp import connect_trouble, open_tcp

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import h11
 
-from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.http_head import HeadReader, HeadTooLongError
 from trio_wsout._core.opening import Opened, ResponseHead, judge_opening, refusal
 
@@ -48,7 +48,7 @@ class AnswerReader:
         upgrade = [("Host", "localhost"), ("Connection", "Upgrade"), ("Upgrade", "websocket")]
         self._parser.send(h11.Request(method="GET", target="/", headers=upgrade))
         self._parser.send(h11.EndOfMessage())
-        self._fault: Ending | None = None
+        self._fault: Disconnection | None = None
         self._refusal: ResponseHead | None = None
         self._body = bytearray()
         self._waits_for_body = False
@@ -75,7 +75,7 @@ class AnswerReader:
         return self._waits_for_body
 
     @property
-    def ending(self) -> Ending | None:
+    def disconnection(self) -> Disconnection | None:
         """Why the attempt failed, as far as it is known; None: it did not."""
         if self._refusal is None:
             return self._fault
@@ -113,7 +113,7 @@ class AnswerReader:
         elif response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
             verdict = judge_opening(_head(response), self._asked)
             self.opened = verdict if isinstance(verdict, Opened) else None
-            self._fault = verdict if isinstance(verdict, Ending) else None
+            self._fault = verdict if isinstance(verdict, Disconnection) else None
         elif isinstance(response, h11.Response):
             self._refusal = _head(response)
             self._read_body(self.rest)
@@ -134,7 +134,7 @@ class AnswerReader:
         self._waits_for_body = event is h11.NEED_DATA and len(self._body) < MOST_BODY
 
     def _fail(self, detail: str) -> None:
-        self._fault = Ending(cause=Cause.PROTOCOL, detail=detail)
+        self._fault = Disconnection(cause=Cause.PROTOCOL, detail=detail)
 
     @property
     def _not_http(self) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_wsout._core.ending import Cause, Ending
+from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._wire.frames import MOST_FRAGMENTS, PONG, masked_frame, plain_frame
 from trio_wsout._wire.outgoing import Outgoing, transport_trouble
 from trio_wsout._wire.split import Ping, Slow, Splitter
@@ -95,7 +95,7 @@ class Tap(Outgoing):
         del max_bytes
         if not self._is_open:
             head = await self._receive_head()
-            if head or self.ending is not None:
+            if head or self.disconnection is not None:
                 return head
         if self._done is not None:
             self._done.set()
@@ -177,13 +177,13 @@ class Tap(Outgoing):
                     return part
                 self.queue(self._frame(part.payload, PONG))
                 continue
-            if self.ending is not None:
+            if self.disconnection is not None:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return None
             waited = True
             if self._splitter.scattered:
                 detail = f"the peer sent more than {MOST_FRAGMENTS} fragments of a message"
-                self.fail(Ending(cause=Cause.PROTOCOL, code=_TOO_BIG, detail=detail))
+                self.fail(Disconnection(cause=Cause.PROTOCOL, code=_TOO_BIG, detail=detail))
                 continue
             chunk, self._unread = self._unread, b""
             self._split(chunk or await self._read())
@@ -207,7 +207,7 @@ class Tap(Outgoing):
 
     def abort(self) -> trio.abc.Stream:
         """Give up the stream for closing by force; nothing is read or written from here on."""
-        self.fail(Ending(cause=Cause.LOCAL, detail="closed by this side"))
+        self.fail(Disconnection(cause=Cause.LOCAL, detail="closed by this side"))
         self._torn = True
         return self._stream
 
@@ -266,7 +266,7 @@ class Tap(Outgoing):
         if self.peer_close is None:
             self.peer_close = payload
         if self._closing:
-            self.fail(Ending(cause=Cause.LOCAL, detail="closed by this side"))
+            self.fail(Disconnection(cause=Cause.LOCAL, detail="closed by this side"))
 
     async def _judge(self, part: Slow) -> None:
         """Give bytes to wsproto, and wait until trio_websocket is done with them."""

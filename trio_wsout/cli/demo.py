@@ -150,14 +150,14 @@ class _Client:
         """Take events until that with the number `last` came."""
         while not self._has(last):
             with trio.CancelScope() as connection:
-                await self._watch(url, last, connection)
+                await self._heartbeat_task(url, last, connection)
             if connection.cancelled_caught:
                 self.state = "cut off"
                 self.tell(f"{self.name} is cut off, it has {len(self.numbers):,} events")
                 await trio.sleep(_AWAY)
         self.state = "has all"
 
-    async def _watch(self, url: str, last: int, connection: trio.CancelScope) -> None:
+    async def _heartbeat_task(self, url: str, last: int, connection: trio.CancelScope) -> None:
         """Take events over one connection, from the cursor on if there is one."""
         resuming = "" if self._cursor is None else f"?after={quote(self._cursor)}"
         link = {"url": url + resuming, "connect": {"mode": "eager", "proxy": "none"}}

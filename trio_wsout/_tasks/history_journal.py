@@ -12,19 +12,19 @@ from attrs import frozen
 
 from trio_wsout._core.acknowledgement import stamp_of
 from trio_wsout._core.history import Entry, Extent, first_cursor
-from trio_wsout._tasks.waking import Doorbell
+from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import HistoryError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
     from trio_wsout._core.message import Accepted, Message
-    from trio_wsout._tasks.audience import Audience
+    from trio_wsout._tasks.fan_out import FanOut
     from trio_wsout._tasks.ledger import Ledger
     from trio_wsout.config.sections import Config
     from trio_wsout.stores.history import HistoryStore
 
-__all__ = ["Archive", "Start"]
+__all__ = ["HistoryJournal", "Start"]
 
 _WAITING = 256
 """Messages that wait for the next commit."""
@@ -47,22 +47,22 @@ class Start:
     """Cursor of the first retained event that has one, where there is a gap; None: nothing is retained, or none has."""
 
 
-class Archive:
+class HistoryJournal:
     """Keeps every message before the peers get it; a `Sink`."""
 
-    def __init__(self, config: Config, store: HistoryStore, audience: Audience, ledger: Ledger) -> None:
+    def __init__(self, config: Config, store: HistoryStore, fan_out: FanOut, ledger: Ledger) -> None:
         cursor, history = config.cursor, config.history
         named = cursor is not None and (cursor.value_field or cursor.value_pointer) is not None
         self._by_stamp = not named
         self._max_age = history.max_age if history is not None else None
         self._store = store
-        self._audience = audience
+        self._fan_out = fan_out
         self._ledger = ledger
         self._waiting: deque[Message] = deque()
         self._keeping: deque[Message] = deque()
-        self._bell = Doorbell()
-        self._room = Doorbell()
-        self._posted = Doorbell()
+        self._wakeup = Wakeup()
+        self._room = Wakeup()
+        self._posted = Wakeup()
         self._closed = False
         self._asking: set[trio.Event] = set()
         self.extent = Extent(epoch=0, floor=0, tail=0, events=0, size=0)
@@ -74,7 +74,7 @@ class Archive:
             HistoryError: It can't be read or written.
         """
         self.extent = await self._store.open(epoch)
-        self._audience.log.start_after(self.extent.tail)
+        self._fan_out.log.start_after(self.extent.tail)
         return self.extent
 
     # -- Sink -------------------------------------------------------------------------------------------
@@ -89,13 +89,13 @@ class Archive:
     async def put(self, message: Message) -> None:
         """Take a message; waits while too many wait."""
         while not self.accept(message):
-            self._bell.ring()
+            self._wakeup.notify()
             await self._room.wait()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Messages wait: have them kept."""
         if self._waiting:
-            self._bell.ring()
+            self._wakeup.notify()
 
     def leftovers(self) -> list[Accepted]:
         """What was not posted yet, in order; for the end."""
@@ -108,7 +108,7 @@ class Archive:
         try:
             while True:
                 with trio.move_on_after(inf if self._max_age is None else self._max_age / _TRIMS):
-                    await self._bell.wait()
+                    await self._wakeup.wait()
                 if self._waiting:
                     await self._keep()
                 else:
@@ -119,15 +119,15 @@ class Archive:
     async def _keep(self) -> None:
         while self._waiting:
             self._keeping, self._waiting = self._waiting, deque()
-            self._room.ring()
+            self._room.notify()
             await self._learn(self._store.append(self._entries(self._keeping)))
-            keeping, offer = self._keeping, self._audience.accept
+            keeping, offer = self._keeping, self._fan_out.accept
             while keeping:
                 if not offer(keeping[0]):
-                    await self._audience.put(keeping[0])
+                    await self._fan_out.put(keeping[0])
                 keeping.popleft()
-            self._audience.ring()
-        self._posted.ring()
+            self._fan_out.notify()
+        self._posted.notify()
 
     async def wait_posted(self) -> None:
         """Wait until everything that was put is posted, or the history is closed. For one task."""
@@ -189,5 +189,5 @@ class Archive:
     async def aclose(self) -> None:
         """Close the store."""
         self._closed = True
-        self._posted.ring()
+        self._posted.notify()
         await self._store.aclose()

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Protocol, cast
 import trio
 
 from trio_wsout._core.acknowledgement import stamp_of
-from trio_wsout._core.ending import Cause
-from trio_wsout._core.fanout import Fanout, Owner
+from trio_wsout._core.disconnection import Cause
 from trio_wsout._core.history import gap_message
+from trio_wsout._core.log import Log, Owner
 from trio_wsout._core.look import could_not_write
 from trio_wsout._core.message import BatchMessage
+from trio_wsout._tasks.heartbeat import HeartbeatTask
 from trio_wsout._tasks.look import look
-from trio_wsout._tasks.waking import Doorbell
-from trio_wsout._tasks.watch import Watch
+from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout._wire.at_once import write_to_each
 from trio_wsout._wire.frames import BINARY, TEXT, plain_frame
 from trio_wsout.config.sections import DeliveryLevel, Mode, SlowPeer
@@ -24,9 +24,9 @@ from trio_wsout.config.sections import DeliveryLevel, Mode, SlowPeer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trio_wsout._core.ending import Ending
-    from trio_wsout._core.fanout import Subscriber, Wave
+    from trio_wsout._core.disconnection import Disconnection
     from trio_wsout._core.heartbeat import HeartbeatMonitor
+    from trio_wsout._core.log import Subscription, Wave
     from trio_wsout._core.message import Message
     from trio_wsout._core.received import Peer
     from trio_wsout._tasks.ledger import Ledger
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from trio_wsout._wire.peer_log import PeerLog
     from trio_wsout.config.sections import Config
 
-__all__ = ["TRY_AGAIN_LATER", "Audience", "Member", "gap_frame"]
+__all__ = ["TRY_AGAIN_LATER", "FanOut", "Member", "gap_frame"]
 
 _log = logging.getLogger("trio_wsout")
 _coming = logging.getLogger("trio_wsout.peers")
@@ -61,7 +61,7 @@ class Member(Owner, Protocol):
     ticket: int
 
     @property
-    def place(self) -> Subscriber | None:
+    def place(self) -> Subscription | None:
         """Its place in the log, the account of it up to date; None until its replay has caught up."""
         ...
 
@@ -87,7 +87,7 @@ class Member(Owner, Protocol):
         ...
 
     def write_at_once(self) -> None:
-        """Write what there is for it, or have its fan-out do so; it waits, and is not in step."""
+        """Write what there is for it, or have its fan-out do so; it waits, and is not in sync."""
         ...
 
     def ping(self) -> None:
@@ -99,13 +99,13 @@ class Member(Owner, Protocol):
         ...
 
 
-class Audience:
+class FanOut:
     """Takes messages for everybody; a `Sink`. A message is framed once, whatever the number of peers."""
 
     def __init__(self, config: Config, ledger: Ledger, peer_log: PeerLog, *, text: bool) -> None:
         server = config.server
         assert server is not None  # noqa: S101 - the rules see to it
-        self.log = Fanout(config.delivery, config.retry, capacity=server.send_buffer_capacity)
+        self.log = Log(config.delivery, config.retry, capacity=server.send_buffer_capacity)
         self.opcode = TEXT if text else BINARY
         self.peers: set[Member] = set()
         self._ledger = ledger
@@ -113,8 +113,8 @@ class Audience:
         self._policy = server.slow_peer
         self._patience = server.slow_peer_timeout
         self.idle: set[Member] = set()
-        """Whose fan-outs wait because nothing is to be done, and who are not in step: they write for themselves."""
-        self.watch = Watch()
+        """Whose fan-outs wait because nothing is to be done, and who are not in sync: they write for themselves."""
+        self.heartbeat_task = HeartbeatTask()
         """Looks at the deadlines of all peers."""
         self._asking = _Asking(self)
         self.confirms_writes = config.delivery.level is DeliveryLevel.WRITTEN
@@ -128,7 +128,7 @@ class Audience:
         self.epoch = 0
         self.uplink: Uplink | None = None
         """The link of a relay, which is one more member."""
-        self._room = Doorbell()
+        self._room = Wakeup()
         self._changed = trio.Event()
         self.complete = False
         """Whether nothing more will be posted: a peer that has everything may go."""
@@ -169,11 +169,11 @@ class Audience:
         while not self.accept(message):
             await self._make_room()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Messages were posted: have them written to all peers.
 
         It is done here and now, and wakes no task, unless a connection has no room or only its fan-out can write.
-        For those in step it costs a system call, of bytes that all share.
+        For those in sync it costs a system call, of bytes that all share.
         """
         log = self.log
         if log.keeps_much and (kept_for := log.kept_for):
@@ -187,8 +187,8 @@ class Audience:
         self.settle()
 
     def _spread(self, wave: Wave) -> None:
-        """Write frames to all in step; who does not take them whole falls out of it."""
-        log, members = self.log, self.log.in_step.members
+        """Write frames to all in sync; who does not take them whole falls out of it."""
+        log, members = self.log, self.log.in_sync.members
         short = write_to_each(members, wave.frames)
         for place, outcome in short.items():
             if not isinstance(outcome, int) or not outcome:
@@ -223,7 +223,7 @@ class Audience:
         self.log.ask_at = None
         for peer in tuple(self.peers):
             peer.ping()
-            self.watch.look_at(peer)
+            self.heartbeat_task.look_at(peer)
 
     def settle(self) -> None:
         """Confirm what every peer has, or can't have any more; see whether there is room, and when to ask for more."""
@@ -233,8 +233,8 @@ class Audience:
         if messages:
             self._confirm(messages)
         if not self.log.full:
-            self._room.ring()
-        self.watch.look_at(self._asking)
+            self._room.notify()
+        self.heartbeat_task.look_at(self._asking)
 
     def _confirm(self, messages: Sequence[Message]) -> None:
         """Every peer has these; what the link will never have has been reported, and is not confirmed."""
@@ -255,7 +255,7 @@ class Audience:
 
     async def _make_room(self) -> None:
         """Wait until nobody makes the log full, or treat those who do."""
-        self.ring()
+        self.notify()
         for _ in range(_TURNS):
             await trio.lowlevel.checkpoint()
             if not self.log.full:
@@ -292,7 +292,7 @@ class Audience:
             ]
         return slow
 
-    def _members_at(self, places: Sequence[Subscriber]) -> list[Member]:
+    def _members_at(self, places: Sequence[Subscription]) -> list[Member]:
         """Those of the peers whose places these are."""
         wanted = set(places)
         return [each for each in self.peers if each.place in wanted]
@@ -311,10 +311,10 @@ class Audience:
 
     def was_cut(self, peer: Member) -> None:
         """A peer was cut because nothing came; if it never did what confirms, a WARNING says so, of the first such."""
-        ending = peer.connection.ending
-        if self._told_of_silence or ending is None:
+        disconnection = peer.connection.disconnection
+        if self._told_of_silence or disconnection is None:
             return
-        stalled = ending.cause is Cause.STALLED
+        stalled = disconnection.cause is Cause.STALLED
         if stalled and self._level is DeliveryLevel.ACKED:
             what = "acknowledged nothing within retry.timeout; for peers that acknowledge nothing"
             instead = "delivery.level: received"
@@ -351,7 +351,7 @@ class Audience:
         self.peers.discard(peer)
         self.idle.discard(peer)
         self.received_bytes += peer.connection.received_bytes
-        _coming.info("peer %s left%s", peer.peer.address, _why(peer.connection.ending))
+        _coming.info("peer %s left%s", peer.peer.address, _why(peer.connection.disconnection))
         self._change()
 
     def _change(self) -> None:
@@ -368,28 +368,28 @@ def gap_frame(asked: str | None, first: str | None) -> bytes:
     return plain_frame(gap_message(asked, first), TEXT)
 
 
-def _member(place: Subscriber) -> Member:
+def _member(place: Subscription) -> Member:
     """Whose place this is."""
     return cast("Member", place.owner)
 
 
-def _why(ending: Ending | None) -> str:
+def _why(disconnection: Disconnection | None) -> str:
     """Why a peer left, if it was not this side that wanted it."""
-    return "" if ending is None or ending.cause is Cause.LOCAL else f": {ending.detail}"
+    return "" if disconnection is None or disconnection.cause is Cause.LOCAL else f": {disconnection.detail}"
 
 
 class _Asking:
-    """Has all peers asked what they have, where nobody waited for it. A `Watched`."""
+    """Has all peers asked what they have, where nobody waited for it. A `HasDeadline`."""
 
     due = inf
     ticket = 0
 
-    def __init__(self, audience: Audience) -> None:
-        self._audience = audience
+    def __init__(self, fan_out: FanOut) -> None:
+        self._fan_out = fan_out
 
     @property
     def deadline(self) -> float | None:
-        return self._audience.log.ask_at
+        return self._fan_out.log.ask_at
 
     def poll(self) -> None:
-        self._audience.hurry()
+        self._fan_out.hurry()

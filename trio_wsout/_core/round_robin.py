@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections import deque
 from typing import Generic, TypeVar
 
-__all__ = ["Turns"]
+__all__ = ["RoundRobin"]
 
 T = TypeVar("T")
 
 
-class Turns(Generic[T]):
+class RoundRobin(Generic[T]):
     """The queues, by any hashable name."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_wsout._tasks.waking import Doorbell
+from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import CursorError
 from trio_wsout.stores.cursors import StoredCursor
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trio_wsout._tasks.ledger import Ledger
     from trio_wsout.stores.cursors import CursorStore
 
-__all__ = ["Persister"]
+__all__ = ["CursorSaver"]
 
 _log = logging.getLogger("trio_wsout")
 
@@ -27,7 +27,7 @@ _COALESCE = 0.1
 """Seconds that a confirmed cursor may wait, so that one write serves many confirmations."""
 
 
-class Persister:
+class CursorSaver:
     """Holds the cursor of one output and keeps its store up to date."""
 
     value: str | None
@@ -38,7 +38,7 @@ class Persister:
         self._store = store
         self._ledger = ledger
         self._epoch = 1
-        self._changed = Doorbell()
+        self._changed = Wakeup()
         self._one_saves = trio.Lock()
         self._saved: str | None = None
         self.value = None
@@ -69,7 +69,7 @@ class Persister:
             else:
                 self.value = value
         if self.value != before:
-            self._changed.ring()
+            self._changed.notify()
 
     async def run(self) -> None:
         """Save until cancelled, at most every 100 ms."""

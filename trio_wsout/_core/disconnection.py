@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from attrs import frozen
 
-__all__ = ["BY_SILENCE", "Cause", "Ending"]
+__all__ = ["BY_SILENCE", "Cause", "Disconnection"]
 
 
 class Cause(StrEnum):
@@ -53,7 +53,7 @@ BY_SILENCE = frozenset({Cause.UNHEALTHY, Cause.STALLED})
 
 
 @frozen(kw_only=True)
-class Ending:
+class Disconnection:
     """The end of an attempt or of an open connection."""
 
     cause: Cause

@@ -11,8 +11,8 @@ from trio_wsout._core.acknowledgement import AckReader
 from trio_wsout._core.packing import Packer
 from trio_wsout._core.statistics import Statistics
 from trio_wsout._modes.tree import Tree, stop_when_broken
-from trio_wsout._tasks.archive import Archive
-from trio_wsout._tasks.audience import Audience, gap_frame
+from trio_wsout._tasks.fan_out import FanOut, gap_frame
+from trio_wsout._tasks.history_journal import HistoryJournal
 from trio_wsout._tasks.intake import Intake
 from trio_wsout._tasks.listener import Listener
 from trio_wsout._tasks.peer_fan_out import GOING_AWAY, Greeting
@@ -30,32 +30,32 @@ if TYPE_CHECKING:
     from trio_wsout._tasks.served_peer import ServedPeer
     from trio_wsout.config.sections import Config
 
-__all__ = ["ServingTree"]
+__all__ = ["ServerTree"]
 
 _PARTING = 1.0
 """Most seconds of shutdown-timeout that are kept for Closes; no more than a tenth of it."""
 
 
-class ServingTree(Tree):
+class ServerTree(Tree):
     """The tree of an output with a listener. Part of `Host`."""
 
     def __init__(self, config: Config, hooks: Hooks) -> None:
         """Make the tree; `run` brings it to life."""
         super().__init__(config, hooks)
         self._epoch = time.time_ns() // 1_000_000
-        self.audience = Audience(config, self.ledger, self.peer_log, text=self.encoder.is_text)
-        self.ledger.on_awaited = self.audience.hurry
+        self.fan_out = FanOut(config, self.ledger, self.peer_log, text=self.encoder.is_text)
+        self.ledger.on_awaited = self.fan_out.hurry
         self.listener = Listener(
             config,
             self,
-            self.audience,
+            self.fan_out,
             hooks.authenticate,
             self.encoder.is_text,
             hooks.listeners,
             self._resolve,
         )
         self.counts = Counts(self.peer_log)
-        self._archive: Archive | None = None
+        self._history_journal: HistoryJournal | None = None
         self._tells_gaps = config.history is None or config.history.on_gap is OnGap.TELL
         self._packer: Packer | None = None
         self._sender: Sender | None = None
@@ -95,14 +95,14 @@ class ServingTree(Tree):
                 waiting.cancel()
             with trio.CancelScope(shield=True):
                 await self.listener.aclose()
-                if self._archive is not None:
-                    await self._archive.aclose()
+                if self._history_journal is not None:
+                    await self._history_journal.aclose()
 
     async def _start_tasks(self, nursery: trio.Nursery) -> None:
         """Start what this mode has beside the listener."""
         await trio.lowlevel.checkpoint()
-        if self._archive is not None:
-            nursery.start_soon(self._archive.run)
+        if self._history_journal is not None:
+            nursery.start_soon(self._history_journal.run)
         if self._sender is not None:
             nursery.start_soon(self._sender.run, self._source())
 
@@ -112,21 +112,21 @@ class ServingTree(Tree):
 
     def _sink(self) -> Sink:
         """Where the sender's messages go."""
-        return self.audience if self._archive is None else self._archive
+        return self.fan_out if self._history_journal is None else self._history_journal
 
     async def _open_history(self) -> None:
         config, after = self._config, 0
         if config.history is not None:
             store = self._hooks.history or open_history_store(config.history)
-            self._archive = Archive(config, store, self.audience, self.ledger)
-            extent = await self._archive.open(self._epoch)
+            self._history_journal = HistoryJournal(config, store, self.fan_out, self.ledger)
+            extent = await self._history_journal.open(self._epoch)
             self._epoch, after = extent.epoch, extent.tail
-        self.audience.epoch = self._epoch
+        self.fan_out.epoch = self._epoch
         if config.delivery.level is DeliveryLevel.ACKED:
             self._acks = AckReader(config.delivery.ack_pointer, self._epoch)
         self._packer = Packer(config, self.encoder, epoch=self._epoch, resolve=self._resolve, after=after)
-        if self._archive is None and isinstance(self._source(), Intake):
-            self._sender = AudienceSender(self._packer, self.audience, self.ledger)
+        if self._history_journal is None and isinstance(self._source(), Intake):
+            self._sender = AudienceSender(self._packer, self.fan_out, self.ledger)
         else:
             self._sender = Sender(self._packer, self._sink(), self.ledger)
 
@@ -145,45 +145,45 @@ class ServingTree(Tree):
         with trio.move_on_at(trio.current_effective_deadline() - self._reserve):
             await self._end_document()
             flush = await self._post_all()
-            self.audience.complete_now()
+            self.fan_out.complete_now()
             await flush.done.wait()
             self._closing.set()
             return
         self.out_of_time()
         # Who goes now has not confirmed what it lacks; the account is closed before.
-        self._unsettled = [event for message in self.audience.log.drain() for event in message.events]
+        self._unsettled = [event for message in self.fan_out.log.drain() for event in message.events]
         self._closing.set()
 
     async def _post_all(self) -> Flush:
         """Have everything accepted so far posted to the peers; gives the mark behind it."""
         flush = await self._mark()
         await flush.passed.wait()
-        if self._archive is not None:
-            await self._archive.wait_posted()
+        if self._history_journal is not None:
+            await self._history_journal.wait_posted()
         return flush
 
     async def _part(self) -> None:
         """Tell every peer that this is the end, also who comes in only now; wait until they are gone."""
-        while self.audience.peers:
-            for peer in list(self.audience.peers):
+        while self.fan_out.peers:
+            for peer in list(self.fan_out.peers):
                 peer.close(GOING_AWAY)
-            await self.audience.wait_changed()
+            await self.fan_out.wait_changed()
 
     def whereabouts(self) -> str:
         """How many peers there are, and how much they lack."""
-        count = len(self.audience.peers)
+        count = len(self.fan_out.peers)
         return (
-            f"{count} peer{'' if count == 1 else 's'} connected, {self.audience.log.unsettled} messages open"
+            f"{count} peer{'' if count == 1 else 's'} connected, {self.fan_out.log.unsettled} messages open"
         )
 
     def _holding(self) -> list[Accepted]:
         """What left the intake and is not confirmed, in order."""
         left = [
             *self._unsettled,
-            *[event for message in self.audience.log.drain() for event in message.events],
+            *[event for message in self.fan_out.log.drain() for event in message.events],
         ]
-        if self._archive is not None:
-            left += self._archive.leftovers()
+        if self._history_journal is not None:
+            left += self._history_journal.leftovers()
         if self._sender is not None:
             left += self._sender.leftovers()
         return left
@@ -195,13 +195,15 @@ class ServingTree(Tree):
         if asked is None:
             await trio.lowlevel.checkpoint()
             return Greeting()
-        if self._archive is None or self._packer is None:
+        if self._history_journal is None or self._packer is None:
             await trio.lowlevel.checkpoint()
             return Greeting(resumed=False, notice=gap_frame(asked, None))
-        start = await self._archive.locate(asked)
+        start = await self._history_journal.locate(asked)
         if start.gap and not self._tells_gaps:
             return Greeting(resumed=False, refusal=start.first or "")
-        replay = Replay(self._archive, self.audience, self._packer, start, asked, tells=self._tells_gaps)
+        replay = Replay(
+            self._history_journal, self.fan_out, self._packer, start, asked, tells=self._tells_gaps
+        )
         return Greeting(replay=replay, resumed=not start.gap)
 
     def inbox_for(self, peer: ServedPeer) -> Inbox:
@@ -224,10 +226,10 @@ class ServingTree(Tree):
         with trio.CancelScope() as waiting:  # noqa: ASYNC912 - the checkpoint was before
             self._waits.add(waiting)
             try:
-                while len(self.audience.peers) < count:
+                while len(self.fan_out.peers) < count:
                     if self.ended.is_set():
                         break
-                    await self.audience.wait_changed()
+                    await self.fan_out.wait_changed()
                 else:
                     return
             finally:
@@ -237,10 +239,10 @@ class ServingTree(Tree):
 
     def statistics(self) -> Statistics:
         """The figures now."""
-        ledger, audience, counts = self.ledger, self.audience, self.counts
+        ledger, fan_out, counts = self.ledger, self.fan_out, self.counts
         # Who waited in `send` counts it a moment after the sender may have taken the event.
         accepted = max(self.accepted, ledger.taken)
-        extent = None if self._archive is None else self._archive.extent
+        extent = None if self._history_journal is None else self._history_journal.extent
         pending = 0 if self._sender is None else self._sender.pending
         return Statistics(
             state="closed" if self.ended.is_set() else "listening",
@@ -248,27 +250,27 @@ class ServingTree(Tree):
             confirmed=ledger.confirmed,
             undelivered=ledger.undelivered,
             unconfirmed=accepted - ledger.confirmed - ledger.undelivered,
-            written=audience.written_events,
-            written_messages=audience.written_messages,
+            written=fan_out.written_events,
+            written_messages=fan_out.written_messages,
             received=counts.received,
             dropped=counts.dropped,
             queued=accepted - ledger.taken + pending,
-            window=audience.log.unsettled,
-            peers=len(audience.peers),
-            sent_bytes=audience.sent_bytes,
-            received_bytes=audience.received_bytes
-            + sum(peer.connection.received_bytes for peer in audience.peers),
-            heartbeat_misses=audience.heartbeat_misses + sum(peer.monitor.misses for peer in audience.peers),
+            window=fan_out.log.unsettled,
+            peers=len(fan_out.peers),
+            sent_bytes=fan_out.sent_bytes,
+            received_bytes=fan_out.received_bytes
+            + sum(peer.connection.received_bytes for peer in fan_out.peers),
+            heartbeat_misses=fan_out.heartbeat_misses + sum(peer.monitor.misses for peer in fan_out.peers),
             unknown_acks=counts.unknown_acks,
             unusable_cursors=0 if self._cursor is None else self._cursor.unusable,
             last_document=ledger.last_document,
             addresses=self.listener.addresses,
-            admitted=audience.admitted,
+            admitted=fan_out.admitted,
             refused=self.listener.acceptor.refused,
-            expelled=audience.expelled,
-            lost_by_slow=audience.log.dropped,
-            unheard=audience.log.unheard,
-            replayed=audience.replayed,
+            expelled=fan_out.expelled,
+            lost_by_slow=fan_out.log.dropped,
+            unheard=fan_out.log.unheard,
+            replayed=fan_out.replayed,
             history_events=0 if extent is None else extent.events,
             history_bytes=0 if extent is None else extent.size,
         )

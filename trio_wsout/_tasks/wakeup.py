@@ -6,10 +6,10 @@ from math import inf
 
 import trio
 
-__all__ = ["Alarm", "Doorbell", "earliest"]
+__all__ = ["MovableDeadline", "Wakeup", "earliest"]
 
 
-class Doorbell:
+class Wakeup:
     """Wakes the one task that waits; rings while nobody waits are kept, as one."""
 
     # Every peer has one, and every event rings some: without a trio.Event, and the set in it, for each wait.
@@ -19,7 +19,7 @@ class Doorbell:
         self._rung = False
         self._waiting: trio.lowlevel.Task | None = None
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Wake the waiting task, or the next that waits."""
         self._rung = True
         if self._waiting is not None:
@@ -40,7 +40,7 @@ class Doorbell:
         return trio.lowlevel.Abort.SUCCEEDED
 
 
-class Alarm:
+class MovableDeadline:
     """Bounds the wait of one task by a deadline that other tasks may bring nearer meanwhile."""
 
     def __init__(self) -> None:

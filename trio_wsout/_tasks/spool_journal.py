@@ -18,7 +18,7 @@ from trio_wsout._core.spool_format import EVENT_OVERHEAD, HEADER_SIZE, RECORD_OV
 from trio_wsout._tasks.backlog import Backlog
 from trio_wsout._tasks.ledger import Flush
 from trio_wsout._tasks.sending import Sending
-from trio_wsout._tasks.waking import Doorbell
+from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import EventError, SpoolError
 from trio_wsout.stores.spool import SpoolFullError
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trio_wsout._tasks.ledger import Ledger
     from trio_wsout.stores.spool import Spooled, SpoolStore
 
-__all__ = ["Spooler"]
+__all__ = ["SpoolJournal"]
 
 _AT_ONCE = 256
 """Events of `send_nowait` that wait for the disk."""
@@ -43,7 +43,7 @@ _RETRY = 1.0
 """Seconds until a spool that was full is tried again, if nothing is settled before."""
 
 
-class Spooler:
+class SpoolJournal:
     """The spool of one output, with the waiting around it."""
 
     size: int
@@ -61,8 +61,8 @@ class Spooler:
         self.backlog = Backlog(store, ledger, revive)
         self._waiting: dict[Sending, None] = {}
         self._at_once = 0
-        self._bell = Doorbell()
-        self._freed = Doorbell()
+        self._wakeup = Wakeup()
+        self._freed = Wakeup()
         self._full: str | None = None
         # Settled numbers, up to which one the disk was told so, and when it has to be told more.
         self._settled = Settled(0)
@@ -130,7 +130,7 @@ class Spooler:
         if self._closed:
             raise trio.BrokenResourceError
         self._waiting[sending] = None
-        self._bell.ring()
+        self._wakeup.notify()
 
     def _kept(self, value: Item) -> bytes:
         if not isinstance(value, Accepted):
@@ -148,7 +148,7 @@ class Spooler:
         try:
             while True:
                 with trio.move_on_at(self._tell_at):
-                    await self._bell.wait()
+                    await self._wakeup.wait()
                 while self._waiting:
                     await self._write(self._next_group())
                 if trio.current_time() >= self._tell_at:
@@ -222,8 +222,8 @@ class Spooler:
         self._settled.add(first, last)
         if self._settled.upto > self._telling and self._tell_at == inf:
             self._tell_at = trio.current_time() + _TELL_AFTER
-            self._bell.ring()
-        self._freed.ring()
+            self._wakeup.notify()
+        self._freed.notify()
 
     # -- the end ----------------------------------------------------------------------------------------
 

@@ -12,33 +12,33 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from trio_wsout._core.blocks import Block
-from trio_wsout._core.subscriber import Wave, Write
+from trio_wsout._core.subscription import Wave, Write
 
 if TYPE_CHECKING:
-    from trio_wsout._core.subscriber import Subscriber
+    from trio_wsout._core.subscription import Subscription
     from trio_wsout.config.sections import Delivery
 
-__all__ = ["InStep"]
+__all__ = ["InSync"]
 
 _MOST_WAVES = 1024
 """Waves after which every account catches up: until then it holds the blocks since it last did."""
 _first = attrgetter("first")
 
 
-class InStep:
+class InSync:
     """Peers that have taken the same, to the last message, and have room."""
 
-    members: dict[Subscriber, int]
-    """Who is in step, each with the number of the socket that it is written to: the caller's, not used here."""
+    members: dict[Subscription, int]
+    """Who is in sync, each with the number of the socket that it is written to: the caller's, not used here."""
 
     next: int
     """The first message that they have not taken."""
 
     def __init__(self, delivery: Delivery) -> None:
-        """Nobody is in step."""
+        """Nobody is in sync."""
         self.members = {}
         self.next = 0
-        self._block = Block(0)  # with `next` in it, or in one behind it, while somebody is in step
+        self._block = Block(0)  # with `next` in it, or in one behind it, while somebody is in sync
         self._waves: list[Write] = []
         self._sizes = [0]  # of all of them before each, and then of all
         self._missed: Write | None = None
@@ -48,7 +48,7 @@ class InStep:
         self._messages = 0
         self._bytes = 0
 
-    def enter(self, peer: Subscriber, number: int) -> bool:
+    def enter(self, peer: Subscription, number: int) -> bool:
         """Have a peer take each wave from now on, if it has taken the same as the others; gives whether it will."""
         if not peer.can_keep_step:
             return False
@@ -59,20 +59,20 @@ class InStep:
         elif peer.next != self.next:
             return False
         self.members[peer] = number
-        peer.in_step = True
+        peer.in_sync = True
         self._weigh(peer)
         return True
 
-    def leave(self, peer: Subscriber) -> None:
+    def leave(self, peer: Subscription) -> None:
         """Have a member take for itself again."""
         self.catch_up(peer)
         del self.members[peer]
-        peer.in_step = False
+        peer.in_sync = False
         if not self.members:
             self._block = Block(0)
         peer.owner.out_of_step()
 
-    def catch_up(self, peer: Subscriber) -> None:
+    def catch_up(self, peer: Subscription) -> None:
         """Bring a member's account up to date, and tell its owner."""
         if peer.next == self.next:
             return
@@ -99,14 +99,14 @@ class InStep:
         self._sizes = [0]
         self._missed = None
 
-    def _weigh(self, peer: Subscriber) -> None:
+    def _weigh(self, peer: Subscription) -> None:
         self._messages = max(self._messages, peer.in_flight)
         self._bytes = max(self._bytes, peer.in_flight_bytes)
 
     def wave(self, now: float) -> Wave | None:
         """The next frames, one block of them at most, which there must be; who has no room for them falls out of step.
 
-        None: nobody is in step any more.
+        None: nobody is in sync any more.
         """
         while (block := self._block).end <= self.next and block.next is not None:
             self._block = block.next

@@ -1,6 +1,6 @@
 """One peer's place in the log of a listener: what it has taken, what of that it has, what it lost.
 
-The rules stand in `fanout`, whose other half this is.
+The rules stand in `log`, whose other half this is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trio_wsout._core.watermark import Watermark
     from trio_wsout.config.sections import Delivery
 
-__all__ = ["ASKING", "Owner", "Subscriber", "Wave", "Write"]
+__all__ = ["ASKING", "Owner", "Subscription", "Wave", "Write"]
 
 ASKING = 1.0
 """Seconds after which peers are asked what they have, where nobody waits for that: a ping and its pong
@@ -53,14 +53,14 @@ class Write:
 
 @frozen(eq=False)
 class Wave:
-    """Frames that every peer in step can be written as they are, in one go."""
+    """Frames that every peer in sync can be written as they are, in one go."""
 
     frames: bytes
     write: Write
 
 
 class Owner(Protocol):
-    """Whose place it is, and who hears what became of it while it was in step."""
+    """Whose place it is, and who hears what became of it while it was in sync."""
 
     def wrote(self, size: int, at: float) -> None:
         """So many bytes were written to it, the last of them at this time."""
@@ -71,14 +71,14 @@ class Owner(Protocol):
         ...
 
 
-class Log(Protocol):
-    """What a place needs of its log; `Fanout` says what it is."""
+class LogView(Protocol):
+    """What a place needs of its log; `Log` says what it is."""
 
     delivery: Delivery
     timeout: float
     end: int
     wanted: int
-    taken: Watermark[Subscriber]
+    taken: Watermark[Subscription]
     confirmed: Watermark[Any]
 
     def ask_by(self, at: float) -> None:
@@ -98,7 +98,7 @@ class Log(Protocol):
         ...
 
 
-class Subscriber:
+class Subscription:
     """One peer's place in the log."""
 
     next: int
@@ -131,8 +131,8 @@ class Subscriber:
     gap_after: int | None
     """Number of the last event before those lost since the last `take`; None: nothing was lost."""
 
-    in_step: bool
-    """Whether it is in step with others. Then all else here is of the moment when it last caught up (`InStep`)."""
+    in_sync: bool
+    """Whether it is in sync with others. Then all else here is of the moment when it last caught up (`InSync`)."""
 
     __slots__ = (
         "_before_ping",
@@ -145,7 +145,7 @@ class Subscriber:
         "gap_after",
         "in_flight",
         "in_flight_bytes",
-        "in_step",
+        "in_sync",
         "joined",
         "much",
         "much_bytes",
@@ -157,10 +157,10 @@ class Subscriber:
         "writes",
     )
 
-    def __init__(self, log: Log, owner: Owner, block: Block, number: int) -> None:
+    def __init__(self, log: LogView, owner: Owner, block: Block, number: int) -> None:
         self._log = log
         self.owner = owner
-        self.in_step = False
+        self.in_sync = False
         self.much = (log.delivery.max_unconfirmed + 1) // 2
         self.much_bytes = (log.delivery.max_unconfirmed_bytes + 1) // 2
         self.block = block

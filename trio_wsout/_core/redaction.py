@@ -17,13 +17,13 @@ from trio_wsout.config.secret import MASK
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["mask_secrets"]
+__all__ = ["redact_secrets"]
 
 _PIECE = 8
 _SHORT = 4
 
 
-def mask_secrets(text: str, secrets: Sequence[str]) -> str:
+def redact_secrets(text: str, secrets: Sequence[str]) -> str:
     """The text with ``***`` in the place of each secret, and of each longer piece of one."""
     if any(secret and len(secret) < _SHORT and secret in text for secret in secrets):
         return MASK

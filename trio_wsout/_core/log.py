@@ -35,8 +35,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from trio_wsout._core.blocks import Block
-from trio_wsout._core.in_step import InStep
-from trio_wsout._core.subscriber import ASKING, Owner, Subscriber, Wave
+from trio_wsout._core.in_sync import InSync
+from trio_wsout._core.subscription import ASKING, Owner, Subscription, Wave
 from trio_wsout._core.watermark import Watermark
 from trio_wsout.config.sections import DeliveryLevel
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from trio_wsout._core.message import Accepted, Message
     from trio_wsout.config.sections import Delivery, Retry
 
-__all__ = ["Fanout", "Owner", "Subscriber", "Wave"]
+__all__ = ["Log", "Owner", "Subscription", "Wave"]
 
 
 _KEPT = 256
@@ -55,7 +55,7 @@ _MANY = 16
 """Peers from which on confirmations are put off where nobody waits for them (rule 7)."""
 
 
-class Fanout:
+class Log:
     """The log of one listener. Times are absolute seconds of the caller's clock."""
 
     end: int
@@ -79,15 +79,15 @@ class Fanout:
         self.timeout = retry.timeout
         self._capacity = capacity
         self._last = Block(0)
-        self.in_step = InStep(delivery)
+        self.in_sync = InSync(delivery)
         self._pending: deque[Message] = deque()
         self._seqs: deque[int] = deque()
         self._base = 0
         self._base_seq = 0
         self._bytes = 0
-        self.taken = Watermark[Subscriber]()
+        self.taken = Watermark[Subscription]()
         self.confirmed = Watermark[object]()
-        self.members: set[Subscriber] = set()
+        self.members: set[Subscription] = set()
         self.end = 0
         self.dropped = 0
         self.unheard = 0
@@ -96,7 +96,7 @@ class Fanout:
 
     # -- the log --------------------------------------------------------------------------------------
 
-    def post(self, message: Message, frame: bytes, source: Subscriber | None = None) -> None:
+    def post(self, message: Message, frame: bytes, source: Subscription | None = None) -> None:
         """Put a message, framed, at the end; `source` is the peer that sent it, if one did."""
         block = self._last
         if block.is_full:
@@ -122,29 +122,29 @@ class Fanout:
 
     # -- waves ----------------------------------------------------------------------------------------
 
-    def step_in(self, peer: Subscriber, number: int) -> bool:
+    def step_in(self, peer: Subscription, number: int) -> bool:
         """Have a peer take each wave from now on, if it stands where the others do; gives whether it will.
 
-        `number` is the caller's, and stands in `in_step.members` for who writes the waves.
+        `number` is the caller's, and stands in `in_sync.members` for who writes the waves.
         """
-        return self.in_step.enter(peer, number)
+        return self.in_sync.enter(peer, number)
 
-    def step_out(self, peer: Subscriber) -> None:
-        """Have a peer take for itself again, if it is in step."""
-        if peer.in_step:
-            self.in_step.leave(peer)
+    def step_out(self, peer: Subscription) -> None:
+        """Have a peer take for itself again, if it is in sync."""
+        if peer.in_sync:
+            self.in_sync.leave(peer)
 
     def next_wave(self, now: float) -> Wave | None:
-        """The next frames for all in step, one block of them at most; None: nothing is there for them.
+        """The next frames for all in sync, one block of them at most; None: nothing is there for them.
 
         Who has no room for it falls out of step.
         """
-        step = self.in_step
+        step = self.in_sync
         return step.wave(now) if step.members and step.next < self.end else None
 
     def took(self, wave: Wave) -> bool:
-        """All in step have taken a wave; gives whether there are some among them to be asked now."""
-        step, write = self.in_step, wave.write
+        """All in sync have taken a wave; gives whether there are some among them to be asked now."""
+        step, write = self.in_sync, wave.write
         if not step.members:
             return False
         self.taken.move_all(step.members.keys(), write.first, write.last)
@@ -166,7 +166,7 @@ class Fanout:
         return not all(peer.stuck for peer in self.taken.at(low))
 
     @property
-    def slow(self) -> list[Subscriber]:
+    def slow(self) -> list[Subscription]:
         """The peers that make the log full."""
         low = self.taken.low
         if low is None or self.end - low < self._capacity:
@@ -205,11 +205,11 @@ class Fanout:
         return len(self._pending) > self._capacity * _KEPT or self._bytes > _KEPT_BYTES
 
     @property
-    def kept_for(self) -> list[Subscriber]:
+    def kept_for(self) -> list[Subscription]:
         """The stuck peers for whom the oldest message is kept."""
         low = self.confirmed.low
         members = () if low is None else self.confirmed.at(low)
-        return [peer for peer in members if isinstance(peer, Subscriber) and peer.stuck]
+        return [peer for peer in members if isinstance(peer, Subscription) and peer.stuck]
 
     def _drop_oldest(self) -> None:
         first = self.end - self._capacity
@@ -220,15 +220,15 @@ class Fanout:
 
     # -- who is there -----------------------------------------------------------------------------------
 
-    def join(self, owner: Owner) -> Subscriber:
+    def join(self, owner: Owner) -> Subscription:
         """A peer gets everything from here on."""
-        peer = Subscriber(self, owner, self._last, self.end)
+        peer = Subscription(self, owner, self._last, self.end)
         self.members.add(peer)
         self.taken.add(peer, self.end)
         self.confirmed.add(peer, self.end)
         return peer
 
-    def leave(self, peer: Subscriber) -> None:
+    def leave(self, peer: Subscription) -> None:
         """A peer is gone; what it did not confirm settles without it. Twice is once."""
         if peer.joined:
             self.step_out(peer)
