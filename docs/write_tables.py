@@ -36,8 +36,8 @@ from attrs import NOTHING, Factory, fields, has
 from trio_wsout._core.link import diagram
 from trio_wsout.cli import codes
 from trio_wsout.config import Config, Mode, Secret, dump_config, sections
-from trio_wsout.config.loading import kind_of
-from trio_wsout.config.rules import UNUSABLE, UNUSABLE_WITHOUT_LINK
+from trio_wsout.config.loading import field_type_of
+from trio_wsout.config.validation import UNUSABLE, UNUSABLE_WITHOUT_LINK
 
 DOCS = Path(__file__).parent
 _BLOCK = re.compile(r"^<!-- from code: (.+?) -->\n(.*?)^<!-- end -->$", re.MULTILINE | re.DOTALL)
@@ -96,7 +96,7 @@ def _sections(section: type = Config, path: str = "") -> list[tuple[str, type]]:
 
 def _inner(annotation: Any) -> type | None:
     """The section that a field holds; None if it holds a value."""
-    if kind_of(annotation) is not None:
+    if field_type_of(annotation) is not None:
         return None
     candidates = [annotation, *get_args(annotation)]
     return next(
@@ -106,7 +106,7 @@ def _inner(annotation: Any) -> type | None:
 
 def _value(annotation: Any) -> str:
     """What a field takes, in words."""
-    kind = kind_of(annotation)
+    kind = field_type_of(annotation)
     if kind is None:
         origin, arguments = get_origin(annotation), get_args(annotation)
         if _inner(annotation) is not None:
@@ -128,7 +128,9 @@ def _default(each: Any) -> str:
         return "" if default is None or has(type(default)) else "none"
     if isinstance(default, Enum):
         return f"`{default.value}`"
-    kind = kind_of(each.type) or next((kind_of(one) for one in get_args(each.type) if kind_of(one)), None)
+    kind = field_type_of(each.type) or next(
+        (field_type_of(one) for one in get_args(each.type) if field_type_of(one)), None
+    )
     if kind is not None and isinstance(default, tuple):
         return ", ".join(f"`{kind.write(one)}`" for one in default)
     written = kind.write(default) if kind is not None else default

@@ -27,7 +27,7 @@ from trio_wsout.config import (
     sections,
 )
 from trio_wsout.config.loading import keys_of, verify_config
-from trio_wsout.config.rules import UNUSABLE, unusable
+from trio_wsout.config.validation import UNUSABLE, unusable
 from trio_wsout.errors import ConfigError
 from trio_wsout.testing.strategies import configs, documents
 

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trio_wsout.config.event_paths import parse_dotted, parse_pointer
 from trio_wsout.config.quantities import (
     format_codes,
     format_duration,
     format_size,
     parse_codes,
-    parse_dotted,
     parse_duration,
-    parse_pointer,
     parse_size,
 )
 

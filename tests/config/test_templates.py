@@ -10,10 +10,11 @@ from trio_wsout.config.templates import (
     Template,
     TemplateError,
     escaped,
+    expand_url,
     no_value,
+    parse_url_template,
     resolve_context,
 )
-from trio_wsout.config.url_template import expand_url, parse_url_template
 
 VALUES = {
     ("env", "HOME"): "/root",

@@ -12,7 +12,7 @@ from trio_wsout._core.cursor import MISSING, CursorReader, default_state_id, poi
 from trio_wsout._core.message import Accepted
 from trio_wsout._core.request import build_request
 from trio_wsout.config import Config, Cursor
-from trio_wsout.config.quantities import parse_pointer
+from trio_wsout.config.event_paths import parse_pointer
 from trio_wsout.errors import EventError
 
 RFC = {

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio_wsout._core.request import Request, RequestError, build_request, files_named
 from trio_wsout.config import Auth, Basic, Batch, BatchMode, Config, Cursor, Secret
-from trio_wsout.config.header_fields import is_token
+from trio_wsout.config.http_grammar import is_token
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from trio_wsout._core.cursor import MISSING, pointer_value
-from trio_wsout.config.quantities import parse_pointer
+from trio_wsout.config.event_paths import parse_pointer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

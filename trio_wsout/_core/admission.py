@@ -30,7 +30,7 @@ from trio_wsout._core.credentials import Credentials
 from trio_wsout._core.handshake import Handshake
 from trio_wsout._core.http_head import Fields
 from trio_wsout.config.addresses import Origin, parse_allowed_origin, parse_origin
-from trio_wsout.config.header_fields import is_token
+from trio_wsout.config.http_grammar import is_token
 from trio_wsout.config.templates import no_value
 
 if TYPE_CHECKING:

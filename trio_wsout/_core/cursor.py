@@ -22,8 +22,9 @@ from urllib.parse import urlsplit
 
 from attrs import frozen
 
-from trio_wsout.config.header_fields import is_header_value
-from trio_wsout.config.quantities import is_unicode, parse_dotted, parse_pointer
+from trio_wsout.config.event_paths import parse_dotted, parse_pointer
+from trio_wsout.config.http_grammar import is_header_value
+from trio_wsout.config.scalars import is_unicode
 from trio_wsout.config.templates import Placeholder, Template
 from trio_wsout.errors import EventError
 

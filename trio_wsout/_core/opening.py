@@ -28,7 +28,7 @@ from attrs import field, frozen
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.http_head import Fields
 from trio_wsout._core.redaction import redact_secrets
-from trio_wsout.config.header_fields import is_token
+from trio_wsout.config.http_grammar import is_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

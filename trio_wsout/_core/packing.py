@@ -27,7 +27,7 @@ from trio_wsout._core.batching import Batcher, Document
 from trio_wsout._core.cursor import MISSING, pointer_value
 from trio_wsout._core.json_line import is_object, parse_json
 from trio_wsout._core.message import Accepted, BatchMessage, Message
-from trio_wsout.config.quantities import parse_pointer
+from trio_wsout.config.event_paths import parse_pointer
 from trio_wsout.config.sections import BatchMode, Mode
 from trio_wsout.config.templates import Template, TemplateError
 

@@ -31,7 +31,7 @@ from urllib.parse import quote, unquote_plus, urlsplit
 from attrs import field, frozen
 
 from trio_wsout.config.addresses import format_host_and_port, parse_host_and_port
-from trio_wsout.config.header_fields import (
+from trio_wsout.config.http_grammar import (
     BEARER_ALLOWED,
     HAS_CONTROL,
     has_control,
@@ -41,9 +41,7 @@ from trio_wsout.config.header_fields import (
     is_token,
 )
 from trio_wsout.config.secret import SENSITIVE_HEADERS, Secret
-from trio_wsout.config.templated import attempt_placeholders
-from trio_wsout.config.templates import Template, TemplateError
-from trio_wsout.config.url_template import expand_url
+from trio_wsout.config.templates import Template, TemplateError, expand_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -166,7 +164,7 @@ class _Secrets:
 
 def files_named(config: Config) -> list[str]:
     """The paths of every ``${file|PATH}`` that a handshake asks for."""
-    found = attempt_placeholders(config)
+    found = [each for text in config.handshake_templates() for each in Template.parse(text).placeholders]
     return list(dict.fromkeys(each.name for each in found if each.source == "file" and each.name))
 
 

@@ -22,7 +22,7 @@ from trio_wsout._tasks.sender import Source
 from trio_wsout._tasks.text_files import read_text_file
 from trio_wsout._wire.peer_log import PeerLog
 from trio_wsout._wire.tls import client_context, key_password
-from trio_wsout.config.quantities import is_unicode
+from trio_wsout.config.scalars import is_unicode
 from trio_wsout.config.sections import BatchMode
 from trio_wsout.config.templates import TemplateError
 from trio_wsout.errors import EventError

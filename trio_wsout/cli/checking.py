@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trio_wsout.cli.machine import on_this_machine
 from trio_wsout.cli.printing import say, show
 from trio_wsout.config import dump_config, load_config
-from trio_wsout.config.bare import read_json_value
+from trio_wsout.config.scalars import read_json_value
 from trio_wsout.errors import ConfigError, Problem
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import idna
 from attrs import field, frozen
 
-from trio_wsout.config.quantities import is_unicode
+from trio_wsout.config.scalars import is_unicode
 
 __all__ = [
     "BindAddress",

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from attrs import fields, has
 
-from trio_wsout.config.loading import kind_of
-from trio_wsout.config.rules import unusable
+from trio_wsout.config.loading import field_type_of
 from trio_wsout.config.secret import MASK, SENSITIVE_HEADERS, Secret
 from trio_wsout.config.sections import NONE, Heartbeat
+from trio_wsout.config.validation import unusable
 
 if TYPE_CHECKING:
     from trio_wsout.config.sections import Config
@@ -53,7 +53,7 @@ def _section(section: Any, *, masked: bool) -> dict[str, Any]:  # noqa: ANN401 -
 
 def document_value(value: Any, annotation: Any, *, masked: bool = False) -> Any:  # noqa: ANN401 - any field's value
     """Return what a document holds for a field's value."""
-    kind = kind_of(annotation)
+    kind = field_type_of(annotation)
     if kind is not None:
         return MASK if masked and isinstance(value, Secret) else kind.write(value)
     if isinstance(annotation, type) and has(annotation):

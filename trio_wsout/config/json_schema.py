@@ -20,9 +20,8 @@ from attrs import NOTHING, Attribute, fields, fields_dict, has
 
 from trio_wsout.config import sections
 from trio_wsout.config.dumping import document_value
-from trio_wsout.config.kinds import Kind
-from trio_wsout.config.loading import kind_of
-from trio_wsout.config.rules import UNUSABLE, UNUSABLE_WITHOUT_LINK, default_of
+from trio_wsout.config.field_types import FieldType
+from trio_wsout.config.loading import field_type_of
 from trio_wsout.config.sections import (
     NONE,
     Auth,
@@ -36,6 +35,7 @@ from trio_wsout.config.sections import (
     ServerAuth,
     Tls,
 )
+from trio_wsout.config.validation import UNUSABLE, UNUSABLE_WITHOUT_LINK, default_of
 
 __all__ = ["UNSAID", "formats", "json_schema"]
 
@@ -113,12 +113,12 @@ def formats() -> dict[str, Callable[[object], bool]]:
     return found
 
 
-def _kinds(annotation: Any) -> list[Kind]:  # noqa: ANN401 - any field's type
-    kind = kind_of(annotation)
+def _kinds(annotation: Any) -> list[FieldType]:  # noqa: ANN401 - any field's type
+    kind = field_type_of(annotation)
     return [kind] if kind is not None else [each for inner in get_args(annotation) for each in _kinds(inner)]
 
 
-def _accepts(kind: Kind) -> Callable[[object], bool]:
+def _accepts(kind: FieldType) -> Callable[[object], bool]:
     def accepts(instance: object) -> bool:
         try:
             kind.parse(instance)
@@ -167,7 +167,7 @@ def _section_schema(section: type, definitions: Schema) -> Schema:
 
 
 def _default(section: type, each: Attribute[Any]) -> Schema:
-    if each.default is NOTHING or (kind_of(each.type) is None and get_origin(each.type) is None):
+    if each.default is NOTHING or (field_type_of(each.type) is None and get_origin(each.type) is None):
         return {}
     default = (
         default_of(each, section()) if getattr(each.default, "takes_self", False) else default_of(each, None)
@@ -199,14 +199,14 @@ def _somewhere_unusable() -> list[tuple[str, type, Attribute[Any]]]:
     return found
 
 
-def _only_kind(annotation: Any) -> Kind | None:  # noqa: ANN401 - any field's type
+def _only_kind(annotation: Any) -> FieldType | None:  # noqa: ANN401 - any field's type
     """The kind of a field that holds one value, or none."""
-    optional = get_origin(annotation) not in (Mapping, tuple, None) and kind_of(annotation) is None
-    return kind_of(get_args(annotation)[0]) if optional else kind_of(annotation)
+    optional = get_origin(annotation) not in (Mapping, tuple, None) and field_type_of(annotation) is None
+    return field_type_of(get_args(annotation)[0]) if optional else field_type_of(annotation)
 
 
 def _type_schema(annotation: Any, definitions: Schema) -> Schema:  # noqa: ANN401 - any field's type
-    kind = kind_of(annotation)
+    kind = field_type_of(annotation)
     if kind is not None:
         name = str(kind.schema.get("format", "")).removeprefix("trio-wsout-")
         if not name:

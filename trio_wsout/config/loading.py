@@ -30,15 +30,14 @@ from cattrs import (
 from cattrs.gen import make_dict_structure_fn, override
 
 from trio_wsout.config import sections
-from trio_wsout.config.documents import Document, read_document
-from trio_wsout.config.found import shown, type_name
-from trio_wsout.config.kinds import Kind
-from trio_wsout.config.quantities import format_codes, is_unicode, parse_characters
-from trio_wsout.config.rules import check, says_nothing, unusable
+from trio_wsout.config.field_types import FieldType
+from trio_wsout.config.files import Document, read_document
+from trio_wsout.config.quantities import format_codes
+from trio_wsout.config.scalars import is_unicode, parse_unicode, shown, type_name
 from trio_wsout.config.secret import Secret
 from trio_wsout.config.sections import NONE, Config, Delivery, Heartbeat, Mode
 from trio_wsout.config.templates import resolve_context
-from trio_wsout.config.unknown import MISSING, UNKNOWN, Unknown
+from trio_wsout.config.validation import MISSING, UNKNOWN, Unknown, check, says_nothing, unusable
 from trio_wsout.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -46,9 +45,9 @@ if TYPE_CHECKING:
 
     from cattrs import AttributeValidationNote
 
-    from trio_wsout.config.documents import KeyPath
+    from trio_wsout.config.files import KeyPath
 
-__all__ = ["keys_of", "kind_of", "load_config", "verify_config"]
+__all__ = ["field_type_of", "keys_of", "load_config", "verify_config"]
 
 _FORM = ("output", "web-socket")
 _NAMED = 6
@@ -125,10 +124,10 @@ def _in_order(problems: list[Problem]) -> list[Problem]:
     return sorted(problems, key=lambda each: (each.line or math.inf, each.column or 0))
 
 
-def kind_of(annotation: object) -> Kind | None:
+def field_type_of(annotation: object) -> FieldType | None:
     """The kind that a field's annotation names; None: it names none."""
     metadata = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
-    return next((each for each in metadata if isinstance(each, Kind)), None)
+    return next((each for each in metadata if isinstance(each, FieldType)), None)
 
 
 def keys_of(section: type) -> dict[str, str]:
@@ -352,7 +351,7 @@ def _converter() -> Converter:
             raise _Wrong(f"expected a list; found {type_name(value)}")
         return tuple(each for _, each in _each(enumerate(value), annotation, converter))
 
-    converter.register_structure_hook_func(lambda kind: kind_of(kind) is not None, _structure_kind)
+    converter.register_structure_hook_func(lambda kind: field_type_of(kind) is not None, _structure_kind)
     converter.register_structure_hook_func(_is_table, structure_table)
     converter.register_structure_hook_func(_is_list, structure_list)
     # Leaf sections first, so that each class finds the hooks of those inside it.
@@ -366,17 +365,17 @@ def _converter() -> Converter:
 def _structure_kind(value: Any, annotation: Any) -> Any:  # noqa: ANN401 - a document holds anything
     if isinstance(value, Unknown):
         return value
-    kind = kind_of(annotation)
+    kind = field_type_of(annotation)
     assert kind is not None  # noqa: S101 - the predicate of this hook looked
     context = _CONTEXT.get()
     try:
         if isinstance(value, str) and context is not None:
             value = resolve_context(
-                parse_characters(value), context, escape=kind.templated, typed=not kind.is_text
+                parse_unicode(value), context, escape=kind.templated, typed=not kind.is_text
             )
         return kind.parse(value)
     except ValueError as error:
-        raise _Wrong(f"{error}; found {shown(value, kind)}") from None
+        raise _Wrong(f"{error}; found {shown(value, secret=kind.secret)}") from None
 
 
 def _named(value: object) -> list[tuple[str, Any]]:

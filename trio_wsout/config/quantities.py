@@ -1,6 +1,6 @@
-"""Text to value and back: durations, sizes, close codes, paths into events.
+"""Durations, sizes and close codes: from what a document holds to a number, and back (SPEC 1).
 
-All pure; each parser raises ValueError with a reason that a person can act on.
+Each parser raises ValueError with what is allowed.
 """
 
 from __future__ import annotations
@@ -8,7 +8,10 @@ from __future__ import annotations
 import math
 import re
 from decimal import Decimal
-from itertools import combinations
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = [
     "DURATION",
@@ -16,14 +19,12 @@ __all__ = [
     "format_codes",
     "format_duration",
     "format_size",
-    "is_unicode",
-    "parse_characters",
     "parse_codes",
-    "parse_dotted",
     "parse_duration",
-    "parse_pointer",
     "parse_size",
 ]
+
+# -- durations ------------------------------------------------------------------------------------------------------
 
 _UNITS = {
     "w": Decimal(604800),
@@ -34,8 +35,8 @@ _UNITS = {
     "ms": Decimal("0.001"),
     "us": Decimal("0.000001"),
 }
-"""What durations are written with."""
-_SPELLED = {
+"""Seconds of the units that durations are written in, largest first."""
+_SPELLINGS = {
     Decimal("0.000000001"): "ns nsec nanosecond nanoseconds",
     _UNITS["us"]: "us µs μs usec microsecond microseconds",
     _UNITS["ms"]: "ms msec millisecond milliseconds",
@@ -47,104 +48,74 @@ _SPELLED = {
     Decimal(2630016): "month months",
     Decimal(31557600): "y yr yrs year years",
 }
-"""What durations are read with: what Rust's humantime reads, and people write; a month has 30.44 days, a year
-365.25. Its M for a month is left out, for most who write it mean minutes."""
-_SECONDS = {word: seconds for seconds, words in _SPELLED.items() for word in words.split()}
+"""Seconds of the units that durations are read in, and their spellings: those of Rust's humantime.
+
+A month has 30.44 days and a year 365.25. Only humantime's ``M`` (month) is missing: most people mean minutes by it.
+"""
+_SECONDS = {unit: seconds for seconds, units in _SPELLINGS.items() for unit in units.split()}
 _LONGEST = 10 * 365.25 * 86400
-"""Ten years: nobody means more, and timers stay far from overflow."""
-_WORDS = "|".join(sorted(_SECONDS, key=len, reverse=True))
+"""Ten years, far from where timers overflow."""
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
-_DURATION_PART = re.compile(f"({_NUMBER}) *({_WORDS})")
-DURATION = f"^{_NUMBER} *(?:{_WORDS})(?: *{_NUMBER} *(?:{_WORDS}))*$"
-"""A regular expression, also to ECMA-262, that every duration which is a text matches."""
+_PART = rf"{_NUMBER} *(?:{'|'.join(sorted(_SECONDS, key=len, reverse=True))})"
+DURATION = f"^{_PART}(?: *{_PART})*$"
+"""A regular expression, also for ECMA-262, that matches every text that is a duration."""
 _DURATION = re.compile(DURATION)
-_UNITLESS = re.compile(_NUMBER)
+_NUMBER_AND_UNIT = re.compile(rf"({_NUMBER}) *([a-zµμ]+)")
 _LONGEST_TEXT = 400
-"""Characters: what the smallest float needs, and no more."""
-_DURATION_ALLOWED = "a duration such as 250ms, 2s, 1m 30s, 2 hours, or a number of seconds"
-
-_SIZE_UNITS = {
-    "B": 1,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "KiB": 2**10,
-    "MiB": 2**20,
-    "GiB": 2**30,
-}
-SIZE = "^([0-9]{1,18}) ?(B|KB|MB|GB|KiB|MiB|GiB)$"
-"""A regular expression, also to ECMA-262, that every size which is a text matches."""
-_SIZE = re.compile(SIZE)
-_LARGEST = 2**53
-
-_CODES = re.compile(r"(\d{4})(?:-(\d{4}))?", re.ASCII)
-_FIRST_CODE, _LAST_CODE = 1000, 4999
-
-
-def is_unicode(text: str) -> bool:
-    """Whether bytes can say a text: one with half of a surrogate pair in it has none (RFC 3629 section 3)."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def parse_characters(text: str) -> str:
-    """A text that bytes can say."""
-    if not is_unicode(text):
-        message = "holds half of a surrogate pair, which is no character"
-        raise ValueError(message)
-    return text
+"""Characters; the smallest float needs no more."""
 
 
 def parse_duration(value: object) -> float:
-    """Seconds of a duration: a text such as ``1m30s``, or a number of seconds (SPEC 1)."""
+    """Return the seconds of a duration: of a text such as ``1m30s``, or of a number, which is seconds (SPEC 1).
+
+    Raises:
+        ValueError: It is no duration, is negative, or is longer than ten years.
+    """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        message = f"expected {_DURATION_ALLOWED}"
-        raise ValueError(message)
+        raise ValueError(_no_duration(""))
     seconds = _text_seconds(value) if isinstance(value, str) else float(max(min(value, 2 * _LONGEST), -1))
     if math.isnan(seconds) or not 0 <= seconds <= _LONGEST:
-        message = "a duration must be between 0 and 10 years"
-        raise ValueError(message)
+        raise ValueError("a duration must be between 0 and 10 years")
     return seconds
 
 
 def _text_seconds(text: str) -> float:
     if not _DURATION.fullmatch(text) or len(text) > _LONGEST_TEXT:
-        message = f"expected {_DURATION_ALLOWED}"
-        if _UNITLESS.fullmatch(text):
-            message = "is a text without a unit, and no duration; write s behind it, or leave out the quotes"
-        elif re.search(r"[0-9] *M\b", text):
-            message += "; M could be minutes or months: write m, or months"
-        raise ValueError(message)
-    parts = _DURATION_PART.findall(text)
-    return float(sum((Decimal(number) * _SECONDS[unit] for number, unit in parts), Decimal(0)))
+        raise ValueError(_no_duration(text))
+    return float(sum(Decimal(number) * _SECONDS[unit] for number, unit in _NUMBER_AND_UNIT.findall(text)))
+
+
+def _no_duration(text: str) -> str:
+    if re.fullmatch(_NUMBER, text):
+        return "is a text without a unit, and no duration; write s behind it, or leave out the quotes"
+    allowed = "expected a duration such as 250ms, 2s, 1m 30s, 2 hours, or a number of seconds"
+    return (
+        f"{allowed}; M could be minutes or months: write m, or months"
+        if re.search(r"[0-9] *M\b", text)
+        else allowed
+    )
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest text that `parse_duration` reads back as exactly these seconds."""
+    """Return the shortest text in the units of SPEC 1 that `parse_duration` reads back as exactly these seconds."""
     exact = Decimal(repr(seconds))
     # Of texts of the same length the first wins: seconds before anything else.
     units = ("s", "ms", "m", "h", "d", "w", "us")
     candidates = [f"{_plain(exact / _UNITS[unit])}{unit}" for unit in units]
-    candidates += _mixed(exact)
-    good = [each for each in candidates if _text_seconds(each) == seconds]
-    return min(good, key=len) if good else f"{exact:f}s"
+    candidates += filter(None, _sums(exact, list(_UNITS.items())))
+    # Divisions are rounded; but in seconds the text is always exact.
+    return next(each for each in sorted(candidates, key=len) if _text_seconds(each) == seconds)
 
 
-def _mixed(exact: Decimal) -> list[str]:
-    """The same time in several units, largest first, for every choice of units: 1w1d1m, 8d1m, 1d61s."""
-    found: list[str] = []
-    for many in range(2, len(_UNITS) + 1):
-        for chosen in combinations(_UNITS.items(), many):
-            rest, text = exact, ""
-            for unit, scale in chosen:
-                count = int(rest // scale)
-                text += f"{count}{unit}" if count else ""
-                rest -= count * scale
-            found += [text] if text and not rest else []
-    return found
+def _sums(rest: Decimal, units: list[tuple[str, Decimal]]) -> Iterator[str]:
+    """Yield every way to write a time in whole numbers of some units, largest first: 1w1d1m, 1w1441m, 8d1m."""
+    if not rest:
+        yield ""
+    elif units:
+        (unit, scale), *smaller = units
+        if count := int(rest // scale):
+            yield from (f"{count}{unit}{more}" for more in _sums(rest - count * scale, smaller))
+        yield from _sums(rest, smaller)
 
 
 def _plain(number: Decimal) -> str:
@@ -152,64 +123,64 @@ def _plain(number: Decimal) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+# -- sizes ----------------------------------------------------------------------------------------------------------
+
+_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+SIZE = f"^([0-9]{{1,18}}) ?({'|'.join(_BYTES)})$"
+"""A regular expression, also for ECMA-262, that matches every text that is a size."""
+_SIZE = re.compile(SIZE)
+_LARGEST = 2**53
+
+
 def parse_size(value: object) -> int:
-    """Return the bytes of a size: a whole number, or a text such as ``64KiB`` or ``1MB``."""
+    """Return the bytes of a size: of a whole number, or of a text such as ``64KiB`` or ``1MB`` (SPEC 1).
+
+    Raises:
+        ValueError: It is no size, is negative, or is more than 2**53 bytes.
+    """
     if isinstance(value, int) and not isinstance(value, bool):
         size = int(value)
     elif isinstance(value, str) and (match := _SIZE.fullmatch(value)):
-        size = int(match[1]) * _SIZE_UNITS[match[2]]
+        size = int(match[1]) * _BYTES[match[2]]
+    elif isinstance(value, str) and value.isdecimal():
+        raise ValueError("is a text without a unit, and no size; write B behind it, or leave out the quotes")
     else:
-        message = "expected a number of bytes, or a size such as 64KiB or 8MiB"
-        if isinstance(value, str) and value.isdecimal():
-            message = "is a text without a unit, and no size; write B behind it, or leave out the quotes"
-        raise ValueError(message)
+        raise ValueError("expected a number of bytes, or a size such as 64KiB or 8MiB")
     if not 0 <= size <= _LARGEST:
-        message = f"a size must be between 0 and {_LARGEST} bytes"
-        raise ValueError(message)
+        raise ValueError(f"a size must be between 0 and {_LARGEST} bytes")
     return size
 
 
 def format_size(size: int) -> str | int:
-    """The shortest form of a size in binary units that `parse_size` reads back."""
+    """Return the shortest form of a size in binary units, a text or a number, that `parse_size` reads back."""
     for unit in ("GiB", "MiB", "KiB"):
-        if size and size % _SIZE_UNITS[unit] == 0:
-            return f"{size // _SIZE_UNITS[unit]}{unit}"
+        if size and size % _BYTES[unit] == 0:
+            return f"{size // _BYTES[unit]}{unit}"
     return size
 
 
+# -- close codes ----------------------------------------------------------------------------------------------------
+
+_CODES = re.compile(r"(\d{4})(?:-(\d{4}))?", re.ASCII)
+_FIRST_CODE, _LAST_CODE = 1000, 4999
+
+
 def parse_codes(value: object) -> tuple[int, int]:
-    """A range of close codes: 4001, "4001" or "4500-4999" (RFC 6455 section 7.4)."""
+    """Return the first and last code of a range: 4001, "4001" or "4500-4999" (RFC 6455 section 7.4).
+
+    Raises:
+        ValueError: It is no range of codes from 1000 to 4999.
+    """
     text = value if isinstance(value, str) else ""
     if isinstance(value, int) and not isinstance(value, bool) and _FIRST_CODE <= value <= _LAST_CODE:
-        text = str(value)  # of a number of thousands of digits there is no text
+        text = str(value)  # Python refuses to make a text of a number of thousands of digits
     match = _CODES.fullmatch(text)
     first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not _FIRST_CODE <= first <= last <= _LAST_CODE:
-        message = "expected a close code from 1000 to 4999, or a range such as 4500-4999"
-        raise ValueError(message)
+        raise ValueError("expected a close code from 1000 to 4999, or a range such as 4500-4999")
     return first, last
 
 
 def format_codes(codes: tuple[int, int]) -> str | int:
-    """A range of close codes as it is written."""
+    """Return a range of close codes as `parse_codes` reads it: one code as a number, several as a text."""
     return codes[0] if codes[0] == codes[1] else f"{codes[0]}-{codes[1]}"
-
-
-def parse_pointer(text: str) -> tuple[str, ...]:
-    """The tokens of a JSON pointer (RFC 6901); the empty text is the whole document."""
-    if text and not text.startswith("/"):
-        message = "a JSON pointer starts with / (RFC 6901), for example /data/id"
-        raise ValueError(message)
-    if re.search(r"~(?![01])", text):
-        message = "in a JSON pointer ~ is written ~0, and / in a name ~1 (RFC 6901)"
-        raise ValueError(message)
-    return tuple(token.replace("~1", "/").replace("~0", "~") for token in text.split("/")[1:])
-
-
-def parse_dotted(text: str) -> tuple[str, ...]:
-    """The names of a dotted path such as ``data.id``."""
-    names = tuple(text.split("."))
-    if not all(names):
-        message = "expected names joined by dots, for example data.id"
-        raise ValueError(message)
-    return names

@@ -13,7 +13,7 @@ from typing import Annotated
 
 from attrs import Factory, field, frozen, has, resolve_types
 
-from trio_wsout.config.kinds import (
+from trio_wsout.config.field_types import (
     BATCH_LINE,
     BEARER,
     BIND,
@@ -453,6 +453,21 @@ class Config:
     """Most bytes of one message, sent or received; ≥ 1."""
     shutdown_timeout: Annotated[float, duration(positive=False)] = 10.0
     """Seconds that a graceful end may take; ≥ 0."""
+
+    def handshake_templates(self) -> list[str]:
+        """Return the templated texts that each attempt expands, those of secrets included: show none of them."""
+        auth = self.auth
+        secrets = [
+            *auth.headers.values(),
+            *auth.query.values(),
+            auth.bearer_token,
+            self.tls.client_key_password,
+        ]
+        texts = [self.url or "", *self.headers.values(), *self.query.values()]
+        if auth.basic is not None:
+            texts.append(auth.basic.username)
+            secrets.append(auth.basic.password)
+        return texts + [secret.reveal() for secret in secrets if secret is not None]
 
     @property
     def least_spool(self) -> int:

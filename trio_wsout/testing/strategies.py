@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from trio_wsout.config import Config, load_config
-from trio_wsout.config.header_fields import is_reserved_header
+from trio_wsout.config.http_grammar import is_reserved_header
 
 __all__ = ["configs", "documents"]
 

@@ -1,7 +1,7 @@
 """The kinds of values that fields hold: how each is read, written back and described to an editor.
 
 A field's annotation names its kind: ``timeout: Annotated[float, duration(above=0)]``. `loading`
-reads with `Kind.parse`, `dumping` writes with `Kind.write`, `json_schema` prints `Kind.schema`:
+reads with `FieldType.parse`, `dumping` writes with `FieldType.write`, `json_schema` prints `FieldType.schema`:
 so one place says what is allowed.
 """
 
@@ -15,9 +15,8 @@ from typing import Any
 
 from attrs import Factory, field, frozen
 
-from trio_wsout.config import addresses, quantities
-from trio_wsout.config.bare import as_text
-from trio_wsout.config.header_fields import (
+from trio_wsout.config import addresses, event_paths, quantities, scalars
+from trio_wsout.config.http_grammar import (
     BEARER_ALLOWED,
     HAS_CONTROL,
     has_control,
@@ -27,8 +26,7 @@ from trio_wsout.config.header_fields import (
     is_token,
 )
 from trio_wsout.config.secret import Secret
-from trio_wsout.config.templates import Template, no_value
-from trio_wsout.config.url_template import parse_url_template
+from trio_wsout.config.templates import Template, no_value, parse_url_template
 
 __all__ = [
     "BATCH_LINE",
@@ -63,7 +61,7 @@ __all__ = [
     "USER",
     "USERNAME",
     "VALUE",
-    "Kind",
+    "FieldType",
     "choice",
     "count",
     "duration",
@@ -77,7 +75,7 @@ _MOST = 2**53
 
 
 @frozen(kw_only=True, eq=False)
-class Kind:
+class FieldType:
     """One kind of value."""
 
     parse: Parse
@@ -104,7 +102,7 @@ class Kind:
 
 
 def _text(value: object) -> str:
-    text = as_text(value)
+    text = scalars.as_text(value)
     if text is None:
         message = "expected a text"
         raise ValueError(message)
@@ -112,7 +110,7 @@ def _text(value: object) -> str:
 
 
 def _characters(value: object) -> str:
-    return quantities.parse_characters(_text(value))
+    return scalars.parse_unicode(_text(value))
 
 
 def _place(value: object) -> str:
@@ -216,11 +214,11 @@ _PLACE_SCHEMA = {**_BARE, "minLength": 1, "pattern": r"^[^\u0000]*$"}
 _MOST_PING = 125
 _LONGEST_STATE_ID = 200
 
-TEXT = Kind(parse=_text, schema=_BARE)
-CHARACTERS = Kind(parse=_characters, schema=_BARE)
+TEXT = FieldType(parse=_text, schema=_BARE)
+CHARACTERS = FieldType(parse=_characters, schema=_BARE)
 """A text that bytes can say."""
-PLACE = Kind(parse=_place, schema=_PLACE_SCHEMA)
-BATCH_LINE = Kind(
+PLACE = FieldType(parse=_place, schema=_PLACE_SCHEMA)
+BATCH_LINE = FieldType(
     parse=_batch_line,
     schema={**_BARE, "format": "trio-wsout-batch-template"},
     templated=True,
@@ -228,7 +226,9 @@ BATCH_LINE = Kind(
 )
 """Header or footer of a batch, which knows more sources."""
 _header = _of(_static(is_header_value), HAS_CONTROL, _template)
-HEADER = Kind(parse=_header, schema={**_BARE, "format": "trio-wsout-header"}, templated=True, secret=True)
+HEADER = FieldType(
+    parse=_header, schema={**_BARE, "format": "trio-wsout-header"}, templated=True, secret=True
+)
 """A header's value: shown where it is configured and not sensitive, but never in an error."""
 
 
@@ -237,8 +237,10 @@ def _revealed(value: object) -> object:
     return value.reveal() if isinstance(value, Secret) else value
 
 
-def _secret(parse: Callable[[object], str], schema: Mapping[str, object], *, templated: bool = False) -> Kind:
-    return Kind(
+def _secret(
+    parse: Callable[[object], str], schema: Mapping[str, object], *, templated: bool = False
+) -> FieldType:
+    return FieldType(
         parse=lambda value: Secret(parse(_revealed(value))),
         schema=schema,
         write=lambda value: value.reveal(),
@@ -248,7 +250,7 @@ def _secret(parse: Callable[[object], str], schema: Mapping[str, object], *, tem
 
 
 _value = _of(_static(lambda text: not has_control(text)), HAS_CONTROL, _template)
-VALUE = Kind(parse=_value, schema={**_BARE, "format": "trio-wsout-value"}, templated=True, secret=True)
+VALUE = FieldType(parse=_value, schema={**_BARE, "format": "trio-wsout-value"}, templated=True, secret=True)
 """A value in a query: shown where it is configured, but never in an error."""
 SECRET_TEXT = _secret(_text, _BARE)
 SECRET_VALUE = _secret(_value, VALUE.schema, templated=True)
@@ -275,7 +277,7 @@ SHOWN_PASSWORD = _secret(
     templated=True,
 )
 """A password that a peer shows."""
-USER = Kind(
+USER = FieldType(
     parse=_of(
         lambda name: name != "" and ":" not in name and is_header_value(name),
         "is no user name: it is empty, or holds a colon or a control character",
@@ -283,12 +285,12 @@ USER = Kind(
     schema={"type": "string", "minLength": 1, "format": "trio-wsout-user"},
 )
 """The name of a user, as a key of a table."""
-PARAMETER = Kind(
+PARAMETER = FieldType(
     parse=_of(lambda name: name != "", "is empty; name the parameter, for example since"),
     schema={**_BARE, "minLength": 1},
 )
 """The name of a query parameter."""
-USERNAME = Kind(
+USERNAME = FieldType(
     parse=_of(
         _static(lambda name: ":" not in name),
         "holds a colon, which a user name can't (RFC 7617)",
@@ -299,17 +301,17 @@ USERNAME = Kind(
     secret=True,
 )
 """A user name: shown where it is configured, but never in an error."""
-HEADER_NAME = Kind(
+HEADER_NAME = FieldType(
     parse=_header_name,
     schema={**_BARE, "pattern": "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$", "format": "trio-wsout-header-name"},
 )
-NAME = Kind(parse=_text, schema={"type": "string"})
+NAME = FieldType(parse=_text, schema={"type": "string"})
 """A key of a table."""
-TOKEN = Kind(
+TOKEN = FieldType(
     parse=_of(is_token, "is not a valid subprotocol name (RFC 6455 section 4.1)"),
     schema={**_BARE, "pattern": "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"},
 )
-PING = Kind(
+PING = FieldType(
     parse=_of(
         lambda text: len(text.encode()) <= _MOST_PING,
         f"has more than {_MOST_PING} bytes, the most of a ping",
@@ -317,19 +319,19 @@ PING = Kind(
     ),
     schema={**_BARE, "maxLength": _MOST_PING, "format": "trio-wsout-ping"},
 )
-HISTORY_STORE = Kind(parse=_history_store, schema={**_BARE, "pattern": r"^(memory:|sqlite:[^\u0000]+)$"})
-CURSOR_STORE = Kind(
+HISTORY_STORE = FieldType(parse=_history_store, schema={**_BARE, "pattern": r"^(memory:|sqlite:[^\u0000]+)$"})
+CURSOR_STORE = FieldType(
     parse=_cursor_store,
     schema={**_PLACE_SCHEMA, "pattern": r"^(?!rediss?:|sqlite:$)[^\u0000]+$"},
 )
-STATE_ID = Kind(
+STATE_ID = FieldType(
     parse=_of(
         lambda text: 0 < len(text) <= _LONGEST_STATE_ID and text.isprintable(),
         f"must have 1 to {_LONGEST_STATE_ID} characters, none of them a control character",
     ),
     schema={**_BARE, "minLength": 1, "maxLength": _LONGEST_STATE_ID, "format": "trio-wsout-state-id"},
 )
-FLAG = Kind(parse=_flag, schema={"type": "boolean"}, words="true or false")
+FLAG = FieldType(parse=_flag, schema={"type": "boolean"}, words="true or false")
 
 
 def _checked(
@@ -340,7 +342,7 @@ def _checked(
     words: str,
     keep: bool = True,
     templated: bool = False,
-) -> Kind:
+) -> FieldType:
     """A text that a parser accepts; the field holds the text itself, or what the parser gives.
 
     What `pattern` refuses, the parser refuses; the parser alone knows the rest.
@@ -352,10 +354,10 @@ def _checked(
         return text if keep else parsed
 
     schema = {"type": "string", "format": f"trio-wsout-{name}", "pattern": pattern}
-    return Kind(parse=read, schema=schema, examples=examples, words=words, templated=templated)
+    return FieldType(parse=read, schema=schema, examples=examples, words=words, templated=templated)
 
 
-def choice(enum: type[StrEnum]) -> Kind:
+def choice(enum: type[StrEnum]) -> FieldType:
     """One of an enumeration's values."""
     allowed = [member.value for member in enum]
 
@@ -366,10 +368,10 @@ def choice(enum: type[StrEnum]) -> Kind:
         return enum(value)
 
     words = " · ".join(f"`{each}`" for each in allowed)
-    return Kind(parse=read, schema={"enum": allowed}, write=lambda value: value.value, words=words)
+    return FieldType(parse=read, schema={"enum": allowed}, write=lambda value: value.value, words=words)
 
 
-def count(at_least: int, at_most: int | None = None) -> Kind:
+def count(at_least: int, at_most: int | None = None) -> FieldType:
     """A whole number within bounds; none is more than `_MOST`."""
     most = _MOST if at_most is None else at_most
     bounds = f"{at_least} or more" if at_most is None else f"{at_least} to {at_most}"
@@ -387,14 +389,14 @@ def count(at_least: int, at_most: int | None = None) -> Kind:
         return int(value)
 
     schema = {"type": "integer", "minimum": at_least, "maximum": most}
-    return Kind(parse=read, schema=schema, words=f"whole number{_range(at_least, at_most)}")
+    return FieldType(parse=read, schema=schema, words=f"whole number{_range(at_least, at_most)}")
 
 
 def _range(at_least: float, at_most: float | None) -> str:
     return f" ≥ {at_least:g}" if at_most is None else f", {at_least:g} to {at_most:g}"
 
 
-def number(at_least: float, at_most: float | None = None) -> Kind:
+def number(at_least: float, at_most: float | None = None) -> FieldType:
     """A finite number within bounds, fractions allowed."""
     bounds = f"{at_least:g} or more" if at_most is None else f"{at_least:g} to {at_most:g}"
     message = f"expected a number, {bounds}"
@@ -411,14 +413,14 @@ def number(at_least: float, at_most: float | None = None) -> Kind:
         return found
 
     schema: dict[str, object] = {"type": "number", "minimum": at_least}
-    return Kind(
+    return FieldType(
         parse=read,
         schema={**schema, "maximum": sys.float_info.max if at_most is None else at_most},
         words=f"number{_range(at_least, at_most)}",
     )
 
 
-def duration(*, positive: bool = True) -> Kind:
+def duration(*, positive: bool = True) -> FieldType:
     """Seconds, written as a text such as 1m30s or as a number."""
 
     def read(value: object) -> float:
@@ -432,7 +434,7 @@ def duration(*, positive: bool = True) -> Kind:
     schema = {"type": ["string", "number"], "minimum": 0, "pattern": quantities.DURATION, "format": name}
     if positive:
         schema = {**schema, "exclusiveMinimum": 0}
-    return Kind(
+    return FieldType(
         parse=read,
         schema=schema,
         write=quantities.format_duration,
@@ -441,7 +443,7 @@ def duration(*, positive: bool = True) -> Kind:
     )
 
 
-def size(at_least: int = 1) -> Kind:
+def size(at_least: int = 1) -> FieldType:
     """Bytes, written as a number or as a text such as 64KiB."""
 
     def read(value: object) -> int:
@@ -457,12 +459,12 @@ def size(at_least: int = 1) -> Kind:
         "pattern": quantities.SIZE,
         "format": "trio-wsout-size",
     }
-    return Kind(
+    return FieldType(
         parse=read, schema=schema, write=quantities.format_size, examples=("64KiB", "8MiB"), words="size"
     )
 
 
-PROXY = Kind(
+PROXY = FieldType(
     parse=_proxy,
     schema={"type": "string", "pattern": "^none$|://", "format": "trio-wsout-proxy"},
     write=lambda value: value.reveal(),
@@ -487,15 +489,15 @@ ORIGIN = _checked(
 )
 PATH = _checked(addresses.parse_path, "path", r"^/[^?#\s]*$", "/events", words="path")
 POINTER = _checked(
-    quantities.parse_pointer, "pointer", "^(/([^~]|~[01])*)?$", "/data/id", words="JSON pointer"
+    event_paths.parse_pointer, "pointer", "^(/([^~]|~[01])*)?$", "/data/id", words="JSON pointer"
 )
-DOTTED = Kind(
-    parse=_of(lambda text: bool(quantities.parse_dotted(text)), ""),
+DOTTED = FieldType(
+    parse=_of(lambda text: bool(event_paths.parse_dotted(text)), ""),
     schema={**_BARE, "pattern": r"^[^.]+(\.[^.]+)*$"},
     examples=("data.id",),
     words="dotted path",
 )
-CODES = Kind(
+CODES = FieldType(
     parse=quantities.parse_codes,
     schema={
         "type": ["string", "integer"],

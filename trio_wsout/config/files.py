@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trio_wsout.config.bare import BareFloat, BareInt, bare_float, bare_int, read_json_value
+from trio_wsout.config.scalars import SpelledFloat, SpelledInt, read_json_value
 from trio_wsout.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -142,10 +142,10 @@ def _constructor() -> Any:  # noqa: ANN401 - ruamel.yaml is an optional dependen
 
     class Constructor(RoundTripConstructor):
         def construct_yaml_int(self, node: Any) -> Any:  # noqa: ANN401
-            return bare_int(node.value, int(super().construct_yaml_int(node)))
+            return SpelledInt(node.value, int(super().construct_yaml_int(node)))
 
         def construct_yaml_float(self, node: Any) -> Any:  # noqa: ANN401
-            return bare_float(node.value, float(super().construct_yaml_float(node)))
+            return SpelledFloat(node.value, float(super().construct_yaml_float(node)))
 
         def construct_yaml_timestamp(self, node: Any, values: Any = None) -> Any:  # noqa: ANN401
             del values
@@ -201,7 +201,7 @@ class _Expansion:
         if type(value).__name__ == "ScalarBoolean":
             # A boolean with an anchor is an int to Python.
             return bool(value)
-        if isinstance(value, BareInt | BareFloat):
+        if isinstance(value, SpelledInt | SpelledFloat):
             return value
         for kind in (bool, int, float, str):
             if isinstance(value, kind):
@@ -233,7 +233,7 @@ _TOML_AT = re.compile(r"\(at line (\d+), column (\d+)\)")
 
 def _read_toml(path: Path, text: str) -> Document:
     try:
-        mapping = tomllib.loads(text, parse_float=bare_float)
+        mapping = tomllib.loads(text, parse_float=SpelledFloat)
     except tomllib.TOMLDecodeError as error:
         at = _TOML_AT.search(str(error))
         place = (int(at[1]), int(at[2])) if at else None
@@ -271,7 +271,7 @@ def _toml_written(value: Any, lines: list[str], places: Mapping[KeyPath, Place],
     if isinstance(value, bool) or not isinstance(value, int | date | time):
         return value
     written = _toml_spelling(value, lines, places, path)
-    return bare_int(written, value) if isinstance(value, int) else written
+    return SpelledInt(written, value) if isinstance(value, int) else written
 
 
 def _toml_spelling(

@@ -6,15 +6,13 @@ needs it stops there, and everything else runs, so that all problems are told at
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from attrs import fields, fields_dict, has
 
 from trio_wsout.config.quantities import format_duration
 from trio_wsout.config.sections import Config, Mode, Payload
-from trio_wsout.config.templated import attempt_placeholders
 from trio_wsout.config.templates import Template
-from trio_wsout.config.unknown import MISSING, NeedsUnknownError, Unknown, known
 from trio_wsout.errors import Problem
 
 if TYPE_CHECKING:
@@ -25,6 +23,47 @@ if TYPE_CHECKING:
     from trio_wsout.config.secret import Secret
 
 __all__ = ["UNUSABLE", "UNUSABLE_WITHOUT_LINK", "check", "default_of", "says_nothing", "unusable"]
+
+
+_Value = TypeVar("_Value")
+
+
+class NeedsUnknownError(Exception):
+    """A rule asked for the value of a field that has none; what it found before still holds."""
+
+
+class Unknown:
+    """The value of a field that could not be read: it is not None, and whoever asks more of it is told to stop."""
+
+    def _stop(self, *_: object) -> NoReturn:
+        raise NeedsUnknownError
+
+    # An attribute or method of any value that could stand here.
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any section's fields
+        self._stop()
+
+    __eq__ = __lt__ = __le__ = __gt__ = __ge__ = __contains__ = __add__ = __radd__ = _stop
+    __bool__ = __iter__ = __len__ = __hash__ = __float__ = _stop
+
+
+UNKNOWN = Unknown()
+"""The field is there, and wrong."""
+MISSING = Unknown()
+"""The field is not there, and required."""
+
+
+def known(value: _Value) -> _Value:
+    """Return a value that is handed to others, who would not stop at what is unknown.
+
+    Raises:
+        NeedsUnknownError: It is unknown.
+    """
+    if isinstance(value, Unknown):
+        raise NeedsUnknownError
+    return value
+
+
+# -- what a mode can't use
 
 _LINK_SECTIONS = ("connect", "reconnect", "auth", "tls", "headers", "query")
 _LINK_FIELDS = (
@@ -224,11 +263,15 @@ def _cursor_transport(config: Config) -> Iterator[Problem]:
     cursor = config.cursor
     if cursor is None or cursor.header_name is not None or cursor.query_parameter is not None:
         return
-    if not any(each.source == "cursor" for each in attempt_placeholders(config)):
+    if not any(_sends_cursor(text) for text in config.handshake_templates()):
         reason = "needs header-name or query-parameter, to send the cursor"
         if config.mode is Mode.CLIENT or config.url is not None:
             reason += "; or ${cursor} in url, headers, query or auth"
         yield Problem(path="cursor", reason=reason)
+
+
+def _sends_cursor(text: str) -> bool:
+    return any(each.source == "cursor" for each in Template.parse(known(text)).placeholders)
 
 
 def _cursor_value(config: Config) -> Iterator[Problem]:
