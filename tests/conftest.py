@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).parents[1]
 
 # dev: what a developer waits for; ci: the same examples every time; deep: on demand, for hours of doubt.
 # Whether the machine is slow is nobody's fault in any of them.
@@ -20,7 +25,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 
 
 def pytest_configure() -> None:
-    """Have the commands that tests start hear what they are sent, also where these tests run under nohup or behind `&`."""
+    """Refuse to test another checkout's package; let started commands hear signals, also under nohup or behind `&`."""
+    package = find_spec("trio_wsout")
+    if package is None or package.origin is None:
+        raise pytest.UsageError(f"trio_wsout is not installed for {sys.executable}")
+    checkout = Path(package.origin).parents[1]
+    if (checkout / "pyproject.toml").exists() and not checkout.samefile(ROOT):
+        raise pytest.UsageError(
+            f"these are the tests of {ROOT}, but {sys.executable} has the package of {checkout} installed"
+        )
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
