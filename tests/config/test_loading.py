@@ -129,9 +129,8 @@ def test_all_problems_come_at_once_in_the_users_spelling() -> None:
 
 
 def test_a_missing_section_says_what_belongs_into_it() -> None:
-    assert "cert, key" in problems({"mode": "relay", "server": {"bind": ":1", "tls": {}}}) or True
     found = problems({"mode": "relay", "server": {"bind": ":1", "tls": {}}})
-    assert set(found) == {"server.tls.cert", "server.tls.key"}
+    assert found == {"server.tls.cert": "is required", "server.tls.key": "is required"}
 
 
 @pytest.mark.parametrize(
@@ -790,12 +789,9 @@ def test_each_cell_of_the_table_of_modes(name: str, kind: str) -> None:
         assert load_config(document)
 
 
-@pytest.mark.parametrize("kind", USABLE)
-@pytest.mark.parametrize("name", SAYING)
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in USABLE for name in _cannot_use(kind)])
 @pytest.mark.parametrize("value", [None, "", {}, [], "default"])
 def test_what_says_nothing_is_as_if_it_were_not_there(name: str, kind: str, value: object) -> None:
-    if name not in _cannot_use(kind):
-        return
     if value == "default":
         value = WRITTEN_DEFAULTS
         for key in name.replace("_", "-").split("."):

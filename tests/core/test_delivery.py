@@ -700,14 +700,17 @@ class WindowMachine(RuleBasedStateMachine):
         taken = seqs(self.window.take(self.now, most_bytes))
         unsent = self.pending[len(self.flight) :]
         room = 0 if self.probing else max(0, self.limit - len(self.flight))
-        expected: list[int] = []
-        rest = sum(self.sizes[each] for each in unsent)
-        together = len(unsent) <= room and rest <= most_bytes + most_bytes // 4
-        for seq in unsent[:room]:
-            if not together and sum(self.sizes[each] for each in expected) >= most_bytes:
-                break
-            expected.append(seq)
-        assert taken == expected
+        size = sum(self.sizes[each] for each in taken)
+        assert taken == unsent[: len(taken)], "in order"
+        assert len(taken) <= room
+        if taken == unsent:
+            last = self.sizes[taken[-1]] if taken else 0
+            assert size - last < most_bytes or size <= 1.25 * most_bytes, "the rest goes along if it is small"
+        elif len(taken) < room:
+            assert size >= most_bytes, "a write is filled"
+            assert size - self.sizes[taken[-1]] < most_bytes, "and no more is put in once it is full"
+            rest = sum(self.sizes[each] for each in unsent)
+            assert len(unsent) > room or rest > 1.25 * most_bytes, "a small rest costs no write of its own"
         self.flight += taken
         for seq in taken:
             self.sends[seq] += 1

@@ -150,7 +150,8 @@ def test_a_cursor_goes_as_it_is_in_both_places(value: str) -> None:
     cursor = Cursor(header_name="Last-Event-ID", query_parameter="since")
     try:
         request = build(value, cursor=cursor)
-    except RequestError:
+    except RequestError as error:
+        assert "surrogate" in str(error) or holds_control(value)
         return
     target, headers = on_the_wire(request)
     assert parse_qsl(urlsplit(target).query, keep_blank_values=True) == [("since", value)] * bool(value)

@@ -47,10 +47,18 @@ class SegmentsMachine(RuleBasedStateMachine):
     @rule(count=st.integers(0, 3), size=st.sampled_from([60, 130, 300, 70_000]))
     def append(self, count: int, size: int) -> None:
         newest = self.model[-1] if self.model else None
-        wants = newest is None or (
-            count > 0 and self.sizes[-1] >= self.most // 4 and any(each for _, each, _ in newest[1])
-        )
-        assert self.account.wants_new(count) == wants
+        wants = self.account.wants_new(count)
+        if newest is None:
+            assert wants, "an event needs a segment"
+        elif wants:
+            assert count, "a group without events never needs one"
+            assert any(each for _, each, _ in newest[1]), "none is left behind without an event"
+            assert sum(self.sizes[-1:] * 4) >= self.most, (
+                "at most four have their size, so few files are open"
+            )
+        else:
+            full = any(each for _, each, _ in newest[1]) and self.sizes[-1] * 4 >= self.most
+            assert not (count and full), "room comes back in quarters of the whole"
         needed = size + HEADER * wants
         assert self.account.fits(needed) == (sum(self.sizes) + needed <= self.most)
         if not self.account.fits(needed):

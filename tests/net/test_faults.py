@@ -23,6 +23,7 @@ from history_check import Identity, Verdict, check, event, identify
 from trio_wsout._core.delivery import DeliveryWindow
 from trio_wsout._core.disconnection import Cause
 from trio_wsout._modes.client import ClientTree
+from trio_wsout._tasks.ledger import Ledger
 from trio_wsout._tasks.outbox import Outbox
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Event, Ping, Pong, Request, TextMessage
@@ -699,7 +700,8 @@ async def test_a_peer_that_is_cut_while_a_relay_reads_nothing_overtakes_none_of_
 
 def confirm_on_write(monkeypatch: pytest.MonkeyPatch) -> None:
     def written(window: DeliveryWindow) -> list[WindowMessage]:
-        return window._confirm(window.in_flight)
+        window.ping_taken()
+        return window.pong_received(trio.current_time())
 
     monkeypatch.setattr(DeliveryWindow, "written", written)
 
@@ -708,7 +710,8 @@ def go_on_behind_what_is_torn(monkeypatch: pytest.MonkeyPatch) -> None:
     real = Outbox.disconnected
 
     def disconnected(outbox: Outbox, disconnection: Any) -> list[Any]:
-        outbox.confirm(outbox.window._confirm(outbox.window.in_flight))
+        outbox.window.ping_taken()
+        outbox.confirm(outbox.window.pong_received(trio.current_time()))
         return real(outbox, disconnection)
 
     monkeypatch.setattr(Outbox, "disconnected", disconnected)
@@ -720,7 +723,7 @@ def drop_the_queue_on_close(monkeypatch: pytest.MonkeyPatch) -> None:
         await trio.lowlevel.checkpoint()
 
     monkeypatch.setattr(ClientTree, "finish", finish)
-    monkeypatch.setattr(ClientTree, "_abandon", lambda tree, holding: tree._taking.close())
+    monkeypatch.setattr(Ledger, "abandon", lambda ledger, left, reason: [])
 
 
 @pytest.mark.parametrize(

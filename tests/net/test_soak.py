@@ -53,7 +53,7 @@ def census() -> dict[str, int]:
         "file descriptors": len(list(Path("/proc/self/fd").iterdir())),
         # Ours; trio-websocket keeps its own, of which there should be none.
         "pending pings": sum(not each.free for each in kept if isinstance(each, HeartbeatMonitor))
-        + sum(len(each._pings) for each in kept if isinstance(each, WebSocketConnection)),
+        + sum(len(each._pings) for each in kept if isinstance(each, WebSocketConnection)),  # noqa: SLF001 - a stranger's
         **Counter(type(each).__name__ for each in kept),
     }
 

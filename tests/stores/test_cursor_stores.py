@@ -110,7 +110,7 @@ async def test_no_damage_gives_another_value(tmp_path: Path) -> None:
     for content in damaged:
         path.write_bytes(content)
         try:
-            found = store._load()
+            found = await store.load()
         except CursorError as error:
             assert str(path) in str(error)
         else:

@@ -40,6 +40,8 @@ class Client:
         self.pings: list[float] = []
         self.pongs: list[float] = []
         """When pongs came."""
+        self.answers: list[bytes] = []
+        """Payloads of the pongs."""
         self.close_code: int | None = None
         self.close_reason: str | None = None
         self.closed_at: float | None = None
@@ -107,6 +109,7 @@ class Client:
                     await self.send(Pong(payload=bytes(event.payload)))
             case Pong():
                 self.pongs.append(trio.current_time())
+                self.answers.append(bytes(event.payload))
             case CloseConnection():
                 self.close_code, self.close_reason = event.code, event.reason or ""
                 self.closed_at = trio.current_time()
@@ -159,8 +162,12 @@ class MemoryListener(trio.abc.Listener[trio.abc.Stream]):
         """A stream to the listener; bounded: what is written waits until it is read."""
         pair = trio.testing.lockstep_stream_pair if bounded else trio.testing.memory_stream_pair
         ours, theirs = pair()
-        self._sending.send_nowait(theirs)
+        self.add(theirs)
         return ours
+
+    def add(self, stream: trio.abc.Stream) -> None:
+        """Let the output accept this stream next."""
+        self._sending.send_nowait(stream)
 
     async def connect(
         self,

@@ -146,7 +146,7 @@ async def listening(
 async def visitor(listener: MemoryListener, target: str = "/") -> RawPeer:
     """A peer whose handshake was answered."""
     peer = RawPeer(ConnectionType.CLIENT)
-    listener._sending.send_nowait(peer.stream)
+    listener.add(peer.stream)
     peer.say(Request(host="memory", target=target))
     await trio.testing.wait_all_tasks_blocked()
     answer, *peer.early = peer.hear()
@@ -414,14 +414,14 @@ async def test_a_handshake_that_lies_there_is_taken(listener: MemoryListener, mo
     async with listening(listener, heartbeat="none") as (output, _):
         for number in range(ROUNDS):
             peer = RawPeer(ConnectionType.CLIENT)
-            listener._sending.send_nowait(peer.stream)
+            listener.add(peer.stream)
             await trio.testing.wait_all_tasks_blocked()
             peer.say(Request(host="memory", target="/"))
             mock_clock.jump(1000)
             await trio.testing.wait_all_tasks_blocked()
             assert output.statistics().peers == number + 2
         silent = RawPeer(ConnectionType.CLIENT)
-        listener._sending.send_nowait(silent.stream)
+        listener.add(silent.stream)
         await passes(mock_clock, 0)
         await passes(mock_clock, 9.75)
         assert not silent.cut

@@ -347,11 +347,14 @@ async def test_idle_timeout_is_about_messages_not_pings(
 
 
 async def test_a_peers_ping_is_answered(listener: MemoryListener, autojump_clock: MockClock) -> None:
-    async with trio_wsout.open_output(config(), listeners=[listener]):
+    async with trio_wsout.open_output(config(), listeners=[listener]) as output:
         client = await listener.connect()
-        await client.send(Ping(payload=b"hello"))
-        await client.say("ignored")
-        await trio.lowlevel.checkpoint()
+        for payload in (b"first", b"", b"x" * 125):
+            await client.say("before")
+            await client.send(Ping(payload=payload))
+        await trio.testing.wait_all_tasks_blocked()
+        assert client.answers == [b"first", b"", b"x" * 125]
+        assert output.statistics().received == 3
 
 
 # -- admission ----------------------------------------------------------------------------------------------

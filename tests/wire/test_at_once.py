@@ -145,8 +145,7 @@ async def test_nothing_is_written_once_the_connection_is_over_or_its_socket_clos
         tap.fail(Disconnection(cause=Cause.LOCAL, detail="over"))
         assert not tap.write_now(b"x")
     async with tapped() as (tap, _, _):
-        stream = tap._stream
-        await trio.aclose_forcefully(stream)
+        await trio.aclose_forcefully(tap.stream)
         assert not tap.write_now(b"x"), "its number may be another socket's now"
         assert tap.disconnection is not None
 

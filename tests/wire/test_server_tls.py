@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import ssl
 from typing import TYPE_CHECKING
 
 import trio
@@ -30,18 +31,17 @@ async def test_a_renewal_that_fails_is_tried_again_and_told_once(
     made.private_key_pem.write_to_path(key)
     context = tls.ServerContext(ServerTls(cert=str(cert), key=str(key)))
     first = await context.get()
-    read = tls._server_context
 
-    def fail(_: ServerTls) -> None:
+    def fail(*_: object) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     cert.write_bytes(cert.read_bytes() + b"\n")
-    monkeypatch.setattr(tls, "_server_context", fail)
+    monkeypatch.setattr(ssl, "SSLContext", fail)
     for _ in range(5):
         await trio.sleep(1)
         assert await context.get() is first
     assert caplog.text.count("the old one stays: Too many open files") == 1
-    monkeypatch.setattr(tls, "_server_context", read)
+    monkeypatch.undo()
     assert await context.get() is first, "it looks once a second"
     await trio.sleep(1)
     renewed = await context.get()
