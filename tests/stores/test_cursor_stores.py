@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio_wsout.config import Cursor
 from trio_wsout.errors import ConfigError, CursorError
+from trio_wsout.stores.cursor import CursorStore, MemoryCursorStore, StoredCursor
 from trio_wsout.stores.cursor_file import FileCursorStore, file_in_directory
 from trio_wsout.stores.cursor_sqlite import SqliteCursorStore
-from trio_wsout.stores.cursors import CursorStore, MemoryCursorStore, StoredCursor
-from trio_wsout.stores.opening import open_cursor_store, state_directory
+from trio_wsout.stores.from_config import open_cursor_store, state_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -195,7 +195,7 @@ def test_a_full_disk_leaves_the_old_value(tmp_path: Path) -> None:
         from pathlib import Path
         from trio_wsout.errors import CursorError
         from trio_wsout.stores.cursor_file import FileCursorStore
-        from trio_wsout.stores.cursors import StoredCursor
+        from trio_wsout.stores.cursor import StoredCursor
         store = FileCursorStore(Path({str(tmp_path / "c.cursor")!r}), "id")
         trio.run(store.save, StoredCursor(value="old", epoch=1))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -255,7 +255,7 @@ async def test_sqlite_damage_is_told(tmp_path: Path) -> None:
         await store.load()
     for _ in range(2):
         path.write_bytes(b"")
-        with pytest.raises(CursorError, match="the file is cut off; restore the file, or remove it"):
+        with pytest.raises(CursorError, match="the file is cut off; restore it or remove it"):
             await store.load()
     path.write_bytes(b"no database, " * 100)
     with pytest.raises(CursorError, match="can't be read"):

@@ -24,9 +24,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from trio_wsout._core.history import Entry, Extent, Limits
 from trio_wsout.config import History
 from trio_wsout.errors import HistoryError
+from trio_wsout.stores.from_config import open_history_store
 from trio_wsout.stores.history_memory import MemoryHistoryStore
 from trio_wsout.stores.history_sqlite import SqliteHistoryStore
-from trio_wsout.stores.opening import open_history_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Sequence
@@ -152,25 +152,13 @@ async def test_what_does_not_follow_is_refused_whole(kind: str, tmp_path: Path) 
 
 
 @both
-async def test_cursors_are_exchanged_only_for_what_is_expected(kind: str, tmp_path: Path) -> None:
-    async with opened(kind, tmp_path) as store:
-        assert await store.get_cursor("n") is None
-        assert not await store.set_cursor("n", "1", "2")
-        assert await store.set_cursor("n", None, "1")
-        assert not await store.set_cursor("n", None, "2")
-        assert not await store.set_cursor("n", "0", "2")
-        assert await store.set_cursor("n", "1", "2")
-        assert [await store.get_cursor(each) for each in "nm"] == ["2", None]
-
-
-@both
 async def test_a_closed_store_says_so(kind: str, tmp_path: Path) -> None:
     store = make(kind, tmp_path)
     await store.open(1)
     await store.aclose()
     await store.aclose()
     calls = (store.open(2), store.append([]), store.after(0, most=1, most_bytes=1), store.find("a"))
-    for call in (*calls, store.trim(0.0), store.get_cursor("n"), store.set_cursor("n", None, "1")):
+    for call in (*calls, store.trim(0.0)):
         with pytest.raises(trio.ClosedResourceError):
             await call
 
@@ -179,12 +167,10 @@ async def test_a_restart_resumes_from_the_disk(tmp_path: Path) -> None:
     limits = Limits(max_events=2)
     async with opened("sqlite", tmp_path, limits, 5) as store:
         before = await store.append(entries(1, 2, 3, 4, epoch=5))
-        await store.set_cursor("n", None, "1")
     async with opened("sqlite", tmp_path, limits, 2) as store:
         assert await store.open(6) == evolve(before, epoch=7)
         assert await everything(store) == entries(3, 4, epoch=5)
         assert [await store.find(f"c{each}") for each in range(1, 5)] == [None, 2, 3, 4]
-        assert await store.get_cursor("n") == "1"
         await store.append(entries(5, epoch=7))
     async with opened("sqlite", tmp_path, limits, 100) as store:
         assert await store.trim(0.0) == Extent(epoch=100, floor=3, tail=5, events=2, size=2)
@@ -242,7 +228,6 @@ class HistoryMachine(RuleBasedStateMachine):
         self.log: list[Entry] = []
         self.left = 0
         self.epoch = 0
-        self.cursors: dict[str, str] = {}
 
     def teardown(self) -> None:
         trio.run(self.store.aclose)
@@ -338,14 +323,6 @@ class HistoryMachine(RuleBasedStateMachine):
             return await self.store.after(position, most=most, most_bytes=most_bytes)
 
         assert trio.run(after) == page
-
-    @rule(name=st.sampled_from("nm"), expected=st.none() | st.sampled_from("12"), value=st.sampled_from("12"))
-    def exchange(self, name: str, expected: str | None, value: str) -> None:
-        fits = self.cursors.get(name) == expected
-        if fits:
-            self.cursors[name] = value
-        assert trio.run(self.store.set_cursor, name, expected, value) is fits
-        assert trio.run(self.store.get_cursor, name) == self.cursors.get(name)
 
     @invariant()
     def the_store_holds_what_the_model_holds(self) -> None:
@@ -616,10 +593,7 @@ DAMAGES = {
     "UPDATE history_log SET epoch = 'x'": {"after", "append", "trim"},
     "UPDATE history_log SET cursor = 5": {"after", "append", "trim"},
     "UPDATE history_log SET cursor = x'FF'": {"after"},
-    "UPDATE history_cursors SET value = x'FF'": {"get_cursor"},
-    "UPDATE history_cursors SET value = 'text'": {"get_cursor"},
     "DROP TABLE history_log": {"open", "append", "trim", "after", "find", "left"},
-    "DROP TABLE history_cursors": {"set_cursor", "get_cursor"},
 }
 
 
@@ -630,7 +604,6 @@ async def test_damaged_rows_are_told_by_the_call_that_meets_them(
     limits = Limits(max_events=3, max_age=100.0)
     async with opened("sqlite", tmp_path, limits) as store:
         await store.append(entries(1, 2, 3, 4))
-        await store.set_cursor("n", None, "1")
         execute(tmp_path / "h.db", statement)
 
         async def reopen() -> None:
@@ -643,8 +616,6 @@ async def test_damaged_rows_are_told_by_the_call_that_meets_them(
             "after": lambda: everything(store),
             "find": lambda: store.find("c4"),
             "left": lambda: store.find("c1"),
-            "get_cursor": lambda: store.get_cursor("n"),
-            "set_cursor": lambda: store.set_cursor("n", "0", "2"),
             "append": lambda: store.append(entries(5)),
             "trim": lambda: store.trim(0.0),
         }

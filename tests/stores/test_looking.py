@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from trio_wsout.config import load_config
-from trio_wsout.stores.looking import look_at_places
+from trio_wsout.stores.path_checks import check_paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ def socket(place: str) -> dict[str, Any]:
 
 
 def looked(document: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(each.path, each.reason) for each in look_at_places(load_config(document))]
+    return [(each.path, each.reason) for each in check_paths(load_config(document))]
 
 
 @pytest.fixture

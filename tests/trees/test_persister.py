@@ -13,7 +13,7 @@ from trio_wsout.config import Cursor
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
-    from trio_wsout.stores.cursors import StoredCursor
+    from trio_wsout.stores.cursor import StoredCursor
 
 
 class SlowAtFirst:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Disk:
     """A `SpoolStore` in memory, slow or full as it is told; what is in it outlives the output."""
 
-    place = "/spool"
+    location = "/spool"
 
     def __init__(self, takes: float = 1.0, events: Sequence[object] = ()) -> None:
         self.takes = takes

@@ -13,9 +13,9 @@ from trio_wsout._core.cursor import CursorReader
 from trio_wsout._tasks.cursor_saver import CursorSaver
 from trio_wsout._tasks.ledger import Ledger
 from trio_wsout.config import Cursor
+from trio_wsout.stores.cursor import StoredCursor
 from trio_wsout.stores.cursor_file import FileCursorStore
 from trio_wsout.stores.cursor_sqlite import SqliteCursorStore
-from trio_wsout.stores.cursors import StoredCursor
 from trio_wsout.testing import open_peer
 
 if TYPE_CHECKING:

@@ -41,7 +41,7 @@ from trio_wsout._wire.dial import AttemptFailed, Dialer
 from trio_wsout.config.sections import ConnectMode, DeliveryLevel
 from trio_wsout.config.templates import TemplateError
 from trio_wsout.errors import ConnectError, SpoolError
-from trio_wsout.stores.opening import open_cursor_store, open_spool_store
+from trio_wsout.stores.from_config import open_cursor_store, open_spool_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -20,7 +20,7 @@ from trio_wsout._tasks.reader import Counts, Inbox
 from trio_wsout._tasks.replay import Replay
 from trio_wsout._tasks.sender import AudienceSender, Sender
 from trio_wsout.config.sections import DeliveryLevel, OnGap
-from trio_wsout.stores.opening import open_history_store
+from trio_wsout.stores.from_config import open_history_store
 
 if TYPE_CHECKING:
     from trio_wsout._core.message import Accepted

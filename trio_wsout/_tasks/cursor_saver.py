@@ -9,7 +9,7 @@ import trio
 
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import CursorError
-from trio_wsout.stores.cursors import StoredCursor
+from trio_wsout.stores.cursor import StoredCursor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trio_wsout._core.cursor import CursorReader
     from trio_wsout._core.message import Message
     from trio_wsout._tasks.ledger import Ledger
-    from trio_wsout.stores.cursors import CursorStore
+    from trio_wsout.stores.cursor import CursorStore
 
 __all__ = ["CursorSaver"]
 

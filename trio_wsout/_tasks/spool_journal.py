@@ -76,7 +76,7 @@ class SpoolJournal:
     @property
     def place(self) -> str:
         """Where the spool is, for people."""
-        return self._store.place
+        return self._store.location
 
     @property
     def events(self) -> int:

@@ -11,8 +11,8 @@ from attrs import evolve
 from trio_wsout._wire.proxy import check_proxy
 from trio_wsout._wire.tls import ServerContext, client_context, key_password
 from trio_wsout.errors import ConfigError
-from trio_wsout.stores.looking import look_at_places, look_at_state_directory
-from trio_wsout.stores.opening import state_directory
+from trio_wsout.stores.from_config import state_directory
+from trio_wsout.stores.path_checks import check_paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +55,15 @@ def on_this_machine(config: Config, source: str | None) -> Config:
         except ConfigError as error:
             found.extend(error.problems)
 
+    if config.url is not None:
+        attempt(lambda: check_proxy(config))
+    if config.url is not None and config.url.startswith("wss:"):
+        attempt(lambda: _client_tls(config.tls))
+    if config.server is not None and (tls := config.server.tls) is not None:
+        attempt(lambda: ServerContext(tls, _value))
+    found += check_paths(config)
+    if found:
+        raise ConfigError(found, source=source)
     cursor = config.cursor
     if (
         cursor is not None
@@ -62,17 +71,5 @@ def on_this_machine(config: Config, source: str | None) -> Config:
         and cursor.persist_to is None
         and cursor.state_id is None
     ):
-        found += look_at_state_directory()
-        if not found:
-            place = f"{state_directory()}{os.sep}"
-            config = evolve(config, cursor=evolve(cursor, persist_to=place))
-    if config.url is not None:
-        attempt(lambda: check_proxy(config))
-    if config.url is not None and config.url.startswith("wss:"):
-        attempt(lambda: _client_tls(config.tls))
-    if config.server is not None and (tls := config.server.tls) is not None:
-        attempt(lambda: ServerContext(tls, _value))
-    found += look_at_places(config)
-    if found:
-        raise ConfigError(found, source=source)
+        config = evolve(config, cursor=evolve(cursor, persist_to=f"{state_directory()}{os.sep}"))
     return config

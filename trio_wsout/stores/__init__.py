@@ -1,1 +1,1 @@
-"""What outlives a process: cursors, each store behind a small public protocol."""
+"""What outlives a process: cursors, histories and spools. The protocols that stores follow are public."""

@@ -1,4 +1,4 @@
-"""A cursor in a file of its own, replaced atomically (SPEC 9)."""
+"""A cursor in a file of its own, which is replaced atomically (SPEC 9)."""
 
 from __future__ import annotations
 
@@ -12,43 +12,34 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from trio_wsout.stores.cursors import BlockingCursorStore, StoredCursor
+from trio_wsout.stores.cursor import FORMAT, DiskCursorStore, StoredCursor, checksum
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["FileCursorStore", "checksum", "file_in_directory"]
+__all__ = ["FileCursorStore", "file_in_directory"]
 
-_FORMAT = 1
 _LARGEST = 1 << 20
+"""Bytes of a cursor file."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
-_SHOWN = 80
+_READABLE = 80
+"""Characters of the state id that the file's name shows."""
 
 
 def file_in_directory(directory: Path, state_id: str) -> Path:
-    """The file of a state id: readable where it can be, of another name for every other id, in the directory."""
+    """Return the path of a state id's file: always inside `directory`, and different for each state id."""
     digest = hashlib.sha256(state_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    return directory / f"{_UNSAFE.sub('_', state_id)[:_SHOWN]}.{digest}.cursor"
+    return directory / f"{_UNSAFE.sub('_', state_id)[:_READABLE]}.{digest}.cursor"
 
 
-def checksum(state_id: str, cursor: StoredCursor) -> str:
-    """What must come out when a stored cursor is whole."""
-    text = f"{_FORMAT}\0{state_id}\0{cursor.epoch}\0{cursor.value}"
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+class FileCursorStore(DiskCursorStore):
+    """Keeps a cursor in one file, mode 0600: a new file is written, synced, renamed, and its directory synced."""
 
-
-class FileCursorStore(BlockingCursorStore):
-    """Keeps a cursor in one file, mode 0600: written aside, synced, renamed, directory synced."""
-
-    def __init__(self, path: Path, state_id: str) -> None:
-        """Use the file at `path`, which must be made for `state_id`."""
-        self._path = path
-        self._state_id = state_id
-        self._place = f"cursor file {path}"
+    _kind = "cursor file"
 
     def _load(self) -> StoredCursor | None:
-        """Read it, once it is known that it can be replaced."""
-        kept = self._read()
+        """Read the file, after making sure that it can be replaced."""
+        stored = self._read()
         directory = self._path.parent
         if not directory.is_dir():
             raise self._error(
@@ -59,7 +50,7 @@ class FileCursorStore(BlockingCursorStore):
                 f"nothing can be written into {directory}; make it writable for this user, or name another place "
                 "in cursor.persist-to"
             )
-        return kept
+        return stored
 
     def _read(self) -> StoredCursor | None:
         try:
@@ -67,7 +58,7 @@ class FileCursorStore(BlockingCursorStore):
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise self._trouble("opened", error) from error
+            raise self._failure("opened", error) from error
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
@@ -104,18 +95,17 @@ class FileCursorStore(BlockingCursorStore):
         return cursor
 
     def _save(self, cursor: StoredCursor) -> None:
-        kept = self._read()
-        if kept is not None and kept.epoch > cursor.epoch:
+        stored = self._read()
+        if stored is not None and stored.epoch > cursor.epoch:
             raise self._error("another process has taken it over; only one may use a state id at a time")
-        content = orjson.dumps(
-            {
-                "format": _FORMAT,
-                "state-id": self._state_id,
-                "epoch": cursor.epoch,
-                "value": cursor.value,
-                "checksum": checksum(self._state_id, cursor),
-            }
-        )
+        document = {
+            "format": FORMAT,
+            "state-id": self._state_id,
+            "epoch": cursor.epoch,
+            "value": cursor.value,
+            "checksum": checksum(self._state_id, cursor),
+        }
+        content = orjson.dumps(document)
         if len(content) > _LARGEST:
             raise self._error(
                 f"can't keep a cursor of {len(cursor.value)} characters, the file may have {_LARGEST} bytes; "
@@ -124,21 +114,21 @@ class FileCursorStore(BlockingCursorStore):
         try:
             self._replace(content)
         except (OSError, ValueError) as error:
-            raise self._trouble("written", error, ", the old value is intact") from error
+            raise self._failure("written", error, ", the old value is intact") from error
 
     def _replace(self, content: bytes) -> None:
-        aside = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
+        new = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(aside, flags, 0o600)
+        descriptor = os.open(new, flags, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            aside.rename(self._path)
+            new.rename(self._path)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
-                aside.unlink()
+                new.unlink()
             raise
         directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

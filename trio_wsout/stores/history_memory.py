@@ -1,4 +1,4 @@
-"""Retained events in memory (SPEC 11)."""
+"""A history store in memory (SPEC 11)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import trio
+from attrs import define, field
 
 from trio_wsout._core.history import Entry, Extent, Limits, check_entries
 
@@ -15,42 +16,40 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryHistoryStore"]
 
-_GONE = Entry(position=0, epoch=0, payload=b"", cursor=None, at=0.0)
-"""Stands where an event was until its place is freed, so that its payload is freed at once."""
+_REMOVED = Entry(position=0, epoch=0, payload=b"", cursor=None, at=0.0)
+"""Replaces a removed event until the list is shortened, so that the event's payload is freed at once."""
 
 
+@define(eq=False)
 class MemoryHistoryStore:
-    """Keeps events as long as the store lives (``memory:``)."""
+    """Keeps events as long as the store exists (``memory:``)."""
 
-    def __init__(self, limits: Limits) -> None:
-        """Keep at most what `limits` allow."""
-        self._limits = limits
-        self._closed = False
-        self._epoch = 0
-        self._floor = 0
-        self._floor_cursor: str | None = None
-        self._tail = 0
-        self._size = 0
-        self._log: list[Entry] = []
-        self._gone = 0
-        """Places at the start of the log that are empty; never more than half of it."""
-        self._newest: dict[str, int] = {}
-        """Cursor value → the newest retained position that has it."""
-        self._cursors: dict[str, str] = {}
+    _limits: Limits
+    _closed: bool = field(default=False, init=False)
+    _epoch: int = field(default=0, init=False)
+    _floor: int = field(default=0, init=False)
+    _floor_cursor: str | None = field(default=None, init=False)
+    _tail: int = field(default=0, init=False)
+    _size: int = field(default=0, init=False)
+    _log: list[Entry] = field(factory=list, init=False)
+    _removed: int = field(default=0, init=False)
+    """Number of `_REMOVED` entries at the start of the list; never more than half of it."""
+    _newest: dict[str, int] = field(factory=dict, init=False)
+    """For each cursor the newest retained position that has it."""
 
     async def open(self, epoch: int) -> Extent:
-        """Take the log over, as the owner of `epoch`, or of one above the last if that is higher."""
-        await self._turn()
+        """Take the log over with `epoch`, or with one more than the last epoch if that is higher."""
+        await self._checkpoint()
         self._epoch = max(epoch, self._epoch + 1)
         return self._extent()
 
     async def append(self, entries: Sequence[Entry]) -> Extent:
-        """Keep these events and let go what is over the limits at the time of the last of them.
+        """Append events, and remove those that exceed the limits when the last of them was accepted.
 
         Raises:
-            HistoryError: Another output has taken the history over; nothing was kept.
+            HistoryError: Another output has taken the history over; nothing was appended.
         """
-        await self._turn()
+        await self._checkpoint()
         check_entries(entries, place="history in memory", epoch=self._epoch, tail=self._tail)
         if entries:
             self._log.extend(entries)
@@ -61,9 +60,9 @@ class MemoryHistoryStore:
         return self._extent()
 
     async def after(self, position: int, *, most: int, most_bytes: int) -> Sequence[Entry]:
-        """The oldest retained events after `position`: at most `most`, and at most `most_bytes` but at least one."""
-        await self._turn()
-        start = bisect_right(self._log, position, lo=self._gone, key=attrgetter("position"))
+        """Return the oldest retained events after `position`, within the bounds but at least one."""
+        await self._checkpoint()
+        start = bisect_right(self._log, position, lo=self._removed, key=attrgetter("position"))
         found: list[Entry] = []
         for entry in self._log[start : start + most]:
             most_bytes -= len(entry.payload)
@@ -73,65 +72,46 @@ class MemoryHistoryStore:
         return found
 
     async def find(self, cursor: str) -> int | None:
-        """Position of the newest event with this cursor value, retained or the last that left."""
-        await self._turn()
+        """Return the newest position with this cursor, or None if the cursor is unknown."""
+        await self._checkpoint()
         return self._newest.get(cursor, self._floor if cursor == self._floor_cursor else None)
 
     async def trim(self, now: float) -> Extent:
-        """Let go what is over the limits at `now`, seconds since 1970; gives what is there then."""
-        await self._turn()
+        """Remove the events that exceed the limits at `now`, and return what remains."""
+        await self._checkpoint()
         self._trim(now)
         return self._extent()
 
-    async def get_cursor(self, name: str) -> str | None:
-        """The cursor of that name; None: there is none."""
-        await self._turn()
-        return self._cursors.get(name)
-
-    async def set_cursor(self, name: str, expected: str | None, value: str) -> bool:
-        """Keep `value` if the cursor is still `expected`; gives whether it was."""
-        await self._turn()
-        if self._cursors.get(name) != expected:
-            return False
-        self._cursors[name] = value
-        return True
-
     async def aclose(self) -> None:
-        """Let everything go; the store can't be used any more."""
+        """Close the store and free all events."""
         self._closed = True
-        self._log, self._gone = [], 0
+        self._log, self._removed = [], 0
         self._newest.clear()
-        self._cursors.clear()
         await trio.lowlevel.checkpoint()
 
-    async def _turn(self) -> None:
-        """Let others run, before anything is read or changed: what follows is never cancelled half done."""
+    async def _checkpoint(self) -> None:
+        """Let other tasks run before anything is read or changed, so that a cancellation leaves nothing half done."""
         await trio.lowlevel.checkpoint()
         if self._closed:
             raise trio.ClosedResourceError("the history is closed")
 
     def _extent(self) -> Extent:
-        return Extent(
-            epoch=self._epoch,
-            floor=self._floor,
-            tail=self._tail,
-            events=len(self._log) - self._gone,
-            size=self._size,
-        )
+        events = len(self._log) - self._removed
+        return Extent(epoch=self._epoch, floor=self._floor, tail=self._tail, events=events, size=self._size)
 
     def _trim(self, now: float) -> None:
         log = self._log
-        while self._gone < len(log):
-            oldest = log[self._gone]
-            events = len(log) - self._gone
+        while self._removed < len(log):
+            oldest = log[self._removed]
+            events = len(log) - self._removed
             if not self._limits.exceeded(events=events, size=self._size, age=now - oldest.at):
                 break
-            log[self._gone] = _GONE
-            self._gone += 1
+            log[self._removed] = _REMOVED
+            self._removed += 1
             self._size -= len(oldest.payload)
             self._floor, self._floor_cursor = oldest.position, oldest.cursor
             if oldest.cursor is not None and self._newest[oldest.cursor] == oldest.position:
                 del self._newest[oldest.cursor]
-        if self._gone * 2 > len(log):
-            del log[: self._gone]
-            self._gone = 0
+        if self._removed * 2 > len(log):
+            del log[: self._removed]
+            self._removed = 0

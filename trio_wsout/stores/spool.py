@@ -1,4 +1,4 @@
-"""Where accepted events are kept until they are settled: the protocol that every spool follows (SPEC 7)."""
+"""The protocol that every spool follows: a store of accepted events until they are settled (SPEC 7)."""
 
 from __future__ import annotations
 
@@ -13,55 +13,58 @@ __all__ = ["SpoolFullError", "SpoolStore", "Spooled"]
 
 
 class SpoolFullError(Exception):
-    """There is no room for a group of events now, and nothing of it was kept; the text says why."""
+    """A group of events does not fit now, and none of them was stored; the text says why."""
 
 
 @frozen(kw_only=True)
 class Spooled:
-    """What a spool holds as it is opened."""
+    """What a spool holds when it is opened."""
 
     epoch: int
-    """With its number it names an event, also in a later life."""
+    """Together with its number it identifies an event, also after a restart."""
     settled: int
-    """All events up to this number are settled; what is left begins behind it."""
+    """All events up to this number are settled; the ones that are left follow it."""
     last: int
     """Number of the newest event."""
     size: int
     """Bytes on disk."""
     torn: int
-    """Torn groups that were cut off: a crash came before they were accepted."""
+    """Number of torn groups that were cut off: a crash came before they were accepted."""
 
 
 class SpoolStore(Protocol):
-    """Keeps one log of events. One output uses it at a time.
+    """A log of events. One output uses it at a time.
 
-    Events are bytes here; what is in them is the output's matter. They are numbered without a gap in the
-    order in which they are appended. Every method raises SpoolError when the spool can't be read or
-    written, naming the place, the cause and what to do; it is not used any more then, but closed.
+    An event is bytes here; the output knows what they mean. Events are numbered without a gap in the order in which
+    they are appended. Every method raises SpoolError if the spool can't be read or written; the error names the
+    spool, the cause and what to do. After that the output only closes it.
     """
 
-    place: str
-    """Where it is, for people."""
+    location: str
+    """Where the spool is, for people."""
 
     async def open(self, epoch: int) -> Spooled:
-        """Take the spool over; one that holds nothing begins anew, with `epoch` and number 1."""
+        """Take the spool over. An empty one begins anew, with `epoch` and number 1."""
         ...
 
     async def append(self, events: Sequence[bytes], settled: int) -> int:
-        """Keep a group of events, perhaps none, and that all up to number `settled` are settled; gives the bytes on disk.
+        """Store a group of events, which may be empty, and that all up to number `settled` are settled.
 
-        When it returns they survive a crash. All or none are kept. A cancellation comes before anything
+        All events are stored, or none. Once this has returned they survive a crash. It is cancelled before anything
         is written, or not at all.
 
+        Returns:
+            The bytes on disk.
+
         Raises:
-            SpoolFullError: There is no room now. (Never for a group without events: that is a hint.)
+            SpoolFullError: The group does not fit now. Never raised for an empty group, which is a hint only.
         """
         ...
 
     async def after(self, number: int, most_bytes: int) -> Sequence[bytes]:
-        """Some of the oldest events behind `number`, which is not the newest: about `most_bytes`, but at least one."""
+        """Return some of the oldest events after `number`, which is not the newest: about `most_bytes`, but at least one."""
         ...
 
     async def aclose(self) -> None:
-        """Close the spool; what is not settled stays. Never fails."""
+        """Close the spool; unsettled events stay in it. Never fails."""
         ...

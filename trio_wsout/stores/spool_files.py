@@ -1,22 +1,26 @@
-"""A spool in a directory of segment files: what was appended survives a crash (SPEC 7).
+"""A spool in a directory of segment files: appended events survive a crash (SPEC 7).
 
-``lock`` is locked by the output that uses the directory. A segment is named after the number of its first
-event. A new one is synced with its header, and the directory with it, before a record goes in; a record is
-synced before the next is written. So after any crash only the end of the newest file can be torn.
+The output that uses the directory has a lock on the file ``lock``. A segment is named after the number of its first
+event. A new segment is synced with its header, and then its directory, before a record is written to it; a record is
+synced before the next one is written. So after any crash only the end of the newest file can be torn.
 
-`open` reads all segments and changes nothing before it has found them whole. Other files in the directory
-are left alone.
+`open` reads all segments, and changes nothing until it has found them whole. It ignores other files in the directory.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import re
 import secrets
+import stat
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
+from attrs import define, field
 
 from trio_wsout._core.spool_account import Segments
 from trio_wsout._core.spool_format import (
@@ -30,21 +34,24 @@ from trio_wsout._core.spool_format import (
     scan,
 )
 from trio_wsout.errors import SpoolError
+from trio_wsout.stores.advice import cause_and_advice
 from trio_wsout.stores.spool import Spooled, SpoolFullError
-from trio_wsout.stores.spool_directory import CLOSED, SpoolDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from trio_wsout._core.spool_account import Segment
     from trio_wsout._core.spool_format import Scan
 
 __all__ = ["FileSpool"]
 
+_CLOSED = -1
+"""A file descriptor that is not open."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_LOCK = "lock"
+_SEGMENT = re.compile(r"[0-9]{20}\.spool", re.ASCII)
+_SAFE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _sync_content = getattr(os, "fdatasync", os.fsync)
-_RESTORE = "restore it from a copy, or move the directory away to begin with an empty spool"
 
 
 class FileSpool:
@@ -52,50 +59,137 @@ class FileSpool:
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         """Use the directory at `path`, with at most `max_bytes` in it."""
-        self.place = str(path)
-        self._log = _Log(path, max_bytes)
+        self.location = str(path)
+        self._segments = _SegmentFiles(_Directory(path), Segments(max_bytes))
         self._limiter = trio.CapacityLimiter(1)
 
     async def open(self, epoch: int) -> Spooled:
-        """Lock the directory, look through all segments, and cut a torn tail off.
+        """Lock the directory, read all segments, and cut a torn tail off.
 
         Raises:
-            SpoolError: It can't be used, is used by another output, or is damaged; then nothing was changed.
+            SpoolError: It can't be used, another output uses it, or it is damaged; then nothing was changed.
         """
-        return await trio.to_thread.run_sync(self._log.open, epoch, limiter=self._limiter)
+        return await trio.to_thread.run_sync(self._segments.open, epoch, limiter=self._limiter)
 
     async def append(self, events: Sequence[bytes], settled: int) -> int:
-        """Keep a group of events, and that all up to `settled` are settled; gives the bytes on disk.
+        """Store a group of events, and that all up to `settled` are settled; return the bytes on disk.
 
         Raises:
             SpoolError: It can't be written.
-            SpoolFullError: There is no room now.
+            SpoolFullError: The group does not fit now.
         """
-        return await trio.to_thread.run_sync(self._log.append, events, settled, limiter=self._limiter)
+        return await trio.to_thread.run_sync(self._segments.append, events, settled, limiter=self._limiter)
 
     async def after(self, number: int, most_bytes: int) -> Sequence[bytes]:
-        """Some of the oldest events behind `number`: about `most_bytes`, but at least one.
+        """Return some of the oldest events after `number`: about `most_bytes`, but at least one.
 
         Raises:
             SpoolError: They can't be read, or are damaged by now.
         """
-        return await trio.to_thread.run_sync(self._log.after, number, most_bytes, limiter=self._limiter)
+        return await trio.to_thread.run_sync(self._segments.after, number, most_bytes, limiter=self._limiter)
 
     async def aclose(self) -> None:
-        """Close the directory; segments without anything unsettled are removed, if they can be."""
-        await trio.to_thread.run_sync(self._log.close, limiter=self._limiter)
+        """Remove the segments in which everything is settled, if that is possible, and unlock the directory."""
+        await trio.to_thread.run_sync(self._segments.close, limiter=self._limiter)
 
 
-class _Log:
-    """What is in the directory; every method blocks."""
+@define(eq=False)
+class _Directory:
+    """A locked directory. It opens only plain files of this user, and follows no link in it."""
 
-    def __init__(self, path: Path, max_bytes: int) -> None:
-        self._directory = SpoolDirectory(path)
-        self._segments = Segments(max_bytes)
-        self._epoch = 0
-        self._settled = 0
-        self._file = CLOSED
-        self._broken = False
+    _path: Path
+    _descriptor: int = field(default=_CLOSED, init=False)
+    _lock: int = field(default=_CLOSED, init=False)
+
+    def open(self) -> None:
+        """Make the directory if it is missing, and lock it."""
+        try:
+            with suppress(FileExistsError):
+                self._path.mkdir(0o700)
+            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (OSError, ValueError) as error:
+            raise self.failure("", "opened", error) from error
+        self._check(self._descriptor, "", "chmod 700")
+        self._lock = self.open_file(_LOCK, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise self.error(
+                "", "another output uses it; only one may at a time: stop the other or name another directory"
+            ) from None
+        except OSError as error:
+            raise self.failure(_LOCK, "locked", error) from error
+
+    def close(self) -> None:
+        for descriptor in (self._lock, self._descriptor):
+            if descriptor != _CLOSED:
+                os.close(descriptor)
+        self._lock = self._descriptor = _CLOSED
+
+    def segments(self) -> list[str]:
+        """Return the names of the segments, oldest first."""
+        try:
+            # Listed by its descriptor: by now another directory may be at the path.
+            found = os.listdir(self._descriptor)  # noqa: PTH208 - pathlib lists paths only
+        except OSError as error:
+            raise self.failure("", "read", error) from error
+        return sorted(name for name in found if _SEGMENT.fullmatch(name))
+
+    def open_file(self, name: str, flags: int) -> int:
+        """Open a file and return its descriptor."""
+        try:
+            descriptor = os.open(name, flags | _SAFE, 0o600, dir_fd=self._descriptor)
+        except OSError as error:
+            raise self.failure(name, "opened", error) from error
+        try:
+            self._check(descriptor, name, "chmod 600")
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _check(self, descriptor: int, name: str, advice: str) -> None:
+        status = os.fstat(descriptor)
+        if name and not stat.S_ISREG(status.st_mode):
+            raise self.error(name, "is not a plain file; remove it")
+        if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise self.error(
+                name, f"belongs to somebody else or can be written by others; chown and {advice} it"
+            )
+
+    def sync(self) -> None:
+        """Make sure that files which were made or removed stay so after a crash."""
+        os.fsync(self._descriptor)
+
+    def unlink(self, name: str) -> None:
+        """Remove a file for good, before the next one is removed."""
+        try:
+            os.unlink(name, dir_fd=self._descriptor)
+            self.sync()
+        except OSError as error:
+            raise self.failure(name, "removed", error) from error
+
+    def error(self, name: str, reason: str) -> SpoolError:
+        """Return the error for a file; for the directory if `name` is empty."""
+        return SpoolError(f"spool {self._path / name if name else self._path}: {reason}")
+
+    def failure(self, name: str, doing: str, error: OSError | ValueError) -> SpoolError:
+        """Return the error for what the system raised, with advice."""
+        cause, advice = cause_and_advice(error, "spool.path")
+        return self.error(name, f"can't be {doing}: {cause}; {advice}")
+
+
+@define(eq=False)
+class _SegmentFiles:
+    """The segments of a spool. All methods block."""
+
+    _directory: _Directory
+    _segments: Segments
+    _epoch: int = field(default=0, init=False)
+    _settled: int = field(default=0, init=False)
+    _file: int = field(default=_CLOSED, init=False)
+    """Descriptor of the newest segment, once something was written to it."""
+    _broken: bool = field(default=False, init=False)
 
     # -- opening ----------------------------------------------------------------------------------------
 
@@ -109,14 +203,14 @@ class _Log:
 
     def _open(self, epoch: int) -> Spooled:
         self._epoch = epoch
-        names = self._directory.names()
-        tails = [self._look(name, newest=name == names[-1]) for name in names]
+        names = self._directory.segments()
+        tails = [self._examine(name, newest=name == names[-1]) for name in names]
         torn = tails[-1] if tails else None
         if torn is not None:
             self._cut(names[-1], torn)
         self._release(newest_too=True)
         if not len(self._segments):
-            # Nothing is left that anybody could know by its number.
+            # No event is left that anybody could know by its number.
             self._epoch, self._settled, self._segments.last = epoch, 0, 0
         return Spooled(
             epoch=self._epoch,
@@ -126,8 +220,8 @@ class _Log:
             torn=int(torn is not None),
         )
 
-    def _look(self, name: str, *, newest: bool) -> int | None:
-        """Look through a segment, and note what it holds; gives where a torn tail begins."""
+    def _examine(self, name: str, *, newest: bool) -> int | None:
+        """Read a segment and note what it holds; return where its torn tail begins, or None if it is whole."""
         content = self._read(name)
         header = Header.decode(content)
         if header is None and newest and len(content) <= HEADER_SIZE:
@@ -158,26 +252,26 @@ class _Log:
         self._epoch = header.epoch
 
     def _read(self, name: str) -> bytes:
-        descriptor = self._directory.file(name, os.O_RDONLY)
+        descriptor = self._directory.open_file(name, os.O_RDONLY)
         try:
             with os.fdopen(descriptor, "rb") as file:
                 head = file.read(HEADER_SIZE)
-                # What is no segment may be of any size.
+                # A file that is no segment may be of any size.
                 return head + file.read(1 if Header.decode(head) is None else -1)
         except OSError as error:
-            raise self._directory.trouble(name, "read", error) from error
+            raise self._directory.failure(name, "read", error) from error
 
     def _cut(self, name: str, end: int) -> None:
         """Cut a torn tail off, for good."""
         if end == 0:
             self._directory.unlink(name)
             return
-        descriptor = self._directory.file(name, os.O_RDWR)
+        descriptor = self._directory.open_file(name, os.O_RDWR)
         try:
             os.ftruncate(descriptor, end)
             os.fsync(descriptor)
         except OSError as error:
-            raise self._directory.trouble(name, "written", error) from error
+            raise self._directory.failure(name, "written", error) from error
         finally:
             os.close(descriptor)
 
@@ -188,16 +282,16 @@ class _Log:
         try:
             self._release()
             if events:
-                self._keep(events)
+                self._store(events)
             elif self._segments.newest is not None:
                 with suppress(SpoolFullError):
-                    self._keep(())
+                    self._store(())
         except SpoolError:
             self._broken = True
             raise
         return self._segments.size
 
-    def _keep(self, events: Sequence[bytes]) -> None:
+    def _store(self, events: Sequence[bytes]) -> None:
         segments, size = self._segments, record_size(events)
         if segments.wants_new(len(events)):
             size += HEADER_SIZE
@@ -212,8 +306,8 @@ class _Log:
 
     def _write(self, segment: Segment, events: Sequence[bytes]) -> None:
         name = _name_of(segment.first)
-        if self._file == CLOSED:
-            self._file = self._directory.file(name, os.O_WRONLY)
+        if self._file == _CLOSED:
+            self._file = self._directory.open_file(name, os.O_WRONLY)
         record = encode_record(segment.last + 1, self._settled, events, segment.salt)
         try:
             _write_at(self._file, record, segment.size)
@@ -223,22 +317,22 @@ class _Log:
         self._segments.append(len(events), len(record))
 
     def _undo(self, error: OSError, name: str, size: int) -> None:
-        """A record was not written, or a part of it: on a full disk it is taken back, and tried again later."""
+        """A record was not written, or a part of it only: cut it off if the disk is full, for it is tried again later."""
         if error.errno not in _FULL:
-            raise self._directory.trouble(name, "written", error) from error
+            raise self._directory.failure(name, "written", error) from error
         try:
             os.ftruncate(self._file, size)
         except OSError as second:
-            raise self._directory.trouble(name, "written", second) from second
+            raise self._directory.failure(name, "written", second) from second
         raise SpoolFullError("the disk is full") from None
 
     def _sync(self, name: str) -> None:
-        """What was written survives a crash. If not, nobody knows what the disk has, and trying again would not tell."""
+        """Sync what was written. A failure is final: nobody knows what the disk has, and a second try would not tell."""
         try:
             _sync_content(self._file)
             there = os.fstat(self._file).st_nlink > 0
         except OSError as error:
-            raise self._directory.trouble(name, "written", error) from error
+            raise self._directory.failure(name, "written", error) from error
         if not there:
             raise self._directory.error(name, "was removed while it was in use; restore what is missing")
 
@@ -248,7 +342,7 @@ class _Log:
         name = _name_of(header.first)
         self._close_file()
         try:
-            self._file = self._directory.file(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            self._file = self._directory.open_file(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
             _write_at(self._file, header.encode(), 0)
             self._sync(name)
             self._directory.sync()
@@ -257,12 +351,12 @@ class _Log:
         return self._segments.begin(header.first, header.salt, HEADER_SIZE)
 
     def _never_begun(self, error: OSError | SpoolError, name: str) -> None:
-        """A segment could not be begun: on a full disk nothing of it stays."""
+        """A segment could not be begun: remove it if the disk is full, for it is tried again later."""
         cause = error if isinstance(error, OSError) else error.__cause__
-        begun = self._file != CLOSED
+        begun = self._file != _CLOSED
         self._close_file()
         if not isinstance(cause, OSError) or cause.errno not in _FULL:
-            raise error if isinstance(error, SpoolError) else self._directory.trouble(name, "written", error)
+            raise error if isinstance(error, SpoolError) else self._directory.failure(name, "written", error)
         if begun:
             self._directory.unlink(name)
         raise SpoolFullError("the disk is full") from None
@@ -276,13 +370,13 @@ class _Log:
             self._segments.remove_oldest()
 
     def _close_file(self) -> None:
-        if self._file != CLOSED:
+        if self._file != _CLOSED:
             os.close(self._file)
-            self._file = CLOSED
+            self._file = _CLOSED
 
     def close(self) -> None:
         if not self._broken:
-            with suppress(SpoolError):  # what is not removed now is at the next start
+            with suppress(SpoolError):  # the next start removes what is left
                 self._release(newest_too=True)
         self._close_file()
         self._directory.close()
@@ -292,22 +386,23 @@ class _Log:
     def after(self, number: int, most_bytes: int) -> Sequence[bytes]:
         segment, offset = self._segments.place_of(number + 1)
         name = _name_of(segment.first)
-        descriptor = self._directory.file(name, os.O_RDONLY)
+        descriptor = self._directory.open_file(name, os.O_RDONLY)
         try:
-            # Nearly always the first look is enough; a single event may be larger.
+            # The first read is nearly always enough; a single event may be larger.
             for size in (2 * most_bytes, segment.size):
                 content = os.pread(descriptor, min(size, segment.size - offset), offset)
                 found, end = events_behind(content, number, segment.salt)
                 if found:
                     return found
         except OSError as error:
-            raise self._directory.trouble(name, "read", error) from error
+            raise self._directory.failure(name, "read", error) from error
         finally:
             os.close(descriptor)
         raise self._damaged(name, offset + end, "a record is not whole any more")
 
-    def _damaged(self, name: str, offset: int, what: str) -> SpoolError:
-        return self._directory.error(name, f"is damaged at byte {offset}: {what}; {_RESTORE}")
+    def _damaged(self, name: str, offset: int, reason: str) -> SpoolError:
+        advice = "restore it from a copy, or move the directory away to begin with an empty spool"
+        return self._directory.error(name, f"is damaged at byte {offset}: {reason}; {advice}")
 
 
 def _name_of(first: int) -> str:

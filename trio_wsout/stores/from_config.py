@@ -1,4 +1,4 @@
-"""Which store a configuration means (SPEC 9 and 11)."""
+"""The stores that a configuration names (SPEC 7, 9 and 11)."""
 
 from __future__ import annotations
 
@@ -12,31 +12,36 @@ import trio
 from trio_wsout._core.cursor import default_state_id
 from trio_wsout._core.history import Limits
 from trio_wsout.errors import ConfigError, CursorError, HistoryError, Problem, SpoolError
+from trio_wsout.stores.cursor import MemoryCursorStore
 from trio_wsout.stores.cursor_file import FileCursorStore, file_in_directory
 from trio_wsout.stores.cursor_sqlite import SqliteCursorStore
-from trio_wsout.stores.cursors import MemoryCursorStore
 from trio_wsout.stores.history_memory import MemoryHistoryStore
 from trio_wsout.stores.history_sqlite import SqliteHistoryStore
 
 if TYPE_CHECKING:
     from trio_wsout.config.sections import Cursor, History, Spool
-    from trio_wsout.stores.cursors import CursorStore
+    from trio_wsout.stores.cursor import CursorStore
     from trio_wsout.stores.history import HistoryStore
     from trio_wsout.stores.spool import SpoolStore
 
 __all__ = ["ELSEWHERE", "open_cursor_store", "open_history_store", "open_spool_store", "state_directory"]
 
+ELSEWHERE = (
+    "set cursor.persist-to to a directory, or to memory: to keep the cursor no longer than this process"
+)
+"""Advice for those who have no state directory."""
+
 
 async def open_cursor_store(cursor: Cursor, *, url: str | None) -> CursorStore:
-    """Open the store that `persist-to` and `state-id` name.
+    """Return the store that `persist-to` and `state-id` name.
 
-    ``memory:``, ``sqlite:PATH``, a directory (which exists, or ends with a slash: a file named after
-    the state id in it), or a file. Without `persist-to`: memory, or the platform's state directory
-    where `state-id` is given.
+    `persist-to` is ``memory:``, ``sqlite:PATH``, a directory (one that exists, or ends with a slash; the cursor is in
+    a file in it that is named after the state id), or a file. Without `persist-to` the cursor is in memory, or in the
+    platform's state directory if there is a `state-id`.
 
     Raises:
-        ConfigError: There is no state directory, or none that can be written to, and `persist-to` names no other place.
-        CursorError: The place can't be used.
+        ConfigError: There is no `persist-to`, and no state directory that can be written to.
+        CursorError: The directory can't be made.
     """
     state_id = cursor.state_id if cursor.state_id is not None else default_state_id(url or "")
     place = cursor.persist_to
@@ -59,12 +64,12 @@ async def open_cursor_store(cursor: Cursor, *, url: str | None) -> CursorStore:
 
 
 def open_history_store(history: History) -> HistoryStore:
-    """Choose the store that `store` names, with the limits beside it; its owner opens and closes it.
+    """Return the store that `store` names, which is ``memory:`` or ``sqlite:PATH``, with the section's limits.
 
-    ``memory:`` or ``sqlite:PATH``. Nothing is read or written before the store's own `open`.
+    Nothing is read or written before its own `open`.
 
     Raises:
-        HistoryError: The place is neither.
+        HistoryError: `store` is something else.
     """
     place, limits = history.store, Limits.of(history)
     if place == "memory:":
@@ -76,38 +81,33 @@ def open_history_store(history: History) -> HistoryStore:
 
 
 def open_spool_store(spool: Spool, max_bytes: int) -> SpoolStore:
-    """Choose the spool in the directory `path`, of at most so many bytes; its owner opens and closes it.
+    """Return the spool in the directory `path`, of at most `max_bytes`. Nothing is read or written before its own `open`.
 
     Raises:
-        SpoolError: This system has none.
+        SpoolError: This system has no spools.
     """
     try:
-        from trio_wsout.stores.spool_files import FileSpool  # noqa: PLC0415 - it needs what only POSIX systems have
+        from trio_wsout.stores.spool_files import FileSpool  # noqa: PLC0415 - only POSIX systems can import it
     except ImportError as error:
         raise SpoolError(f"spool {spool.path}: this system can't lock files; leave spool out") from error
     return FileSpool(Path(spool.path), max_bytes)
 
 
 def state_directory() -> Path:
-    """Return the platform's directory for state that survives: read from the environment at each call.
+    """Return the platform's directory for state that survives, as the environment has it now.
 
     Raises:
-        ConfigError: There is no home directory to have it in.
+        ConfigError: There is no home directory that it could be in.
     """
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or _home() / "AppData" / "Local"
     elif sys.platform == "darwin":
         base = _home() / "Library" / "Application Support"
     else:
-        # The XDG specification has a relative path ignored.
+        # The XDG specification says to ignore a relative path.
         base = Path(os.environ.get("XDG_STATE_HOME", ""))
         base = base if base.is_absolute() else _home() / ".local" / "state"
     return Path(base) / "trio-wsout"
-
-
-ELSEWHERE = (
-    "set cursor.persist-to to a directory, or to memory: to keep the cursor no longer than this process"
-)
 
 
 def _home() -> Path:

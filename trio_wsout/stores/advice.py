@@ -1,0 +1,55 @@
+"""The cause of an error of the system or of SQLite, in words, and advice on what to do about it."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+
+__all__ = ["cause_and_advice"]
+
+_SPACE = "free some space"
+_ACCESS = "make the file and its directory writable for this user"
+_FILE_LIMIT = "make the limit of open files higher"
+_ERRNO = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EACCES: _ACCESS,
+    errno.EPERM: _ACCESS,
+    errno.EROFS: "name a place that can be written to",
+    errno.ENOENT: "create its directory",
+    errno.ENOTDIR: "a part of its path is no directory; name another place",
+    errno.ELOOP: "symbolic links are refused; name the file itself",
+    errno.EISDIR: "it is a directory; name a file",
+    errno.ENAMETOOLONG: "name a shorter path",
+    errno.EMFILE: _FILE_LIMIT,
+    errno.ENFILE: _FILE_LIMIT,
+}
+_SQLITE = {
+    sqlite3.SQLITE_FULL: _SPACE,
+    sqlite3.SQLITE_IOERR: "look at the disk and its quota",
+    sqlite3.SQLITE_CANTOPEN: f"create its directory, or {_ACCESS}",
+    sqlite3.SQLITE_READONLY: _ACCESS,
+    sqlite3.SQLITE_PERM: _ACCESS,
+    sqlite3.SQLITE_BUSY: "another process holds it; only one may use it at a time: stop the other",
+    sqlite3.SQLITE_NOTADB: "restore it or remove it to start anew, or name another place",
+    sqlite3.SQLITE_CORRUPT: "restore it or remove it to start anew",
+}
+_OTHERWISE = "mend that, or name another place"
+
+
+def cause_and_advice(error: OSError | sqlite3.Error | ValueError, field: str) -> tuple[str, str]:
+    """Return what went wrong, and what the user can do about it.
+
+    An SQLite error without a code, and a UnicodeDecodeError, mean damage. Any other ValueError means that the
+    system takes the text for no path.
+
+    Args:
+        error: What opening, reading or writing a file raised.
+        field: The path of the configuration's field that names the file.
+    """
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__, _ERRNO.get(error.errno or 0, _OTHERWISE)
+    if isinstance(error, sqlite3.Error | UnicodeDecodeError):
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+        return str(error), _SQLITE.get(code & 0xFF, _OTHERWISE)
+    return "it is no path", f"name another place in {field}"
