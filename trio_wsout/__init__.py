@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from trio_wsout._core.link import State
     from trio_wsout._core.link_change import LinkChange
     from trio_wsout._core.received import Peer, Received
-    from trio_wsout._core.statistics import Statistics
+    from trio_wsout._core.statistics import (
+        HistoryStatistics,
+        LinkStatistics,
+        ListenerStatistics,
+        SpoolStatistics,
+        Statistics,
+    )
     from trio_wsout._tasks.receipt import Receipt
     from trio_wsout._tasks.received_channel import ReceivedChannel
     from trio_wsout.config import Config, load_config
@@ -48,7 +54,10 @@ __all__ = [
     "EventError",
     "Handshake",
     "HistoryError",
+    "HistoryStatistics",
     "LinkChange",
+    "LinkStatistics",
+    "ListenerStatistics",
     "Output",
     "OutputError",
     "Peer",
@@ -57,6 +66,7 @@ __all__ = [
     "Received",
     "ReceivedChannel",
     "SpoolError",
+    "SpoolStatistics",
     "State",
     "Statistics",
     "Undelivered",
@@ -71,7 +81,13 @@ _HOMES = {
     "trio_wsout._core.link": ("State",),
     "trio_wsout._core.link_change": ("LinkChange",),
     "trio_wsout._core.received": ("Peer", "Received"),
-    "trio_wsout._core.statistics": ("Statistics",),
+    "trio_wsout._core.statistics": (
+        "HistoryStatistics",
+        "LinkStatistics",
+        "ListenerStatistics",
+        "SpoolStatistics",
+        "Statistics",
+    ),
     "trio_wsout._tasks.receipt": ("Receipt",),
     "trio_wsout._tasks.received_channel": ("ReceivedChannel",),
     "trio_wsout.config": ("Config", "load_config"),

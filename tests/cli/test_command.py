@@ -20,7 +20,11 @@ def test_events_of_standard_input_are_delivered(peer, command) -> None:
     assert run.returncode == 0, run.stderr
     assert [json.loads(message)["n"] for message in peer.messages] == list(range(2000))
     statistics = json.loads(run.stderr.splitlines()[-1])
-    assert (statistics["accepted"], statistics["confirmed"], statistics["state"]) == (2000, 2000, "closed")
+    assert (statistics["accepted"], statistics["confirmed"], statistics["link"]["state"]) == (
+        2000,
+        2000,
+        "closed",
+    )
     assert run.stdout == ""
     assert "\x1b" not in run.stderr
     assert "link open" in run.stderr
@@ -182,7 +186,7 @@ def test_an_initial_cursor_that_is_no_unicode_is_not_used_and_counted(command) -
     run = command("run", "--set", "url=ws://127.0.0.1:9/", *options, "--stats", text="1\n")
     assert run.returncode == 3
     figures = json.loads(run.stderr.splitlines()[-1])
-    assert (figures["cursor"], figures["unusable_cursors"]) == (None, 1)
+    assert (figures["link"]["cursor"], figures["unusable_cursors"]) == (None, 1)
 
 
 def test_usage_errors_are_told(command) -> None:

@@ -203,7 +203,7 @@ def test_what_stays_in_the_spool_is_told_and_sent_by_the_next_run(
     run = command("run", "--set", f"url={peer.url}", *spool, "--stats", text="3\n")
     assert run.returncode == 0
     figures = json.loads(run.stderr.splitlines()[-1])
-    assert (figures["accepted"], figures["confirmed"], figures["spooled"]) == (3, 3, 0)
+    assert (figures["accepted"], figures["confirmed"], figures["spool"]["events"]) == (3, 3, 0)
 
 
 def test_a_damaged_spool_is_2(peer, command, tmp_path) -> None:

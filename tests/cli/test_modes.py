@@ -55,7 +55,7 @@ def test_events_go_to_every_peer_and_the_end_of_the_input_is_the_end(listen: Lis
     code, said = run.end()
     assert code == 0
     figures = json.loads(said.splitlines()[-1])
-    assert (figures["accepted"], figures["confirmed"], figures["admitted"]) == (1000, 1000, 2)
+    assert (figures["accepted"], figures["confirmed"], figures["listener"]["admitted"]) == (1000, 1000, 2)
 
 
 def test_two_hundred_peers_get_all_of_a_file(listen: Listen, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_without_waiting_events_go_to_nobody_and_that_is_told(listen: Listen) ->
     code, said = run.end()
     assert code == 0
     assert "no peer was there for 2 messages" in said
-    assert json.loads(said.splitlines()[-1])["unheard"] == 2
+    assert json.loads(said.splitlines()[-1])["listener"]["unheard"] == 2
 
 
 def test_what_a_link_took_is_not_told_as_unheard(listen: Listen, peer: Peer) -> None:

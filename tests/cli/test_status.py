@@ -10,41 +10,33 @@ import time
 
 from hypothesis import given
 from hypothesis import strategies as st
-from trio_wsout._core.statistics import Statistics
+from trio_wsout._core.statistics import LinkStatistics, ListenerStatistics, SpoolStatistics, Statistics
 from trio_wsout.cli.status import bar, status_line, sum_line
 from trio_wsout.config.sections import Mode
 
 PATIENCE = 300
 """Seconds after which something hangs, on the slowest of machines."""
-ZERO = dict.fromkeys(
-    [
-        "accepted",
-        "confirmed",
-        "undelivered",
-        "unconfirmed",
-        "written",
-        "written_messages",
-        "resent",
-        "received",
-        "dropped",
-        "queued",
-        "window",
-        "window_bytes",
-        "peers",
-        "reconnects",
-        "sent_bytes",
-        "received_bytes",
-        "heartbeat_misses",
-        "unknown_acks",
-        "without_cursor",
-    ],
-    0,
-)
-NONE = dict.fromkeys(["cursor", "subprotocol", "last_document", "last_error"])
+LINK = {"reconnects"}
+LISTENER = {"expelled", "admitted"}
+SPOOL = {"spooled": "events", "spool_waits": "waits"}
+
+
+def snapshot(state: str, mode: Mode, figures: dict[str, object]) -> Statistics:
+    """Each figure where it belongs."""
+    link = {name: value for name, value in figures.items() if name in LINK}
+    listener = {name: value for name, value in figures.items() if name in LISTENER}
+    spool = {SPOOL[name]: value for name, value in figures.items() if name in SPOOL}
+    rest = {name: value for name, value in figures.items() if name not in {*LINK, *LISTENER, *SPOOL}}
+    return Statistics(
+        **rest,
+        link=LinkStatistics(state=state, **link) if mode in {Mode.CLIENT, Mode.RELAY} else None,
+        listener=None if mode is Mode.CLIENT else ListenerStatistics(state="listening", **listener),
+        spool=SpoolStatistics(**spool) if spool else None,
+    )
 
 
 def line(state: str, rate: float = 0, mode: Mode = Mode.CLIENT, width: int = 200, **figures: object) -> str:
-    return status_line(Statistics(state=state, **{**ZERO, **NONE, **figures}), rate, mode, width)  # type: ignore[arg-type]
+    return status_line(snapshot(state, mode, figures), rate, mode, width)
 
 
 def test_the_line_has_what_an_operator_watches() -> None:
@@ -85,7 +77,7 @@ def test_the_line_fits(width: int, number: int, mode: Mode, rate: int) -> None:
 def test_in_40_columns_what_matters_is_there() -> None:
     figures = {"confirmed": 1234567, "queued": 256, "unconfirmed": 1024, "reconnects": 3}
     assert line("open", 99_999, width=39, **figures) == "open  1,234,567 confirmed (99,999/s)"
-    now = Statistics(state="open", **{**ZERO, **NONE, **figures})  # type: ignore[arg-type]
+    now = snapshot("open", Mode.CLIENT, figures)
     progress = bar(450, 1000, 9)
     assert status_line(now, 10, Mode.CLIENT, 39, progress) == " 45% [####------] 0:11 left  open"
 
@@ -99,12 +91,12 @@ def test_the_bar_tells_percent_and_time_left() -> None:
 
 
 def test_the_sum_tells_what_there_was() -> None:
-    figures = {"confirmed": 2000, "undelivered": 1, "received": 1, "reconnects": 2, "admitted": 0}
-    now = Statistics(state="closed", **{**ZERO, **NONE, **figures})  # type: ignore[arg-type]
+    figures = {"confirmed": 2000, "undelivered": 1, "received": 1, "reconnects": 2}
+    now = snapshot("closed", Mode.CLIENT, figures)
     expected = "2000 events confirmed in 2.0 s, 1,000/s; 1 undelivered; 1 line skipped; 1 message received; 2 reconnects"
     assert sum_line(now, Mode.CLIENT, 2.0, 1) == expected
     figures = {"received": 1, "admitted": 3}
-    now = Statistics(state="closed", **{**ZERO, **NONE, **figures})  # type: ignore[arg-type]
+    now = snapshot("closed", Mode.SERVER_INPUT, figures)
     assert sum_line(now, Mode.SERVER_INPUT, 0.5, 0) == "1 message received in 0.5 s, 2/s; 3 peers"
 
 

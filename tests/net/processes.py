@@ -427,7 +427,7 @@ async def send(options: dict[str, Any]) -> None:
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(hear)
-        cursor = output.statistics().cursor
+        cursor = output.statistics().link.cursor
         number = 0 if cursor is None else int(cursor) + 1
         say(first=number)
         while number != total and (pause_every or not heard):
@@ -444,7 +444,7 @@ async def send(options: dict[str, Any]) -> None:
         sent=number,
         confirmed=statistics.confirmed,
         undelivered=statistics.undelivered,
-        reconnects=statistics.reconnects,
+        reconnects=statistics.link.reconnects,
         misses=statistics.heartbeat_misses,
     )
 
@@ -465,7 +465,7 @@ async def spool(options: dict[str, Any]) -> None:
 
     async with trio_wsout.open_output(options["config"]) as output:
         figures = output.statistics()
-        say(left=figures.spooled, torn=figures.spool_torn)
+        say(left=figures.spool.events, torn=figures.spool.torn)
         async with trio.open_nursery() as nursery:
             for _ in range(options["tasks"]):
                 nursery.start_soon(post)

@@ -98,7 +98,7 @@ async def test_a_websockets_server_gets_everything_in_order(receiver: Receiver) 
             await output.send({"n": number})
     assert [event["n"] for event in receiver.events] == list(range(5000))
     statistics = output.statistics()
-    assert (statistics.confirmed, statistics.written_messages, statistics.resent) == (5000, 5000, 0)
+    assert (statistics.confirmed, statistics.written_messages, statistics.link.resent) == (5000, 5000, 0)
 
 
 @pytest.mark.parametrize("level", ["written", "received"])
@@ -133,9 +133,9 @@ async def test_killed_and_restarted_twice_everything_arrives(receiver: Receiver)
     assert list(dict.fromkeys(numbers)) == list(range(total)), "first arrivals: all of them, in order"
     statistics = output.statistics()
     assert statistics.confirmed == total
-    assert statistics.reconnects == 2
+    assert statistics.link.reconnects == 2
     assert len(numbers) - total <= 2 * window
-    assert statistics.resent <= 2 * window
+    assert statistics.link.resent <= 2 * window
 
 
 # -- peers that misbehave before the link is open -------------------------------------------------------
@@ -226,7 +226,7 @@ async def test_a_subprotocol_is_agreed_on() -> None:
         server = await nursery.start(serve_websocket, choose, "127.0.0.1", 0, None)
         config = eager(f"ws://127.0.0.1:{server.port}/", subprotocols=["a", "b"])
         async with trio_wsout.open_output(config) as output:
-            assert output.statistics().subprotocol == "b"
+            assert output.statistics().link.subprotocol == "b"
         nursery.cancel_scope.cancel()
 
 
@@ -523,7 +523,7 @@ async def test_a_peer_that_stops_reading_does_not_fill_memory() -> None:
                         await output.send({"pad": "x" * 10_000})
                 statistics = output.statistics()
                 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert statistics.window_bytes <= 8 * 2**20 + 64 * 1024
+    assert statistics.link.window_bytes <= 8 * 2**20 + 64 * 1024
     assert statistics.window <= 1024
     assert statistics.unconfirmed <= 1024 + 256 + 2
     assert len(caught.value.undelivered) == statistics.unconfirmed

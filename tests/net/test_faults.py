@@ -640,7 +640,7 @@ async def test_peers_of_a_relay_that_send_while_they_receive_are_not_called_slow
             for source in sources:
                 nursery.start_soon(run, source)
         told = relay.statistics()
-    assert (told.expelled, told.dropped) == (0, 0)
+    assert (told.listener.expelled, told.dropped) == (0, 0)
     assert [len(source.confirmed) for source in sources] == [count, count]
 
 
@@ -665,8 +665,8 @@ async def test_a_peer_that_is_cut_while_a_relay_reads_nothing_overtakes_none_of_
                     await stream.send_all(
                         WSConnection(ConnectionType.CLIENT).send(Request(host="h", target="/"))
                     )
-                    expelled = relay.statistics().expelled
-                    await until(lambda: relay.statistics().expelled > expelled)
+                    expelled = relay.statistics().listener.expelled
+                    await until(lambda: relay.statistics().listener.expelled > expelled)
 
             async def cut_when_stalled() -> None:
                 for _ in range(cuts):
@@ -839,9 +839,9 @@ async def test_a_thousand_unread_messages_are_no_reason_for_an_alarm(figures: Ca
     told = output.statistics()
     figures(
         f"1000 messages unread for {unread:g} s, pings: 0.3 s + 0.3 s: "
-        f"{told.heartbeat_misses} false alarms, {told.reconnects} reconnects"
+        f"{told.heartbeat_misses} false alarms, {told.link.reconnects} reconnects"
     )
-    assert (told.reconnects, told.heartbeat_misses) == (0, 0)
+    assert (told.link.reconnects, told.heartbeat_misses) == (0, 0)
     assert end.arrived == [[("client", 0)]]
 
 
@@ -869,9 +869,9 @@ async def test_a_large_message_on_a_slow_line_is_no_reason_for_an_alarm(
         took = trio.current_time() - start
     told = output.statistics()
     figures(
-        f"{size} bytes {way} at 64 KB/s: {took:.1f} s, {told.heartbeat_misses} misses, {told.reconnects} reconnects"
+        f"{size} bytes {way} at 64 KB/s: {took:.1f} s, {told.heartbeat_misses} misses, {told.link.reconnects} reconnects"
     )
-    assert (told.reconnects, told.heartbeat_misses) == (0, 0)
+    assert (told.link.reconnects, told.heartbeat_misses) == (0, 0)
     assert end.arrived == [[("client", 0)]]
 
 

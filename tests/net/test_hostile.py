@@ -847,7 +847,7 @@ async def test_who_was_refused_and_holds_on_is_let_go_of(
         assert len(strangers) == most
         for stranger in strangers:
             stranger.leave()
-        assert door.output.statistics().refused == most
+        assert door.output.statistics().listener.refused == most
 
 
 async def test_1000_slow_handshakes_are_dropped_and_take_no_place(

@@ -451,7 +451,7 @@ async def test_a_server_sees_our_handshake_all_events_and_close_1000(aio: Aio, k
     assert session.messages[-1] == "grüße\n"
     assert session.close_code == 1000
     assert [each.event for each in got] == ["tëxt", b"\x00\xff", "x" * MIB]
-    assert {each.peer.subprotocol for each in got} == {output.statistics().subprotocol} == {"v2"}
+    assert {each.peer.subprotocol for each in got} == {output.statistics().link.subprotocol} == {"v2"}
 
 
 @each_server
@@ -538,7 +538,7 @@ async def test_a_server_that_closes_sees_us_again_with_the_cursor(aio: Aio, kind
                 await output.flush()
                 await aio(peer.close(code))
             await send_numbers(output, 300, 400)
-        assert output.statistics().reconnects == 3
+        assert output.statistics().link.reconnects == 3
         await until(lambda: peer.sessions[-1].ended)
     sent = [message for session in peer.sessions for message in session.messages]
     assert numbers(sent) == list(range(400))
@@ -725,7 +725,7 @@ async def test_allowed_origins_path_and_places(aio: Aio, kind: type[Client]) -> 
                 await aio(kind.open(url, origin="https://app.example"))
             await output.send("admitted")
             assert await aio(peer.take(1)) == ["admitted"]
-        assert (output.statistics().refused, output.statistics().admitted) == (6, 1)
+        assert (output.statistics().listener.refused, output.statistics().listener.admitted) == (6, 1)
 
 
 @each_client
@@ -1172,7 +1172,7 @@ async def test_a_page_of_an_allowed_origin_comes_in_and_another_gets_403(aio: Ai
         url = url_of(output)
         assert await page.run(OPEN, name="a", url=url, protocols=[]) is False
         assert await page.run("return await peers.a.closed") == {"code": 1006, "wasClean": False}
-        assert (output.statistics().admitted, output.statistics().refused) == (0, 1)
+        assert (output.statistics().listener.admitted, output.statistics().listener.refused) == (0, 1)
         # A page is not told the status. Who says that it is of the page's origin is.
         with pytest.raises(Refused, match="403"):
             await aio(WebsocketsClient.open(url, origin=page.origin))

@@ -62,9 +62,9 @@ async def test_a_receiver_killed_again_and_again_had_read_all_that_was_confirmed
         statistics = output.statistics()
         numbers = receiver.numbers
     assert list(dict.fromkeys(numbers)) == list(range(sent)), "first arrivals: all of them, in order"
-    assert (statistics.confirmed, statistics.undelivered, statistics.reconnects) == (sent, 0, KILLS)
+    assert (statistics.confirmed, statistics.undelivered, statistics.link.reconnects) == (sent, 0, KILLS)
     duplicates = len(numbers) - sent
-    assert duplicates <= statistics.resent <= KILLS * window
+    assert duplicates <= statistics.link.resent <= KILLS * window
     figures(
         f"receiver killed {KILLS} times, {level}: {sent} events, 0 lost, 0 confirmed that it had not read, "
         f"{at_risk} unconfirmed at the kills, {duplicates} duplicates"
@@ -232,7 +232,7 @@ class FanOut:
         history: list[Any] = []
         everything = Subscription(history.append, cursor="nothing that was ever a cursor")
         async with trio_wsout.open_output(config) as output:
-            kept = output.statistics().history_events
+            kept = output.statistics().history.events
             await everything.visit(port, kept)
             notice, *events = history
             assert everything.resumed == ["gap"]

@@ -311,7 +311,7 @@ async def test_when_the_process_is_killed_and_starts_again_all_peers_see_the_sam
     async with trio_wsout.open_output(config("sqlite", tmp_path)) as output:
         await output.send({"run": "the last", "n": 0})
         await output.flush()
-        whole = output.statistics().history_events
+        whole = output.statistics().history.events
         for peer in three:
             await peer.open(port_of(output))
             await peer.take(whole)

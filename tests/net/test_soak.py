@@ -115,7 +115,7 @@ async def test_an_output_that_reconnects_for_ever_leaves_nothing_behind(
             at_first: dict[str, int] = {}
             for number in range(total):
                 await output.send({"n": number})
-                reconnects = output.statistics().reconnects if number % 50 == 0 else noted
+                reconnects = output.statistics().link.reconnects if number % 50 == 0 else noted
                 if reconnects >= noted + 10:
                     noted = reconnects
                     memory.note(reconnects)
@@ -185,7 +185,7 @@ async def test_a_server_whose_clients_come_and_go_for_ever_keeps_nothing_of_them
                 noted = 0
                 while visitors.process.poll() is None:
                     await trio.sleep(0.01)
-                    admitted = output.statistics().admitted
+                    admitted = output.statistics().listener.admitted
                     if admitted >= noted + 10:
                         noted = admitted
                         memory.note(admitted)

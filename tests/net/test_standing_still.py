@@ -155,7 +155,7 @@ async def test_a_link_reads_the_answer_before_it_judges(
                 if "retry" in said:
                     output.send_nowait("x")
                 late += await stand_still(server.peers[0])
-                assert output.statistics().reconnects == 0
+                assert output.statistics().link.reconnects == 0
             figures = output.statistics()
         assert late, "no answer came while this process stood still"
         assert (len(server.peers), figures.heartbeat_misses) == (1, 0)
@@ -209,7 +209,7 @@ async def test_a_peer_that_took_all_meanwhile_is_not_slow(layer: Layer | None) -
                 output.send_nowait("x")
             late += await stand_still(peer)
             await output.flush()
-            assert (output.statistics().expelled, output.statistics().peers) == (0, 1)
+            assert (output.statistics().listener.expelled, output.statistics().peers) == (0, 1)
         assert late, "no answer came while this process stood still"
     assert peer.cut.wait(5)
 

@@ -451,9 +451,9 @@ async def test_a_full_disk_under_a_live_link_makes_send_wait_and_statistics_say_
         with trio.fail_after(120):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(post)
-                while output.statistics().spool_waits is None:
+                while output.statistics().spool.waits is None:
                     await trio.sleep(0.01)
-                assert output.statistics().spool_waits == "the disk is full"
+                assert output.statistics().spool.waits == "the disk is full"
                 with trio.move_on_after(0.2):
                     await output.send("y" * 9000)
                     pytest.fail("there is no room")
@@ -461,7 +461,7 @@ async def test_a_full_disk_under_a_live_link_makes_send_wait_and_statistics_say_
                 filler.unlink()
                 await sent.wait()
         await output.flush()
-        assert output.statistics().spool_waits is None
+        assert output.statistics().spool.waits is None
         assert peer.messages == ["first", "x" * 9000]
 
 
@@ -490,7 +490,7 @@ async def test_what_is_left_goes_first_with_the_stamps_that_it_had(tmp_path: Pat
         async with trio_wsout.open_output(
             {**config, "shutdown-timeout": "10s"}, open_stream=peer.open_stream
         ) as output:
-            assert (output.statistics().spooled, output.statistics().accepted) == (3, 3)
+            assert (output.statistics().spool.events, output.statistics().accepted) == (3, 3)
             await output.send({"n": 3})
             await output.flush()
         events = [json.loads(each) for each in peer.messages]

@@ -85,7 +85,7 @@ async def scenario(scope: trio.CancelScope, fields: dict[str, Any], steps: tuple
             statistics = output.statistics()
             assert statistics.accepted == statistics.confirmed + statistics.undelivered
             assert (statistics.unconfirmed, statistics.peers, statistics.window) == (0, 0, 0)
-            assert statistics.cursor is None or f'"n":{statistics.cursor}' in arrived
+            assert statistics.link.cursor is None or f'"n":{statistics.link.cursor}' in arrived
             with pytest.raises((trio.ClosedResourceError, trio.BrokenResourceError)):
                 output.send_nowait(1)
         for number, receipt in enumerate(receipts):

@@ -48,14 +48,14 @@ async def test_events_arrive_in_order_and_are_confirmed(autojump_clock: object) 
         assert peer.messages == [f'{{"n":{number}}}' for number in range(1000)]
         assert peer.connections[0].close_code == 1000
         statistics = output.statistics()
-        assert (statistics.state, statistics.unconfirmed, statistics.peers) == ("closed", 0, 0)
+        assert (statistics.link.state, statistics.unconfirmed, statistics.peers) == ("closed", 0, 0)
 
 
 async def test_a_lazy_link_dials_when_the_first_event_waits(autojump_clock: object) -> None:
     async with open_peer() as peer, trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
         await trio.sleep(100)
         assert peer.attempts == []
-        assert output.statistics().state == "idle"
+        assert output.statistics().link.state == "idle"
         await output.send("x")
         await peer.wait_messages(1)
         assert [each.opened_at for each in peer.connections] == [trio.current_time()]
@@ -99,7 +99,7 @@ async def test_an_eager_link_is_open_when_the_block_begins(autojump_clock: objec
         start = trio.current_time()
         async with trio_wsout.open_output(eager, open_stream=peer.open_stream) as output:
             assert trio.current_time() == start + 3.0
-            assert output.statistics().state == "open"
+            assert output.statistics().link.state == "open"
 
 
 async def test_an_eager_start_retries_by_the_backoff_and_fails_at_its_timeout(autojump_clock: object) -> None:
@@ -152,7 +152,7 @@ async def test_the_first_delay_after_a_drop_is_that_of_one_failure(autojump_cloc
         dropped = peer.connections[0].ended_at
         assert dropped is not None
         assert peer.connections[1].opened_at == dropped + 0.5
-        assert output.statistics().reconnects == 1
+        assert output.statistics().link.reconnects == 1
 
 
 @pytest.mark.parametrize(("lasted", "delay"), [(10.0, 0.5), (9.999, 2.0)])
@@ -224,7 +224,8 @@ async def test_a_link_that_worked_outlives_what_a_proxy_says_while_its_server_is
             await output.flush()
             assert [each.opened_at - start for each in peer.connections] == [0.0, 0.5, 1.5, 3.5]
             assert (
-                output.statistics().last_error == f"the server answered {status} {HTTPStatus(status).phrase}"
+                output.statistics().link.last_error
+                == f"the server answered {status} {HTTPStatus(status).phrase}"
             )
 
 
@@ -248,7 +249,7 @@ async def test_a_silent_server_costs_connect_timeout_and_no_more(autojump_clock:
             await output.send("x")
             await peer.wait_messages(1)
             assert peer.connections[1].opened_at == start + 10.5
-            assert "connect.timeout" in (output.statistics().last_error or "")
+            assert "connect.timeout" in (output.statistics().link.last_error or "")
 
 
 async def test_a_missed_heartbeat_cuts_and_reconnects_in_its_time(autojump_clock: object) -> None:
@@ -307,7 +308,7 @@ async def test_a_message_without_confirmation_costs_the_connection_at_retry_time
             assert peer.connections[0].ended_at == start + 30.0
             assert trio.current_time() == start + 30.5
         assert peer.messages == ["x", "x"]
-        assert output.statistics().resent == 1
+        assert output.statistics().link.resent == 1
 
 
 async def test_flush_ends_with_the_output_also_where_its_batch_waits_for_room(autojump_clock: object) -> None:
@@ -572,7 +573,7 @@ async def test_a_peer_that_floods_with_pings_and_does_not_read_is_cut(autojump_c
             with pytest.raises(trio.BrokenResourceError):
                 await peer.send_raw(flood)
             await trio.sleep(0.1)
-            assert "does not read" in (output.statistics().last_error or "")
+            assert "does not read" in (output.statistics().link.last_error or "")
 
 
 async def test_pings_of_the_peer_are_answered(autojump_clock: object) -> None:
@@ -592,7 +593,7 @@ async def test_a_message_that_is_too_large_ends_the_connection_only(autojump_clo
             await output.wait_connected()
             await peer.send("x" * 1001)
             await trio.sleep(5)
-            assert "max-message-size" in (output.statistics().last_error or "")
+            assert "max-message-size" in (output.statistics().link.last_error or "")
             assert len(peer.connections) == 2
             await output.send("y")
         assert peer.messages == ["y"]
@@ -758,8 +759,8 @@ async def test_a_request_that_cannot_be_built_is_retried_without_its_value(autoj
         ) as output:
             await output.send("x")
             await output.flush()
-            assert "control character" in (output.statistics().last_error or "")
-            assert "canary" not in (output.statistics().last_error or "")
+            assert "control character" in (output.statistics().link.last_error or "")
+            assert "canary" not in (output.statistics().link.last_error or "")
         assert peer.connections[0].headers["x"] == "good"
 
 
@@ -902,7 +903,7 @@ async def test_messages_before_a_close_still_reach_the_application(autojump_cloc
                 await peer.send(str(number))
             await peer.close(1001, "going")
             await trio.sleep(0.1)
-            assert "1001" in (output.statistics().last_error or "")
+            assert "1001" in (output.statistics().link.last_error or "")
             assert [output.received.receive_nowait().event for _ in range(5)] == list("01234")
 
 
@@ -930,12 +931,12 @@ async def test_on_state_finds_figures_that_know_of_the_change(autojump_clock: ob
     def on_state(change: trio_wsout.LinkChange) -> None:
         for output in outputs:
             figures = output.statistics()
-            assert figures.state == change.state.value
+            assert figures.link.state == change.state.value
             assert figures.peers == (change.state.value == "open")
-            assert figures.last_error == (
+            assert figures.link.last_error == (
                 None if change.disconnection is None else change.disconnection.detail
             )
-            seen.append((figures.state, figures.last_error))
+            seen.append((figures.link.state, figures.link.last_error))
 
     async with open_peer() as peer:
         peer.plan(Unreachable(), Refuse(), Accept(cut_after=1))
@@ -1033,7 +1034,7 @@ async def test_headers_and_a_raising_callable(autojump_clock: object) -> None:
         async with trio_wsout.open_output(config(), open_stream=peer.open_stream, headers=headers) as output:
             await output.send("x")
             await output.flush()
-            assert "OSError" in (output.statistics().last_error or "")
+            assert "OSError" in (output.statistics().link.last_error or "")
         assert peer.connections[0].headers["x-call"] == "2"
 
 
@@ -1052,14 +1053,14 @@ async def test_the_cursor_goes_with_every_attempt(autojump_clock: object) -> Non
             await output.send({"id": 8})
             await output.send({})
             await output.flush()
-            assert output.statistics().cursor == "8"
-            assert output.statistics().without_cursor == 1
+            assert output.statistics().link.cursor == "8"
+            assert output.statistics().link.without_cursor == 1
             await peer.cut()
             await output.send({"id": "9 x"})
             await output.flush()
         assert [each.headers.get("last-event-id") for each in peer.connections] == ["7", "8"]
         assert [each.path for each in peer.connections] == ["/events?since=7", "/events?since=8"]
-        assert output.statistics().cursor == "9 x"
+        assert output.statistics().link.cursor == "9 x"
 
 
 async def test_resuming_can_be_left_to_the_first_connection(autojump_clock: object) -> None:
@@ -1143,7 +1144,7 @@ async def test_a_peer_that_breaks_the_protocol_is_told_and_left(autojump_clock: 
             await output.wait_connected()
             await peer.send_raw(b"\x83\x00")
             await trio.sleep(5)
-            assert "WebSocket protocol" in (output.statistics().last_error or "")
+            assert "WebSocket protocol" in (output.statistics().link.last_error or "")
             assert len(peer.connections) == 2
 
 

@@ -135,9 +135,9 @@ async def test_a_peer_that_takes_nothing_is_closed_once_too_much_is_kept_because
             await output.send("x")
             highest = max(highest, output.statistics().window)
             await trio.lowlevel.checkpoint()
-            if output.statistics().expelled:
+            if output.statistics().listener.expelled:
                 break
-        assert output.statistics().expelled == 1
+        assert output.statistics().listener.expelled == 1
         assert most - 3 <= highest <= most + 1
         slow.go_on()
         await output.send("the last")
@@ -198,7 +198,7 @@ async def test_a_link_that_ended_is_not_open_while_its_losses_wait_for_room(
             await output.send("x")
             await trio.sleep(5)
             figures = output.statistics()
-            assert (figures.state, figures.peers) == ("backing-off", 0)
+            assert (figures.link.state, figures.peers) == ("backing-off", 0)
             with trio.move_on_after(5) as waiting:
                 await output.wait_connected()
             assert waiting.cancelled_caught

@@ -81,7 +81,7 @@ async def test_who_waits_for_a_peer_hears_that_the_link_gave_up(
                 await output.send(1)
                 await output.wait_peers(1)
     assert isinstance(caught.value.__cause__, trio_wsout.ConnectError)
-    assert output.statistics().state == "gave-up"
+    assert output.statistics().link.state == "gave-up"
 
 
 class Failing(MemoryHistoryStore):
@@ -120,10 +120,10 @@ async def test_a_link_that_has_ended_is_closed(
                 ) as output:
                     await output.send(1)
                     await trio.sleep(1)
-                    assert output.statistics().state in {"open", "dialling", "backing-off"}
+                    assert output.statistics().link.state in {"open", "dialling", "backing-off"}
                     if cancelled:
                         scope.cancel()
             except trio_wsout.DeliveryError:
                 assert not cancelled
         figures = output.statistics()
-        assert (figures.state, figures.peers, figures.undelivered) == ("closed", 0, 1)
+        assert (figures.link.state, figures.peers, figures.undelivered) == ("closed", 0, 1)

@@ -76,10 +76,10 @@ async def test_the_first_message_tells_of_a_gap_and_then_comes_what_is_kept(
         await output.flush()
         await trio.sleep(1)
         figures = output.statistics()
-        assert figures.replayed == 3
+        assert figures.history.replayed == 3
         assert figures.written - before.written == 3, "it is no event"
         assert figures.written_messages - before.written_messages == (len(kept) or 3)
-        assert (figures.history_events, figures.accepted, figures.unconfirmed) == (3, 6, 0)
+        assert (figures.history.events, figures.accepted, figures.unconfirmed) == (3, 6, 0)
 
 
 async def test_base64_events_are_binary_and_their_gap_is_a_text(

@@ -76,7 +76,7 @@ async def test_the_misses_of_a_link_count_while_they_happen(autojump_clock: Mock
             assert (output.statistics().heartbeat_misses, len(peer.connections)) == (2, 1)
             await peer.cut()
             await trio.sleep(100)
-            assert (output.statistics().heartbeat_misses, output.statistics().reconnects) == (2, 1)
+            assert (output.statistics().heartbeat_misses, output.statistics().link.reconnects) == (2, 1)
 
 
 class Proxy:
@@ -132,7 +132,7 @@ async def test_an_idle_link_stays_open_behind_a_proxy_that_cuts_what_is_silent(
         async with trio_wsout.open_output(config, open_stream=open_stream) as output:
             await trio.sleep(3600)
             assert (proxy.cuts > 0) == (cuts > 0)
-            assert (output.statistics().reconnects > 0) == (cuts > 0)
+            assert (output.statistics().link.reconnects > 0) == (cuts > 0)
         nursery.cancel_scope.cancel()
 
 

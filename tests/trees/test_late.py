@@ -281,14 +281,14 @@ async def test_an_answer_to_the_handshake_is_found_first(mock_clock: MockClock) 
             peer.say(AcceptConnection())
             mock_clock.jump(1000)
             await trio.testing.wait_all_tasks_blocked()
-            assert output.statistics().state == "open"
+            assert output.statistics().link.state == "open"
             peer.socket.close()
             await passes(mock_clock, 0)
             await passes(mock_clock, 31)
         await passes(mock_clock, 9.75)
-        assert output.statistics().state == "dialling"
+        assert output.statistics().link.state == "dialling"
         await passes(mock_clock, 0.25)
-        assert output.statistics().state == "backing-off"
+        assert output.statistics().link.state == "backing-off"
 
 
 # -- peers of a listener --------------------------------------------------------------------------------
@@ -381,14 +381,14 @@ async def test_a_peer_that_took_what_there_was_is_not_slow(
                     await trio.testing.wait_all_tasks_blocked()
                     peer.say(*peer.pings())
             await output.flush()
-        assert output.statistics().expelled == 0
+        assert output.statistics().listener.expelled == 0
         for _ in range(20):
             output.send_nowait("x" * 100_000)
         await passes(mock_clock, 0)
         await passes(mock_clock, 4.75)
-        assert output.statistics().expelled == 0
+        assert output.statistics().listener.expelled == 0
         await passes(mock_clock, 0.25)
-        assert output.statistics().expelled == 1
+        assert output.statistics().listener.expelled == 1
 
 
 async def test_a_peer_whose_confirmations_lay_unread_is_not_slow(
@@ -407,7 +407,7 @@ async def test_a_peer_whose_confirmations_lay_unread_is_not_slow(
                 await trio.testing.wait_all_tasks_blocked()
                 peer.say(*peer.pings())
             assert output.statistics().unconfirmed == 0
-        assert output.statistics().expelled == 0
+        assert output.statistics().listener.expelled == 0
 
 
 async def test_a_handshake_that_lies_there_is_taken(listener: MemoryListener, mock_clock: MockClock) -> None:

@@ -131,7 +131,7 @@ async def test_a_peer_that_reads_no_answer_makes_nobody_wait_where_slow_peers_ar
             await client.wait_closed()
             assert (client.status, client.close_code, client.messages) == (101, 1013, [])
         await output.flush()
-        assert output.statistics().expelled == answered
+        assert output.statistics().listener.expelled == answered
 
 
 async def test_what_was_sent_while_a_peer_was_answered_comes_where_slow_peers_are_closed(
@@ -147,4 +147,4 @@ async def test_what_was_sent_while_a_peer_was_answered_comes_where_slow_peers_ar
         nursery.start_soon(client.run)
         await client.wait_for(3)
         await output.flush()
-        assert (client.messages, output.statistics().expelled) == (["0", "1", "2"], 0)
+        assert (client.messages, output.statistics().listener.expelled) == (["0", "1", "2"], 0)

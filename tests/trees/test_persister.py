@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 from trio_wsout._core.cursor import CursorReader
 from trio_wsout._core.message import Accepted
+from trio_wsout._core.statistics import Counters
 from trio_wsout._tasks.cursor_saver import CursorSaver
 from trio_wsout._tasks.ledger import Ledger
 from trio_wsout.config import Cursor
@@ -36,7 +37,7 @@ class SlowAtFirst:
 
 async def test_of_two_saves_the_newer_is_kept(autojump_clock: MockClock) -> None:
     store = SlowAtFirst()
-    cursor_saver = CursorSaver(store, Ledger(None))
+    cursor_saver = CursorSaver(store, Ledger(None), Counters())
     await cursor_saver.load(None, CursorReader(Cursor()))
     async with trio.open_nursery() as nursery:
         cursor_saver.confirmed([Accepted(b"", event={}, cursor="1")])

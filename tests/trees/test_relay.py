@@ -346,7 +346,7 @@ async def test_a_link_that_gives_up_breaks_the_relay_with_connect_error(
         assert [each.event for each in caught.value.undelivered] == ["p:1", "application:0"]
         await hearer.wait_ended()
         assert hearer.messages == ["p:0", "p:1", "application:0"]
-        assert output.statistics().state == "gave-up"
+        assert output.statistics().link.state == "gave-up"
 
 
 async def test_what_a_link_that_gave_up_left_goes_to_who_takes_undelivered_events(
@@ -445,7 +445,7 @@ async def test_without_a_url_a_relay_has_no_link(room: Room, autojump_clock: Moc
         await one.wait_for(1)
         await output.flush()
         figures = output.statistics()
-        assert (figures.state, figures.peers, figures.reconnects) == ("listening", 2, 0)
+        assert (figures.listener.state, figures.peers, figures.link) == ("listening", 2, None)
         assert (figures.accepted, figures.confirmed, figures.received, figures.dropped) == (2, 2, 1, 0)
     assert (one.messages, two.messages) == (["application:0"], ["one:0", "application:0"])
     with pytest.raises(trio.EndOfChannel):
@@ -617,7 +617,9 @@ async def test_a_stalled_peer_costs_the_others_at_most_the_time_of_the_policy(
             assert trio.current_time() == (3 if policy == "wait" else 0)
             assert [json.loads(each)["n"] for each in good.messages] == list(range(300))
             figures = output.statistics()
-            assert (figures.expelled == 0, figures.lost_by_slow > 0) == (policy == "drop-oldest",) * 2
+            assert (figures.listener.expelled == 0, figures.listener.lost_by_slow > 0) == (
+                policy == "drop-oldest",
+            ) * 2
             if link:
                 await up.wait_messages(300)
                 assert [json.loads(each)["n"] for each in up.messages] == list(range(300))

@@ -180,7 +180,7 @@ async def test_credentials_are_asked_for_and_given_to_authenticate(
         assert (await output.received.receive()).peer.identity == "ann"
         await cellar.say('"2"')
         assert (await output.received.receive()).peer.identity == "the cellar"
-        assert output.statistics().refused == 3
+        assert output.statistics().listener.refused == 3
     assert [each.identity for each in asked] == ["ann", "cellar", "bob"]
 
 

@@ -36,7 +36,7 @@ async def test_the_cursor_of_a_client_is_that_of_the_confirmed_event(autojump_cl
                 await trio.sleep(1.5)
                 await peer.cut()
                 figures = output.statistics()
-                assert (figures.confirmed, figures.cursor) == (1, "1")
+                assert (figures.confirmed, figures.link.cursor) == (1, "1")
 
 
 async def test_an_acknowledgement_names_the_event_as_it_was_sent(

@@ -317,7 +317,7 @@ async def test_a_graceful_end_leaves_what_waits_to_be_taken_and_tells_every_peer
     await silent.wait_ended()
     assert (talker.close_code, silent.close_code) == (1001, 1001)
     assert trio.current_time() == 1
-    assert output.statistics().state == "closed"
+    assert output.statistics().listener.state == "closed"
 
 
 @pytest.mark.parametrize("reads", [True, False])

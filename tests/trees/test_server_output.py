@@ -42,8 +42,8 @@ async def test_every_peer_gets_every_event_in_order(
         assert client.close_code == 1001
     assert (figures.accepted, figures.confirmed, figures.unconfirmed, figures.peers) == (10, 10, 0, 3)
     assert (figures.written, figures.written_messages) == (30, 30)
-    assert figures.state == "listening"
-    assert output.statistics().state == "closed"
+    assert figures.listener.state == "listening"
+    assert output.statistics().listener.state == "closed"
     assert trio.current_time() == 0
 
 
@@ -54,7 +54,7 @@ async def test_without_a_peer_an_event_is_confirmed_and_counted_as_unheard(
         receipt = await output.submit({"n": 1})
         await receipt.wait()
         figures = output.statistics()
-    assert (figures.confirmed, figures.unheard) == (1, 1)
+    assert (figures.confirmed, figures.listener.unheard) == (1, 1)
 
 
 async def test_a_peer_gets_what_is_sent_after_it_came(
@@ -195,7 +195,7 @@ async def test_slow_peer_wait_makes_the_sender_wait_and_then_closes_the_peer(
         assert trio.current_time() == 5
         await good.wait_for(600)
         assert good.messages == [str(n) for n in range(600)]
-        assert output.statistics().expelled == 1
+        assert output.statistics().listener.expelled == 1
         slow.go_on()
         await slow.wait_closed()
         assert slow.close_code == 1013
@@ -223,7 +223,7 @@ async def test_slow_peer_wait_goes_on_when_the_peer_reads_in_time(
         await slow.wait_for(600)
         assert trio.current_time() == 4.5
         assert slow.messages == [str(n) for n in range(600)]
-        assert output.statistics().expelled == 0
+        assert output.statistics().listener.expelled == 0
 
 
 async def test_slow_peer_disconnect_closes_it_at_once(
@@ -240,7 +240,7 @@ async def test_slow_peer_disconnect_closes_it_at_once(
         await good.wait_for(600)
         assert trio.current_time() == 0
         assert good.messages == [str(n) for n in range(600)]
-        assert output.statistics().expelled == 1
+        assert output.statistics().listener.expelled == 1
         await trio.sleep(5.001)
         assert output.statistics().peers == 1  # the time for saying goodbye is over, too
         slow.go_on()
@@ -266,7 +266,7 @@ async def test_slow_peer_drop_oldest_costs_only_that_peer_and_tells_it(
         await output.flush()
         while json.loads(slow.messages[-1]).get("n") != 599:
             await slow.wait_for(len(slow.messages) + 1)
-        lost = output.statistics().lost_by_slow
+        lost = output.statistics().listener.lost_by_slow
         got = [json.loads(each) for each in slow.messages]
     stamps = {each["n"]: each["seq"] for each in map(json.loads, good.messages)}
     numbers = [each.get("n") for each in got]
@@ -370,7 +370,7 @@ async def test_places_are_limited_and_given_back(listener: MemoryListener, autoj
         await trio.sleep(0.1)
         third = await listener.connect()
         assert third.status == 101
-        assert output.statistics().refused == 1
+        assert output.statistics().listener.refused == 1
 
 
 async def test_authenticate_admits_denies_raises_and_hangs(
@@ -672,7 +672,7 @@ async def test_resume_gives_exactly_what_follows_the_cursor(
         await again.wait_for(3)
         assert [json.loads(each)["n"] for each in again.messages] == [3, 4, 5]
         figures = output.statistics()
-        assert (figures.history_events, figures.replayed) == (5, 2)
+        assert (figures.history.events, figures.history.replayed) == (5, 2)
         assert (figures.written, figures.written_messages) == (9, 9)
 
 
@@ -747,7 +747,7 @@ async def test_a_history_that_cannot_be_read_is_503_for_who_resumes_and_nobody_e
         assert (client.status, client.headers["retry-after"]) == (503, "1")
         await output.send("x")
         await bystander.wait_for(1)
-        assert (output.statistics().refused, output.statistics().peers) == (1, 1)
+        assert (output.statistics().listener.refused, output.statistics().peers) == (1, 1)
     assert "a peer that wants to resume was refused with 503: the disk is gone" in caplog.text
 
 

@@ -71,7 +71,7 @@ async def test_without_retries_the_link_goes_on_and_everything_names_the_cause(
             ) as output:
                 await output.send("x")
                 await trio.sleep(100)
-                assert output.statistics().last_error == f"{STALLED}; {NO_PINGS}"
+                assert output.statistics().link.last_error == f"{STALLED}; {NO_PINGS}"
         assert len(peer.connections) == 4
     assert str(caught.value).count(NO_PINGS) == 1
     assert f"{STALLED}; {NO_PINGS}" in {str(change.disconnection) for change in changes}
@@ -124,7 +124,7 @@ async def test_one_early_cut_accuses_nobody_and_the_third_does(
             await peer.wait_messages(1)
             for told in (0, 0, 1):
                 await trio.sleep(0.5)
-                assert ("no ping" in (output.statistics().last_error or "")) == told
+                assert ("no ping" in (output.statistics().link.last_error or "")) == told
                 assert len(warnings(caplog)) == told
                 if not told:
                     await trio.sleep(1)
@@ -288,4 +288,4 @@ async def test_a_connection_that_the_system_gave_up_was_ended_by_no_message(
             await trio.sleep(0.5)
             assert changes[-1].disconnection is not None
             assert changes[-1].disconnection.cause == cause
-            assert os.strerror(error) in (output.statistics().last_error or "")
+            assert os.strerror(error) in (output.statistics().link.last_error or "")

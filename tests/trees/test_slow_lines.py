@@ -122,7 +122,7 @@ async def test_a_message_that_takes_longer_than_the_timeout_arrives(
         await output.send(LARGE)
         await output.flush()
         assert 40 < trio.current_time() - start < 41
-        assert (output.statistics().heartbeat_misses, output.statistics().reconnects) == (0, 0)
+        assert (output.statistics().heartbeat_misses, output.statistics().link.reconnects) == (0, 0)
         assert peer.messages == [LARGE]
 
 

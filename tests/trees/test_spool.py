@@ -116,7 +116,7 @@ async def test_settled_events_are_told_within_100_ms_or_with_the_next_group(auto
         await output.send(1)
         await output.flush()
         confirmed = trio.current_time()
-        assert output.statistics().spooled == 0
+        assert output.statistics().spool.events == 0
         await trio.sleep(1)
         assert disk.groups[1:] == [(pytest.approx(confirmed + 0.1), 0, 1)]
         await output.send(2)
@@ -169,7 +169,7 @@ async def test_a_send_that_is_cancelled_while_its_group_finds_no_room_was_not_ac
         with trio.move_on_after(0.5) as scope:
             await output.send("never")
         assert (trio.current_time(), scope.cancelled_caught) == (1.0, True)
-        assert output.statistics().spool_waits is None, "nobody waits any more"
+        assert output.statistics().spool.waits is None, "nobody waits any more"
         with trio.move_on_after(1.5) as scope:
             await output.send("never")
         assert scope.cancelled_caught
@@ -196,9 +196,9 @@ async def test_send_waits_while_there_is_no_room_and_goes_on_when_something_is_s
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(output.send, 2)
                 await trio.sleep(1)
-                assert output.statistics().spool_waits == "spool.max-bytes is reached"
+                assert output.statistics().spool.waits == "spool.max-bytes is reached"
             assert 5.0 <= trio.current_time() <= 5.1
-            assert output.statistics().spool_waits is None
+            assert output.statistics().spool.waits is None
         assert peer.messages == ["0", "1", "2"]
 
 
@@ -207,12 +207,12 @@ async def test_what_an_earlier_life_left_goes_first_then_what_is_new(autojump_cl
     disk.settled = 300
     async with open_peer() as peer:
         async with trio_wsout.open_output(config(), open_stream=peer.open_stream, spool=disk) as output:
-            assert (output.statistics().accepted, output.statistics().spooled) == (700, 700)
+            assert (output.statistics().accepted, output.statistics().spool.events) == (700, 700)
             balanced(output)
             await output.send("new")
         assert peer.messages == [*map(str, range(300, 1000)), "new"]
         now = output.statistics()
-        assert (now.accepted, now.confirmed, now.spooled) == (701, 701, 0)
+        assert (now.accepted, now.confirmed, now.spool.events) == (701, 701, 0)
 
 
 async def test_a_peer_that_is_away_costs_disk_and_not_memory(autojump_clock: object) -> None:
@@ -227,11 +227,11 @@ async def test_a_peer_that_is_away_costs_disk_and_not_memory(autojump_clock: obj
                 if number % 1000 == 999:
                     receipts.append(await output.submit(f"receipt {number}"))
                     await output.end_document()
-            assert output.statistics().spooled == 5005
+            assert output.statistics().spool.events == 5005
             balanced(output)
             for receipt in receipts:
                 await receipt.wait()
-            assert output.statistics().spooled == 0
+            assert output.statistics().spool.events == 0
             await output.send("after")
         lines = [line for message in peer.messages for line in message.split("\n")]
         assert len(lines) == 5006
@@ -254,7 +254,7 @@ async def test_acknowledged_events_leave(autojump_clock: object) -> None:
             assert stamps == ["9-1", "9-2", "9-3"], "as they were in the earlier life"
             await peer.send(json.dumps({"ack": stamps[1]}))
             await trio.sleep(0.5)
-            assert (output.statistics().spooled, disk.settled) == (1, 2)
+            assert (output.statistics().spool.events, disk.settled) == (1, 2)
             await peer.send(json.dumps({"ack": stamps[2]}))
             await trio.sleep(0.5)
             assert disk.settled == 3
@@ -309,7 +309,7 @@ async def test_retries_that_ran_out_leave_the_spool(autojump_clock: object) -> N
         ) as output:
             await output.send("once")
             await output.flush()
-            assert output.statistics().spooled == 0
+            assert output.statistics().spool.events == 0
         assert items.receive_nowait().event == "once"
         assert disk.settled == 1
 

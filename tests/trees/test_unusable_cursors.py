@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio_wsout
 from trio_wsout._core.cursor import CursorReader
+from trio_wsout._core.statistics import Counters
 from trio_wsout._tasks.cursor_saver import CursorSaver
 from trio_wsout._tasks.ledger import Ledger
 from trio_wsout.config import Cursor
@@ -60,7 +61,7 @@ async def test_send_refuses_a_control_character_that_a_header_would_have_to_carr
             await output.send({"at": {"id": "1"}})
             await output.flush()
             figures = output.statistics()
-            assert (figures.accepted, figures.cursor, figures.unusable_cursors) == (1, "1", 0)
+            assert (figures.accepted, figures.link.cursor, figures.unusable_cursors) == (1, "1", 0)
             await peer.cut()
             await output.send({})
             await output.flush()
@@ -108,7 +109,7 @@ async def test_an_initial_value_that_can_not_be_carried_is_counted_and_told_and_
         ) as output:
             await output.wait_connected()
             assert output.statistics().unusable_cursors == 1
-            assert output.statistics().cursor is None
+            assert output.statistics().link.cursor is None
         assert "last-event-id" not in peer.connections[0].headers
     warnings = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
     assert warnings == [f"cursor.initial-value {fault}, and is not used"]
@@ -142,7 +143,11 @@ async def test_an_empty_initial_value_is_no_cursor(autojump_clock: MockClock) ->
             await output.send({"id": ""})
             await output.flush()
             figures = output.statistics()
-            assert (figures.cursor, figures.without_cursor, figures.unusable_cursors) == (None, 1, 0)
+            assert (figures.link.cursor, figures.link.without_cursor, figures.unusable_cursors) == (
+                None,
+                1,
+                0,
+            )
             await peer.cut()
             await output.send({})
             await output.flush()
@@ -164,7 +169,7 @@ async def test_what_peers_of_a_relay_send_is_passed_on_and_its_cursor_is_not_ado
             await output.flush()
             await trio.sleep(1)
             figures = output.statistics()
-            assert (figures.unusable_cursors, figures.cursor) == (2, "a")
+            assert (figures.unusable_cursors, figures.link.cursor) == (2, "a")
             await up.cut()
             await output.send({})
             await output.flush()
@@ -185,7 +190,7 @@ async def test_an_event_that_waited_in_a_spool_goes_without_its_cursor(tmp_path:
             await output.flush()
             figures = output.statistics()
             assert (figures.confirmed, figures.undelivered) == (1, 0)
-            assert (figures.unusable_cursors, figures.cursor) == (1, None)
+            assert (figures.unusable_cursors, figures.link.cursor) == (1, None)
         assert peer.messages == ['{"at":{"id":"two\\nlines"}}']
 
 
@@ -206,6 +211,6 @@ async def test_half_of_a_surrogate_pair_is_carried_by_nothing() -> None:
         async def save(self, cursor: StoredCursor) -> None: ...
 
     reader = CursorReader(Cursor())
-    cursor_saver = CursorSaver(Store(), Ledger(None))
+    cursor_saver = CursorSaver(Store(), Ledger(None), Counters())
     await cursor_saver.load(None, reader)
     assert (cursor_saver.value, reader.unusable) == (None, 1)

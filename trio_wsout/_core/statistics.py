@@ -1,87 +1,76 @@
-"""The figures of an output at one moment, as `Output.statistics` gives them."""
+"""The figures of an output: what its tasks count, and the snapshot that `Output.statistics` returns."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import define, frozen
 
 if TYPE_CHECKING:
     from trio_wsout._core.batching import Document
 
-__all__ = ["Statistics"]
+__all__ = [
+    "Counters",
+    "HistoryStatistics",
+    "LinkStatistics",
+    "ListenerStatistics",
+    "SpoolStatistics",
+    "Statistics",
+]
+
+
+@define(eq=False)
+class Counters:
+    """What the tasks and the tree of one output count. They add to it directly, which is the cheapest way."""
+
+    written: int = 0
+    written_messages: int = 0
+    received: int = 0
+    dropped: int = 0
+    unknown_acks: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    """Only of connections that have ended; an open one counts its own."""
+    heartbeat_misses: int = 0
+    """Only of connections that have ended; the monitor of an open one counts its own."""
+    without_cursor: int = 0
+    admitted: int = 0
+    expelled: int = 0
+    replayed: int = 0
 
 
 @frozen(kw_only=True)
-class Statistics:
-    """A snapshot; counters only grow. Events, unless a name says messages or bytes.
-
-    ``accepted == confirmed + undelivered + unconfirmed`` holds in every snapshot.
-    """
+class LinkStatistics:
+    """The figures of a link: of mode client, and of mode relay with a `url`."""
 
     state: str
-    """Of the link: idle, dialling, open, backing-off, closed or gave-up; of a listener: listening or closed."""
-    accepted: int
-    """Events that ``send`` and its kin took."""
-    confirmed: int
-    """Events that reached the delivery level."""
-    undelivered: int
-    """Events that were reported as undelivered."""
-    unconfirmed: int
-    """Events that were accepted and are neither."""
-    written: int
-    """Events handed to the kernel; one that was written twice counts twice."""
-    written_messages: int
-    """Messages handed to the kernel; one that was written twice counts twice."""
-    resent: int = 0
-    """Messages whose writing began again."""
-    received: int
-    """Messages that peers sent, acknowledgements included."""
-    dropped: int
-    """Received messages that nobody asked for, or that could not be decoded or handed over."""
-    queued: int
-    """Events that wait in the intake and in the open batch."""
-    window: int = 0
-    """Messages in the window, unsent and in flight."""
-    window_bytes: int = 0
-    """Bytes of those messages."""
-    peers: int
-    """Open connections."""
+    """idle, dialling, open, backing-off, closed or gave-up."""
     reconnects: int = 0
     """Times that the link opened again after its first opening."""
-    sent_bytes: int
-    """Bytes handed to the kernel, TLS not counted, handshakes not counted."""
-    received_bytes: int
-    """Bytes that came, TLS not counted, handshakes counted."""
-    heartbeat_misses: int
-    """Pings that got no sign of life in time."""
-    unknown_acks: int
-    """Acknowledgements that name nothing in flight."""
+    resent: int = 0
+    """Messages whose writing began again."""
+    window_bytes: int = 0
+    """Bytes of the messages in the link's window, unsent and in flight."""
+    subprotocol: str | None = None
+    """The subprotocol that the server chose at the latest opening; None if it chose none, or the link never opened."""
+    cursor: str | None = None
+    """The cursor: the value of the last confirmed event that has one, or the stored value; None if there is neither."""
     without_cursor: int = 0
     """Confirmed events, last of their message, that hold no cursor value."""
-    unusable_cursors: int = 0
-    """Cursor values that came in, stored, initial or in messages of peers, and that no handshake could carry: they were not adopted."""
-    cursor: str | None = None
-    """The cursor: value of the last confirmed event that has one, or what was stored."""
-    subprotocol: str | None = None
-    """What the server chose at the latest opening."""
-    last_document: Document | None
-    """Marker of the latest confirmed batch, where documents are marked; with `count` 0, of an end behind which nothing
-    was open."""
-    spooled: int = 0
-    """Events in the spool; on disk."""
-    spool_bytes: int = 0
-    """Bytes of the spool's files."""
-    spool_torn: int = 0
-    """Groups of events that a crash had torn, and that were cut off as the spool was opened: ``send`` never returned for them."""
-    spool_waits: str | None = None
-    """Why ``send`` waits for the spool: "spool.max-bytes is reached" or "the disk is full"; None: it does not."""
     last_error: str | None = None
-    """The latest trouble, for people; None: there was none."""
+    """The latest trouble, for people; None if there was none."""
+
+
+@frozen(kw_only=True)
+class ListenerStatistics:
+    """The figures of a listener: of the modes server-output, server-input and relay."""
+
+    state: str
+    """listening or closed."""
     addresses: tuple[str, ...] = ()
-    """Where a listener listens, the port that it got in place of port 0."""
+    """The addresses that it listens at; port 0 is replaced by the port that the system gave."""
     admitted: int = 0
-    """Peers that a listener admitted."""
+    """Peers that were admitted."""
     refused: int = 0
     """Handshakes that were answered with an HTTP error."""
     expelled: int = 0
@@ -89,10 +78,87 @@ class Statistics:
     lost_by_slow: int = 0
     """Messages that slow peers lost (slow-peer: drop-oldest), counted for each peer."""
     unheard: int = 0
-    """Messages sent while no peer was there."""
+    """Messages that were sent while no peer was connected."""
+
+
+@frozen(kw_only=True)
+class SpoolStatistics:
+    """The figures of a spool."""
+
+    events: int = 0
+    """Events on disk that are not settled."""
+    bytes: int = 0
+    """Bytes of the spool's files."""
+    torn: int = 0
+    """Groups of events that a crash had torn, and that were cut off as the spool was opened: ``send`` never returned for them."""
+    waits: str | None = None
+    """Why ``send`` waits for the spool: "spool.max-bytes is reached" or "the disk is full"; None if it does not wait."""
+
+
+@frozen(kw_only=True)
+class HistoryStatistics:
+    """The figures of a history."""
+
+    events: int = 0
+    """Events in the history."""
+    bytes: int = 0
+    """Bytes of those events."""
     replayed: int = 0
     """Events that peers got from the history; they count as written, too."""
-    history_events: int = 0
-    """Events in the history."""
-    history_bytes: int = 0
-    """Bytes of those events."""
+
+
+@frozen(kw_only=True)
+class Statistics:
+    """A snapshot; counters only grow. Figures count events, unless a name says messages or bytes.
+
+    ``accepted == confirmed + undelivered + unconfirmed`` holds in every snapshot.
+    """
+
+    accepted: int = 0
+    """Events that ``send`` and its kin took."""
+    confirmed: int = 0
+    """Events that reached the delivery level."""
+    undelivered: int = 0
+    """Events that were reported as undelivered."""
+    unconfirmed: int = 0
+    """Events that were accepted and are neither."""
+    written: int = 0
+    """Events handed to the kernel; one that was written twice counts twice."""
+    written_messages: int = 0
+    """Messages handed to the kernel; one that was written twice counts twice."""
+    received: int = 0
+    """Messages that peers sent, acknowledgements included."""
+    dropped: int = 0
+    """Received messages that nobody asked for, or that could not be decoded or handed over."""
+    queued: int = 0
+    """Events that wait in the intake and in the open batch."""
+    window: int = 0
+    """Messages that are past the batch and not confirmed, unsent and in flight."""
+    peers: int = 0
+    """Open connections."""
+    sent_bytes: int = 0
+    """Bytes handed to the kernel, TLS not counted, handshakes not counted."""
+    received_bytes: int = 0
+    """Bytes that came, TLS not counted, handshakes counted."""
+    heartbeat_misses: int = 0
+    """Pings that got no sign of life in time."""
+    unknown_acks: int = 0
+    """Acknowledgements that name nothing in flight."""
+    unusable_cursors: int = 0
+    """Cursor values that came in, stored, initial or in messages of peers, and that no handshake could carry: they were not adopted."""
+    last_document: Document | None = None
+    """Marker of the latest confirmed batch; with `count` 0, of an end behind which nothing was open. None if documents
+    are not marked, or none is confirmed yet."""
+    link: LinkStatistics | None = None
+    """The link; None if the output has none."""
+    listener: ListenerStatistics | None = None
+    """The listener; None in mode client."""
+    spool: SpoolStatistics | None = None
+    """The spool; None if none is configured."""
+    history: HistoryStatistics | None = None
+    """The history; None if none is configured."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses that the listener listens at; empty if there is no listener."""
+        return () if self.listener is None else self.listener.addresses

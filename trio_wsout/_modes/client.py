@@ -20,6 +20,7 @@ import time
 from typing import TYPE_CHECKING
 
 import trio
+from attrs import evolve
 
 from trio_wsout._core.acknowledgement import AckReader
 from trio_wsout._core.callables import CallableError, awaitable
@@ -28,11 +29,11 @@ from trio_wsout._core.link import Link, State
 from trio_wsout._core.message import Accepted, Refused
 from trio_wsout._core.packing import Packer
 from trio_wsout._core.request import RequestError, build_request, files_named
-from trio_wsout._core.statistics import Statistics
+from trio_wsout._core.statistics import LinkStatistics, SpoolStatistics
 from trio_wsout._modes.tree import Tree, stop_when_broken
 from trio_wsout._tasks.cursor_saver import CursorSaver
 from trio_wsout._tasks.outbox import Outbox
-from trio_wsout._tasks.reader import Counts, Inbox, RawInbox
+from trio_wsout._tasks.reader import Inbox, RawInbox
 from trio_wsout._tasks.sender import LinkSender, Sender
 from trio_wsout._tasks.spool_journal import SpoolJournal
 from trio_wsout._tasks.supervisor import Supervisor
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
     from trio_wsout._core.message import Message
     from trio_wsout._core.request import Request
+    from trio_wsout._core.statistics import Statistics
     from trio_wsout._modes.hooks import Hooks
     from trio_wsout._tasks.sender import Source
     from trio_wsout.config.sections import Config
@@ -65,7 +67,9 @@ class ClientTree(Tree):
         super().__init__(config, hooks)
         self._epoch = time.time_ns() // 1_000_000
         self.link = Link(config.reconnect, refreshable=bool(hooks.token or hooks.headers))
-        self.outbox = Outbox(config.delivery, config.retry, self.ledger, self.link.message_passed)
+        self.outbox = Outbox(
+            config.delivery, config.retry, self.ledger, self.counters, self.link.message_passed
+        )
         self.cursor_saver: CursorSaver | None = None
         self.ledger.on_confirmed = self._confirmed
         self._packer = Packer(config, self.encoder, epoch=self._epoch, resolve=self._resolve)
@@ -78,7 +82,8 @@ class ClientTree(Tree):
             config.payload,
             self._giving if hooks.receive else None,
             self._acks,
-            counts=Counts(self.peer_log),
+            counters=self.counters,
+            peer_log=self.peer_log,
         )
         self._source: Source = self._taking
         self.spool_journal: SpoolJournal | None = None
@@ -195,41 +200,29 @@ class ClientTree(Tree):
             await self.supervisor.wait_change()
 
     def statistics(self) -> Statistics:
-        """The figures now."""
-        ledger, outbox, inbox, supervisor = self.ledger, self.outbox, self.inbox, self.supervisor
-        spool_journal = self.spool_journal
-        # Who waited in `send` counts it a moment after the sender may have taken the event.
-        accepted = max(self.accepted, ledger.taken)
-        return Statistics(
-            state=self.link.state.value,
-            accepted=accepted,
-            confirmed=ledger.confirmed,
-            undelivered=ledger.undelivered,
-            unconfirmed=accepted - ledger.confirmed - ledger.undelivered,
-            written=outbox.written_events,
-            written_messages=outbox.written_messages,
-            resent=outbox.window.resent,
-            received=inbox.counts.received,
-            dropped=inbox.counts.dropped,
-            queued=accepted - ledger.taken + self.sender.pending,
+        """Return the figures of this moment."""
+        outbox, supervisor, saver, spool = self.outbox, self.supervisor, self.cursor_saver, self.spool_journal
+        connection, monitor = supervisor.connection, supervisor.monitor
+        figures = self._common_statistics(pending=self.sender.pending)
+        return evolve(
+            figures,
             window=len(outbox.window),
-            window_bytes=outbox.window.size,
-            peers=0 if supervisor.connection is None else 1,
-            reconnects=self.link.reconnects,
-            sent_bytes=outbox.sent_bytes,
-            received_bytes=supervisor.received_bytes,
-            heartbeat_misses=supervisor.heartbeat_misses,
-            unknown_acks=inbox.counts.unknown_acks,
-            without_cursor=0 if self.cursor_saver is None else self.cursor_saver.without_cursor,
-            unusable_cursors=0 if self._cursor is None else self._cursor.unusable,
-            cursor=None if self.cursor_saver is None else self.cursor_saver.value,
-            subprotocol=supervisor.subprotocol,
-            spooled=0 if spool_journal is None else spool_journal.events,
-            spool_bytes=0 if spool_journal is None else spool_journal.size,
-            spool_torn=0 if spool_journal is None else spool_journal.torn,
-            spool_waits=None if spool_journal is None else spool_journal.waits,
-            last_document=ledger.last_document,
-            last_error=supervisor.last_error,
+            peers=0 if connection is None else 1,
+            received_bytes=figures.received_bytes + (0 if connection is None else connection.received_bytes),
+            heartbeat_misses=figures.heartbeat_misses + (0 if monitor is None else monitor.misses),
+            link=LinkStatistics(
+                state=self.link.state.value,
+                reconnects=self.link.reconnects,
+                resent=outbox.window.resent,
+                window_bytes=outbox.window.size,
+                subprotocol=supervisor.subprotocol,
+                cursor=None if saver is None else saver.value,
+                without_cursor=self.counters.without_cursor,
+                last_error=supervisor.last_error,
+            ),
+            spool=None
+            if spool is None
+            else SpoolStatistics(events=spool.events, bytes=spool.size, torn=spool.torn, waits=spool.waits),
         )
 
     def _confirmed(self, messages: Sequence[Message]) -> None:
@@ -246,7 +239,7 @@ class ClientTree(Tree):
         if cursor is None or self._cursor is None:
             return
         store = await open_cursor_store(cursor, url=self._config.url)
-        self.cursor_saver = CursorSaver(store, self.ledger)
+        self.cursor_saver = CursorSaver(store, self.ledger, self.counters)
         await self.cursor_saver.load(cursor.initial_value, self._cursor)
 
     async def _open_spool(self) -> None:

@@ -44,12 +44,13 @@ if TYPE_CHECKING:
 
     from trio_wsout._core.acknowledgement import AckReader
     from trio_wsout._core.received import Peer
-    from trio_wsout._core.statistics import Statistics
+    from trio_wsout._core.statistics import Counters, Statistics
     from trio_wsout._modes.hooks import Hooks
     from trio_wsout._tasks.ledger import Flush
-    from trio_wsout._tasks.reader import Counts, Taking
+    from trio_wsout._tasks.reader import Taking
     from trio_wsout._tasks.sender import Source
     from trio_wsout._tasks.served_peer import ServedPeer
+    from trio_wsout._wire.peer_log import PeerLog
     from trio_wsout.config.sections import Config
 
     Edit = Callable[[Relayed], Relayed | None]
@@ -180,7 +181,15 @@ class RelayTree(ServerTree):
         turns = self._queue.source(_EACH)
         taking = _TurnTaking(self, turns, peer)
         edit = self._edit(signed=True)
-        return _PeerInbox(turns, self._config.payload, taking, self._acks, edit=edit, counts=self.counts)
+        return _PeerInbox(
+            turns,
+            self._config.payload,
+            taking,
+            self._acks,
+            edit=edit,
+            counters=self.counters,
+            peer_log=self.peer_log,
+        )
 
     def _edit(self, *, signed: bool) -> Edit | None:
         """What is done to each message of a peer (`signed`) or of the link; None: nothing."""
@@ -197,7 +206,7 @@ class RelayTree(ServerTree):
             # Its text may hold what the peer sent.
             where = "".join(traceback.format_tb(error.__traceback__)).rstrip()
             self._tell_refused(message.peer, f"on_message raised {type(error).__name__}\n{where}")
-        self.counts.dropped += edited is None
+        self.counters.dropped += edited is None
         return edited
 
     def _tell_refused(self, peer: Peer, reason: str) -> None:
@@ -207,7 +216,7 @@ class RelayTree(ServerTree):
         """A message as an event that all others get; None, counted and logged: it can't be passed on."""
         config = self._config
         if self.stopping:
-            self.counts.dropped += 1
+            self.counters.dropped += 1
             return None
         try:
             if config.payload is not Payload.JSON:
@@ -217,11 +226,11 @@ class RelayTree(ServerTree):
             else:  # as it came, with a stamp
                 payload = self.encoder.event(JsonLine.joined(item.raw))
         except ValueError as error:
-            self.counts.dropped += 1
+            self.counters.dropped += 1
             self.peer_log.warning("a message from %s was not passed on: %s", item.peer.address, error)
             return None
         if len(payload) > config.max_message_size:
-            self.counts.dropped += 1
+            self.counters.dropped += 1
             self.peer_log.warning(
                 "a message from %s was not passed on: it exceeds max-message-size", item.peer.address
             )
@@ -243,7 +252,7 @@ class RelayTree(ServerTree):
         try:
             self._giving.put_nowait(run)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self.counts.dropped += 1
+            self.counters.dropped += 1
             return True
         return not run
 
@@ -253,7 +262,7 @@ class RelayTree(ServerTree):
             try:
                 await self._giving.put(deque((item,)))
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self.counts.dropped += 1
+                self.counters.dropped += 1
         else:
             await trio.lowlevel.checkpoint()
 
@@ -265,26 +274,20 @@ class RelayTree(ServerTree):
         return peers if self._link is None else f"{peers}; {self._link.whereabouts()}"
 
     def statistics(self) -> Statistics:
-        """The figures now; those of a link are the link's."""
+        """Return the figures of this moment, with those of the link."""
         figures = super().statistics()
         if self._link is None:
             return figures
         link = self._link.statistics()
         return evolve(
             figures,
-            state=link.state,
-            resent=link.resent,
             received=figures.received + link.received,
             dropped=figures.dropped + link.dropped,
-            reconnects=link.reconnects,
             sent_bytes=figures.sent_bytes + link.sent_bytes,
             received_bytes=figures.received_bytes + link.received_bytes,
             heartbeat_misses=figures.heartbeat_misses + link.heartbeat_misses,
-            without_cursor=link.without_cursor,
             unusable_cursors=figures.unusable_cursors + link.unusable_cursors,
-            cursor=link.cursor,
-            subprotocol=link.subprotocol,
-            last_error=link.last_error,
+            link=link.link,
         )
 
 
@@ -313,10 +316,11 @@ class _RelayInbox(Inbox):
         acks: AckReader | None,
         *,
         edit: Edit | None,
-        counts: Counts | None = None,
+        counters: Counters,
+        peer_log: PeerLog,
     ) -> None:
         """Decode for `channel`; `edit` returns what is passed on of a message, None if there is nothing to do."""
-        super().__init__(payload, channel, acks, counts=counts)
+        super().__init__(payload, channel, acks, counters=counters, peer_log=peer_log)
         self._edit = edit
 
     def items(self, messages: Sequence[str | bytes], peer: Peer) -> list[Received]:
@@ -344,9 +348,10 @@ class _PeerInbox(_RelayInbox):
         acks: AckReader | None,
         *,
         edit: Edit | None,
-        counts: Counts,
+        counters: Counters,
+        peer_log: PeerLog,
     ) -> None:
-        super().__init__(payload, channel, acks, edit=edit, counts=counts)
+        super().__init__(payload, channel, acks, edit=edit, counters=counters, peer_log=peer_log)
         self._turns = turns
 
     async def settled_soon(self) -> bool:

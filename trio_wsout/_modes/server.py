@@ -6,17 +6,18 @@ import time
 from typing import TYPE_CHECKING
 
 import trio
+from attrs import evolve
 
 from trio_wsout._core.acknowledgement import AckReader
 from trio_wsout._core.packing import Packer
-from trio_wsout._core.statistics import Statistics
+from trio_wsout._core.statistics import HistoryStatistics, ListenerStatistics
 from trio_wsout._modes.tree import Tree, stop_when_broken
 from trio_wsout._tasks.fan_out import FanOut, gap_frame
 from trio_wsout._tasks.history_journal import HistoryJournal
 from trio_wsout._tasks.intake import Intake
 from trio_wsout._tasks.listener import Listener
 from trio_wsout._tasks.peer_fan_out import GOING_AWAY, Greeting
-from trio_wsout._tasks.reader import Counts, Inbox
+from trio_wsout._tasks.reader import Inbox
 from trio_wsout._tasks.replay import Replay
 from trio_wsout._tasks.sender import AudienceSender, Sender
 from trio_wsout.config.sections import DeliveryLevel, OnGap
@@ -24,6 +25,7 @@ from trio_wsout.stores.from_config import open_history_store
 
 if TYPE_CHECKING:
     from trio_wsout._core.message import Accepted
+    from trio_wsout._core.statistics import Statistics
     from trio_wsout._modes.hooks import Hooks
     from trio_wsout._tasks.ledger import Flush
     from trio_wsout._tasks.sender import Sink, Source
@@ -43,7 +45,7 @@ class ServerTree(Tree):
         """Make the tree; `run` brings it to life."""
         super().__init__(config, hooks)
         self._epoch = time.time_ns() // 1_000_000
-        self.fan_out = FanOut(config, self.ledger, self.peer_log, text=self.encoder.is_text)
+        self.fan_out = FanOut(config, self.ledger, self.counters, self.peer_log, text=self.encoder.is_text)
         self.ledger.on_awaited = self.fan_out.hurry
         self.listener = Listener(
             config,
@@ -54,7 +56,6 @@ class ServerTree(Tree):
             hooks.listeners,
             self._resolve,
         )
-        self.counts = Counts(self.peer_log)
         self._history_journal: HistoryJournal | None = None
         self._tells_gaps = config.history is None or config.history.on_gap is OnGap.TELL
         self._packer: Packer | None = None
@@ -213,10 +214,7 @@ class ServerTree(Tree):
 
     def _deaf_inbox(self) -> Inbox:
         """An inbox whose messages nobody gets."""
-        return Inbox(self._config.payload, None, self._acks, counts=self.counts)
-
-    def gone(self, peer: ServedPeer) -> None:
-        """That peer will send no more."""
+        return Inbox(self._config.payload, None, self._acks, counters=self.counters, peer_log=self.peer_log)
 
     # -- for Output -----------------------------------------------------------------------------------------
 
@@ -238,39 +236,29 @@ class ServerTree(Tree):
         raise trio.ClosedResourceError
 
     def statistics(self) -> Statistics:
-        """The figures now."""
-        ledger, fan_out, counts = self.ledger, self.fan_out, self.counts
-        # Who waited in `send` counts it a moment after the sender may have taken the event.
-        accepted = max(self.accepted, ledger.taken)
-        extent = None if self._history_journal is None else self._history_journal.extent
-        pending = 0 if self._sender is None else self._sender.pending
-        return Statistics(
-            state="closed" if self.ended.is_set() else "listening",
-            accepted=accepted,
-            confirmed=ledger.confirmed,
-            undelivered=ledger.undelivered,
-            unconfirmed=accepted - ledger.confirmed - ledger.undelivered,
-            written=fan_out.written_events,
-            written_messages=fan_out.written_messages,
-            received=counts.received,
-            dropped=counts.dropped,
-            queued=accepted - ledger.taken + pending,
+        """Return the figures of this moment."""
+        fan_out, journal, counters = self.fan_out, self._history_journal, self.counters
+        figures = self._common_statistics(pending=0 if self._sender is None else self._sender.pending)
+        received = sum(peer.connection.received_bytes for peer in fan_out.peers)
+        misses = sum(peer.monitor.misses for peer in fan_out.peers)
+        return evolve(
+            figures,
             window=fan_out.log.unsettled,
             peers=len(fan_out.peers),
-            sent_bytes=fan_out.sent_bytes,
-            received_bytes=fan_out.received_bytes
-            + sum(peer.connection.received_bytes for peer in fan_out.peers),
-            heartbeat_misses=fan_out.heartbeat_misses + sum(peer.monitor.misses for peer in fan_out.peers),
-            unknown_acks=counts.unknown_acks,
-            unusable_cursors=0 if self._cursor is None else self._cursor.unusable,
-            last_document=ledger.last_document,
-            addresses=self.listener.addresses,
-            admitted=fan_out.admitted,
-            refused=self.listener.acceptor.refused,
-            expelled=fan_out.expelled,
-            lost_by_slow=fan_out.log.dropped,
-            unheard=fan_out.log.unheard,
-            replayed=fan_out.replayed,
-            history_events=0 if extent is None else extent.events,
-            history_bytes=0 if extent is None else extent.size,
+            received_bytes=figures.received_bytes + received,
+            heartbeat_misses=figures.heartbeat_misses + misses,
+            listener=ListenerStatistics(
+                state="closed" if self.ended.is_set() else "listening",
+                addresses=self.listener.addresses,
+                admitted=counters.admitted,
+                refused=self.listener.acceptor.refused,
+                expelled=counters.expelled,
+                lost_by_slow=fan_out.log.dropped,
+                unheard=fan_out.log.unheard,
+            ),
+            history=None
+            if journal is None
+            else HistoryStatistics(
+                events=journal.extent.events, bytes=journal.extent.size, replayed=counters.replayed
+            ),
         )

@@ -46,4 +46,11 @@ class ServerInputTree(ServerTree):
         if not peer.peer.may_send:
             return self._deaf_inbox()
         kind = RawInbox if self._hooks.raw else Inbox
-        return kind(self._config.payload, self._giving, None, unpacker=self._unpacker, counts=self.counts)
+        return kind(
+            self._config.payload,
+            self._giving,
+            None,
+            unpacker=self._unpacker,
+            counters=self.counters,
+            peer_log=self.peer_log,
+        )

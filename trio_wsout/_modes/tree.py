@@ -15,6 +15,7 @@ from trio_wsout._core.cursor import CursorReader, goes_into_header
 from trio_wsout._core.json_line import value_of_event
 from trio_wsout._core.message import Accepted, Refused
 from trio_wsout._core.payload import Base64Error, Encoder
+from trio_wsout._core.statistics import Counters, Statistics
 from trio_wsout._tasks.intake import DocumentEnd, Intake
 from trio_wsout._tasks.ledger import Flush, Ledger
 from trio_wsout._tasks.received_channel import Handover
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from trio_wsout._core.message import Fate
-    from trio_wsout._core.statistics import Statistics
     from trio_wsout._modes.hooks import Hooks
     from trio_wsout._tasks.intake import Item
     from trio_wsout._tasks.received_channel import ReceivedChannel
@@ -96,6 +96,7 @@ class Tree(ABC):
         if config.cursor is not None:
             self._cursor = CursorReader(config.cursor, in_header=goes_into_header(config))
         self.ledger = Ledger(hooks.undelivered)
+        self.counters = Counters()
         self.peer_log = PeerLog()
         intake = Intake(_INTAKE)
         self.intake: Entry = intake
@@ -181,7 +182,30 @@ class Tree(ABC):
 
     @abstractmethod
     def statistics(self) -> Statistics:
-        """The figures now."""
+        """Return the figures of this moment."""
+
+    def _common_statistics(self, *, pending: int) -> Statistics:
+        """Return the figures that every mode has; `pending` events wait in the sender."""
+        ledger, counters = self.ledger, self.counters
+        # A task that waited in `send` counts its event a moment after the sender may have taken it.
+        accepted = max(self.accepted, ledger.taken)
+        return Statistics(
+            accepted=accepted,
+            confirmed=ledger.confirmed,
+            undelivered=ledger.undelivered,
+            unconfirmed=accepted - ledger.confirmed - ledger.undelivered,
+            written=counters.written,
+            written_messages=counters.written_messages,
+            received=counters.received,
+            dropped=counters.dropped,
+            queued=accepted - ledger.taken + pending,
+            sent_bytes=counters.sent_bytes,
+            received_bytes=counters.received_bytes,
+            heartbeat_misses=counters.heartbeat_misses,
+            unknown_acks=counters.unknown_acks,
+            unusable_cursors=0 if self._cursor is None else self._cursor.unusable,
+            last_document=ledger.last_document,
+        )
 
     async def flush(self) -> bool:
         """Wait until every event accepted so far is confirmed or reported; False: the output ended first."""

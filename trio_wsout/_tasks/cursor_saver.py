@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from trio_wsout._core.cursor import CursorReader
     from trio_wsout._core.message import Message
+    from trio_wsout._core.statistics import Counters
     from trio_wsout._tasks.ledger import Ledger
     from trio_wsout.stores.cursor import CursorStore
 
@@ -33,16 +34,16 @@ class CursorSaver:
     value: str | None
     """The cursor now: of the last confirmed event that has one, or what was stored."""
 
-    def __init__(self, store: CursorStore, ledger: Ledger) -> None:
+    def __init__(self, store: CursorStore, ledger: Ledger, counters: Counters) -> None:
         """Keep `store` up to date; if it fails, it breaks the output of `ledger`."""
         self._store = store
         self._ledger = ledger
+        self._counters = counters
         self._epoch = 1
         self._changed = Wakeup()
         self._one_saves = trio.Lock()
         self._saved: str | None = None
         self.value = None
-        self.without_cursor = 0
 
     async def load(self, initial: str | None, reader: CursorReader) -> None:
         """Start from what is stored, or else from `initial`, as far as `reader` can use them; opens a new epoch.
@@ -65,7 +66,7 @@ class CursorSaver:
         for message in messages:
             value = message.events[-1].cursor
             if value is None:
-                self.without_cursor += 1
+                self._counters.without_cursor += 1
             else:
                 self.value = value
         if self.value != before:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from trio_wsout._core.log import Subscription, Wave
     from trio_wsout._core.message import Message
     from trio_wsout._core.received import Peer
+    from trio_wsout._core.statistics import Counters
     from trio_wsout._tasks.ledger import Ledger
     from trio_wsout._tasks.look import Suspect
     from trio_wsout._tasks.uplink import Uplink
@@ -102,7 +103,9 @@ class Member(Owner, Protocol):
 class FanOut:
     """Takes messages for everybody; a `Sink`. A message is framed once, whatever the number of peers."""
 
-    def __init__(self, config: Config, ledger: Ledger, peer_log: PeerLog, *, text: bool) -> None:
+    def __init__(
+        self, config: Config, ledger: Ledger, counters: Counters, peer_log: PeerLog, *, text: bool
+    ) -> None:
         server = config.server
         assert server is not None  # noqa: S101 - the rules see to it
         self.log = Log(config.delivery, config.retry, capacity=server.send_buffer_capacity)
@@ -132,20 +135,13 @@ class FanOut:
         self._changed = trio.Event()
         self.complete = False
         """Whether nothing more will be posted: a peer that has everything may go."""
-        self.admitted = 0
-        self.expelled = 0
-        self.written_messages = 0
-        self.written_events = 0
-        self.replayed = 0
-        self.sent_bytes = 0
-        self.received_bytes = 0
-        self.heartbeat_misses = 0
+        self.counters = counters
 
     def count_replayed(self, events: int, messages: int) -> None:
         """Count what a peer gets from the history."""
-        self.replayed += events
-        self.written_events += events
-        self.written_messages += messages
+        self.counters.replayed += events
+        self.counters.written += events
+        self.counters.written_messages += messages
 
     # -- posting ----------------------------------------------------------------------------------------
 
@@ -194,7 +190,7 @@ class FanOut:
             if not isinstance(outcome, int) or not outcome:
                 log.step_out(place)
         self.count(wave.write.first, wave.write.last, len(members))
-        self.sent_bytes += len(members) * wave.write.size
+        self.counters.sent_bytes += len(members) * wave.write.size
         ask = log.took(wave)
         for place, outcome in short.items():
             _member(place).connection.wrote_some(wave.frames, outcome)
@@ -214,8 +210,8 @@ class FanOut:
 
     def count(self, first: int, last: int, peers: int = 1) -> None:
         """Count the messages `first` to before `last` as written to so many peers."""
-        self.written_messages += peers * (last - first)
-        self.written_events += peers * (self.log.seq_before(last) - self.log.seq_before(first))
+        self.counters.written_messages += peers * (last - first)
+        self.counters.written += peers * (self.log.seq_before(last) - self.log.seq_before(first))
 
     def hurry(self) -> None:
         """Somebody waits: ask all peers what they have."""
@@ -300,7 +296,7 @@ class FanOut:
     def _expel(self, slow: Sequence[Member]) -> None:
         for peer in slow:
             self.peer_log.warning("peer %s does not keep up and is closed with 1013", peer.peer.address)
-            self.expelled += 1
+            self.counters.expelled += 1
             peer.close(TRY_AGAIN_LATER)
 
     def complete_now(self) -> None:
@@ -342,7 +338,7 @@ class FanOut:
     def enter(self, peer: Member) -> None:
         """A peer is connected."""
         self.peers.add(peer)
-        self.admitted += 1
+        self.counters.admitted += 1
         _coming.info("peer %s came", peer.peer.address)
         self._change()
 
@@ -350,7 +346,7 @@ class FanOut:
         """A peer's connection is over."""
         self.peers.discard(peer)
         self.idle.discard(peer)
-        self.received_bytes += peer.connection.received_bytes
+        self.counters.received_bytes += peer.connection.received_bytes
         _coming.info("peer %s left%s", peer.peer.address, _why(peer.connection.disconnection))
         self._change()
 

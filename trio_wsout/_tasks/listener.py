@@ -67,10 +67,6 @@ class Host(Protocol):
         """Where that peer's messages go."""
         ...
 
-    def gone(self, peer: ServedPeer) -> None:
-        """That peer will send no more."""
-        ...
-
 
 class _Steady(trio.abc.Listener[trio.abc.Stream]):
     """A listener that goes on after an error of one connection or of the network (accept(2))."""
@@ -238,7 +234,6 @@ class Listener:
                 peer.give_up_place()
         finally:
             peer.leave_log()
-            self._host.gone(peer)
 
     def _join(self, peer: ServedPeer) -> None:
         """Have the peer get everything from here on, though its answer is not out yet.
@@ -259,5 +254,5 @@ class Listener:
             self._fan_out.peer_log.warning(
                 "peer %s did not read its answer in time and is closed with 1013", peer.peer.address
             )
-            self._fan_out.expelled += 1
+            self._fan_out.counters.expelled += 1
             peer.close(TRY_AGAIN_LATER)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from trio_wsout._core.disconnection import Disconnection
     from trio_wsout._core.message import Accepted, Message
+    from trio_wsout._core.statistics import Counters
     from trio_wsout._tasks.ledger import Ledger
     from trio_wsout.config.sections import Delivery, Retry
 
@@ -25,7 +26,12 @@ class Outbox:
     """What the sender fills and the writer empties."""
 
     def __init__(
-        self, delivery: Delivery, retry: Retry, ledger: Ledger, on_message: Callable[[], object]
+        self,
+        delivery: Delivery,
+        retry: Retry,
+        ledger: Ledger,
+        counters: Counters,
+        on_message: Callable[[], object],
     ) -> None:
         """Begin with an empty window; `on_message` hears of every message from the peer."""
         self.on_message = on_message
@@ -42,9 +48,7 @@ class Outbox:
         self._room = Wakeup()
         self.on_released: Callable[[], object] | None = None
         """Called when this side reads again: from then on time counts anew."""
-        self.written_messages = 0
-        self.written_events = 0
-        self.sent_bytes = 0
+        self._counters = counters
 
     def notify(self) -> None:
         """Messages were put into the window: wake who writes them, or who must dial first."""
@@ -60,9 +64,9 @@ class Outbox:
 
     def wrote(self, messages: Sequence[Message], count: int) -> None:
         """These messages and nothing less went to the kernel, with `count` bytes."""
-        self.written_messages += len(messages)
-        self.written_events += events_in(messages)
-        self.sent_bytes += count
+        self._counters.written_messages += len(messages)
+        self._counters.written += events_in(messages)
+        self._counters.sent_bytes += count
         self.confirm(self.window.written())
 
     def confirm(self, messages: Sequence[Message]) -> None:

@@ -203,7 +203,7 @@ class PeerFanOut:
                 return
             frames = self._take(place)
             if frames:
-                self._fan_out.sent_bytes += len(frames)
+                self._fan_out.counters.sent_bytes += len(frames)
                 self.active_at = trio.current_time()
                 self.connection.write_at_once(frames)
                 if self._fan_out.confirms_writes:
@@ -313,7 +313,7 @@ class PeerFanOut:
         if frames or ping is not None or self.connection.has_control:
             self._fan_out.heartbeat_task.no_later_than(self, self._stalls_at)
             count = await self.connection.write_frames(frames, ping)
-            self._fan_out.sent_bytes += count
+            self._fan_out.counters.sent_bytes += count
         if frames:
             self.active_at = trio.current_time()
         self._fan_out.heartbeat_task.look_at(self)

@@ -7,13 +7,11 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 import trio
-from attrs import define, field
 
 from trio_wsout._core.cursor import MISSING
 from trio_wsout._core.json_line import parse_json
 from trio_wsout._core.payload import MessageError, decode
 from trio_wsout._core.received import RawReceived, Received
-from trio_wsout._wire.peer_log import PeerLog
 from trio_wsout.config.sections import Payload
 
 if TYPE_CHECKING:
@@ -23,10 +21,12 @@ if TYPE_CHECKING:
     from trio_wsout._core.heartbeat import HeartbeatMonitor
     from trio_wsout._core.message import Accepted
     from trio_wsout._core.received import Peer
+    from trio_wsout._core.statistics import Counters
     from trio_wsout._core.unpacking import Unpacker
     from trio_wsout._wire.connection import Connection
+    from trio_wsout._wire.peer_log import PeerLog
 
-__all__ = ["Counts", "Inbox", "RawInbox", "Taking", "WritingSide", "run_reader"]
+__all__ = ["Inbox", "RawInbox", "Taking", "WritingSide", "run_reader"]
 
 
 class Taking(Protocol):
@@ -69,24 +69,10 @@ class WritingSide(Protocol):
         ...
 
 
-@define(eq=False)
-class Counts:
-    """What came in, over all connections."""
-
-    peer_log: PeerLog = field(factory=PeerLog)
-    """Where it is told what nobody could read."""
-    received: int = 0
-    """Messages."""
-    dropped: int = 0
-    """Of them, and of the events in them: what nobody took, or nobody could read."""
-    unknown_acks: int = 0
-    """Acknowledgements that name nothing in flight."""
-
-
 class Inbox:
     """Where received messages go: acknowledgements to the window, the rest to the application or nowhere."""
 
-    __slots__ = ("_unpacker", "acks", "channel", "counts", "payload")
+    __slots__ = ("_peer_log", "_unpacker", "acks", "channel", "counters", "payload")
 
     def __init__(
         self,
@@ -95,14 +81,16 @@ class Inbox:
         acks: AckReader | None,
         *,
         unpacker: Unpacker | None = None,
-        counts: Counts | None = None,
+        counters: Counters,
+        peer_log: PeerLog,
     ) -> None:
         """Decode by `payload` for `channel`; None: nobody asked."""
         self.payload = payload
         self._unpacker = unpacker
         self.channel = channel
         self.acks = acks
-        self.counts = counts if counts is not None else Counts()
+        self.counters = counters
+        self._peer_log = peer_log
 
     @property
     def batched(self) -> bool:
@@ -130,8 +118,8 @@ class Inbox:
                 else:
                     items += [Received(event, peer) for event in unpacker.events(message)]
             except MessageError as error:
-                self.counts.dropped += 1
-                self.counts.peer_log.warning("a received message was dropped: %s", error)
+                self.counters.dropped += 1
+                self._peer_log.warning("a received message was dropped: %s", error)
         return items
 
     async def settled_soon(self) -> bool:
@@ -188,7 +176,7 @@ class _Reading:
             pass
         finally:
             # Cancelled, nobody takes what is left either.
-            inbox.counts.dropped += len(run)
+            inbox.counters.dropped += len(run)
 
     @contextmanager
     def _held(self) -> Generator[None, None, None]:
@@ -207,7 +195,7 @@ async def run_reader(
     connection: Connection, inbox: Inbox, side: WritingSide, monitor: HeartbeatMonitor, peer: Peer
 ) -> None:
     """Read until the connection is over, many messages at a time."""
-    counts = inbox.counts
+    counters = inbox.counters
     reading = _Reading(inbox, side, monitor)
     connection.before_answer(reading.settle)
     while True:
@@ -215,12 +203,12 @@ async def run_reader(
             messages = await connection.receive_many()
         except trio.EndOfChannel:
             return
-        counts.received += len(messages)
+        counters.received += len(messages)
         side.heard()
         if inbox.acks is not None:
             messages = [each for each in messages if not _acknowledges(each, inbox.acks, inbox, side)]
         if inbox.channel is None:
-            counts.dropped += len(messages)
+            counters.dropped += len(messages)
             continue
         await reading.hand_over(inbox.items(messages, peer))
 
@@ -231,7 +219,7 @@ def _acknowledges(message: str | bytes, acks: AckReader, inbox: Inbox, side: Wri
         return False
     seq = acks.seq_of(value, side.events_in_flight())
     if seq is None:
-        inbox.counts.unknown_acks += 1
+        inbox.counters.unknown_acks += 1
     else:
         side.acked(seq)
     return True

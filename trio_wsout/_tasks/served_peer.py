@@ -74,7 +74,7 @@ class ServedPeer(PeerFanOut):
             self._fan_out.heartbeat_task.forget(self)
             self.leave_log()
             self._fan_out.leave(self)
-            self._fan_out.heartbeat_misses += self.monitor.misses
+            self._fan_out.counters.heartbeat_misses += self.monitor.misses
 
     async def _read(self, inbox: Inbox) -> None:
         try:

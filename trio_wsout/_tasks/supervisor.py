@@ -47,6 +47,9 @@ class Supervisor:
     connection: Connection | None
     """The open connection; None while there is none."""
 
+    monitor: HeartbeatMonitor | None
+    """The monitor of the open connection; None while there is none."""
+
     def __init__(
         self,
         config: Config,
@@ -71,29 +74,16 @@ class Supervisor:
         self._closing = trio.Event()
         self._announced: State | None = None
         self._changed = trio.Event()
-        self._received_before = 0
         self._silences = 0
         self._warned = False
         self.opened = trio.Event()
         self.connection = None
         self.subprotocol: str | None = None
         self._heartbeat_task = HeartbeatTask()
-        self._monitor: HeartbeatMonitor | None = None
-        self._misses_before = 0
+        self.monitor = None
         self.last_error: str | None = None
 
     # -- from outside -----------------------------------------------------------------------------------
-
-    @property
-    def received_bytes(self) -> int:
-        """Bytes received on all connections of the link."""
-        connection = self.connection
-        return self._received_before + (0 if connection is None else connection.received_bytes)
-
-    @property
-    def heartbeat_misses(self) -> int:
-        """Pings without a sign of life in time, on all connections of the link."""
-        return self._misses_before + (0 if self._monitor is None else self._monitor.misses)
 
     async def wait_change(self) -> None:
         """Wait for the next change of the link's state, or the end of the tree."""
@@ -208,7 +198,7 @@ class Supervisor:
 
     async def _use(self, connection: Connection) -> Disconnection:
         """Run an open connection to its end; gives why it ended."""
-        self._monitor = monitor = HeartbeatMonitor(self._config.heartbeat)
+        self.monitor = monitor = HeartbeatMonitor(self._config.heartbeat)
         self._begin(connection, monitor)
         peer = Peer(address=self._dialer.address, subprotocol=connection.subprotocol)
         try:
@@ -222,9 +212,9 @@ class Supervisor:
                 closing=self._closing,
             )
         finally:
-            self.connection = self._monitor = None
-            self._received_before += connection.received_bytes
-            self._misses_before += monitor.misses
+            self.connection = self.monitor = None
+            self._inbox.counters.received_bytes += connection.received_bytes
+            self._inbox.counters.heartbeat_misses += monitor.misses
         return self._explained(await connection.wait_ended())
 
     def _explained(self, disconnection: Disconnection) -> Disconnection:

@@ -94,6 +94,8 @@ def _account(screen: _Screen, clients: Sequence[_Client], statistics: Statistics
     """Hold what was sent against what each client has."""
     table = Table("", "arrived", "of them twice", "lost", "in order", "connections")
     well = statistics.confirmed == events
+    admitted = statistics.listener.admitted if statistics.listener else 0
+    replayed = statistics.history.replayed if statistics.history else 0
     for client in clients:
         lost = events - len(set(client.numbers))
         well = well and client.ordered and not lost and not client.doubled
@@ -108,8 +110,8 @@ def _account(screen: _Screen, clients: Sequence[_Client], statistics: Statistics
     screen.say(table)
     screen.say(
         f"{statistics.accepted:,} events sent, {statistics.confirmed:,} confirmed, "
-        f"{statistics.written:,} written to {statistics.admitted} connections, "
-        f"{statistics.replayed:,} of them from the history."
+        f"{statistics.written:,} written to {admitted} connections, "
+        f"{replayed:,} of them from the history."
     )
     screen.say("Every client has every event once, in order." if well else "[red]Something is wrong.[/]")
     return OK if well else SOME_UNDELIVERED

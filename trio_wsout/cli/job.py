@@ -249,12 +249,13 @@ def tell_missed(run: Run, figures: Statistics) -> None:
     """Say what nobody got, or not everybody, where the configuration wants it so."""
     config = run.job.config
     # What no peer heard may have gone to the link, if there is one: what it did not get is undelivered.
-    if figures.unheard and config.history is None and config.url is None:
-        unheard = count(figures.unheard, "message")
+    listener = figures.listener
+    if listener is not None and listener.unheard and config.history is None and config.url is None:
+        unheard = count(listener.unheard, "message")
         run.say(f"no peer was there for {unheard}; --wait-peers 1 waits for one")
-    if figures.lost_by_slow:
-        lost = "message was" if figures.lost_by_slow == 1 else "messages were"
-        run.say(f"{figures.lost_by_slow:,} {lost} lost by slow peers (server.slow-peer: drop-oldest)")
+    if listener is not None and listener.lost_by_slow:
+        lost = "message was" if listener.lost_by_slow == 1 else "messages were"
+        run.say(f"{listener.lost_by_slow:,} {lost} lost by slow peers (server.slow-peer: drop-oldest)")
     if figures.dropped and config.mode is not Mode.SERVER_OUTPUT:
         dropped = "message that came was" if figures.dropped == 1 else "messages that came were"
         run.say(f"{figures.dropped:,} {dropped} dropped, as unreadable or too late")

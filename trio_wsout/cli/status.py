@@ -26,7 +26,6 @@ __all__ = ["bar", "can_show", "done", "run_status", "status_line", "sum_line"]
 _ERR = 2
 _EVERY = 0.5
 _COLOURS = {"open": "32", "backing-off": "33", "gave-up": "31", "dialling": "36"}
-_LINK_STATES = {"idle", "dialling", "open", "backing-off", "gave-up"}
 _LEAST_ROWS = 3
 _BAR = 10
 """Characters of the bar."""
@@ -35,20 +34,21 @@ _HOUR = 3600
 
 def status_line(now: Statistics, rate: float, mode: Mode, width: int, progress: str = "") -> str:
     """As much as fits into `width`: link state or peers, events and their rate, troubles, queues."""
-    link = now.state if mode is Mode.CLIENT else f"link {now.state}" if now.state in _LINK_STATES else ""
+    link, spool, listener = now.link, now.spool, now.listener
+    client = mode is Mode.CLIENT
     received = mode is Mode.SERVER_INPUT
     # What is left out first where there is no room stands last.
     parts = [
-        "" if mode is Mode.CLIENT else f"{now.peers:,} peer{'' if now.peers == 1 else 's'}",
-        link,
+        "" if client else f"{now.peers:,} peer{'' if now.peers == 1 else 's'}",
+        "" if link is None else link.state if client else f"link {link.state}",
         f"{done(now, mode):,} {'received' if received else 'confirmed'} ({rate:,.0f}/s)",
         "" if received or mode is Mode.SERVER_OUTPUT or not now.received else f"{now.received:,} received",
-        "" if now.spool_waits is None else f"waiting: {now.spool_waits}",
-        f"{now.expelled:,} expelled" if now.expelled else "",
+        "" if spool is None or spool.waits is None else f"waiting: {spool.waits}",
+        "" if listener is None or not listener.expelled else f"{listener.expelled:,} expelled",
         "" if received else f"{now.queued:,} queued",
         "" if received else f"{now.unconfirmed:,} unconfirmed",
-        count(now.reconnects, "reconnect") if mode is Mode.CLIENT or now.reconnects else "",
-        f"{now.spooled:,} in the spool" if now.spooled else "",
+        "" if link is None or not (client or link.reconnects) else count(link.reconnects, "reconnect"),
+        "" if spool is None or not spool.events else f"{spool.events:,} in the spool",
     ]
     line = progress[:width]
     for part in filter(None, parts):
@@ -93,10 +93,10 @@ def sum_line(now: Statistics, mode: Mode, seconds: float, skipped: int) -> str:
         parts.append(f"{count(skipped, 'line')} skipped")
     if now.received and mode is not Mode.SERVER_INPUT:
         parts.append(f"{count(now.received, 'message')} received")
-    if now.admitted:
-        parts.append(count(now.admitted, "peer"))
-    if now.reconnects:
-        parts.append(count(now.reconnects, "reconnect"))
+    if now.listener is not None and now.listener.admitted:
+        parts.append(count(now.listener.admitted, "peer"))
+    if now.link is not None and now.link.reconnects:
+        parts.append(count(now.link.reconnects, "reconnect"))
     return "; ".join(parts)
 
 
@@ -133,7 +133,8 @@ async def _renew(row: _Row, output: Output, mode: Mode, lines: Lines | None) -> 
         if lines is not None and lines.total:
             progress = bar(lines.read_bytes, lines.total, trio.current_time() - began)
         row.show(
-            status_line(now, (done(now, mode) - before) / _EVERY, mode, row.columns - 1, progress), now.state
+            status_line(now, (done(now, mode) - before) / _EVERY, mode, row.columns - 1, progress),
+            "" if now.link is None else now.link.state,
         )
         before = done(now, mode)
 
