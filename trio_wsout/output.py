@@ -13,8 +13,8 @@ from trio_wsout._core.message import Accepted
 from trio_wsout._modes.client import ClientTree
 from trio_wsout._modes.hooks import Hooks
 from trio_wsout._modes.relay import RelayTree
+from trio_wsout._modes.server import ServerTree
 from trio_wsout._modes.server_input import ServerInputTree
-from trio_wsout._modes.server_output import ServerOutputTree
 from trio_wsout._tasks.intake import DocumentEnd
 from trio_wsout._tasks.receipt import Receipt
 from trio_wsout._wire.proxy import check_proxy
@@ -39,9 +39,8 @@ __all__ = ["Output", "open_output", "open_with_hooks"]
 
 _log = logging.getLogger("trio_wsout")
 
-_TREES: Mapping[Mode, type[Tree]] = {
-    Mode.CLIENT: ClientTree,
-    Mode.SERVER_OUTPUT: ServerOutputTree,
+_SERVER_TREES: Mapping[Mode, type[ServerTree]] = {
+    Mode.SERVER_OUTPUT: ServerTree,
     Mode.SERVER_INPUT: ServerInputTree,
     Mode.RELAY: RelayTree,
 }
@@ -291,7 +290,7 @@ async def open_with_hooks(
 ) -> AsyncGenerator[Output, None]:
     """Open an output as `open_output` does, with hooks that only the command has."""
     config = _usable(config, hooks)
-    tree = _TREES[config.mode](config, hooks)
+    tree = _make_tree(config, hooks)
     tree.check_tls()
     output = Output(tree, config)
     trouble: BaseException | None = None
@@ -319,6 +318,12 @@ async def open_with_hooks(
     if trouble is not None:
         raise trouble
     _raise_left(tree)
+
+
+def _make_tree(config: Config, hooks: Hooks) -> Tree:
+    if config.mode is Mode.CLIENT or config.server is None:
+        return ClientTree(config, hooks)
+    return _SERVER_TREES[config.mode](config, config.server, hooks)
 
 
 def _usable(config: Config | Mapping[str, object], hooks: Hooks) -> Config:

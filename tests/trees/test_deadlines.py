@@ -159,12 +159,15 @@ class Moment(float):
 
 
 class Timer:
-    """A watched whose deadline comes nearer and goes away again."""
+    """An object whose deadline comes nearer and goes away again."""
 
     def __init__(self) -> None:
         self.due = float("inf")
         self.ticket = 0
         self.deadline: float | None = None
+
+    def next_deadline(self) -> float | None:
+        return self.deadline
 
     def poll(self) -> None:
         self.deadline = None
@@ -178,7 +181,7 @@ async def test_deadlines_that_moved_are_not_kept(autojump_clock: MockClock) -> N
             for timer in timers:
                 for seconds in (1e6, 1.0):
                     timer.deadline = Moment(trio.current_time() + seconds)
-                    heartbeat_task.look_at(timer)
+                    heartbeat_task.reschedule(timer)
                 timer.deadline = Moment(trio.current_time() + 1e6)
             await trio.sleep(2)
             assert Moment.alive <= 1500, (

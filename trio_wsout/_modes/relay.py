@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from trio_wsout._tasks.sender import Source
     from trio_wsout._tasks.served_peer import ServedPeer
     from trio_wsout._wire.peer_log import PeerLog
-    from trio_wsout.config.sections import Config
+    from trio_wsout.config.sections import Config, Server
 
     Edit = Callable[[Relayed], Relayed | None]
 
@@ -68,9 +68,9 @@ _TURNS = 2
 class RelayTree(ServerTree):
     """The tree of one relay."""
 
-    def __init__(self, config: Config, hooks: Hooks) -> None:
+    def __init__(self, config: Config, server: Server, hooks: Hooks) -> None:
         """Make the tree; `run` brings it to life."""
-        super().__init__(config, hooks)
+        super().__init__(config, server, hooks)
         self._queue = FairQueue()
         self.stopping = False
         """Whether nothing is passed on any more."""

@@ -1,4 +1,16 @@
-"""What the trees with a listener share: server-output, server-input and relay."""
+"""Mode server-output, events go to every admitted peer; and what all trees with a listener share.
+
+::
+
+    server-output
+    ├─ sender          events → batches → messages, framed once → log → all sockets that can be written to
+    ├─ history journal where there is a history: messages → history, many with one commit → log
+    ├─ heartbeat       the deadlines of all peers: ping, warn, cut
+    └─ listener        accept → handshake → admit, each peer guarded
+       └─ peer
+          ├─ fan-out   history → socket, then log → socket where the sender could not write it
+          └─ reader    always drains; pongs confirm
+"""
 
 from __future__ import annotations
 
@@ -9,6 +21,7 @@ import trio
 from attrs import evolve
 
 from trio_wsout._core.acknowledgement import AckReader
+from trio_wsout._core.log import Log
 from trio_wsout._core.packing import Packer
 from trio_wsout._core.statistics import HistoryStatistics, ListenerStatistics
 from trio_wsout._modes.tree import Tree, stop_when_broken
@@ -16,11 +29,13 @@ from trio_wsout._tasks.fan_out import FanOut, gap_frame
 from trio_wsout._tasks.history_journal import HistoryJournal
 from trio_wsout._tasks.intake import Intake
 from trio_wsout._tasks.listener import Listener
-from trio_wsout._tasks.peer_fan_out import GOING_AWAY, Greeting
 from trio_wsout._tasks.reader import Inbox
 from trio_wsout._tasks.replay import Replay
 from trio_wsout._tasks.sender import AudienceSender, Sender
-from trio_wsout.config.sections import DeliveryLevel, OnGap
+from trio_wsout._tasks.served_peer import GOING_AWAY, Resumption
+from trio_wsout._wire.accept import Acceptor
+from trio_wsout._wire.frames import BINARY, TEXT
+from trio_wsout.config.sections import DeliveryLevel, Mode, OnGap
 from trio_wsout.stores.from_config import open_history_store
 
 if TYPE_CHECKING:
@@ -30,7 +45,7 @@ if TYPE_CHECKING:
     from trio_wsout._tasks.ledger import Flush
     from trio_wsout._tasks.sender import Sink, Source
     from trio_wsout._tasks.served_peer import ServedPeer
-    from trio_wsout.config.sections import Config
+    from trio_wsout.config.sections import Config, Server
 
 __all__ = ["ServerTree"]
 
@@ -39,20 +54,22 @@ _PARTING = 1.0
 
 
 class ServerTree(Tree):
-    """The tree of an output with a listener. Part of `Host`."""
+    """The tree of an output with a listener; that of mode server-output. A `Host`."""
 
-    def __init__(self, config: Config, hooks: Hooks) -> None:
+    def __init__(self, config: Config, server: Server, hooks: Hooks) -> None:
         """Make the tree; `run` brings it to life."""
         super().__init__(config, hooks)
         self._epoch = time.time_ns() // 1_000_000
-        self.fan_out = FanOut(config, self.ledger, self.counters, self.peer_log, text=self.encoder.is_text)
-        self.ledger.on_awaited = self.fan_out.hurry
+        self.fan_out = self._make_fan_out(config, server)
+        self.ledger.on_awaited = self.fan_out.ask_all
+        text, peer_log = self.encoder.is_text, self.peer_log
         self.listener = Listener(
-            config,
+            server,
+            config.heartbeat,
+            config.retry,
             self,
             self.fan_out,
-            hooks.authenticate,
-            self.encoder.is_text,
+            Acceptor(config, hooks.authenticate, text=text, resolve=self._resolve, peer_log=peer_log),
             hooks.listeners,
             self._resolve,
         )
@@ -66,6 +83,22 @@ class ServerTree(Tree):
         """Who waits for peers: in vain, once the tree has ended."""
         self._unsettled: list[Accepted] = []
         self._reserve = min(_PARTING, config.shutdown_timeout / 10)
+
+    def _make_fan_out(self, config: Config, server: Server) -> FanOut:
+        delivery, advice = config.delivery, "heartbeat: none"
+        if config.mode is not Mode.SERVER_INPUT and delivery.level is not DeliveryLevel.WRITTEN:
+            advice += ", and delivery.level: written"
+        return FanOut(
+            server,
+            delivery.level,
+            self.ledger,
+            self.counters,
+            Log(delivery, config.retry, capacity=server.send_buffer_capacity),
+            opcode=TEXT if self.encoder.is_text else BINARY,
+            stamped=delivery.stamp is not None,
+            advice=advice,
+            peer_log=self.peer_log,
+        )
 
     # -- life -------------------------------------------------------------------------------------------
 
@@ -191,21 +224,27 @@ class ServerTree(Tree):
 
     # -- Host ---------------------------------------------------------------------------------------------
 
-    async def greet(self, asked: str | None) -> Greeting:
-        """How to receive a peer that asks for what follows a cursor; None: it does not ask."""
+    async def resumption(self, asked: str | None) -> Resumption:
+        """Return what a peer gets first that asks for what follows the cursor `asked`; None if it does not ask."""
         if asked is None:
             await trio.lowlevel.checkpoint()
-            return Greeting()
+            return Resumption()
         if self._history_journal is None or self._packer is None:
             await trio.lowlevel.checkpoint()
-            return Greeting(resumed=False, notice=gap_frame(asked, None))
+            return Resumption(resumed=False, notice=gap_frame(asked, None))
         start = await self._history_journal.locate(asked)
         if start.gap and not self._tells_gaps:
-            return Greeting(resumed=False, refusal=start.first or "")
+            return Resumption(resumed=False, refusal=start.first or "")
         replay = Replay(
-            self._history_journal, self.fan_out, self._packer, start, asked, tells=self._tells_gaps
+            self._history_journal,
+            self.fan_out,
+            self._packer,
+            start.position,
+            asked,
+            notice=gap_frame(asked, start.first) if start.gap else b"",
+            tells=self._tells_gaps,
         )
-        return Greeting(replay=replay, resumed=not start.gap)
+        return Resumption(replay=replay, resumed=not start.gap)
 
     def inbox_for(self, peer: ServedPeer) -> Inbox:
         """What peers send is drained and counted, acknowledgements are heard."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trio_wsout._core.message import Fate
     from trio_wsout._modes.hooks import Hooks
     from trio_wsout._tasks.served_peer import ServedPeer
-    from trio_wsout.config.sections import Config
+    from trio_wsout.config.sections import Config, Server
 
 __all__ = ["ServerInputTree"]
 
@@ -30,9 +30,9 @@ __all__ = ["ServerInputTree"]
 class ServerInputTree(ServerTree):
     """The tree of one server input."""
 
-    def __init__(self, config: Config, hooks: Hooks) -> None:
+    def __init__(self, config: Config, server: Server, hooks: Hooks) -> None:
         """Make the tree; `run` brings it to life."""
-        super().__init__(config, hooks)
+        super().__init__(config, server, hooks)
         self.receives = True
         self._unpacker = None if config.batch is None else Unpacker(config.payload, config.batch)
 

@@ -1,4 +1,4 @@
-"""The peers of a listener, and the log that they all read: posting, backpressure, slow peers (SPEC 2 and 10)."""
+"""The fan-out: posts messages to the log that all peers of a listener read, and treats slow peers (SPEC 2 and 10)."""
 
 from __future__ import annotations
 
@@ -7,41 +7,40 @@ from math import inf
 from typing import TYPE_CHECKING, Protocol, cast
 
 import trio
+from attrs import define, field
 
 from trio_wsout._core.acknowledgement import stamp_of
 from trio_wsout._core.disconnection import Cause
 from trio_wsout._core.history import gap_message
-from trio_wsout._core.log import Log, Owner
+from trio_wsout._core.log import Owner
 from trio_wsout._core.look import could_not_write
 from trio_wsout._core.message import BatchMessage
-from trio_wsout._tasks.heartbeat import HeartbeatTask
-from trio_wsout._tasks.look import look
+from trio_wsout._tasks.heartbeat import HasDeadline, HeartbeatTask, read_out
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout._wire.at_once import write_to_each
-from trio_wsout._wire.frames import BINARY, TEXT, plain_frame
-from trio_wsout.config.sections import DeliveryLevel, Mode, SlowPeer
+from trio_wsout._wire.frames import TEXT, plain_frame
+from trio_wsout.config.sections import DeliveryLevel, SlowPeer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trio_wsout._core.disconnection import Disconnection
     from trio_wsout._core.heartbeat import HeartbeatMonitor
-    from trio_wsout._core.log import Subscription, Wave
+    from trio_wsout._core.log import Log, Subscription, Wave
     from trio_wsout._core.message import Message
     from trio_wsout._core.received import Peer
     from trio_wsout._core.statistics import Counters
     from trio_wsout._tasks.ledger import Ledger
-    from trio_wsout._tasks.look import Suspect
     from trio_wsout._tasks.uplink import Uplink
     from trio_wsout._wire.connection import Connection
     from trio_wsout._wire.peer_log import PeerLog
-    from trio_wsout.config.sections import Config
+    from trio_wsout.config.sections import Server
 
 __all__ = ["TRY_AGAIN_LATER", "FanOut", "Member", "gap_frame"]
 
 _log = logging.getLogger("trio_wsout")
 _coming = logging.getLogger("trio_wsout.peers")
-"""Each peer that comes and goes: many lines, so that whoever wants them, or not, says so by this name."""
+"""Each peer that comes and goes: many lines, so they have a name of their own, by which they can be switched off."""
 
 TRY_AGAIN_LATER = 1013
 """Close code for a peer that is too slow."""
@@ -49,46 +48,32 @@ _TURNS = 3
 """Times that the peers' tasks may run before a full queue means that the peer itself is slow."""
 
 
-class Member(Owner, Protocol):
-    """A peer, as far as those have to do with it who share the log."""
+class Member(Owner, HasDeadline, Protocol):
+    """A peer, as far as the fan-out and the replay have to do with it; `ServedPeer` is one."""
 
     peer: Peer
-    """Who it is."""
     connection: Connection
     monitor: HeartbeatMonitor
+    subscription: Subscription | None
+    """None until its replay has caught up."""
     sent_early: set[int] | None
-    """Numbers of the events that it sent before it had a place, and has not passed in its replay; None: it has none."""
-    due: float
-    ticket: int
-
-    @property
-    def place(self) -> Subscription | None:
-        """Its place in the log, the account of it up to date; None until its replay has caught up."""
-        ...
+    """Numbers of the events that it sent before it had a subscription, and that its replay has not passed; None if it
+    has no replay."""
 
     def join_log(self) -> None:
-        """Have a place in the log, at its end."""
-        ...
-
-    @property
-    def deadline(self) -> float | None:
-        """When `poll` has something to do."""
-        ...
-
-    def poll(self) -> Suspect | None:
-        """Ping; or return the connection, if the peer is to be warned of, cut, or closed."""
+        """Subscribe to what is posted from now on."""
         ...
 
     def wake(self) -> None:
-        """There is something for its fan-out to do, which a wave and `ping` can't. It is out of step then."""
+        """Wake its fan-out task, which alone writes from now on."""
         ...
 
     def written(self) -> None:
-        """What it took was written, unless some of it waits."""
+        """Confirm what was taken (level written), unless some of it waits for room in the socket."""
         ...
 
-    def write_at_once(self) -> None:
-        """Write what there is for it, or have its fan-out do so; it waits, and is not in sync."""
+    def write_now(self) -> None:
+        """Write what waits for it, or wake its fan-out task, which waits; it is not in sync."""
         ...
 
     def ping(self) -> None:
@@ -96,46 +81,122 @@ class Member(Owner, Protocol):
         ...
 
     def close(self, code: int) -> None:
-        """Say Close with `code`, and end."""
+        """Have the connection closed with `code`."""
         ...
 
 
+@define(eq=False)
 class FanOut:
-    """Takes messages for everybody; a `Sink`. A message is framed once, whatever the number of peers."""
+    """The peers of a listener, and the log that all of them read; a `Sink`.
 
-    def __init__(
-        self, config: Config, ledger: Ledger, counters: Counters, peer_log: PeerLog, *, text: bool
-    ) -> None:
-        server = config.server
-        assert server is not None  # noqa: S101 - the rules see to it
-        self.log = Log(config.delivery, config.retry, capacity=server.send_buffer_capacity)
-        self.opcode = TEXT if text else BINARY
-        self.peers: set[Member] = set()
-        self._ledger = ledger
-        self.peer_log = peer_log
-        self._policy = server.slow_peer
-        self._patience = server.slow_peer_timeout
-        self.idle: set[Member] = set()
-        """Whose fan-outs wait because nothing is to be done, and who are not in sync: they write for themselves."""
-        self.heartbeat_task = HeartbeatTask()
-        """Looks at the deadlines of all peers."""
-        self._asking = _Asking(self)
-        self.confirms_writes = config.delivery.level is DeliveryLevel.WRITTEN
-        """Whether a peer has what was written to it."""
-        self._level = config.delivery.level
-        sends = config.mode is not Mode.SERVER_INPUT and self._level is not DeliveryLevel.WRITTEN
-        self._without_pings = "heartbeat: none" + (", and delivery.level: written" if sends else "")
-        """What to set for peers that answer no ping and send nothing."""
-        self._told_of_silence = False
-        self._stamped = config.delivery.stamp is not None
-        self.epoch = 0
-        self.uplink: Uplink | None = None
-        """The link of a relay, which is one more member."""
-        self._room = Wakeup()
-        self._changed = trio.Event()
-        self.complete = False
-        """Whether nothing more will be posted: a peer that has everything may go."""
-        self.counters = counters
+    A message is framed once, whatever the number of peers.
+    """
+
+    _server: Server
+    _level: DeliveryLevel
+    _ledger: Ledger
+    counters: Counters
+    log: Log
+    opcode: int
+    """Whether messages are texts (1) or bytes (2): RFC 6455 section 5.2."""
+    _stamped: bool
+    """Whether events carry stamps, by which a peer can be told of a gap."""
+    _advice: str
+    """What to set for peers that answer no ping and send nothing."""
+    peer_log: PeerLog
+    epoch: int = field(default=0, init=False)
+    """The epoch of the stamps."""
+    uplink: Uplink | None = field(default=None, init=False)
+    """The link of a relay, which is one more member; None without a link."""
+    peers: set[Member] = field(factory=set["Member"], init=False)
+    idle: set[Member] = field(factory=set["Member"], init=False)
+    """Peers whose fan-out tasks wait, and that are not in sync: each is written to individually."""
+    complete: bool = field(default=False, init=False)
+    """Whether nothing more will be posted, so that a peer that has everything may go."""
+    heartbeat_task: HeartbeatTask = field(factory=HeartbeatTask, init=False)
+    """Watches the deadlines of all peers."""
+    confirms_writes: bool = field(init=False)
+    """Whether a message is confirmed once it is written (level written)."""
+    _ask_timer: _AskTimer = field(init=False)
+    _room: Wakeup = field(factory=Wakeup, init=False)
+    _changed: trio.Event = field(factory=trio.Event, init=False)
+    _warned_of_silence: bool = field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._ask_timer = _AskTimer(self)
+        self.confirms_writes = self._level is DeliveryLevel.WRITTEN
+
+    # -- posting ----------------------------------------------------------------------------------------
+
+    def accept(self, message: Message) -> bool:
+        """Post a message, and return true, if every peer has room for it or must do without."""
+        if self.log.full:
+            return False
+        source: Member | Uplink | None = message.source
+        subscription = None
+        if source is not None:
+            subscription = source.subscription
+            if subscription is None and source.sent_early is not None:
+                source.sent_early.add(message.last_seq)
+        self.log.post(message, plain_frame(message.payload, self.opcode), subscription)
+        if self.uplink is not None:
+            self.uplink.offer(message, self.log.end - 1)
+        return True
+
+    async def put(self, message: Message) -> None:
+        """Post a message; while a peer has no room, wait, or treat that peer as `slow-peer` says."""
+        while not self.accept(message):
+            await self._make_room()
+
+    def notify(self) -> None:
+        """Write what was posted to all peers.
+
+        The caller's task writes it, and wakes no other, except where a socket has no room or only the peer's own task
+        can write (TLS).
+        """
+        log = self.log
+        if log.keeps_much and (kept_for := log.kept_for):
+            self._expel(self._members_of(kept_for))
+        if self._ledger.awaited:
+            log.want()
+        while (wave := log.next_wave(trio.current_time())) is not None:
+            self._broadcast(wave)
+        for peer in [each for each in self.idle if each.subscription is not None and each.subscription.ready]:
+            peer.write_now()
+        self.settle()
+
+    def _broadcast(self, wave: Wave) -> None:
+        """Write frames to all peers in sync; those whose sockets do not take all of them fall out of it."""
+        log, members = self.log, self.log.in_sync.members
+        # This is what an event costs for each peer: one system call, and not one look at the peer's own memory, which
+        # would be cold and cost as much again. So the accounts of those in sync are brought up to date later.
+        short = write_to_each(members, wave.frames)
+        for subscription, outcome in short.items():
+            if not isinstance(outcome, int) or not outcome:
+                log.step_out(subscription)
+        self.count(wave.write.first, wave.write.last, len(members))
+        self.counters.sent_bytes += len(members) * wave.write.size
+        ask = log.took(wave)
+        for subscription, outcome in short.items():
+            _owner(subscription).connection.wrote_some(wave.frames, outcome)
+        if ask:
+            for subscription in tuple(members):
+                _owner(subscription).ping()
+        if self.confirms_writes:
+            for subscription in tuple(members):
+                _owner(subscription).written()
+
+    def became_idle(self, peer: Member) -> None:
+        """Include a peer in broadcasts if it has everything and its socket can be written to; else in `idle`."""
+        subscription, number = peer.subscription, peer.connection.free_number
+        self.idle.discard(peer)
+        if subscription is None or number is None or not self.log.step_in(subscription, number):
+            self.idle.add(peer)
+
+    def count(self, first: int, last: int, peers: int = 1) -> None:
+        """Count the messages from `first` to before `last` as written to so many peers."""
+        self.counters.written_messages += peers * (last - first)
+        self.counters.written += peers * (self.log.seq_before(last) - self.log.seq_before(first))
 
     def count_replayed(self, events: int, messages: int) -> None:
         """Count what a peer gets from the history."""
@@ -143,86 +204,16 @@ class FanOut:
         self.counters.written += events
         self.counters.written_messages += messages
 
-    # -- posting ----------------------------------------------------------------------------------------
-
-    def accept(self, message: Message) -> bool:
-        """Post a message if every peer has room for it, or must do without; gives whether it was posted."""
-        if self.log.full:
-            return False
-        source: Member | Uplink | None = message.source
-        place = None
-        if source is not None:
-            place = source.place
-            if place is None and source.sent_early is not None:
-                source.sent_early.add(message.last_seq)
-        self.log.post(message, plain_frame(message.payload, self.opcode), place)
-        if self.uplink is not None:
-            self.uplink.offer(message, self.log.end - 1)
-        return True
-
-    async def put(self, message: Message) -> None:
-        """Post a message; waits while a peer has no room, as `slow-peer` says."""
-        while not self.accept(message):
-            await self._make_room()
-
-    def notify(self) -> None:
-        """Messages were posted: have them written to all peers.
-
-        It is done here and now, and wakes no task, unless a connection has no room or only its fan-out can write.
-        For those in sync it costs a system call, of bytes that all share.
-        """
-        log = self.log
-        if log.keeps_much and (kept_for := log.kept_for):
-            self._expel(self._members_at(kept_for))
-        if self._ledger.awaited:
-            log.want()
-        while (wave := log.next_wave(trio.current_time())) is not None:
-            self._spread(wave)
-        for peer in [each for each in self.idle if (place := each.place) is not None and place.ready]:
-            peer.write_at_once()
-        self.settle()
-
-    def _spread(self, wave: Wave) -> None:
-        """Write frames to all in sync; who does not take them whole falls out of it."""
-        log, members = self.log, self.log.in_sync.members
-        short = write_to_each(members, wave.frames)
-        for place, outcome in short.items():
-            if not isinstance(outcome, int) or not outcome:
-                log.step_out(place)
-        self.count(wave.write.first, wave.write.last, len(members))
-        self.counters.sent_bytes += len(members) * wave.write.size
-        ask = log.took(wave)
-        for place, outcome in short.items():
-            _member(place).connection.wrote_some(wave.frames, outcome)
-        if ask:
-            for place in tuple(members):
-                _member(place).ping()
-        if self.confirms_writes:
-            for place in tuple(members):
-                _member(place).written()
-
-    def rest(self, peer: Member) -> None:
-        """Nothing is to be done for a peer: have it take each wave, if it can, or be woken for what comes."""
-        place, number = peer.place, peer.connection.free_number
-        self.idle.discard(peer)
-        if place is None or number is None or not self.log.step_in(place, number):
-            self.idle.add(peer)
-
-    def count(self, first: int, last: int, peers: int = 1) -> None:
-        """Count the messages `first` to before `last` as written to so many peers."""
-        self.counters.written_messages += peers * (last - first)
-        self.counters.written += peers * (self.log.seq_before(last) - self.log.seq_before(first))
-
-    def hurry(self) -> None:
-        """Somebody waits: ask all peers what they have."""
+    def ask_all(self) -> None:
+        """Ask all peers for confirmations now, because somebody waits for them."""
         self.log.want()
         self.log.ask_at = None
         for peer in tuple(self.peers):
             peer.ping()
-            self.heartbeat_task.look_at(peer)
+            self.heartbeat_task.reschedule(peer)
 
     def settle(self) -> None:
-        """Confirm what every peer has, or can't have any more; see whether there is room, and when to ask for more."""
+        """Confirm the messages that have settled, wake who waits for room, and see when to ask for confirmations."""
         if self.uplink is not None:
             self.uplink.advance()
         messages = self.log.settled()
@@ -230,10 +221,10 @@ class FanOut:
             self._confirm(messages)
         if not self.log.full:
             self._room.notify()
-        self.heartbeat_task.look_at(self._asking)
+        self.heartbeat_task.reschedule(self._ask_timer)
 
     def _confirm(self, messages: Sequence[Message]) -> None:
-        """Every peer has these; what the link will never have has been reported, and is not confirmed."""
+        """Confirm messages, without the events that the link will never have: it has reported those."""
         failed = {} if self.uplink is None else self.uplink.failed
         if not failed:
             self._ledger.confirm(messages)
@@ -249,49 +240,51 @@ class FanOut:
                     [BatchMessage(message.payload, kept, message.document) if lost else message]
                 )
 
+    # -- slow peers -------------------------------------------------------------------------------------
+
     async def _make_room(self) -> None:
-        """Wait until nobody makes the log full, or treat those who do."""
+        """Wait until no peer makes the log full, or treat those that do as `slow-peer` says."""
         self.notify()
         for _ in range(_TURNS):
             await trio.lowlevel.checkpoint()
             if not self.log.full:
                 return
-        if self._policy is SlowPeer.WAIT:
-            until = trio.current_time() + self._patience
+        policy = self._server.slow_peer
+        if policy is SlowPeer.WAIT:
+            until = trio.current_time() + self._server.slow_peer_timeout
             with trio.move_on_at(until):  # noqa: ASYNC912 - the log is full, so it waits
                 while self.log.full:
                     await self._room.wait()
                 return
-            self._expel(await self._slow_after_a_look(until))
-            return
-        if self._policy is SlowPeer.DROP_OLDEST:
-            for place in self.log.slow:
-                place.stuck = True
-            return
-        self._expel(await self._slow_after_a_look(None))
+            self._expel(await self._slow_after_reading(until))
+        elif policy is SlowPeer.DROP_OLDEST:
+            for subscription in self.log.slow:
+                subscription.stuck = True
+        else:
+            self._expel(await self._slow_after_reading(None))
 
-    async def _slow_after_a_look(self, until: float | None) -> list[Member]:
-        """The peers that make the log full also after what lay in their sockets was read, and all written that could be.
+    async def _slow_after_reading(self, until: float | None) -> list[Member]:
+        """Return the peers that make the log full even after everything in their sockets was read.
 
-        They had until then; None: nobody waits for them. This process may not have run for a while: a peer that took
+        They had time until `until`; None: they had none. This process may not have run for a while: a peer that took
         some of what waited meanwhile gets its time anew.
         """
-        found_room = await look([each.connection for each in self._members_at(self.log.slow)])
-        slow = self._members_at(self.log.slow)
+        found_room = await read_out([each.connection for each in self._members_of(self.log.slow)])
+        slow = self._members_of(self.log.slow)
         if until is not None:
-            late = trio.current_time() - until
+            late, timeout = trio.current_time() - until, self._server.slow_peer_timeout
             slow = [
                 each
                 for each in slow
                 if each.connection not in found_room
-                and not could_not_write(each.connection.motion, late, self._patience)
+                and not could_not_write(each.connection.motion, late, timeout)
             ]
         return slow
 
-    def _members_at(self, places: Sequence[Subscription]) -> list[Member]:
-        """Those of the peers whose places these are."""
-        wanted = set(places)
-        return [each for each in self.peers if each.place in wanted]
+    def _members_of(self, subscriptions: Sequence[Subscription]) -> list[Member]:
+        """Return the peers that these subscriptions belong to, without those that are gone."""
+        wanted = set(subscriptions)
+        return [each for each in self.peers if each.subscription in wanted]
 
     def _expel(self, slow: Sequence[Member]) -> None:
         for peer in slow:
@@ -299,33 +292,11 @@ class FanOut:
             self.counters.expelled += 1
             peer.close(TRY_AGAIN_LATER)
 
-    def complete_now(self) -> None:
-        """Nothing more will be posted: each peer goes when it has everything, and waits for no other."""
-        self.complete = True
-        for peer in self.peers:
-            peer.wake()
-
-    def was_cut(self, peer: Member) -> None:
-        """A peer was cut because nothing came; if it never did what confirms, a WARNING says so, of the first such."""
-        disconnection = peer.connection.disconnection
-        if self._told_of_silence or disconnection is None:
-            return
-        stalled = disconnection.cause is Cause.STALLED
-        if stalled and self._level is DeliveryLevel.ACKED:
-            what = "acknowledged nothing within retry.timeout; for peers that acknowledge nothing"
-            instead = "delivery.level: received"
-        elif peer.monitor.unanswered:
-            what = "answered no ping, ever; for peers that answer none"
-            instead = "delivery.level: written" if stalled else self._without_pings
-        else:
-            return
-        self._told_of_silence = True
-        _log.warning("peer %s was cut: it %s there is %s", peer.peer.address, what, instead)
-
-    # -- gaps ---------------------------------------------------------------------------------------------
-
     def lost_frame(self, after: int, number: int) -> bytes:
-        """Tells a peer that it lost the events after `after`, up to the message `number`; nothing, without stamps."""
+        """Return the frame that tells a peer that it lost the events after `after`, up to the message `number`.
+
+        Without stamps it is empty: nothing names the events.
+        """
         if not self._stamped:
             return b""
         first = next(iter(self.log.between(number, number + 1)), None)
@@ -333,17 +304,17 @@ class FanOut:
             stamp_of(self.epoch, after), None if first is None else stamp_of(self.epoch, first.seq)
         )
 
-    # -- who is there -----------------------------------------------------------------------------------
+    # -- peers that come and go -------------------------------------------------------------------------
 
     def enter(self, peer: Member) -> None:
-        """A peer is connected."""
+        """Add a peer that is connected."""
         self.peers.add(peer)
         self.counters.admitted += 1
         _coming.info("peer %s came", peer.peer.address)
         self._change()
 
     def leave(self, peer: Member) -> None:
-        """A peer's connection is over."""
+        """Remove a peer whose connection is over."""
         self.peers.discard(peer)
         self.idle.discard(peer)
         self.counters.received_bytes += peer.connection.received_bytes
@@ -358,34 +329,54 @@ class FanOut:
         """Wait until a peer comes or goes."""
         await self._changed.wait()
 
+    def complete_now(self) -> None:
+        """Let each peer go as soon as it has everything: nothing more will be posted."""
+        self.complete = True
+        for peer in self.peers:
+            peer.wake()
+
+    def was_cut(self, peer: Member) -> None:
+        """Warn, once, of a peer that was cut for its silence and that never did what confirms: what to set for such."""
+        disconnection = peer.connection.disconnection
+        if self._warned_of_silence or disconnection is None:
+            return
+        stalled = disconnection.cause is Cause.STALLED
+        if stalled and self._level is DeliveryLevel.ACKED:
+            what = "acknowledged nothing within retry.timeout; for peers that acknowledge nothing"
+            instead = "delivery.level: received"
+        elif peer.monitor.unanswered:
+            what = "answered no ping, ever; for peers that answer none"
+            instead = "delivery.level: written" if stalled else self._advice
+        else:
+            return
+        self._warned_of_silence = True
+        _log.warning("peer %s was cut: it %s there is %s", peer.peer.address, what, instead)
+
 
 def gap_frame(asked: str | None, first: str | None) -> bytes:
-    """Tells a peer that the events between two cursors are missing."""
+    """Return the frame that tells a peer that the events between two cursors are missing."""
     return plain_frame(gap_message(asked, first), TEXT)
 
 
-def _member(place: Subscription) -> Member:
-    """Whose place this is."""
-    return cast("Member", place.owner)
+def _owner(subscription: Subscription) -> Member:
+    return cast("Member", subscription.owner)
 
 
 def _why(disconnection: Disconnection | None) -> str:
-    """Why a peer left, if it was not this side that wanted it."""
+    """Return why a peer left, for a log line; empty if this side wanted it."""
     return "" if disconnection is None or disconnection.cause is Cause.LOCAL else f": {disconnection.detail}"
 
 
-class _Asking:
-    """Has all peers asked what they have, where nobody waited for it. A `HasDeadline`."""
+@define(eq=False)
+class _AskTimer:
+    """Asks all peers for confirmations when `Log.ask_at` says so, even if nobody waits for them. A `HasDeadline`."""
 
-    due = inf
-    ticket = 0
+    _fan_out: FanOut
+    due: float = field(default=inf, init=False)
+    ticket: int = field(default=0, init=False)
 
-    def __init__(self, fan_out: FanOut) -> None:
-        self._fan_out = fan_out
-
-    @property
-    def deadline(self) -> float | None:
+    def next_deadline(self) -> float | None:
         return self._fan_out.log.ask_at
 
     def poll(self) -> None:
-        self._fan_out.hurry()
+        self._fan_out.ask_all()

@@ -1,25 +1,60 @@
-"""One task that watches the deadlines of many peers, so that none needs a task or a timer of its own."""
+"""The heartbeat: one task watches the deadlines of all connections, so that none needs a task or a timer of its own.
+
+No peer is judged by the clock alone. This process may have stood still, and the peer's answer may lie in the socket: so
+everything that lies there is read first (`read_out`).
+"""
 
 from __future__ import annotations
 
+import logging
 from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
+from attrs import define, field, frozen
 
-from trio_wsout._tasks.look import UNCONNECTED, Suspect, look
+from trio_wsout._core.disconnection import Cause, Disconnection
+from trio_wsout._core.heartbeat import Pulse
+from trio_wsout._core.look import Look, Motion
 from trio_wsout._tasks.wakeup import MovableDeadline
 
-__all__ = ["HandshakeDeadline", "HasDeadline", "HeartbeatTask"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from trio_wsout._core.heartbeat import HeartbeatMonitor
+    from trio_wsout._wire.connection import Connection
+
+__all__ = ["HandshakeDeadline", "HasDeadline", "HeartbeatTask", "Suspect", "beat", "read_out"]
+
+_log = logging.getLogger("trio_wsout")
 
 _STALE = 64
-"""Entries of deadlines that have moved, or of watched that are gone, before the heap is cleared of them."""
+"""Entries of deadlines that moved, or that nobody has any more, before the heap is cleared of them."""
+_UNCONNECTED = Motion(received=0, sent=0, reads=True, writes=False)
+"""The motion of a handshake: it has no connection yet, and `read_out` takes as many turns of the loop for it."""
+
+
+class Judge(Protocol):
+    """Finds out whether the deadline still is over, and does what follows from it."""
+
+    def __call__(self, *, found_room: bool) -> object:
+        """Judge, now that everything in the socket has been read; `found_room`: a write that waited could go on."""
+        ...
+
+
+@frozen
+class Suspect:
+    """A peer whose deadline is over: it is judged once everything in its socket has been read."""
+
+    connection: Connection | None
+    """Its connection; None while its handshake is under way."""
+    judge: Judge
 
 
 class HasDeadline(Protocol):
-    """Who has deadlines."""
+    """An object with deadlines."""
 
     due: float
     """When `HeartbeatTask` will look at it; infinity: never. Only `HeartbeatTask` sets it."""
@@ -27,51 +62,49 @@ class HasDeadline(Protocol):
     ticket: int
     """Its number in the heap; 0: it has none. Only `HeartbeatTask` sets it."""
 
-    @property
-    def deadline(self) -> float | None:
-        """When there is something to do; None: not before something else happens."""
+    def next_deadline(self) -> float | None:
+        """Return when there is something to do (absolute seconds); None: not before something else happens."""
         ...
 
     def poll(self) -> Suspect | None:
-        """The deadline has come. Return who is to be judged; None: nobody, and what was due is done."""
+        """Do what the deadline, which is over, asks for; or return the peer that has to be judged for it."""
         ...
 
 
+@define(eq=False)
 class HeartbeatTask:
-    """Looks at each watched when its time has come.
+    """Polls each watched object when its deadline is over.
 
-    Nobody is judged before all that lay in the socket has been read: this is the one place that sees to it.
-    A deadline that moves away costs nothing: it is found out when the old one comes.
+    A deadline that moves away costs nothing: that is found out when the old one comes.
     """
 
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int]] = []
-        self._watched: dict[int, HasDeadline] = {}
-        self._tickets = count(1)
-        self._alarm = MovableDeadline()
+    _heap: list[tuple[float, int]] = field(factory=list[tuple[float, int]], init=False)
+    _watched: dict[int, HasDeadline] = field(factory=dict[int, HasDeadline], init=False)
+    _tickets: count[int] = field(factory=lambda: count(1), init=False)
+    _timer: MovableDeadline = field(factory=MovableDeadline, init=False)
 
-    def look_at(self, watched: HasDeadline) -> None:
-        """Its deadline may be nearer than it was."""
-        self.no_later_than(watched, watched.deadline)
+    def reschedule(self, watched: HasDeadline) -> None:
+        """Take note of a deadline that may be nearer than it was."""
+        self.no_later_than(watched, watched.next_deadline())
 
     def no_later_than(self, watched: HasDeadline, deadline: float | None) -> None:
-        """Look at it at this time at the latest; None: whenever it says."""
+        """Look at an object at `deadline` (absolute seconds) at the latest; None changes nothing."""
         if deadline is not None and deadline < watched.due:
             self._watched.pop(watched.ticket, None)
             watched.due, watched.ticket = deadline, next(self._tickets)
             self._watched[watched.ticket] = watched
             heappush(self._heap, (deadline, watched.ticket))
-            self._clear()
-            self._alarm.no_later_than(deadline)
+            self._drop_stale()
+            self._timer.no_later_than(deadline)
 
     def forget(self, watched: HasDeadline) -> None:
-        """Never look at it again, and keep nothing of it."""
+        """Never look at an object again, and keep nothing of it."""
         self._watched.pop(watched.ticket, None)
         watched.due = -inf
-        self._clear()
+        self._drop_stale()
 
-    def _clear(self) -> None:
-        """Clear the heap of what is stale, once that is more than what is not."""
+    def _drop_stale(self) -> None:
+        """Clear the heap of stale entries once they outnumber the others."""
         if len(self._heap) > 2 * len(self._watched) + _STALE:
             self._heap = [each for each in self._heap if each[1] in self._watched]
             heapify(self._heap)
@@ -79,81 +112,143 @@ class HeartbeatTask:
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
-            with self._alarm.until(self._heap[0][0] if self._heap else None):
+            with self._timer.until(self._heap[0][0] if self._heap else None):
                 await trio.sleep_forever()
             now = trio.current_time()
             suspects: dict[HasDeadline, Suspect] = {}
             while self._heap and self._heap[0][0] <= now:
                 watched = self._watched.pop(heappop(self._heap)[1], None)
                 if watched is not None:
-                    self._serve(watched, now, suspects)
+                    self._poll(watched, now, suspects)
             if suspects:
                 await self._judge(suspects)
 
-    def _serve(self, watched: HasDeadline, now: float, suspects: dict[HasDeadline, Suspect]) -> None:
+    def _poll(self, watched: HasDeadline, now: float, suspects: dict[HasDeadline, Suspect]) -> None:
         watched.due = inf
-        deadline = watched.deadline
+        deadline = watched.next_deadline()
         suspect = watched.poll() if deadline is not None and deadline <= now else None
         if suspect is None:
-            self.look_at(watched)
+            self.reschedule(watched)
         else:
             suspects[watched] = suspect
 
     async def _judge(self, suspects: dict[HasDeadline, Suspect]) -> None:
-        """Judge those whose time is over still, after one look for all of them."""
-        found_room = await look([each.connection for each in suspects.values()])
+        """Read what lies in the sockets of all suspects, then judge those whose deadlines are still over."""
+        found_room = await read_out([each.connection for each in suspects.values()])
         now = trio.current_time()
         for watched, suspect in suspects.items():
             if watched.due == -inf:  # it was forgotten meanwhile
                 continue
-            deadline = watched.deadline
+            deadline = watched.next_deadline()
             if deadline is not None and deadline <= now:
                 suspect.judge(found_room=suspect.connection in found_room)
-            self.look_at(watched)
+            self.reschedule(watched)
 
 
+async def read_out(connections: Iterable[Connection | None]) -> set[Connection | None]:
+    """Wait until everything that lies in the sockets of these connections has been read by their readers (`_core.look`).
+
+    It takes some turns of the loop and no time, whatever the peers do meanwhile. None stands for a handshake.
+
+    Returns:
+        The connections whose peers took more of a write that waited for room.
+    """
+    looks = {each: Look(_motion(each), lying=None if each is None else each.lying) for each in connections}
+    going = [each for each in looks if _is_open(each)]
+    while going:
+        await trio.lowlevel.checkpoint()
+        going = [each for each in going if _is_open(each) and not looks[each].turned(_motion(each))]
+    return {each for each, done in looks.items() if done.found_room}
+
+
+def _motion(connection: Connection | None) -> Motion:
+    return _UNCONNECTED if connection is None else connection.motion
+
+
+def _is_open(connection: Connection | None) -> bool:
+    return connection is None or connection.disconnection is None
+
+
+@define(eq=False)
 class HandshakeDeadline:
-    """The deadline of a handshake: what it bounds is cancelled once what lay in the socket by then has been read.
+    """The deadline of a handshake: its scope is cancelled once everything that lay in the socket by then was read.
 
-    A scope's own deadline would cancel at once, also where this process did not run and the answer is there. For as
-    long as that is known to have been, the handshake gets more time. A `HasDeadline`.
+    A scope's own deadline would cancel even if this process did not run for a while and the answer is there. For as
+    long as it is known not to have run, the handshake gets more time, once. A `HasDeadline`.
     """
 
-    __slots__ = ("_extended", "_heartbeat_task", "_scope", "deadline", "due", "ticket")
+    _heartbeat_task: HeartbeatTask
+    _deadline: float | None
+    due: float = field(default=inf, init=False)
+    ticket: int = field(default=0, init=False)
+    _scope: trio.CancelScope | None = field(default=None, init=False)
+    _extended: bool = field(default=False, init=False)
 
-    def __init__(self, heartbeat_task: HeartbeatTask, deadline: float) -> None:
-        """Have `heartbeat_task` look at it at the deadline; `end` is to be called when the handshake is over."""
-        self.due = inf
-        self.ticket = 0
-        self.deadline: float | None = deadline
-        self._heartbeat_task = heartbeat_task
-        self._scope: trio.CancelScope | None = None
-        self._extended = False
-        heartbeat_task.look_at(self)
+    def __attrs_post_init__(self) -> None:
+        self._heartbeat_task.reschedule(self)
 
     def scope(self) -> trio.CancelScope:
-        """Return a scope for the next part of the handshake; it is cancelled already where the time is over."""
+        """Return a scope for the next part of the handshake; it is cancelled already if the time is over."""
         self._scope = scope = trio.CancelScope()
-        if self.deadline is None:
+        if self._deadline is None:
             scope.cancel()
         return scope
 
     def end(self) -> None:
-        """The handshake is over."""
+        """Stop watching: the handshake is over."""
         self._scope = None
         self._heartbeat_task.forget(self)
 
+    def next_deadline(self) -> float | None:
+        """Return when the handshake has to be over; None once it is given up."""
+        return self._deadline
+
     def poll(self) -> Suspect:
-        """Time is up."""
-        return Suspect(UNCONNECTED, self._judge)
+        """Return itself to be judged."""
+        return Suspect(None, self._judge)
 
     def _judge(self, *, found_room: bool) -> None:
-        del found_room  # of a handshake nobody knows
-        now, deadline = trio.current_time(), self.deadline
+        del found_room  # there is no write to look at
+        now, deadline = trio.current_time(), self._deadline
         if deadline is not None and now > deadline and not self._extended:
-            self.deadline = now + (now - deadline)
+            self._deadline = now + (now - deadline)
             self._extended = True
             return
-        self.deadline = None
+        self._deadline = None
         if self._scope is not None:
             self._scope.cancel()
+
+
+def beat(
+    connection: Connection,
+    monitor: HeartbeatMonitor,
+    ping: Callable[[], object],
+    *,
+    all_read: bool = False,
+    warn: Callable[[str], object] = _log.warning,
+) -> bool:
+    """Do what the heartbeat of one connection asks for now: ping, ask the system for progress, warn, or cut.
+
+    Args:
+        connection: The connection.
+        monitor: Its heartbeat.
+        ping: Writes a ping, or wakes the task that does.
+        all_read: Whether everything that lay in the socket has been read since this function returned true.
+        warn: Takes a warning. A listener, which has many peers, passes one that does not write a line for each.
+
+    Returns:
+        Whether the peer gave no sign of life in time. It was neither warned of nor cut: call again, with `all_read`.
+    """
+    now = trio.current_time()
+    pulse = monitor.poll(now, all_read=all_read)
+    if pulse is Pulse.LOOK:
+        monitor.looked(now, connection.progress())
+        pulse = monitor.poll(now, all_read=all_read)
+    detail = "no sign of life within heartbeat.timeout"
+    if pulse is Pulse.PING:
+        ping()
+    elif pulse is Pulse.CUT:
+        connection.end(Disconnection(cause=Cause.UNHEALTHY, detail=detail))
+    elif pulse is Pulse.WARN:
+        warn(detail)
+    return pulse is Pulse.READ

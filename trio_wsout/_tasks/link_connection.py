@@ -1,15 +1,29 @@
-"""One open connection of a link, from its opening to its end: writer, heartbeat and reader around it."""
+"""One open connection of a link, from its opening to its end.
+
+::
+
+    connection
+    ├─ writer   window → socket, all that waits in one write, with a ping behind it when one is wanted
+    └─ reader   always drains; → received; pongs confirm
+
+Its deadlines (heartbeat, retry.timeout) are watched by the link's one `HeartbeatTask`.
+"""
 
 from __future__ import annotations
 
+from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
+from attrs import define, field
 
-from trio_wsout._tasks.link_deadlines import LinkDeadlines
+from trio_wsout._core.disconnection import Cause, Disconnection
+from trio_wsout._core.look import could_not_write
+from trio_wsout._tasks.heartbeat import Suspect, beat
 from trio_wsout._tasks.reader import run_reader
-from trio_wsout._tasks.writer import run_writer
-from trio_wsout._wire.connection import FAREWELL, Connection
+from trio_wsout._tasks.wakeup import cancel_when, earliest
+from trio_wsout._wire.connection import FAREWELL
 
 if TYPE_CHECKING:
     from trio_wsout._core.heartbeat import HeartbeatMonitor
@@ -17,83 +31,140 @@ if TYPE_CHECKING:
     from trio_wsout._tasks.heartbeat import HeartbeatTask
     from trio_wsout._tasks.outbox import Outbox
     from trio_wsout._tasks.reader import Inbox
+    from trio_wsout._wire.connection import Connection
 
-__all__ = ["run_connection"]
+__all__ = ["LinkConnection"]
 
+_BLOB = 64 * 1024
+"""Bytes after which a write takes no further message: large enough that the system call costs
+nothing a message, small enough that a control frame never waits long."""
 _DRAIN = 1.0
-"""Seconds that what the peer sent before the end may take to reach a slow application."""
+"""Seconds that messages which came before the end may take to reach a slow application."""
 
 
-async def run_connection(
-    connection: Connection,
-    monitor: HeartbeatMonitor,
-    outbox: Outbox,
-    inbox: Inbox,
-    heartbeat_task: HeartbeatTask,
-    *,
-    peer: Peer,
-    closing: trio.Event,
-) -> None:
-    """Run a connection until it is over, or until `closing` is set: then say Close and hear the answer.
+@define(eq=False)
+class LinkConnection:
+    """One open connection of a link. A `HasDeadline`."""
 
-    `heartbeat_task` looks at its deadlines. When it returns, or is cancelled, the connection is cut and its last pongs have
-    confirmed what they can.
-    """
-    deadlines = LinkDeadlines(connection, outbox, monitor, heartbeat_task)
-    written = trio.Event()
+    _connection: Connection
+    _monitor: HeartbeatMonitor
+    _outbox: Outbox
+    _heartbeat_task: HeartbeatTask
+    due: float = field(default=inf, init=False)
+    ticket: int = field(default=0, init=False)
+    _written: trio.Event = field(factory=trio.Event, init=False)
+    """Set when the writer has ended."""
 
-    def life(now: float) -> None:
-        if monitor.frame_received(now):
-            deadlines.look_anew()
+    async def run(self, inbox: Inbox, *, peer: Peer, closing: trio.Event) -> None:
+        """Run the connection until it is over, or until `closing` is set: then close it politely.
 
-    def pong(payload: bytes) -> None:
-        # Called by who reads: a task that takes them would be switched to for each.
-        if monitor.pong_received(payload):
-            outbox.answered()
-        elif not monitor.answered:
-            outbox.window.strange_pong_received()
-        deadlines.look_anew()
+        When this returns, or is cancelled, the connection is cut, and its last pongs have confirmed what they can.
+        """
+        connection, outbox = self._connection, self._outbox
+        connection.on_life(self._frame_received)
+        connection.on_ping(self._monitor.ping_written)
+        connection.on_pong(self._pong_received)
+        connection.on_control(outbox.to_write.notify)
+        outbox.on_released = self._reschedule
+        self._reschedule()
+        async with connection, trio.open_nursery() as reading:
+            reading.start_soon(run_reader, connection, inbox, outbox, self._monitor, peer)
+            async with trio.open_nursery() as writing:
+                writing.start_soon(self._write)
+                writing.start_soon(cancel_when, closing, writing.cancel_scope)
+                await connection.wait_ended()
+                # Our answer to a Close may be under way, and should not be torn.
+                outbox.to_write.notify()
+                with trio.move_on_after(FAREWELL if connection.hears else 0):
+                    await self._written.wait()
+                writing.cancel_scope.cancel()
+            self._heartbeat_task.forget(self)
+            if connection.disconnection is None:
+                await connection.aclose()
+            else:
+                await connection.farewell()
+            await connection.cut()
+            reading.cancel_scope.deadline = trio.current_time() + _DRAIN
 
-    connection.on_life(life)
-    connection.on_ping(monitor.ping_written)
-    connection.on_pong(pong)
-    connection.on_control(outbox.to_write.notify)
-    outbox.on_released = deadlines.look_anew
-    deadlines.look_anew()
-    async with connection, trio.open_nursery() as reading:
-        reading.start_soon(run_reader, connection, inbox, outbox, monitor, peer)
-        async with trio.open_nursery() as writing:
-            writing.start_soon(_write, connection, outbox, monitor, deadlines, written)
-            writing.start_soon(_cancel_when, closing, writing.cancel_scope)
-            await connection.wait_ended()
-            # Our answer to a Close may be under way, and should not be torn.
-            outbox.to_write.notify()
-            with trio.move_on_after(FAREWELL if connection.hears else 0):
-                await written.wait()
-            writing.cancel_scope.cancel()
-        deadlines.forget()
-        if connection.disconnection is None:
-            await connection.aclose()
-        else:
-            await connection.farewell()
-        await connection.cut()
-        reading.cancel_scope.deadline = trio.current_time() + _DRAIN
+    # -- writing --------------------------------------------------------------------------------------------
 
+    async def _write(self) -> None:
+        """Write until the connection is over. No other task writes to it."""
+        try:
+            while self._connection.disconnection is None:
+                if self._ping_wanted or self._outbox.window.ready or self._connection.has_control:
+                    await self._write_once()
+                else:
+                    await self._outbox.to_write.wait()
+        except trio.BrokenResourceError:
+            pass  # the connection is over, and knows why
+        finally:
+            self._written.set()
 
-async def _write(
-    connection: Connection,
-    outbox: Outbox,
-    monitor: HeartbeatMonitor,
-    deadlines: LinkDeadlines,
-    written: trio.Event,
-) -> None:
-    """Run the writer, and tell when it has ended."""
-    try:
-        await run_writer(connection, outbox, monitor, deadlines)
-    finally:
-        written.set()
+    @property
+    def _ping_wanted(self) -> bool:
+        return self._monitor.ping_due or (self._monitor.free and self._outbox.window.wants_ping)
 
+    async def _write_once(self) -> None:
+        window = self._outbox.window
+        messages = window.take(trio.current_time(), _BLOB)
+        ping = None
+        if self._ping_wanted:
+            ping = self._monitor.next_ping(confirms=window.in_flight > 0 or window.wants_ping)
+            window.ping_taken()
+        self._no_later_than(window.deadline)
+        count = await self._connection.write([message.payload for message in messages], ping)
+        self._outbox.wrote(messages, count)
+        self._reschedule()
 
-async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()
+    # -- what comes -------------------------------------------------------------------------------------------
+
+    def _frame_received(self, now: float) -> None:
+        if self._monitor.frame_received(now):
+            self._reschedule()
+
+    def _pong_received(self, payload: bytes) -> None:
+        # Called by the reader itself: a task for pongs would cost a task switch for each.
+        if self._monitor.pong_received(payload):
+            self._outbox.answered()
+        elif not self._monitor.answered:
+            self._outbox.window.strange_pong_received()
+        self._reschedule()
+
+    # -- HasDeadline --------------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        """Return when `poll` has something to do; None once the connection is over."""
+        return None if self._connection.disconnection is not None else self._earliest()
+
+    def _earliest(self) -> float | None:
+        return earliest(self._monitor.deadline, self._outbox.window.deadline)
+
+    def _no_later_than(self, deadline: float | None) -> None:
+        if deadline is not None and deadline < self.due:  # seldom: nearly always a deadline moves away
+            self._heartbeat_task.no_later_than(self, deadline)
+
+    def _reschedule(self) -> None:
+        self._no_later_than(self._earliest())
+
+    def poll(self) -> Suspect | None:
+        """Have a ping written; or return the connection to be judged, if its peer may be dead."""
+        silent = beat(self._connection, self._monitor, self._outbox.to_write.notify)
+        stalls_at = self._outbox.window.deadline
+        if silent or (stalls_at is not None and trio.current_time() >= stalls_at):
+            return Suspect(self._connection, partial(self._judge, silent=silent))
+        return None
+
+    def _judge(self, *, silent: bool, found_room: bool) -> None:
+        window, now = self._outbox.window, trio.current_time()
+        stalls_at = window.deadline
+        if stalls_at is not None and now >= stalls_at:
+            late = now - stalls_at
+            if not (found_room or could_not_write(self._connection.motion, late, self._outbox.timeout)):
+                detail = "a message was not confirmed within retry.timeout"
+                self._connection.end(Disconnection(cause=Cause.STALLED, detail=detail))
+                return
+            # The peer made room while this side did not run and could not write.
+            window.released(now)
+        if silent:
+            beat(self._connection, self._monitor, self._outbox.to_write.notify, all_read=True)

@@ -1,7 +1,7 @@
 """The listener: accepts streams, and serves each in a guarded nursery of its own (SPEC 10).
 
-Whatever happens to one connection, by the network, by what its peer sends, or by an exception of
-the application's or of a library, ends that connection only.
+Trouble of one connection ends that connection only, whether the network, its peer, the application or a library
+caused it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 from attrs import define, field
 
+from trio_wsout._core.heartbeat import HeartbeatMonitor
 from trio_wsout._tasks.fan_out import TRY_AGAIN_LATER
 from trio_wsout._tasks.heartbeat import HandshakeDeadline
-from trio_wsout._tasks.peer_fan_out import Greeting
 from trio_wsout._tasks.served_peer import ServedPeer
-from trio_wsout._wire.accept import Acceptor
 from trio_wsout._wire.listen import (
     address_of,
     inode_of,
@@ -32,15 +31,15 @@ from trio_wsout.config.sections import SlowPeer
 from trio_wsout.errors import HistoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
-    from trio_wsout._core.handshake import Admit, Deny, Handshake
     from trio_wsout._tasks.fan_out import FanOut
     from trio_wsout._tasks.reader import Inbox
-    from trio_wsout._wire.accept import Guest
+    from trio_wsout._tasks.served_peer import Resumption
+    from trio_wsout._wire.accept import Acceptor, Guest
     from trio_wsout._wire.connection import Connection
     from trio_wsout._wire.peer_log import PeerLog
-    from trio_wsout.config.sections import Config
+    from trio_wsout.config.sections import Heartbeat, Retry, Server
     from trio_wsout.config.templates import Resolve
 
 __all__ = ["Host", "Listener"]
@@ -49,9 +48,9 @@ _log = logging.getLogger("trio_wsout")
 
 _STATUS = "Resume-Status"
 _OVER = frozenset({errno.EBADF, errno.ENOTSOCK, errno.EINVAL, errno.EFAULT})
-"""Errors of a listener that will accept nobody any more."""
+"""Errors of a listener that will never accept again."""
 _FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-"""Errors of this side, after which it waits: a connection that can't be accepted stays, and is there again at once."""
+"""Errors of this side, after which it waits: the connection that can't be accepted stays in the queue of the system."""
 _MOMENT = 0.1
 """Seconds to wait after such an error, and after a second one of any kind in a row."""
 
@@ -59,21 +58,21 @@ _MOMENT = 0.1
 class Host(Protocol):
     """The tree that a listener belongs to."""
 
-    async def greet(self, asked: str | None) -> Greeting:
-        """How to receive a peer that asks for what follows a cursor."""
+    async def resumption(self, asked: str | None) -> Resumption:
+        """Return what a peer gets first that asks for what follows the cursor `asked`; None if it does not ask."""
         ...
 
     def inbox_for(self, peer: ServedPeer) -> Inbox:
-        """Where that peer's messages go."""
+        """Return the inbox that takes the messages of a peer."""
         ...
 
 
-class _Steady(trio.abc.Listener[trio.abc.Stream]):
+@define(eq=False)
+class _SteadyListener(trio.abc.Listener[trio.abc.Stream]):
     """A listener that goes on after an error of one connection or of the network (accept(2))."""
 
-    def __init__(self, listener: trio.abc.Listener[trio.abc.Stream], peer_log: PeerLog) -> None:
-        self._listener = listener
-        self._peer_log = peer_log
+    _listener: trio.abc.Listener[trio.abc.Stream]
+    _peer_log: PeerLog
 
     async def accept(self) -> trio.abc.Stream:
         again = False
@@ -97,32 +96,21 @@ class _Steady(trio.abc.Listener[trio.abc.Stream]):
 class Listener:
     """Accepts the peers of one output."""
 
-    _config: Config
+    _server: Server
+    _heartbeat: Heartbeat | None
+    _retry: Retry
     _host: Host
     _fan_out: FanOut
-    _authenticate: Callable[[Handshake], Awaitable[Admit | Deny]] | None
-    _text: bool
+    acceptor: Acceptor
     _given: Sequence[trio.abc.Listener[trio.abc.Stream]] | None
+    """The application's listeners, to be used in place of `server.bind`; None if it gave none."""
     _resolve: Resolve
-    addresses: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = field(default=(), init=False)
     """Where it listens."""
-    acceptor: Acceptor = field(init=False)
     _accepting: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     _listeners: Sequence[trio.abc.Listener[trio.abc.Stream]] = field(default=(), init=False)
-    _bound: dict[str, tuple[int, int]] = field(factory=dict, init=False)
-    _closes_slow: bool = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        server = self._config.server
-        assert server is not None  # noqa: S101 - the rules see to it
-        self._closes_slow = server.slow_peer is SlowPeer.DISCONNECT
-        self.acceptor = Acceptor(
-            self._config,
-            self._authenticate,
-            text=self._text,
-            resolve=self._resolve,
-            peer_log=self._fan_out.peer_log,
-        )
+    _bound: dict[str, tuple[int, int]] = field(factory=dict[str, tuple[int, int]], init=False)
+    """Socket files that were bound here, with their inodes."""
 
     async def open(self) -> None:
         """Bind, and read the TLS files and the credentials.
@@ -130,8 +118,7 @@ class Listener:
         Raises:
             ConfigError: One of them can't be used.
         """
-        server = self._config.server
-        assert server is not None  # noqa: S101 - the rules see to it
+        server = self._server
         self.acceptor.check_credentials()
         if server.tls is not None:
             self.acceptor.tls = ServerContext(server.tls, self._resolve)
@@ -145,23 +132,23 @@ class Listener:
         _log.info("listening at %s", ", ".join(self.addresses) or "the given listeners")
 
     async def run(self, nursery: trio.Nursery) -> None:
-        """Accept until `stop`; who was accepted goes on in `nursery`. The listeners are closed then."""
+        """Accept until `stop`, then close the listening sockets; peers that were accepted go on in `nursery`."""
         nursery.start_soon(self._fan_out.heartbeat_task.run)
         try:
             with self._accepting:  # noqa: ASYNC912 - serving waits
-                listeners = [_Steady(each, self._fan_out.peer_log) for each in self._listeners]
+                listeners = [_SteadyListener(each, self._fan_out.peer_log) for each in self._listeners]
                 await trio.serve_listeners(self._serve, listeners, handler_nursery=nursery)
         finally:
             await self.aclose()  # noqa: ASYNC102 - by force, which never waits
 
     def stop(self) -> None:
-        """Accept nobody any more."""
+        """Accept no more peers."""
         self._accepting.cancel()
 
     async def aclose(self) -> None:
-        """Close the listening sockets; never waits. Of files, those that were bound here are removed, once.
+        """Close the listening sockets; never waits.
 
-        Whoever listens next at the same path has it from then on.
+        Socket files that were bound here are removed, once: a listener that binds the same path later keeps its file.
         """
         bound, self._bound = self._bound, {}
         for path, inode in bound.items():
@@ -169,6 +156,8 @@ class Listener:
         with trio.CancelScope(shield=True):  # noqa: ASYNC912 - by force, which never waits
             for listener in self._listeners:
                 await trio.aclose_forcefully(listener)
+
+    # -- one stream -------------------------------------------------------------------------------------
 
     async def _serve(self, stream: trio.abc.Stream) -> None:
         """Serve one stream to its end; nothing but a cancellation from outside gets out."""
@@ -181,76 +170,84 @@ class Listener:
             await trio.aclose_forcefully(stream)  # noqa: ASYNC102 - by force, which never waits
 
     async def _admit(self, stream: trio.abc.Stream) -> None:
-        server = self._config.server
-        assert server is not None  # noqa: S101 - the rules see to it
-        patience = HandshakeDeadline(
-            self._fan_out.heartbeat_task, trio.current_time() + server.handshake_timeout
+        deadline = HandshakeDeadline(
+            self._fan_out.heartbeat_task, trio.current_time() + self._server.handshake_timeout
         )
         guest: Guest | None = None
         try:
-            with patience.scope():
+            with deadline.scope():
                 guest = await self.acceptor.receive(stream, address_of(stream))
             if guest is not None:
                 try:
-                    await self._welcome(guest, patience)
+                    await self._welcome(guest, deadline)
                 finally:
                     self.acceptor.places.free()
         finally:
-            patience.end()
+            deadline.end()
 
-    async def _greet(self, guest: Guest) -> Greeting | None:
+    async def _resumption(self, guest: Guest) -> Resumption | None:
         try:
-            return await self._host.greet(guest.handshake.cursor)
+            return await self._host.resumption(guest.handshake.cursor)
         except HistoryError as error:
             self._fan_out.peer_log.error("a peer that wants to resume was refused with 503: %s", error)
             await self.acceptor.turn_away(guest, "the history can't be read")
             return None
 
-    async def _welcome(self, guest: Guest, patience: HandshakeDeadline) -> None:
-        greeting: Greeting | None = None
-        with patience.scope():
-            greeting = await self._greet(guest)
-        if greeting is None:
+    async def _welcome(self, guest: Guest, deadline: HandshakeDeadline) -> None:
+        resumption: Resumption | None = None
+        with deadline.scope():
+            resumption = await self._resumption(guest)
+        if resumption is None:
             return
-        peer = ServedPeer(guest.peer, self._fan_out, self._config)
+        peer = ServedPeer(
+            guest.peer,
+            HeartbeatMonitor(self._heartbeat),
+            self._fan_out,
+            write_timeout=self._retry.timeout,
+            idle_timeout=self._server.idle_timeout,
+        )
         headers: list[tuple[str, str]] = []
-        if greeting.resumed is not None:
-            headers.append((_STATUS, "resumed" if greeting.resumed else "gap"))
-        if greeting.joins:
+        if resumption.resumed is not None:
+            headers.append((_STATUS, "resumed" if resumption.resumed else "gap"))
+        if resumption.joins_now:
             self._join(peer)
         connection: Connection | None = None
         try:
             async with trio.open_nursery() as nursery:
                 # A scope for the handshake only: one that lasted as long as the peer stays would cost memory.
-                with patience.scope():
+                with deadline.scope():
                     connection = await self.acceptor.answer(nursery, guest, headers)
-                patience.end()
+                deadline.end()
                 if connection is not None:
-                    self._answered(peer)
-                    await peer.run(connection, nursery, self._host.inbox_for(peer), greeting)
+                    self._admitted(peer)
+                    await peer.run(connection, nursery, self._host.inbox_for(peer), resumption)
                 nursery.cancel_scope.cancel()
             if connection is None and trio.current_effective_deadline() > -inf:
-                # It has gone before its answer was out. Where all of this is cancelled, nothing is confirmed by that.
-                peer.give_up_place()
+                # The peer left before its handshake was answered. If this task is cancelled, that settles nothing.
+                peer.leave_log_and_settle()
         finally:
             peer.leave_log()
 
-    def _join(self, peer: ServedPeer) -> None:
-        """Have the peer get everything from here on, though its answer is not out yet.
+    @property
+    def _closes_slow(self) -> bool:
+        return self._server.slow_peer is SlowPeer.DISCONNECT
 
-        Nobody can say Close to it before. So where slow peers are closed, it makes nobody wait as yet.
+    def _join(self, peer: ServedPeer) -> None:
+        """Have the peer get everything from here on, although its handshake is not answered yet.
+
+        It can't be closed before that. So where slow peers are closed, it makes nobody wait as yet.
         """
         peer.join_log()
-        if self._closes_slow and peer.place is not None:
-            peer.place.stuck = True
+        if self._closes_slow and peer.subscription is not None:
+            peer.subscription.stuck = True
 
-    def _answered(self, peer: ServedPeer) -> None:
-        """Its answer is out: where slow peers are closed, it is if it lost something while it was not."""
-        place = peer.place
-        if place is None or not self._closes_slow:
+    def _admitted(self, peer: ServedPeer) -> None:
+        """Where slow peers are closed, close this one if it lost something before its handshake was answered."""
+        subscription = peer.subscription
+        if subscription is None or not self._closes_slow:
             return
-        place.stuck = False
-        if place.dropped:
+        subscription.stuck = False
+        if subscription.dropped:
             self._fan_out.peer_log.warning(
                 "peer %s did not read its answer in time and is closed with 1013", peer.peer.address
             )

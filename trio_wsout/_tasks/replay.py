@@ -1,14 +1,15 @@
-"""What a peer gets before it joins: the history after its cursor, or word of a gap (SPEC 9).
+"""The replay: what a peer gets before it joins the log, the history after its cursor and word of a gap (SPEC 9).
 
-The events that a peer gets from the history end exactly where its place in the log begins: the
-history is written before the log, and a replay takes of it only what the log has posted. When
-nothing is left, the place is taken in the same moment.
+A replay ends exactly where the peer's subscription begins. The history is written before the log, and a replay takes of
+it only what the log has posted. When nothing of that is left, the peer subscribes, with no task switch between.
 """
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
+
+from attrs import define
 
 from trio_wsout._core.history import first_cursor
 from trio_wsout._tasks.fan_out import gap_frame
@@ -20,44 +21,38 @@ if TYPE_CHECKING:
     from trio_wsout._core.history import Entry
     from trio_wsout._core.packing import Packer
     from trio_wsout._tasks.fan_out import FanOut, Member
-    from trio_wsout._tasks.history_journal import HistoryJournal, Start
+    from trio_wsout._tasks.history_journal import HistoryJournal
 
 __all__ = ["Overtaken", "Replay"]
 
 
 class Overtaken(Exception):  # noqa: N818 - caught by the peer's task, never leaves the package
-    """Events that a replay was about to read left the history, and such a peer is refused (history.on-gap)."""
+    """Events left the history before a replay had read them, and such a peer is refused (history.on-gap)."""
 
     def __init__(self, first: str | None) -> None:
+        """Take the first cursor behind the gap; None if there is none."""
         super().__init__("the history has overtaken a replay")
         self.first = first
-        """The first cursor there is behind the gap; None: there is none."""
 
 
+@define(eq=False)
 class Replay:
     """One peer's way through the history."""
 
-    def __init__(
-        self,
-        history_journal: HistoryJournal,
-        fan_out: FanOut,
-        packer: Packer,
-        start: Start,
-        asked: str,
-        *,
-        tells: bool,
-    ) -> None:
-        """Begin at `start`; `tells` says that gaps are told within the stream."""
-        self._history_journal = history_journal
-        self._fan_out = fan_out
-        self._packer = packer
-        self._position = start.position
-        self._cursor: str | None = asked
-        self._tells = tells
-        self._notice = gap_frame(asked, start.first) if start.gap else b""
+    _history_journal: HistoryJournal
+    _fan_out: FanOut
+    _packer: Packer
+    _position: int
+    """Position of the last event that the peer has."""
+    _cursor: str | None
+    """The last cursor that the peer has; None if its last event has none."""
+    _notice: bytes
+    """The frame that tells of a gap before the next event; empty if there is none."""
+    _tells: bool
+    """Whether gaps are told within the stream (history.on-gap)."""
 
     async def next_frames(self, peer: Member) -> bytes:
-        """The next frames to write; empty: the peer has caught up, and has its place in the log.
+        """Return the next frames to write; empty once the peer has caught up and joined the log.
 
         Raises:
             Overtaken: Events were lost meanwhile, and the peer is not told within the stream.
@@ -65,7 +60,7 @@ class Replay:
         """
         frames = b""
         log = self._fan_out.log
-        while not frames and peer.place is None:
+        while not frames and peer.subscription is None:
             before = log.last_seq
             entries = await self._history_journal.after(self._position)
             posted = log.last_seq
@@ -80,7 +75,7 @@ class Replay:
         return frames
 
     def _look_for_gap(self, news: Sequence[Entry], *, at_least: int) -> None:
-        """Note that events left which were not read yet: those up to the floor, which is at least so high."""
+        """Note a gap if events that were not read yet left: those up to the floor, which is `at_least` so high."""
         floor = max(self._history_journal.extent.floor, at_least)
         if floor <= self._position or (news and news[0].position == self._position + 1):
             return
@@ -91,6 +86,7 @@ class Replay:
         self._notice = gap_frame(self._cursor, first)
 
     def _frames(self, news: Sequence[Entry], peer: Member) -> bytes:
+        """Return the frames of these events, without those that the peer itself sent meanwhile."""
         early = peer.sent_early
         payloads = [entry.payload for entry in news if not early or entry.position not in early]
         if early:

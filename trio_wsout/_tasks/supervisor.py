@@ -15,7 +15,7 @@ from trio_wsout._core.link import State
 from trio_wsout._core.link_change import LinkChange
 from trio_wsout._core.received import Peer
 from trio_wsout._tasks.heartbeat import HandshakeDeadline, HeartbeatTask
-from trio_wsout._tasks.link_connection import run_connection
+from trio_wsout._tasks.link_connection import LinkConnection
 from trio_wsout._wire.dial import AttemptFailed
 from trio_wsout.errors import ConnectError
 
@@ -202,15 +202,8 @@ class Supervisor:
         self._begin(connection, monitor)
         peer = Peer(address=self._dialer.address, subprotocol=connection.subprotocol)
         try:
-            await run_connection(
-                connection,
-                monitor,
-                self._outbox,
-                self._inbox,
-                self._heartbeat_task,
-                peer=peer,
-                closing=self._closing,
-            )
+            running = LinkConnection(connection, monitor, self._outbox, self._heartbeat_task)
+            await running.run(self._inbox, peer=peer, closing=self._closing)
         finally:
             self.connection = self.monitor = None
             self._inbox.counters.received_bytes += connection.received_bytes

@@ -42,11 +42,11 @@ class Entry(Protocol):
 class Uplink:
     """The way from the log to the link."""
 
-    place = None
-    """Where the link reads the log: nowhere, it is handed the messages."""
+    subscription = None
+    """The link has none: it is handed the messages of the log."""
 
     sent_early = None
-    """Numbers of events that it must not get from the history: it gets nothing from there."""
+    """It gets nothing from the history."""
 
     def __init__(
         self,
