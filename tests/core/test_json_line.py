@@ -9,7 +9,7 @@ import orjson
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from trio_wsout._core.json_line import JsonLine, is_object, value_of_event
+from trio_wsout._core.json_line import JsonLine, is_object, parse_json, value_of_event, write_json
 from trio_wsout._core.message import Accepted
 from trio_wsout._core.packing import Packer
 from trio_wsout._core.payload import Encoder, EventError
@@ -17,6 +17,7 @@ from trio_wsout._core.spool_format import decode_event, encode_event
 from trio_wsout.config import load_config
 from trio_wsout.config.sections import Batch, BatchMode, Payload
 
+UNICODE = st.text(st.characters(exclude_categories=["Cs"]))
 BLANKS = st.text(" \t\r", max_size=2)
 NUMBERS = st.from_regex(
     r"-?(0|[1-9][0-9]{0,40})(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,4})?",
@@ -174,3 +175,35 @@ def test_json_on_several_lines_is_joined_token_by_token(text: str, ends: str) ->
 def test_a_line_shows_nothing_of_itself() -> None:
     assert repr(JsonLine(b'"canary"')) == "<JsonLine of 8 bytes>"
     assert JsonLine(b"1") != orjson.Fragment(b"1")
+
+
+DEPTH = 900
+"""Levels that orjson reads, and that neither it nor Python's own encoder writes."""
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | UNICODE,
+    lambda inner: st.lists(inner) | st.dictionaries(UNICODE, inner),
+    max_leaves=9,
+)
+
+
+@given(VALUES)
+@example({"large": 2**64, "b": [[], {}, [None, True], {"é\n": -1.5}]})
+def test_a_value_is_written_as_it_reads(value: Any) -> None:
+    for each in (value, [value, 2**64]):
+        written = write_json(each)
+        assert repr(json.loads(written)) == repr(each)
+        assert b"\n" not in written
+
+
+@pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a":', "}"), ('[1,{"b":', ',"c":2}]')])
+def test_brackets_are_written_to_any_depth(opened: str, closed: str) -> None:
+    text = f"{opened * (DEPTH // 2)}0{closed * (DEPTH // 2)}"
+    assert write_json(parse_json(text)) == text.encode()
+
+
+@pytest.mark.parametrize(
+    ("value", "error"), [("\ud800", ValueError), ({"\ud800": 1}, ValueError), ([{1}], TypeError)]
+)
+def test_what_json_can_not_say_is_not_written(value: object, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        write_json(value)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trio_wsout._core.batching import Document
+from trio_wsout._core.json_line import JsonLine
 from trio_wsout._core.message import Accepted, Message
 from trio_wsout._core.packing import Packer, PackingError
 from trio_wsout._core.payload import Encoder
@@ -150,6 +151,13 @@ def test_the_time_of_a_batch_is_the_calendars(when: datetime) -> None:
     (message,) = add(made, accepted(encoder, 1), at=when.timestamp())
     expected = when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     assert message.payload.decode() == f"{expected} {int(when.timestamp())}\n1"
+
+
+def test_a_header_may_hold_a_value_that_is_nested_deeper_than_calls_may() -> None:
+    made, encoder = packer(batch=Batch(mode=BatchMode.FIXED, fixed_size=1, header="${event|/a}"))
+    deep = "[" * 900 + "]" * 900
+    (message,) = add(made, accepted(encoder, JsonLine(f'{{"a": {deep}}}'.encode())))
+    assert message.payload.decode() == f'{deep}\n{{"a": {deep}}}'
 
 
 @pytest.mark.parametrize("event", ["no JSON", "1.5", [1]])

@@ -10,10 +10,10 @@ from attrs import evolve
 from hypothesis import example, given
 from hypothesis import strategies as st
 from trio_wsout._core.callables import CallableError
+from trio_wsout._core.edits import Edits
 from trio_wsout._core.json_line import parse_json
-from trio_wsout._core.received import Peer, Received
-from trio_wsout._core.relayed import Edits, Relayed
-from trio_wsout.config import Config, Mode, Payload, Server
+from trio_wsout._core.received import Peer, RawReceived, Received
+from trio_wsout.config import Payload
 from trio_wsout.errors import EventError
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
@@ -26,16 +26,15 @@ ANN = Peer(address="memory", identity="ann")
 
 
 def edits(on_message: Any = None, *, name: str | None = None, payload: Payload = Payload.JSON) -> Edits:
-    server = Server(bind=":0", sender_field=name)
-    return Edits(Config(mode=Mode.RELAY, server=server, payload=payload), on_message)
+    return Edits(payload, name, on_message)
 
 
-def message(raw: str | bytes, peer: Peer = ANN) -> Relayed:
+def message(raw: str | bytes, peer: Peer = ANN) -> RawReceived:
     given = raw.encode() if isinstance(raw, str) else raw
-    return Relayed(parse_json(given), peer, given)
+    return RawReceived(parse_json(given), peer, given)
 
 
-def raw_of(edited: Relayed | None) -> bytes:
+def raw_of(edited: RawReceived | None) -> bytes:
     assert edited is not None
     return edited.raw
 
@@ -135,12 +134,42 @@ def test_mistakes_are_told(on_message: Any, error: type[Exception], told: str) -
 
 
 def test_without_json_an_event_goes_as_the_payload_says() -> None:
-    came = Relayed("hello", ANN, b"hello")
+    came = RawReceived("hello", ANN, b"hello")
     edited = edits(lambda item: evolve(item, event="HELLO"), payload=Payload.TEXT).edited(came, signed=True)
-    assert edited == Relayed("HELLO", ANN, b"hello")
+    assert edited == RawReceived("HELLO", ANN, b"hello")
 
 
 def test_nothing_to_do_is_known_before() -> None:
     assert edits().nothing
     assert not edits(name="from").nothing
     assert not edits(lambda item: item).nothing
+
+
+DEPTH = 900
+"""Levels that a message may have (orjson reads 1024), and that Python's recursion limit does not let json write."""
+
+
+def test_a_message_may_be_nested_deeper_than_calls_may() -> None:
+    deep = "[" * DEPTH + "1" + "]" * DEPTH
+    came = message(f'{{"from": "bob", "deep": {deep}}}')
+    raw = raw_of(edits(lambda item: item, name="from").edited(came, signed=True))
+    assert raw == f'{{"from":"ann","deep":{deep}}}'.encode()
+    assert raw_of(edits(lambda item: item).edited(came, signed=True)) == came.raw
+
+
+@pytest.mark.parametrize(
+    ("was", "now"), [("0.0", -0.0), ("1", 1.0), ("1", True), ("[1]", [1, 2]), ('{"a":1,"b":2}', None)]
+)
+def test_a_change_in_place_that_python_calls_equal_is_a_change(was: str, now: object) -> None:
+    def on_message(item: Received) -> Received:
+        assert isinstance(item.event, dict)
+        item.event["v"] = now if now is not None else {"b": 2, "a": 1}
+        return item
+
+    edited = edits(on_message).edited(message(f'{{"v":{was}}}'), signed=True)
+    assert raw_of(edited) != f'{{"v":{was}}}'.encode()
+
+
+def test_an_event_that_holds_itself_is_refused() -> None:
+    with pytest.raises(EventError, match="nested too deeply"):
+        edits(lambda item: item.event.append(item.event) or item).edited(message("[1]"), signed=True)

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import orjson
 
-__all__ = ["JsonLine", "is_object", "parse_json", "value_of_event", "with_entry"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["JsonLine", "is_object", "parse_json", "value_of_event", "with_entry", "write_json"]
 
 BLANKS = b" \t\r\n"
 """White space between the tokens of JSON (RFC 8259 section 2)."""
@@ -117,6 +120,40 @@ def with_entry(text: bytes, key: bytes, value: bytes) -> bytes:
     """
     comma = b"" if text[-2:-1] in _BEFORE_NOTHING and not text[1:-1].strip() else b","
     return b"".join((text[:-1], comma, key, b":", value, b"}"))
+
+
+def write_json(value: object) -> bytes:
+    """Return a value that was parsed from JSON as compact JSON again, at any depth and with whole numbers of any size.
+
+    Raises:
+        TypeError: It holds something that JSON has not.
+        ValueError: It holds a whole number of thousands of digits, or half of a surrogate pair.
+    """
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:  # among others: a whole number over 64 bits, or more than 254 levels
+        return b"".join(_pieces(value))
+
+
+def _pieces(value: object) -> Iterator[bytes]:
+    """Yield the JSON of a value piece by piece, without recursion: JSON may be nested deeper than calls may."""
+    left: list[Any] = [value]  # a stack: the next item stands last; bytes are JSON already
+    while left:
+        item = left.pop()
+        if isinstance(item, bytes):
+            yield item
+        elif isinstance(item, dict):
+            inner = [part for key, each in item.items() for part in (b",", _scalar(key), b":", each)]
+            left += [b"}", *reversed(inner[1:]), b"{"]
+        elif isinstance(item, list):
+            inner = [part for each in item for part in (b",", each)]
+            left += [b"]", *reversed(inner[1:]), b"["]
+        else:
+            yield _scalar(item)
+
+
+def _scalar(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def is_object(event: object) -> bool:

@@ -25,9 +25,10 @@ from attrs import frozen
 from trio_wsout._core.acknowledgement import stamp_of
 from trio_wsout._core.batching import Batcher, Document
 from trio_wsout._core.cursor import MISSING, pointer_value
-from trio_wsout._core.json_line import is_object, parse_json
+from trio_wsout._core.json_line import is_object, parse_json, write_json
 from trio_wsout._core.message import Accepted, BatchMessage, Message
 from trio_wsout.config.event_paths import parse_pointer
+from trio_wsout.config.quantities import format_time
 from trio_wsout.config.sections import BatchMode, Mode
 from trio_wsout.config.templates import Template, TemplateError
 
@@ -131,7 +132,7 @@ class _Values:
             case "time", "epoch":
                 return str(int(self._at))
             case "time", _:
-                return _iso(self._at)
+                return format_time(self._at)
             case "event", _:
                 return self._of_event(parse_pointer(name or ""))
             case _:
@@ -151,28 +152,9 @@ class _Values:
         value = pointer_value(self._event, tokens)
         if value is MISSING:
             return None
-        text = value if isinstance(value, str) else _json(value)
-        text = _json(text)[1:-1] if "\n" in text or "\r" in text else text
+        text = value if isinstance(value, str) else write_json(value).decode()
+        text = json.dumps(text, ensure_ascii=False)[1:-1] if "\n" in text or "\r" in text else text
         return text.encode(errors="replace").decode()
-
-
-def _iso(at: float) -> str:
-    """Seconds since 1970 as ISO 8601 has them, in UTC, for years from 1970 on."""
-    seconds, milliseconds = divmod(int(at * 1000), 1000)
-    days, second = divmod(seconds, 86400)
-    # Years begin in March here, so that the day that leaps is their last; 719468 days are from year 0 to 1970.
-    era, day = divmod(days + 719468, 146097)
-    year = (day - day // 1460 + day // 36524 - day // 146096) // 365
-    day -= 365 * year + year // 4 - year // 100
-    month = (5 * day + 2) // 153
-    day -= (153 * month + 2) // 5
-    year += 400 * era + (month >= 10)  # noqa: PLR2004 - January and February
-    time = f"{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}.{milliseconds:03}"
-    return f"{year:04}-{(month + 2) % 12 + 1:02}-{day + 1:02}T{time}Z"
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 class Packer:

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from trio_wsout._core.json_line import JsonLine, parse_json, with_entry
+from trio_wsout.config.scalars import is_unicode
 from trio_wsout.config.sections import Payload
 from trio_wsout.errors import EventError
 
@@ -192,12 +193,12 @@ def _json(event: object) -> bytes:
     try:
         encoded = _dumps(event, None, _STRICT)
     except (TypeError, orjson.JSONEncodeError) as error:
-        message = _culprit(event, "$", 0) or f"$: {error}"
+        message = _culprit(event) or f"$: {error}"
         raise EventError(message) from None
     # orjson writes NaN and infinities as null: only where there is a null, one may be hidden.
     # (`rfind` takes half the time of `in`, which first takes what it is given for a number, and two thirds of `find`'s.)
     if encoded.rfind(_NULL) >= 0:
-        hidden = _culprit(event, "$", 0)
+        hidden = _culprit(event)
         if hidden is not None:
             raise EventError(hidden)
     # orjson encodes into 1024 bytes and cuts off the rest. A small event is copied out of them into
@@ -206,51 +207,44 @@ def _json(event: object) -> bytes:
     return b"%b" % encoded if len(encoded) < _SMALL else encoded
 
 
-def _culprit(value: object, path: str, depth: int) -> str | None:
-    """Where and why JSON can't say a value; None: it can, as far as was looked."""
-    if depth > _DEEPEST:
-        return f"{path}: nested too deeply"
-    if isinstance(value, Mapping):
-        return _culprit_in_mapping(value, path, depth)
-    if isinstance(value, list | tuple):
-        found = (_culprit(each, f"{path}[{index}]", depth + 1) for index, each in enumerate(value))
-        return next((reason for reason in found if reason is not None), None)
-    reason = _scalar_reason(value)
-    return None if reason is None else f"{path}: {reason}"
-
-
-def _culprit_in_mapping(value: Mapping[object, object], path: str, depth: int) -> str | None:
-    if type(value) is not dict:
-        return f"{path}: {type(value).__name__} is not a plain dict"
-    for key, each in value.items():
-        if not isinstance(key, str):
-            return f"{path}: a key is {type(key).__name__}, not str"
-        if not _encodable(key):
-            return f"{path}: a key holds a lone surrogate"
-        found = _culprit(each, f"{path}.{key}", depth + 1)
-        if found is not None:
-            return found
+def _culprit(event: object) -> str | None:
+    """Return where and why an event is not JSON; None if nothing was found."""
+    rest: list[tuple[object, str, int]] = [(event, "$", 0)]
+    while rest:  # a stack, not recursion: an event may be nested deeper than Python calls may
+        value, path, depth = rest.pop()
+        reason = "nested too deeply" if depth > _DEEPEST else _fault(value)
+        if reason is not None:
+            return f"{path}: {reason}"
+        if isinstance(value, dict):
+            rest += [(each, f"{path}.{key}", depth + 1) for key, each in reversed(value.items())]
+        elif isinstance(value, list | tuple):
+            rest += [(value[index], f"{path}[{index}]", depth + 1) for index in reversed(range(len(value)))]
     return None
 
 
-def _scalar_reason(value: object) -> str | None:
-    """Why JSON can't say a value that holds no others; None: it can."""
+def _fault(value: object) -> str | None:
+    """Return why a value itself is not JSON, whatever the values in it are; None if it is."""
     match value:
-        case None | bool():
+        case None | bool() | list() | tuple():
             return None
         case int():
             return None if _SMALLEST <= value <= _LARGEST else "an integer of more than 64 bits"
         case float():
             return None if math.isfinite(value) else "NaN and infinity are not JSON"
         case str():
-            return None if _encodable(value) else "a lone surrogate can't be encoded"
+            return None if is_unicode(value) else "a lone surrogate can't be encoded"
+        case Mapping():
+            return _fault_of_mapping(value)
         case _:
             return f"{type(value).__name__} is not a JSON value"
 
 
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _fault_of_mapping(value: Mapping[object, object]) -> str | None:
+    if type(value) is not dict:
+        return f"{type(value).__name__} is not a plain dict"
+    for key in value:
+        if not isinstance(key, str):
+            return f"a key is {type(key).__name__}, not str"
+        if not is_unicode(key):
+            return "a key holds a lone surrogate"
+    return None

@@ -27,10 +27,10 @@ import trio
 from attrs import evolve
 
 from trio_wsout._core.callables import CallableError
+from trio_wsout._core.edits import Edits
 from trio_wsout._core.json_line import JsonLine
 from trio_wsout._core.message import Accepted
-from trio_wsout._core.received import Received
-from trio_wsout._core.relayed import Edits, Relayed
+from trio_wsout._core.received import RawReceived, Received
 from trio_wsout._modes.client import ClientTree
 from trio_wsout._modes.server import ServerTree
 from trio_wsout._tasks.fair_queue import FairQueue, FairSender
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from trio_wsout._wire.peer_log import PeerLog
     from trio_wsout.config.sections import Config, Server
 
-    Edit = Callable[[Relayed], Relayed | None]
+    Edit = Callable[[RawReceived], RawReceived | None]
 
 __all__ = ["RelayTree"]
 
@@ -79,7 +79,9 @@ class RelayTree(ServerTree):
         self._taking = self._queue
         self._link: ClientTree | None = None
         self._taken_over = False
-        self._edits = Edits(config, hooks.on_message)
+        self._edits = Edits(
+            config.payload, None if config.server is None else config.server.sender_field, hooks.on_message
+        )
         if config.url is not None:
             uplink = Uplink(self.fan_out.log, self._plain, self.fan_out.settle, self._queue.notify)
             self._link = _LinkTree(
@@ -195,9 +197,9 @@ class RelayTree(ServerTree):
         """What is done to each message of a peer (`signed`) or of the link; None: nothing."""
         return None if self._edits.nothing else partial(self._edited, signed=signed)
 
-    def _edited(self, message: Relayed, *, signed: bool) -> Relayed | None:
+    def _edited(self, message: RawReceived, *, signed: bool) -> RawReceived | None:
         """The message as it is passed on; None, counted, if it is refused or its edit failed."""
-        edited: Relayed | None = None
+        edited: RawReceived | None = None
         try:
             edited = self._edits.edited(message, signed=signed)
         except (CallableError, EventError) as error:
@@ -212,7 +214,7 @@ class RelayTree(ServerTree):
     def _tell_refused(self, peer: Peer, reason: str) -> None:
         self.peer_log.error("a message from %s was not passed on: %s", peer.address, reason)
 
-    def accepted_from(self, source: ServedPeer | Uplink, item: Relayed) -> Accepted | None:
+    def accepted_from(self, source: ServedPeer | Uplink, item: RawReceived) -> Accepted | None:
         """A message as an event that all others get; None, counted and logged: it can't be passed on."""
         config = self._config
         if self.stopping:
@@ -328,7 +330,7 @@ class _RelayInbox(Inbox):
         edit = self._edit
         for message in messages:
             raw = message.encode() if isinstance(message, str) else message
-            relayed = [Relayed(item.event, peer, raw) for item in super().items((message,), peer)]
+            relayed = [RawReceived(item.event, peer, raw) for item in super().items((message,), peer)]
             items += relayed if edit is None else filter(None, map(edit, relayed))
         return items
 
@@ -397,7 +399,7 @@ class _TurnTaking:
         """The relay's queue has other sources."""
 
     def _accepted(self, value: Received) -> Accepted | None:
-        assert isinstance(value, Relayed)  # noqa: S101 - this tree makes no others
+        assert isinstance(value, RawReceived)  # noqa: S101 - this tree makes no others
         return self._tree.accepted_from(self._source, value)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ __all__ = [
     "format_codes",
     "format_duration",
     "format_size",
+    "format_time",
     "parse_codes",
     "parse_duration",
     "parse_size",
@@ -121,6 +123,12 @@ def _sums(rest: Decimal, units: list[tuple[str, Decimal]]) -> Iterator[str]:
 def _plain(number: Decimal) -> str:
     text = f"{number:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def format_time(at: float) -> str:
+    """Return seconds since 1970 as ISO 8601 has them: in UTC, with milliseconds, which are cut and not rounded."""
+    seconds, milliseconds = divmod(int(at * 1000), 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{milliseconds:03}Z"
 
 
 # -- sizes ----------------------------------------------------------------------------------------------------------
