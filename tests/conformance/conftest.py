@@ -152,11 +152,9 @@ class EchoServer:
     async def _serve(self, stream: trio.SocketStream) -> None:
         guest = await self._acceptor.receive(stream, "kosoku")
         assert guest is not None
-        async with trio.open_nursery() as nursery:
-            connection = await self._acceptor.answer(nursery, guest, [])
-            assert connection is not None
-            await self._talk(connection)
-            nursery.cancel_scope.cancel()
+        connection = await self._acceptor.answer(guest, [])
+        assert connection is not None
+        await self._talk(connection)
 
     async def _talk(self, connection: Connection) -> None:
         frames: deque[bytes] = deque()

@@ -1144,7 +1144,8 @@ async def test_a_peer_that_breaks_the_protocol_is_told_and_left(autojump_clock: 
             await output.wait_connected()
             await peer.send_raw(b"\x83\x00")
             await trio.sleep(5)
-            assert "WebSocket protocol" in (output.statistics().link.last_error or "")
+            told = "the peer broke the WebSocket protocol: it sent a frame with the unknown opcode 3 (1002)"
+            assert output.statistics().link.last_error == told
             assert len(peer.connections) == 2
 
 

@@ -18,7 +18,8 @@ import trio.lowlevel
 import trio.testing
 import trio_wsout
 from attrs import define, field, frozen
-from trio_wsout._wire.frames import BINARY, CLOSE, PING, PONG, TEXT, masked_frame, parse_close
+from trio_wsout._wire.decoder import Close, parse_close
+from trio_wsout._wire.frames import BINARY, CLOSE, PING, PONG, TEXT, masked_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -388,8 +389,8 @@ class Batch:
             frames = visit.frames
             texts = [int(payload.removeprefix(b"event ")) for opcode, payload in frames if opcode == TEXT]
             assert texts == list(range(texts[0], texts[-1] + 1) if texts else ()), "an event is missing"
-            codes = [parse_close(payload) for opcode, payload in frames if opcode == CLOSE]
-            assert None not in codes, "a Close that is none"
+            closes = [parse_close(payload) for opcode, payload in frames if opcode == CLOSE]
+            assert all(isinstance(close, Close) for close in closes), "a Close that is none"
 
 
 # -- the tests -----------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from trio_wsout._core.admission import Admission, Answer, Head
 from trio_wsout._core.handshake import Handshake
-from trio_wsout._wire.http import read_head
+from trio_wsout._wire.http_request import read_head
 from trio_wsout.config import Config, Mode, Server
 
 if TYPE_CHECKING:

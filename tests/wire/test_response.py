@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.opening import Asked, Opened
-from trio_wsout._wire.response import MOST_BODY, MOST_EARLY, MOST_HEAD, AnswerReader
+from trio_wsout._wire.http_response import MOST_BODY, MOST_EARLY, MOST_HEAD, AnswerReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

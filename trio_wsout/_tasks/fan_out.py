@@ -17,8 +17,8 @@ from trio_wsout._core.look import could_not_write
 from trio_wsout._core.message import BatchMessage
 from trio_wsout._tasks.heartbeat import HasDeadline, HeartbeatTask, read_out
 from trio_wsout._tasks.wakeup import Wakeup
-from trio_wsout._wire.at_once import write_to_each
 from trio_wsout._wire.frames import TEXT, plain_frame
+from trio_wsout._wire.transport import write_to_each
 from trio_wsout.config.sections import DeliveryLevel, SlowPeer
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class FanOut:
 
     def became_idle(self, peer: Member) -> None:
         """Include a peer in broadcasts if it has everything and its socket can be written to; else in `idle`."""
-        subscription, number = peer.subscription, peer.connection.free_number
+        subscription, number = peer.subscription, peer.connection.free_fileno
         self.idle.discard(peer)
         if subscription is None or number is None or not self.log.step_in(subscription, number):
             self.idle.add(peer)

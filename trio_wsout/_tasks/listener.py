@@ -213,16 +213,14 @@ class Listener:
             self._join(peer)
         connection: Connection | None = None
         try:
-            async with trio.open_nursery() as nursery:
-                # A scope for the handshake only: one that lasted as long as the peer stays would cost memory.
-                with deadline.scope():
-                    connection = await self.acceptor.answer(nursery, guest, headers)
-                deadline.end()
-                if connection is not None:
-                    self._admitted(peer)
-                    await peer.run(connection, nursery, self._host.inbox_for(peer), resumption)
-                nursery.cancel_scope.cancel()
-            if connection is None and trio.current_effective_deadline() > -inf:
+            # A scope for the handshake only: one that lasted as long as the peer stays would cost memory.
+            with deadline.scope():
+                connection = await self.acceptor.answer(guest, headers)
+            deadline.end()
+            if connection is not None:
+                self._admitted(peer)
+                await peer.run(connection, self._host.inbox_for(peer), resumption)
+            elif trio.current_effective_deadline() > -inf:
                 # The peer left before its handshake was answered. If this task is cancelled, that settles nothing.
                 peer.leave_log_and_settle()
         finally:

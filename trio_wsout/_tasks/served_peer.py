@@ -113,14 +113,8 @@ class ServedPeer:
 
     # -- life -----------------------------------------------------------------------------------------------
 
-    async def run(
-        self, connection: Connection, nursery: trio.Nursery, inbox: Inbox, resumption: Resumption
-    ) -> None:
-        """Serve an open connection until it is over, or `close` was called. Then it is cut.
-
-        The reader runs in `nursery`, which the caller cancels afterwards: a nursery here would be a tenth of a peer's
-        memory.
-        """
+    async def run(self, connection: Connection, inbox: Inbox, resumption: Resumption) -> None:
+        """Serve an open connection until it is over, or `close` was called. Then it is cut."""
         self.connection = connection
         if resumption.replay is not None:
             self.sent_early = set()
@@ -133,7 +127,7 @@ class ServedPeer:
         self._fan_out.enter(self)
         self._reschedule()
         try:
-            async with connection:
+            async with connection, trio.open_nursery() as nursery:
                 self._reading = True
                 nursery.start_soon(self._read, inbox)
                 with self._writing:
@@ -144,6 +138,7 @@ class ServedPeer:
                 with trio.move_on_after(_DRAIN):  # noqa: ASYNC912 - while the reader has not ended, it waits
                     while self._reading:
                         await self._wakeup.wait()
+                nursery.cancel_scope.cancel()
         finally:
             self._fan_out.heartbeat_task.forget(self)
             self.leave_log()
@@ -250,7 +245,7 @@ class ServedPeer:
         """
         subscription = self.subscription
         while subscription is not None and subscription.ready and not self._finished:
-            if self.connection.free_number is None:
+            if self.connection.free_fileno is None:
                 self.wake()
                 return
             frames = self._take(subscription)

@@ -185,16 +185,12 @@ class Supervisor:
 
     async def _attempt(self) -> tuple[Disconnection, list[tuple[Accepted, str]]]:
         """Dial, and use the connection to its end; gives why it ended, and what is undelivered by that."""
-        connection: Connection | None = None
-        async with trio.open_nursery() as nursery:
-            try:
-                connection = await self._open(nursery)
-            except AttemptFailed as failed:
-                disconnection = failed.disconnection
-            else:
-                disconnection = await self._use(connection)
-            nursery.cancel_scope.cancel()
-        return disconnection, [] if connection is None else self._outbox.disconnected(disconnection)
+        try:
+            connection = await self._open()
+        except AttemptFailed as failed:
+            return failed.disconnection, []
+        disconnection = await self._use(connection)
+        return disconnection, self._outbox.disconnected(disconnection)
 
     async def _use(self, connection: Connection) -> Disconnection:
         """Run an open connection to its end; gives why it ended."""
@@ -233,7 +229,7 @@ class Supervisor:
         self.opened.set()
         self._announce(None)
 
-    async def _open(self, nursery: trio.Nursery) -> Connection:
+    async def _open(self) -> Connection:
         """Everything from credentials to the handshake inside connect.timeout."""
         timeout = self._config.connect.timeout
         self._dialer.stage = "credentials from the application"
@@ -241,7 +237,7 @@ class Supervisor:
         patience = HandshakeDeadline(self._heartbeat_task, self._dialer.deadline)
         try:
             with patience.scope():
-                return await self._dialer.dial(nursery, await self._make_request())
+                return await self._dialer.dial(await self._make_request())
         finally:
             patience.end()
         detail = f"connect.timeout ({timeout:g} s) went by without {self._dialer.stage}"

@@ -1,8 +1,6 @@
 """From an accepted stream to an admitted connection: TLS, opening handshake, places, the application's word.
 
-The request is read and judged here before trio_websocket sees anything, and what trio_websocket
-then gets is a request of our own making, with the peer's key and what was agreed on. So no byte
-sequence gets further than its own connection (SPEC 10; RFC 6455 section 4.2).
+The request is read and judged here (SPEC 10; RFC 6455 section 4.2), before `opening` writes the answer.
 """
 
 from __future__ import annotations
@@ -13,17 +11,16 @@ from typing import TYPE_CHECKING, cast
 
 import trio
 from attrs import frozen
-from trio_websocket import wrap_server_stream
 
 from trio_wsout._core.admission import RETRY_AFTER, Admission, Answer, Places
 from trio_wsout._core.callables import CallableError, awaitable
 from trio_wsout._core.handshake import Admit, Deny
 from trio_wsout._core.received import Peer
 from trio_wsout._wire.connection import Connection
-from trio_wsout._wire.guard import Guard
-from trio_wsout._wire.http import read_head, refuse
+from trio_wsout._wire.http_request import read_head, refuse
+from trio_wsout._wire.opening import accept_opening
 from trio_wsout._wire.peer_log import PeerLog
-from trio_wsout._wire.tap import RECEIVE_BYTES, Tap
+from trio_wsout._wire.transport import Transport
 from trio_wsout._wire.user_timeout import set_user_timeout
 from trio_wsout.errors import ConfigError, Problem
 
@@ -133,28 +130,20 @@ class Acceptor:
             await self._refuse(stream, Answer(status=verdict.status, body=verdict.reason))
         return guest
 
-    async def answer(
-        self, nursery: trio.Nursery, guest: Guest, headers: Sequence[tuple[str, str]]
-    ) -> Connection | None:
-        """Let the guest in, with `headers` in the answer; its protocol runs in `nursery`. None: it has gone."""
+    async def answer(self, guest: Guest, headers: Sequence[tuple[str, str]]) -> Connection | None:
+        """Let the guest in, with `headers` in the answer; return its connection, or None if it has gone."""
         set_user_timeout(guest.stream, self._config.heartbeat)
-        tap = Tap(guest.stream, masked=True, most=self._config.max_message_size)
-        tap.begin_with(_request(guest), guest.rest)
-        guard = Guard(nursery, tap, "the handshake broke off")
-        extra = [(name.lower().encode("ascii"), value.encode("utf-8")) for name, value in headers]
-        with trio.CancelScope() as shaking:
-            tap.on_end(shaking.cancel)
-            request = await wrap_server_stream(
-                cast("trio.Nursery", guard),
-                tap,
-                max_message_size=self._config.max_message_size,
-                receive_buffer_size=RECEIVE_BYTES,
-            )
-            websocket = await request.accept(subprotocol=guest.peer.subprotocol, extra_headers=extra)
-            tap.on_end(None)
-            guard.opened = True
-            return Connection(websocket, tap, text=self._text, masking=False)
-        return None
+        try:
+            await guest.stream.send_all(await accept_opening(guest.key, guest.peer.subprotocol, headers))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return None
+        return Connection(
+            Transport(guest.stream, unread=guest.rest),
+            is_client=False,
+            text=self._text,
+            most=self._config.max_message_size,
+            subprotocol=guest.peer.subprotocol,
+        )
 
     def check_credentials(self) -> None:
         """Expand every entry of `server.auth` once, so that one that can't be used is found at the start.
@@ -222,18 +211,3 @@ class Acceptor:
         )
         (key,) = head.values("sec-websocket-key")
         return Guest(handshake=handshake, peer=peer, stream=stream, key=key, rest=rest)
-
-
-def _request(guest: Guest) -> bytes:
-    """The handshake as trio_websocket gets it: nothing in it that was not judged."""
-    lines = [
-        "GET / HTTP/1.1",
-        "Host: peer",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        f"Sec-WebSocket-Key: {guest.key}",
-        "Sec-WebSocket-Version: 13",
-    ]
-    if guest.peer.subprotocol is not None:
-        lines.append(f"Sec-WebSocket-Protocol: {guest.peer.subprotocol}")
-    return "\r\n".join([*lines, "", ""]).encode("ascii")

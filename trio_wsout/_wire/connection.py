@@ -1,4 +1,4 @@
-"""One WebSocket connection, opening handshake behind it: write frames, receive messages, close, cut."""
+"""One WebSocket connection, opening handshake behind it: messages, pings, the closing handshake, progress."""
 
 from __future__ import annotations
 
@@ -6,94 +6,126 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 import trio
-from trio_websocket import ConnectionClosed
+from attrs import define
 
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.heartbeat import Progress
 from trio_wsout._core.look import Motion
-from trio_wsout._wire.frames import BINARY, CLOSE, PING, TEXT, masked_frame, masked_frames, plain_frame
+from trio_wsout._core.redaction import redact_secrets
+from trio_wsout._wire.decoder import NO_STATUS, Close, Decoder, Ping, Violation
+from trio_wsout._wire.frames import BINARY, CLOSE, PING, PONG, TEXT, masked_frame, masked_frames, plain_frame
 from trio_wsout._wire.tcp import bytes_lying, bytes_told
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from trio_websocket import WebSocketConnection
-
-    from trio_wsout._wire.tap import Tap
+    from trio_wsout._wire.decoder import Part
+    from trio_wsout._wire.transport import Transport
 
 __all__ = ["FAREWELL", "Connection"]
 
 FAREWELL = 1.0
 """Seconds that the last control frames of a connection that is over may take."""
-_TOO_BIG = 1009
 _PROTOCOL_ERROR = 1002
-_NOT_UTF_8 = 1007
-_FAULTS = (_PROTOCOL_ERROR, _NOT_UTF_8, _TOO_BIG)
+_CLOSED_HERE = Disconnection(cause=Cause.LOCAL, detail="closed by this side")
 
 
+@define(eq=False, init=False)
 class Connection:
-    """An open connection. It ends once: `ended` is set and `disconnection` says why; leaving ``async with`` cuts it.
+    """An open connection. It ends once, and `disconnection` says why; leaving ``async with`` cuts it.
 
-    Only one task writes, only one receives. Nothing here raises anything of trio_websocket's.
+    Only one task writes, only one receives.
     """
 
-    __slots__ = (
-        "_closing",
-        "_frame",
-        "_on_ping",
-        "_opcode",
-        "_ping_waits",
-        "_tap",
-        "_websocket",
-        "_written_with_ping",
-        "subprotocol",
-    )
+    subprotocol: str | None
+    """The subprotocol that the server chose; None if it chose none."""
+    _transport: Transport
+    _decoder: Decoder
+    _frame: Callable[[bytes, int], bytes]
+    _opcode: int
+    _secrets: Sequence[str]
+    _parts: list[Part]
+    """What was decoded and not handed over, the next one last."""
+    _last: bytes | None
+    """The Close that answers the peer's, or its violation; None if neither came."""
+    _closing: bool
+    _closed_by_peer: Disconnection | None
+    """What the Close of the peer means, from the moment that it is read; None if it sent none."""
+    _ping_waits: bool
+    """Whether a ping is among what is queued."""
+    _written_with_ping: int
+    _on_ping: Callable[[float], object] | None
+    _on_pong: Callable[[bytes], object] | None
+    _before_answer: Callable[[], Awaitable[object]] | None
 
-    def __init__(self, websocket: WebSocketConnection, tap: Tap, *, text: bool, masking: bool) -> None:
-        """Own an open connection; `masking` says that this is the client's side (RFC 6455 section 5.1)."""
-        self._websocket = websocket
-        self._tap = tap
-        self._frame = masked_frame if masking else plain_frame
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        is_client: bool,
+        text: bool,
+        most: int,
+        subprotocol: str | None = None,
+        secrets: Sequence[str] = (),
+    ) -> None:
+        """Own an open connection.
+
+        Args:
+            transport: Its bytes.
+            is_client: Whether this side masks its frames, and the peer does not (RFC 6455 section 5.1).
+            text: Whether messages that are sent are text; else they are binary.
+            most: Bytes of a message that is received at most.
+            subprotocol: Agreed on in the opening handshake.
+            secrets: Nothing that the peer says is told with one of these in it.
+        """
+        self.subprotocol = subprotocol
+        self._transport = transport
+        self._decoder = Decoder(masked=not is_client, most=most)
+        self._frame = masked_frame if is_client else plain_frame
         self._opcode = TEXT if text else BINARY
+        self._secrets = secrets
+        self._parts = []
+        self._last = None
         self._closing = False
+        self._closed_by_peer = None
         self._ping_waits = False
         self._written_with_ping = 0
-        self._on_ping: Callable[[float], object] | None = None
-        self.subprotocol = websocket.subprotocol
-        """The subprotocol that the server chose; None: none."""
-        tap.opened()
+        self._on_ping = None
+        self._on_pong = None
+        self._before_answer = None
 
     @property
     def disconnection(self) -> Disconnection | None:
         """Why the connection is over; None while it is open."""
-        return self._tap.disconnection
+        return self._transport.disconnection
 
     @property
     def hears(self) -> bool:
         """Whether the peer may still read, although the connection is over: a write under way is worth its end."""
-        return self.disconnection is not None and self.disconnection.cause in (Cause.CLOSED, Cause.PROTOCOL)
+        over = self._transport.disconnection
+        return over is not None and over.cause in (Cause.CLOSED, Cause.PROTOCOL)
 
     @property
     def received_bytes(self) -> int:
-        """Bytes received so far, handshake included."""
-        return self._tap.received_bytes
+        """Bytes received so far; where this side dialled, with the handshake."""
+        return self._transport.received_bytes
 
     @property
     def has_control(self) -> bool:
         """Whether control frames wait for the next `write`."""
-        return self._tap.has_control
+        return self._transport.has_queued
 
     def on_control(self, call: Callable[[], object]) -> None:
         """Have `call` called whenever control frames start to wait for the writer."""
-        self._tap.on_control = call
+        self._transport.on_queued = call
 
     def on_life(self, call: Callable[[float], object]) -> None:
         """Have `call` called with the time, in seconds of trio's clock, whenever bytes come."""
-        self._tap.on_life = call
+        self._transport.on_bytes = call
 
     def on_end(self, call: Callable[[], object] | None) -> None:
-        """Have `call` called when the connection is over; at once if it is already."""
-        self._tap.on_end(call)
+        """Have `call` called when the connection is over; now if it is already."""
+        self._transport.on_end(call)
 
     def on_ping(self, call: Callable[[float], object]) -> None:
         """Have `call` called with the time when the system has all of a ping; its timeout runs from there."""
@@ -101,24 +133,24 @@ class Connection:
 
     def on_pong(self, call: Callable[[bytes], object]) -> None:
         """Have `call` called with the payload of each pong, as it is read."""
-        self._tap.on_pong = call
+        self._on_pong = call
 
     def before_answer(self, wait: Callable[[], Awaitable[object]]) -> None:
-        """Have `wait` awaited, by who receives, before a ping or a Close of the peer is answered."""
-        self._tap.before_answer = wait
+        """Have the task that receives await `wait` before a ping or a Close of the peer is answered."""
+        self._before_answer = wait
 
     async def wait_ended(self) -> Disconnection:
-        """Wait until the connection is over; gives why."""
-        return await self._tap.wait_ended()
+        """Wait until the connection is over; return why."""
+        return await self._transport.wait_ended()
 
     def end(self, disconnection: Disconnection) -> None:
         """Declare the connection over, for a reason that this side found."""
-        self._tap.fail(disconnection)
+        self._transport.fail(disconnection)
 
     # -- writing --------------------------------------------------------------------------------------
 
     async def write(self, payloads: Sequence[bytes], ping: bytes | None = None) -> int:
-        """Write each payload as one masked message, and then a ping, in one go; gives the bytes written.
+        """Write each payload as one masked message, and then a ping, in one go; return the bytes written.
 
         A write that is cancelled or fails makes the connection dead.
 
@@ -128,149 +160,186 @@ class Connection:
         frames = masked_frames(payloads, self._opcode)
         if ping is not None:
             frames.append(masked_frame(ping, PING))
-        blob = b"".join(frames)
-        await self._write(blob, pings=ping is not None)
-        return len(blob)
+        return await self._write(b"".join(frames), pings=ping is not None)
 
     async def write_frames(self, frames: bytes, ping: bytes | None = None) -> int:
-        """Write frames that are ready, and then a ping, in one go; gives the bytes written, raises as `write`."""
+        """Write frames that are ready, and then a ping, in one go; return the bytes written, raise as `write`."""
         if ping is not None:
             frames += self._frame(ping, PING)
-        await self._write(frames, pings=ping is not None)
-        return len(frames)
+        return await self._write(frames, pings=ping is not None)
 
-    def write_at_once(self, frames: bytes) -> None:
-        """Write frames at once, to what has a `free_number`; what the system does not take now the writer is to write."""
-        if not self._tap.write_now(frames):
-            self._tap.written_bytes += len(frames)
-            self._tap.keep_rest(frames, 0)
+    async def _write(self, data: bytes, *, pings: bool) -> int:
+        pings, self._ping_waits = pings or self._ping_waits, False
+        await self._transport.write(data)
+        if pings:
+            self._pinged()
+        return len(data)
 
     @property
-    def free_number(self) -> int | None:
-        """The number of the socket, while others may write to it at once; None: they may not (`Outgoing`)."""
-        return self._tap.free_number
+    def free_fileno(self) -> int | None:
+        """The number of the socket, for `write_to_each`; None if nobody but the writer may write (`Transport`)."""
+        return self._transport.free_fileno
+
+    def write_at_once(self, frames: bytes) -> None:
+        """Write frames now, where there is a `free_fileno`; what the system does not take the writer is to write."""
+        if not self._transport.write_nowait(frames):
+            self._transport.wrote(len(frames))
+            self._transport.keep_rest(frames, 0)
 
     def wrote(self, size: int) -> None:
-        """Others wrote so many bytes to the socket at once."""
-        self._tap.written_bytes += size
+        """Count bytes that `write_to_each` wrote."""
+        self._transport.wrote(size)
 
     def wrote_some(self, frames: bytes, outcome: int | OSError) -> None:
-        """Others wrote these frames at once, and not all of them were taken: so many bytes, or this went wrong."""
+        """Take what `write_to_each` said of this connection: so many bytes of the frames were taken, or this error."""
         if isinstance(outcome, OSError):
-            self._tap.broke(outcome)
+            self._transport.fail_writing(outcome)
         elif outcome:
-            self._tap.keep_rest(frames, outcome)
+            self._transport.keep_rest(frames, outcome)
 
     def ping_now(self, payload: bytes) -> None:
-        """Write a ping at once, or have it written before all else when the writer comes to it."""
+        """Write a ping now, or have it written before all else when the writer comes to it."""
         frame = self._frame(payload, PING)
-        if not self._tap.write_now(frame):
+        if not self._transport.write_nowait(frame):
             self._ping_waits = True
-            self._tap.queue(frame)
-        elif self._tap.has_control:
+            self._transport.queue(frame)
+        elif self._transport.has_queued:
             self._ping_waits = True  # the rest of it does
         else:
             self._pinged()
 
-    async def _write(self, data: bytes, *, pings: bool) -> None:
-        pings, self._ping_waits = pings or self._ping_waits, False
-        await self._tap.write(data)
-        if pings:
-            self._pinged()
-
     def _pinged(self) -> None:
-        self._written_with_ping = self._tap.written_bytes
+        self._written_with_ping = self._transport.written_bytes
         if self._on_ping is not None:
             self._on_ping(trio.current_time())
 
+    # -- progress -------------------------------------------------------------------------------------
+
     def progress(self) -> Progress | None:
-        """How far what was written has come; None: the system does not know. One system call."""
-        told = bytes_told(self._tap.stream)
+        """Return how far what was written has come; None if the system does not say. One system call."""
+        told = bytes_told(self._transport.stream)
         if told is None:
             return None
         given, acknowledged = told
         # What TLS adds to the writes behind the ping, and the part of one that is under way, is not known.
-        behind_ping = self._tap.written_bytes - self._written_with_ping
+        behind_ping = self._transport.written_bytes - self._written_with_ping
         return Progress(acknowledged=acknowledged, awaited=given - behind_ping)
 
     @property
     def motion(self) -> Motion:
         """How far it has come both ways. One system call while a write is under way."""
-        tap = self._tap
-        writes = tap.torn and self.disconnection is None
-        told = bytes_told(tap.stream) if writes else None
-        sent = tap.written_bytes if told is None else told[0]
-        return Motion(received=tap.received_bytes, sent=sent, reads=tap.reads, writes=writes)
+        transport = self._transport
+        writes = transport.torn and transport.disconnection is None
+        told = bytes_told(transport.stream) if writes else None
+        sent = transport.written_bytes if told is None else told[0]
+        return Motion(received=transport.received_bytes, sent=sent, reads=transport.reading, writes=writes)
 
     @property
     def lying(self) -> int | None:
-        """Bytes that lie unread in the socket; None: the system does not say. One system call."""
-        return bytes_lying(self._tap.stream)
+        """Bytes that lie unread in the socket; None if the system does not say. One system call."""
+        return bytes_lying(self._transport.stream)
 
     # -- receiving ------------------------------------------------------------------------------------
 
     async def receive_many(self) -> list[str | bytes]:
         """Wait for the next messages: at least one, and as many as have come whole, up to a millisecond's work.
 
-        Who calls has all that came before: only then more is read, and pings behind it are answered.
+        A caller has taken all that came before: only then more is read, and pings behind it are answered.
 
         Raises:
             trio.EndOfChannel: The connection is over; `disconnection` says why.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        waited = False
         while True:
-            part = await self._tap.next_part()
-            if isinstance(part, list):
-                return part
-            if part is None:
+            while self._parts:
+                part = self._parts.pop()
+                if isinstance(part, list):
+                    if not waited:
+                        await trio.lowlevel.cancel_shielded_checkpoint()
+                    return part
+                await self._answer(part)
+            if self._transport.disconnection is not None:
+                await trio.lowlevel.cancel_shielded_checkpoint()
                 raise trio.EndOfChannel
-            if part.ends_message:
-                try:
-                    return [await self._websocket.get_message()]
-                except ConnectionClosed:
-                    pass
-            closed = self._websocket.closed
-            if closed is not None or self._tap.reader_is_gone:
-                if not self._closing:
-                    self._tap.fail_by_peer(None if closed is None else closed.code)
-                raise trio.EndOfChannel
+            waited = True
+            self._decode(await self._transport.read())
+
+    def _decode(self, chunk: bytes) -> None:
+        """Put the next bytes into parts; take the pongs in them, and note a Close."""
+        # Most of what comes while this side sends.
+        pong = self._decoder.lone_pong(chunk)
+        if pong is not None:
+            if self._on_pong is not None:
+                self._on_pong(pong)
+            return
+        parts, pongs = self._decoder.feed(chunk)
+        if self._on_pong is not None:
+            for pong in pongs:
+                self._on_pong(pong)
+        if parts:
+            if isinstance(parts[-1], Close):
+                self._heard_close(parts[-1])
+            parts.reverse()
+            self._parts = parts
+
+    def _heard_close(self, close: Close) -> None:
+        """Whatever breaks from now on, the peer has closed the connection; with ours that is its end."""
+        reason = redact_secrets(close.reason, self._secrets)
+        detail = f"the peer closed with {close.code}" + (f" ({reason!r})" if reason else "")
+        self._closed_by_peer = Disconnection(cause=Cause.CLOSED, code=close.code, detail=detail)
+        self._transport.announce(self._closed_by_peer)
+        if self._closing:
+            self._transport.fail(_CLOSED_HERE)
+
+    async def _answer(self, part: Ping | Close | Violation) -> None:
+        """Answer what the peer sent, once everything before it counts as taken."""
+        if self._before_answer is not None and not isinstance(part, Violation):
+            await self._before_answer()
+        match part:
+            case Ping(payload):
+                self._transport.queue(self._frame(payload, PONG))
+            case Close(code):
+                self._last = b"" if code == NO_STATUS else code.to_bytes(2, "big")
+                if self._closed_by_peer is not None:
+                    self._transport.fail(self._closed_by_peer)
+            case Violation(code, words):
+                self._last = code.to_bytes(2, "big") + words.encode()
+                detail = f"the peer broke the WebSocket protocol: it sent {words} ({code})"
+                violation = Disconnection(cause=Cause.PROTOCOL, code=code, detail=detail)
+                self._transport.fail(_CLOSED_HERE if self._closing else violation)
 
     # -- the end --------------------------------------------------------------------------------------
 
     async def aclose(self, code: int = 1000, reason: str = "") -> bool:
-        """Say Close and wait for the peer's answer; gives whether it came.
+        """Write a Close and wait for the peer's answer; return whether it came.
 
         The caller bounds the time by a cancel scope. No other task may be writing.
         """
-        if self._tap.torn or self.disconnection is not None:
+        transport = self._transport
+        if transport.torn or transport.disconnection is not None:
             return False
         self._closing = True
         with suppress(trio.BrokenResourceError):
-            await self._tap.say_close(self._frame(code.to_bytes(2, "big") + reason.encode(), CLOSE))
-            await self._tap.wait_ended()
-        return self._tap.peer_close is not None
+            await transport.write_last(self._frame(code.to_bytes(2, "big") + reason.encode(), CLOSE))
+            if self._closed_by_peer is not None:
+                transport.fail(_CLOSED_HERE)
+            await transport.wait_ended()
+        return self._closed_by_peer is not None
 
     async def farewell(self) -> None:
         """Let the last control frames out (the answer to a Close) when the connection is over, briefly."""
-        disconnection = self.disconnection
-        if self._tap.torn or disconnection is None or not self.hears:
+        over = self._transport.disconnection
+        if over is None or self._transport.torn or not self.hears:
             return
+        violates = over.cause is Cause.PROTOCOL
+        last = self._last
+        if last is None and violates:
+            last = _PROTOCOL_ERROR.to_bytes(2, "big")
         with trio.move_on_after(FAREWELL):
-            await self._tap.last_words(self._last_close(disconnection))
-            if disconnection.cause is Cause.PROTOCOL:
-                await self._tap.hear_out()
-
-    def _last_close(self, disconnection: Disconnection) -> bytes:
-        """A Close for a peer that broke the protocol, where wsproto has found the fault and queued none."""
-        if self._tap.close_queued:
-            return b""
-        found = self._websocket.closed
-        code = disconnection.code if disconnection.cause is Cause.PROTOCOL else None
-        code = code or (None if found is None else found.code)
-        if code not in _FAULTS:
-            if disconnection.cause is Cause.CLOSED:
-                return b""
-            code = _PROTOCOL_ERROR
-        return self._frame(code.to_bytes(2, "big"), CLOSE)
+            await self._transport.write_farewell(b"" if last is None else self._frame(last, CLOSE))
+            if violates:
+                await self._transport.hear_out()
 
     async def __aenter__(self) -> Self:
         return self
@@ -279,5 +348,5 @@ class Connection:
         await self.cut()  # noqa: ASYNC102 - by force, which never waits
 
     async def cut(self) -> None:
-        """Close the transport at once, whatever is under way. Never fails or waits, also when cancelled."""
-        await trio.aclose_forcefully(self._tap.abort())
+        """Close the transport now, whatever is under way. Never fails or waits, also when cancelled."""
+        await self._transport.cut()

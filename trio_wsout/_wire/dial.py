@@ -1,8 +1,4 @@
-"""From a request to an open connection: TCP or proxy, TLS, opening handshake (SPEC 5; RFC 6455 section 4.1).
-
-trio_websocket is entered through `wrap_client_stream` only, on a stream that was opened here, in
-a nursery of the caller's; whatever it raises there ends its own connection and nothing else.
-"""
+"""From a request to an open connection: TCP or proxy, TLS, opening handshake (SPEC 5; RFC 6455 section 4.1)."""
 
 from __future__ import annotations
 
@@ -10,21 +6,17 @@ import logging
 import os
 import ssl
 from math import inf
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import trio
 from attrs import evolve
-from trio_websocket import wrap_client_stream
 
 from trio_wsout._core.callables import CallableError
 from trio_wsout._core.disconnection import Cause, Disconnection
-from trio_wsout._wire.answer import AnswerTap
 from trio_wsout._wire.connection import Connection
-from trio_wsout._wire.guard import Guard
-from trio_wsout._wire.outgoing import system_gave_up, transport_trouble
+from trio_wsout._wire.opening import ask_for_opening
 from trio_wsout._wire.proxy import ProxyTrouble, open_tunnel, proxy_for
-from trio_wsout._wire.tap import RECEIVE_BYTES
-from trio_wsout._wire.tcp import connect_trouble, open_tcp
+from trio_wsout._wire.tcp import connect_trouble, open_tcp, system_gave_up, transport_trouble
 from trio_wsout._wire.tls import client_context
 from trio_wsout._wire.user_timeout import set_user_timeout
 from trio_wsout.errors import ConfigError
@@ -77,8 +69,8 @@ class Dialer:
         self.address = ""
         self.deadline = inf
 
-    async def dial(self, nursery: trio.Nursery, request: Request) -> Connection:
-        """Open a connection, whose protocol then runs in `nursery`; the caller bounds the time.
+    async def dial(self, request: Request) -> Connection:
+        """Open a connection; the caller bounds the time.
 
         Raises:
             AttemptFailed: It did not open; the transport is closed.
@@ -89,7 +81,7 @@ class Dialer:
             if request.secure:
                 stream = await self._start_tls(stream, request)
             set_user_timeout(stream, self._config.heartbeat)
-            return await self._shake_hands(nursery, stream, request)
+            return await self._shake_hands(stream, request)
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
@@ -147,30 +139,20 @@ class Dialer:
             raise AttemptFailed(_tls_trouble(request, error)) from None
         return secured
 
-    async def _shake_hands(
-        self, nursery: trio.Nursery, stream: trio.abc.Stream, request: Request
-    ) -> Connection:
+    async def _shake_hands(self, stream: trio.abc.Stream, request: Request) -> Connection:
         self.stage = "the server's answer to the opening handshake"
         deadline = min(self.deadline, trio.current_effective_deadline())
-        tap = AnswerTap(stream, request, most=self._config.max_message_size, deadline=deadline)
-        guard = Guard(nursery, tap, "the server's 101 is not valid")
-        with trio.CancelScope() as shaking:
-            tap.on_end(shaking.cancel)
-            websocket = await wrap_client_stream(
-                cast("trio.Nursery", guard),
-                cast("trio.SocketStream", tap),
-                request.authority,
-                request.resource,
-                subprotocols=request.subprotocols,
-                extra_headers=[(name.encode("ascii"), value) for name, value in request.headers],
-                max_message_size=self._config.max_message_size,
-                receive_buffer_size=RECEIVE_BYTES,
-            )
-            tap.on_end(None)
-            guard.opened = True
-            return Connection(websocket, tap, text=self._text, masking=True)
-        assert tap.disconnection is not None  # noqa: S101 - only `fail` cancels the scope
-        raise AttemptFailed(tap.disconnection)
+        dialled = await ask_for_opening(stream, request, deadline)
+        if isinstance(dialled, Disconnection):
+            raise AttemptFailed(dialled)
+        return Connection(
+            dialled.transport,
+            is_client=True,
+            text=self._text,
+            most=self._config.max_message_size,
+            subprotocol=dialled.subprotocol,
+            secrets=request.secrets,
+        )
 
 
 def _tls_trouble(request: Request, error: BaseException) -> Disconnection:

@@ -16,8 +16,7 @@ import trio
 
 from trio_wsout._core.disconnection import Cause
 from trio_wsout._core.proxies import choose_proxy
-from trio_wsout._wire.outgoing import transport_trouble
-from trio_wsout._wire.tcp import connect_trouble, open_tcp
+from trio_wsout._wire.tcp import connect_trouble, open_tcp, transport_trouble
 from trio_wsout._wire.tls import proxy_context
 from trio_wsout.config.addresses import format_host_and_port, parse_host_and_port
 from trio_wsout.errors import ConfigError, Problem

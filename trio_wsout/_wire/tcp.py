@@ -1,25 +1,72 @@
-"""TCP: connecting, and what the system knows of a connection below TLS: its socket, and what was acknowledged."""
+"""TCP: connecting, what the system knows of a connection below TLS, and what broke a stream."""
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import ssl
 import sys
 from struct import Struct
 from typing import Protocol, cast, runtime_checkable
 
 import trio
 
+from trio_wsout._core.disconnection import Cause, Disconnection
+
 if sys.platform != "win32":
     import fcntl
     import termios
 
-__all__ = ["TellsBytes", "bytes_lying", "bytes_told", "connect_trouble", "open_tcp", "tcp_stream"]
+__all__ = [
+    "TellsBytes",
+    "bytes_lying",
+    "bytes_told",
+    "connect_trouble",
+    "lost",
+    "open_tcp",
+    "system_gave_up",
+    "tcp_stream",
+    "transport_trouble",
+]
 
 _HAPPY_EYEBALLS_DELAY = 0.25
 _INT = Struct("=i")
 _TOLD = Struct("=120xQ16xI52xQQ")
 """Of Linux' ``struct tcp_info`` (linux/tcp.h): bytes_acked, notsent_bytes, bytes_sent, bytes_retrans (since 4.19)."""
+
+_NOBODY_THERE = frozenset(
+    {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN}
+)
+"""Errors of a connection by which the system, and not the peer, ends it."""
+
+
+def transport_trouble(error: BaseException) -> str:
+    """Return one line about what broke a stream, from the most telling exception of the chain."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, ssl.SSLError):
+            return f"TLS: {inner.reason or 'broken'}"
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror
+        inner = inner.__cause__ or inner.__context__
+    return "the connection broke"
+
+
+def system_gave_up(error: BaseException | None) -> bool:
+    """Return whether the system itself ended a connection: nothing came from the peer, or no way leads there."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NOBODY_THERE:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def lost(detail: str, error: BaseException | None = None, *, more: str = "") -> Disconnection:
+    """Return the disconnection by a transport that is gone; `error` is what it raised, None at its end of file."""
+    trouble = "" if error is None else f": {transport_trouble(error)}"
+    cause = Cause.UNHEALTHY if system_gave_up(error) else Cause.LOST
+    return Disconnection(cause=cause, detail=f"{detail}{trouble}{more}")
 
 
 async def open_tcp(host: str, port: int) -> trio.SocketStream:

@@ -96,20 +96,19 @@ async def refuse(stream: trio.abc.Stream, answer: Answer, *, head_only: bool = F
     The transport is left for the caller to close. Closing at once could lose the answer: a reset overtakes it.
     """
     body = answer.body.encode() + b"\n"
+    upgrade = any(name == "Upgrade" for name, _ in answer.headers)
     headers = [
         ("Content-Type", "text/plain; charset=utf-8"),
         ("Content-Length", str(len(body))),
         ("Cache-Control", "no-store"),
         *answer.headers,
+        ("Connection", "Upgrade, close" if upgrade else "close"),
     ]
-    upgrade = any(name == "Upgrade" for name, _ in answer.headers)
-    headers.append(("Connection", "Upgrade, close" if upgrade else "close"))
-    lines = [
-        f"HTTP/1.1 {answer.status} {_phrase(answer.status)}",
-        *(f"{name}: {text}" for name, text in headers),
-    ]
+    writer = h11.Connection(h11.SERVER)
+    response = h11.Response(status_code=answer.status, headers=headers, reason=_phrase(answer.status))
+    data = (writer.send(response) or b"") + (b"" if head_only else body)
     with suppress(trio.BrokenResourceError, trio.ClosedResourceError), trio.move_on_after(_LINGER):
-        await stream.send_all("\r\n".join([*lines, "", ""]).encode("ascii") + (b"" if head_only else body))
+        await stream.send_all(data)
         if isinstance(stream, trio.abc.HalfCloseableStream):
             await stream.send_eof()
         ignored = 0
@@ -117,8 +116,8 @@ async def refuse(stream: trio.abc.Stream, answer: Answer, *, head_only: bool = F
             ignored += len(chunk)
 
 
-def _phrase(status: int) -> str:
+def _phrase(status: int) -> bytes:
     try:
-        return HTTPStatus(status).phrase
+        return HTTPStatus(status).phrase.encode("ascii")
     except ValueError:
-        return "Refused"
+        return b"Refused"

@@ -1,0 +1,225 @@
+"""The opening handshake of either side, by trio_websocket (RFC 6455 section 4); nothing of it stays afterwards.
+
+trio_websocket never has the stream itself. It writes its head to, and reads one head from, an `_Exchange`, in a nursery
+that ends with the handshake. The head that it reads is of this library's making and says no more than what was judged
+before. So no byte sequence gets further than its own connection, and the stream is this library's alone from then on.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, cast
+
+import trio
+from attrs import define, field, frozen
+from trio_websocket import wrap_client_stream, wrap_server_stream
+
+from trio_wsout._core.disconnection import Cause, Disconnection
+from trio_wsout._core.opening import Asked, Opened, opening_head
+from trio_wsout._wire.http_response import AnswerReader
+from trio_wsout._wire.tcp import lost, system_gave_up
+from trio_wsout._wire.transport import RECEIVE_BYTES, Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from trio_wsout._core.request import Request
+
+__all__ = ["Dialled", "accept_opening", "ask_for_opening"]
+
+_HEARING = 0.1
+"""Seconds that a server's reason for hanging up in the handshake is waited for."""
+_BODY = 0.25
+"""Seconds that a refusal is kept back for its body; less where the deadline is near."""
+_KEY = re.compile(rb"^Sec-WebSocket-Key: *(\S+)\r$", re.MULTILINE | re.IGNORECASE)
+
+
+@define(eq=False)
+class _Exchange(trio.abc.Stream):
+    """What trio_websocket takes for its stream: it writes there, and reads one head."""
+
+    _read_head: Callable[[bytes], Awaitable[bytes]]
+    """Called with what was written so far when trio_websocket reads; returns what it gets."""
+    written: bytes = field(default=b"", init=False)
+    _was_read: bool = field(default=False, init=False)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        self.written += data
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        del max_bytes
+        if self._was_read:
+            await trio.sleep_forever()
+        self._was_read = True
+        return await self._read_head(self.written)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+# -- of a server ------------------------------------------------------------------------------------------
+
+
+async def accept_opening(key: str, subprotocol: str | None, headers: Sequence[tuple[str, str]]) -> bytes:
+    """Return the answer that lets a peer in; its request has been judged.
+
+    Args:
+        key: Its Sec-WebSocket-Key.
+        subprotocol: Agreed on; None if there is none.
+        headers: Put into the answer.
+    """
+
+    async def read_head(_: bytes) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return _request_head(key, subprotocol)
+
+    exchange = _Exchange(read_head)
+    extra = [(name.lower().encode("ascii"), value.encode("utf-8")) for name, value in headers]
+    async with trio.open_nursery() as nursery:
+        request = await wrap_server_stream(nursery, exchange)
+        await request.accept(subprotocol=subprotocol, extra_headers=extra)
+        nursery.cancel_scope.cancel()
+    return exchange.written
+
+
+def _request_head(key: str, subprotocol: str | None) -> bytes:
+    lines = [
+        "GET / HTTP/1.1",
+        "Host: peer",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Key: {key}",
+        "Sec-WebSocket-Version: 13",
+    ]
+    if subprotocol is not None:
+        lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
+    return "\r\n".join([*lines, "", ""]).encode("ascii")
+
+
+# -- of a client ------------------------------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class Dialled:
+    """A connection that a server has opened."""
+
+    transport: Transport
+    subprotocol: str | None
+    """Chosen by the server; None if it chose none."""
+
+
+async def ask_for_opening(
+    stream: trio.abc.Stream, request: Request, deadline: float
+) -> Dialled | Disconnection:
+    """Ask a server to open a connection; return it, or why there is none.
+
+    Args:
+        stream: The stream to the server, TLS around it.
+        request: What to ask with.
+        deadline: When the time of the attempt is up; the caller bounds it.
+    """
+    outcome: Dialled | Disconnection | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+
+            async def read_head(asked: bytes) -> bytes:
+                nonlocal outcome
+                asking = _Asking(stream, request, deadline, _key_in(asked))
+                outcome = await asking.ask(asked)
+                if isinstance(outcome, Disconnection):
+                    nursery.cancel_scope.cancel()
+                    return b""
+                return opening_head(asking.key, Opened(subprotocol=outcome.subprotocol))
+
+            await wrap_client_stream(
+                nursery,
+                cast("trio.SocketStream", _Exchange(read_head)),
+                request.authority,
+                request.resource,
+                subprotocols=request.subprotocols,
+                extra_headers=[(name.encode("ascii"), value) for name, value in request.headers],
+            )
+            nursery.cancel_scope.cancel()
+    except* Exception as group:  # noqa: BLE001 - trio_websocket's and wsproto's, on values of the configuration
+        kind = type(group.exceptions[0]).__name__
+        outcome = Disconnection(cause=Cause.BAD_HANDSHAKE, detail=f"the handshake can't be made ({kind})")
+    assert outcome is not None  # noqa: S101 - `read_head` is done, or an exception got out
+    return outcome
+
+
+def _key_in(asked: bytes) -> str:
+    found = _KEY.search(asked)
+    return "" if found is None else found[1].decode("ascii")
+
+
+@define(eq=False)
+class _Asking:
+    """One request, and what comes of it."""
+
+    _stream: trio.abc.Stream
+    _request: Request
+    _deadline: float
+    key: str
+    """Of the request; the answer must fit it."""
+    _answer: AnswerReader = field(init=False)
+    _received: int = field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        request = self._request
+        asked = Asked(
+            secure=request.secure, key=self.key, subprotocols=request.subprotocols, secrets=request.secrets
+        )
+        self._answer = AnswerReader(asked)
+
+    async def ask(self, asked: bytes) -> Dialled | Disconnection:
+        """Write the request, and read the answer."""
+        try:
+            await self._stream.send_all(asked)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            trouble = error
+        else:
+            return await self._hear()
+        # A server that hangs up while it is asked may have said why: a TLS alert, a refusal.
+        outcome: Dialled | Disconnection | None = None
+        with trio.move_on_after(_HEARING):
+            outcome = await self._hear()
+        return outcome if isinstance(outcome, Disconnection) else self._unanswered("writing failed", trouble)
+
+    async def _hear(self) -> Dialled | Disconnection:
+        answer = self._answer
+        while not answer.decided:
+            try:
+                chunk = bytes(await self._stream.receive_some(RECEIVE_BYTES))
+            except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                return self._unanswered("reading failed", error)
+            if not chunk:
+                return self._unanswered("the peer closed the connection without a Close frame")
+            self._received += len(chunk)
+            answer.feed(chunk)
+        if answer.opened is None:
+            await self._hear_body()
+            assert answer.disconnection is not None  # noqa: S101 - it is decided, and not open
+            return answer.disconnection
+        transport = Transport(self._stream, unread=answer.rest, received_bytes=self._received)
+        return Dialled(transport=transport, subprotocol=answer.opened.subprotocol)
+
+    async def _hear_body(self) -> None:
+        """Read what a refusal says, for a moment: it is told in the error."""
+        patience = min(_BODY, (self._deadline - trio.current_time()) / 2)
+        with trio.move_on_after(max(0.0, patience)):  # noqa: ASYNC912 - where nothing is to be read, it has been
+            while self._answer.wants_body:
+                try:
+                    self._answer.feed(bytes(await self._stream.receive_some(RECEIVE_BYTES)))
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    return
+
+    def _unanswered(self, detail: str, error: BaseException | None = None) -> Disconnection:
+        if self._answer.began:
+            return lost(detail, error, more=", in the middle of the answer to the opening handshake")
+        may_speak_tls = not self._request.secure and not system_gave_up(error)
+        hint = "; if it speaks TLS, write wss:// in url" if may_speak_tls else ""
+        return lost(detail, error, more=f", before the opening handshake was answered{hint}")
