@@ -566,16 +566,16 @@ def read_by_peers(acceptor: Acceptor, requests: Sequence[bytes]) -> list[tuple[i
     """Status and headers of the answers that peers get who come one after the other, and stay."""
     answers = []
 
-    async def serve(stream: trio.abc.Stream, nursery: trio.Nursery) -> None:
+    async def serve(stream: trio.abc.Stream) -> None:
         guest = await acceptor.receive(stream, "memory")
         if guest is not None:
-            await acceptor.answer(nursery, guest, [])
+            await acceptor.answer(guest, [])
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             for request in requests:
                 ours, theirs = trio.testing.memory_stream_pair()
-                nursery.start_soon(serve, ours, nursery)
+                nursery.start_soon(serve, ours)
                 await theirs.send_all(request)
                 came = b""
                 while b"\r\n\r\n" not in came:
