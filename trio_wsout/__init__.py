@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from trio_wsout._core.batching import Document
     from trio_wsout._core.disconnection import Cause, Disconnection
     from trio_wsout._core.handshake import Admit, Deny, Handshake
-    from trio_wsout._core.link import State
-    from trio_wsout._core.link_change import LinkChange
+    from trio_wsout._core.link import LinkChange, State
     from trio_wsout._core.received import Peer, Received
     from trio_wsout._core.statistics import (
         HistoryStatistics,
@@ -78,8 +77,7 @@ _HOMES = {
     "trio_wsout._core.batching": ("Document",),
     "trio_wsout._core.disconnection": ("Cause", "Disconnection"),
     "trio_wsout._core.handshake": ("Admit", "Deny", "Handshake"),
-    "trio_wsout._core.link": ("State",),
-    "trio_wsout._core.link_change": ("LinkChange",),
+    "trio_wsout._core.link": ("LinkChange", "State"),
     "trio_wsout._core.received": ("Peer", "Received"),
     "trio_wsout._core.statistics": (
         "HistoryStatistics",

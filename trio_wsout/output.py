@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
     from trio_wsout._core.handshake import Admit, Deny, Handshake
-    from trio_wsout._core.link_change import LinkChange
+    from trio_wsout._core.link import LinkChange
     from trio_wsout._core.received import Received
     from trio_wsout._core.statistics import Statistics
     from trio_wsout._modes.tree import Tree

@@ -251,7 +251,7 @@ def test_another_close_code_ends_the_row_of_policy_violations() -> None:
 def test_one_401_is_retried_where_credentials_can_be_renewed() -> None:
     link = dialling(refreshable=True)
     link.ended(refused(401), 0.0, 0.0)
-    assert link.refresh
+    assert link.state is State.BACKING_OFF
     again(link)
     link.ended(refused(401), 0.0, 0.0)
     assert link.state is State.GAVE_UP
@@ -263,7 +263,6 @@ def test_an_opening_gives_the_right_to_renew_back() -> None:
         link.ended(refused(401), 0.0, 0.0)
         again(link)
         link.opened(0.0)
-        assert not link.refresh
         link.ended(LOST, 0.0, 0.0)
         again(link)
     assert link.reconnects == 2
@@ -339,24 +338,24 @@ TestLinkMachine = LinkMachine.TestCase
 
 def test_an_absence_is_news_once_and_worth_a_warning_after_a_second_and_each_minute() -> None:
     link = dialling(Reconnect(jitter=0.0, initial_backoff=0.5, max_backoff=0.5))
-    news, warned = [], []
+    first_failure, warned = [], []
     for number in range(260):
         now = number * 0.5
         link.ended(LOST, now, 0.0)
-        news += [now] if link.news else []
-        warned += [now] if link.absent else []
+        first_failure += [now] if link.first_failure else []
+        warned += [now] if link.still_failing else []
         again(link)
-    assert (news, warned) == ([0.0], [1.0, 61.0, 121.0])
+    assert (first_failure, warned) == ([0.0], [1.0, 61.0, 121.0])
     # What was open and ended is no absence; the next attempt that fails is news again.
     link.opened(200.0)
     link.ended(LOST, 201.0, 0.0)
-    assert (link.news, link.absent) == (False, False)
+    assert (link.first_failure, link.still_failing) == (False, False)
     again(link)
     link.ended(LOST, 202.0, 0.0)
-    assert (link.news, link.absent) == (True, False)
+    assert (link.first_failure, link.still_failing) == (True, False)
 
 
 def test_credentials_that_are_refreshed_are_no_absence() -> None:
     link = dialling(refreshable=True)
     link.ended(refused(401), 0.0, 0.0)
-    assert (link.news, link.absent) == (False, False)
+    assert (link.first_failure, link.still_failing) == (False, False)

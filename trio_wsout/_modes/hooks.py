@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from trio_wsout._core.callables import awaitable, plain
 from trio_wsout._core.handshake import Admit, Deny, Handshake
-from trio_wsout._core.link_change import LinkChange
+from trio_wsout._core.link import LinkChange
 from trio_wsout._core.received import Received
 from trio_wsout.errors import Undelivered
 from trio_wsout.stores.history import HistoryStore

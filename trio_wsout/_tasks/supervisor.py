@@ -11,8 +11,7 @@ from attrs import evolve
 from trio_wsout._core.callables import plain
 from trio_wsout._core.disconnection import BY_SILENCE, Cause, Disconnection
 from trio_wsout._core.heartbeat import HeartbeatMonitor
-from trio_wsout._core.link import State
-from trio_wsout._core.link_change import LinkChange
+from trio_wsout._core.link import LinkChange, State
 from trio_wsout._core.received import Peer
 from trio_wsout._tasks.heartbeat import HandshakeDeadline, HeartbeatTask
 from trio_wsout._tasks.link_connection import LinkConnection
@@ -174,7 +173,13 @@ class Supervisor:
             attempts = f" ({link.failures} failures in a row)" if link.failures > 1 else ""
             why = f": {link.last.detail}{attempts}; next attempt in {delay:.2g} s"
             if was is not State.OPEN:
-                level = logging.WARNING if link.absent else logging.INFO if link.news else logging.DEBUG
+                level = (
+                    logging.WARNING
+                    if link.still_failing
+                    else logging.INFO
+                    if link.first_failure
+                    else logging.DEBUG
+                )
         elif link.state is State.DIALLING and link.failures:
             level = logging.DEBUG
         elif link.state is State.GAVE_UP:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from trio_wsout._core.link_change import LinkChange
+    from trio_wsout._core.link import LinkChange
     from trio_wsout._core.statistics import Statistics
     from trio_wsout.cli.keeping import Keeper
     from trio_wsout.cli.lines import Lines
