@@ -36,7 +36,7 @@ from attrs import NOTHING, Factory, fields, has
 from trio_wsout._core.link import diagram
 from trio_wsout.cli import codes
 from trio_wsout.config import Config, Mode, Secret, dump_config, sections
-from trio_wsout.config.loading import field_type_of
+from trio_wsout.config.field_types import field_type_of, section_of
 from trio_wsout.config.validation import UNUSABLE, UNUSABLE_WITHOUT_LINK
 
 DOCS = Path(__file__).parent
@@ -88,20 +88,10 @@ def configuration() -> str:
 def _sections(section: type = Config, path: str = "") -> list[tuple[str, type]]:
     found = [(path, section)]
     for each in fields(section):
-        inner = _inner(each.type)
+        inner = section_of(each.type)
         if inner is not None:
             found += _sections(inner, f"{path}.{each.name}".lstrip(".").replace("_", "-"))
     return found
-
-
-def _inner(annotation: Any) -> type | None:
-    """The section that a field holds; None if it holds a value."""
-    if field_type_of(annotation) is not None:
-        return None
-    candidates = [annotation, *get_args(annotation)]
-    return next(
-        (each for each in candidates if isinstance(each, type) and has(each) and each is not Secret), None
-    )
 
 
 def _value(annotation: Any) -> str:
@@ -109,13 +99,13 @@ def _value(annotation: Any) -> str:
     kind = field_type_of(annotation)
     if kind is None:
         origin, arguments = get_origin(annotation), get_args(annotation)
-        if _inner(annotation) is not None:
+        if section_of(annotation) is not None:
             return f"section, or `{sections.NONE}`" if sections.Heartbeat in arguments else "section"
         if origin is Mapping:
             return f"table: name → {_value(arguments[1])}"
         return f"list: {_value(arguments[0])}" if origin is tuple else _value(arguments[0])
     words = kind.words
-    return f"{words}, secret" if get_args(annotation)[0] is Secret and "proxy" not in words else words
+    return f"{words}, secret" if Secret in get_args(annotation) and "proxy" not in words else words
 
 
 def _default(each: Any) -> str:

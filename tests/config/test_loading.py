@@ -26,7 +26,8 @@ from trio_wsout.config import (
     load_config,
     sections,
 )
-from trio_wsout.config.loading import keys_of, verify_config
+from trio_wsout.config.field_types import keys_of
+from trio_wsout.config.loading import verify_config
 from trio_wsout.config.validation import UNUSABLE, unusable
 from trio_wsout.errors import ConfigError
 from trio_wsout.testing.strategies import configs, documents
@@ -72,8 +73,8 @@ def test_kebab_and_snake_are_the_same_name_but_not_both() -> None:
     assert list(problems(both)) == ["reconnect.max_attempts"]
     assert list(problems({"url": URL, "max-message-size": 1, "max_message_size": 0})) == ["max_message_size"]
     assert list(problems({"url": URL, "max_message_size": 5, "max-message-size": 0})) == [
-        "max-message-size",
         "max_message_size",
+        "max-message-size",
     ]
     assert list(problems({**both, "max-message-size": -1, "max_message_size": 0})) == [
         "reconnect.max_attempts",
@@ -485,6 +486,10 @@ DEEP += "".join(f"a{each}: &a{each} {'[' * 100}*a{each - 1}{']' * 100}\n" for ea
         ("a.toml", "a=" + "1_" * 5000 + "1", "thousands of digits", 1),
         ("a.toml", "url=" + "[" * 20_000, "nested", None),
         ("a.json", "[" * 100_000, "nested", None),
+        ("a.json", '{"a":' * 200 + "1" + "}" * 200, "is nested too deeply", None),
+        ("a.json", '{"a":' * 900 + "1" + "}" * 900, "is nested too deeply", None),
+        ("a.toml", "a = " + "{a = " * 150 + "1" + "}" * 150, "is nested too deeply", None),
+        ("a.yaml", "{a: " * 150 + "1" + "}" * 150, "is nested too deeply", None),
         ("a.json", '{"a": 1,\n"max-message-size": ' + "9" * 5000 + "}", "thousands of digits", 2),
         ("a.json", "[1]", "mapping", None),
         ("a.json", "}{", "JSON", 1),

@@ -1,6 +1,6 @@
 """From a `Config` back to a document: kebab-case keys, durations and sizes in their shortest form (SPEC 1)."""
 
-# What is walked here holds anything, and ruamel.yaml and cattrs tell pyright little about it.
+# What is walked here holds anything, and pyright is told little about it.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from attrs import fields, has
 
-from trio_wsout.config.loading import field_type_of
+from trio_wsout.config.field_types import field_type_of
 from trio_wsout.config.secret import MASK, SENSITIVE_HEADERS, Secret
 from trio_wsout.config.sections import NONE, Heartbeat
 from trio_wsout.config.validation import unusable
@@ -53,9 +53,9 @@ def _section(section: Any, *, masked: bool) -> dict[str, Any]:  # noqa: ANN401 -
 
 def document_value(value: Any, annotation: Any, *, masked: bool = False) -> Any:  # noqa: ANN401 - any field's value
     """Return what a document holds for a field's value."""
-    kind = field_type_of(annotation)
-    if kind is not None:
-        return MASK if masked and isinstance(value, Secret) else kind.write(value)
+    field_type = field_type_of(annotation)
+    if field_type is not None:
+        return MASK if masked and isinstance(value, Secret) else field_type.write(value)
     if isinstance(annotation, type) and has(annotation):
         return _section(value, masked=masked)
     if get_origin(annotation) is Mapping:

@@ -1,6 +1,6 @@
-"""Configuration files: text to plain mappings, and where each key stands (SPEC 1)."""
+"""Configuration files: from YAML, TOML or JSON to plain mappings, and the position of each key (SPEC 1)."""
 
-# What is walked here holds anything, and ruamel.yaml and cattrs tell pyright little about it.
+# A document holds anything, and ruamel.yaml is optional and tells pyright little about itself.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -14,45 +14,47 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attrs import frozen
+
 from trio_wsout.config.scalars import SpelledFloat, SpelledInt, read_json_value
 from trio_wsout.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Document", "Place", "read_document"]
+__all__ = ["Document", "KeyPath", "Position", "read_document"]
 
-Place = tuple[int, int]
-"""1-based line and column."""
+Position = tuple[int, int]
+"""Line and column, both from 1."""
 KeyPath = tuple["str | int", ...]
+"""Keys of mappings and indices of lists, from the outermost."""
 
 
+@frozen
 class Document:
-    """A parsed file: its mapping, and the place of every key."""
+    """A parsed file."""
 
-    def __init__(self, mapping: Mapping[str, object], places: Mapping[KeyPath, Place]) -> None:
-        self.mapping = mapping
-        self._places = places
+    mapping: Mapping[str, object]
+    """Plain dicts, lists and scalars; numbers know their spelling."""
+    positions: Mapping[KeyPath, Position]
+    """Where each key stands, as far as it is known."""
 
-    def place(self, path: KeyPath) -> Place | None:
-        """Where a key stands, or the nearest key above it; None: unknown."""
-        while path:
-            if path in self._places:
-                return self._places[path]
+    def position(self, path: KeyPath) -> Position | None:
+        """Return the position of a key, or of the nearest known key above it. None if no such key is known."""
+        while path and path not in self.positions:
             path = path[:-1]
-        return None
+        return self.positions.get(path)
 
 
 def read_document(path: Path) -> Document:
-    """Read a YAML, TOML or JSON file, told apart by its ending; a pipe has none, and is told apart by how it begins.
+    """Read a YAML, TOML or JSON file, told apart by its ending. A pipe has no ending: its first line tells.
 
     Raises:
-        ConfigError: It can't be read, parsed, or is no mapping; the text has line and column.
+        ConfigError: The file can't be read or parsed, or holds no mapping; with line and column where they are known.
     """
     readers = {".yaml": _read_yaml, ".yml": _read_yaml, ".toml": _read_toml, ".json": _read_json}
     reader = readers.get(path.suffix.lower())
-    nameless = path.parts[:2] == ("/", "dev") or path.is_fifo()
-    if reader is None and not nameless:
+    if reader is None and not (path.parts[:2] == ("/", "dev") or path.is_fifo()):
         raise _refused(path, f"the file's ending must be one of {', '.join(readers)}")
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -60,14 +62,17 @@ def read_document(path: Path) -> Document:
         raise _refused(path, f"can't be read: {error.strerror}") from error
     except UnicodeDecodeError:
         raise _refused(path, "is not UTF-8 text") from None
-    document = (reader or _reader_of(text))(path, text)
+    try:
+        document = (reader or _reader_of(text))(path, text)
+    except RecursionError:
+        raise _refused(path, "is nested too deeply") from None
     if not isinstance(document.mapping, dict):
         raise _refused(path, "must hold a mapping of fields at its top level")
     return document
 
 
 def _reader_of(text: str) -> Callable[[Path, str], Document]:
-    """How to read a text that comes without a name, by its first line that is no comment."""
+    """Return the reader of a text without a name, by its first line that is not a comment."""
     lines = (line.strip() for line in text.splitlines())
     first = next((line for line in lines if line and not line.startswith("#")), "")
     if first.startswith("{"):
@@ -75,25 +80,23 @@ def _reader_of(text: str) -> Callable[[Path, str], Document]:
     return _read_toml if _TOML_TABLE.match(first) or _TOML_KEY.match(first) else _read_yaml
 
 
-def _refused(path: Path, reason: str, place: Place | None = None) -> ConfigError:
-    line, column = place if place is not None else (None, None)
+def _refused(path: Path, reason: str, position: Position | None = None) -> ConfigError:
+    line, column = position or (None, None)
     return ConfigError([Problem(path="", reason=reason, line=line, column=column)], source=str(path))
 
 
-def _beyond(path: Path, text: str, error: ValueError | RecursionError) -> ConfigError:
-    """What a parser says of a text that is well-formed: a number that Python does not read, or endless brackets."""
-    if isinstance(error, RecursionError):
-        return _refused(path, "is nested too deeply")
+def _endless_number(path: Path, text: str) -> ConfigError:
+    """Return the error for the only well-formed texts that the parsers refuse: Python limits the digits of a number."""
     longest = max(re.finditer(r"[\d_]+", text), key=lambda found: len(found[0]))
     before = text[: longest.start()]
-    place = before.count("\n") + 1, longest.start() - before.rfind("\n")
-    return _refused(path, "holds a number of thousands of digits", place)
+    position = before.count("\n") + 1, longest.start() - before.rfind("\n")
+    return _refused(path, "holds a number of thousands of digits", position)
 
+
+# -- YAML -------------------------------------------------------------------------------------------
 
 _DUPLICATE = re.compile(r'found duplicate key "[\w.-]+"(?= with value)')
 _QUOTED = re.compile(r"""(['"]).*\1""")
-
-# -- YAML -------------------------------------------------------------------------------------------
 
 
 def _read_yaml(path: Path, text: str) -> Document:
@@ -110,23 +113,21 @@ def _read_yaml(path: Path, text: str) -> Document:
             loaded = yaml.load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark
-        place = None if mark is None else (mark.line + 1, mark.column + 1)
+        position = None if mark is None else (mark.line + 1, mark.column + 1)
         tab = None if mark is None else _tab(text, mark.line)
-        if tab is not None:
-            place, said = tab, "a tab indents this line; YAML is indented with spaces only"
-        else:
-            said = _problem(error.problem)
-        refused = _refused(path, f"is not valid YAML: {said}", place)
-    except (YAMLError, ValueError, RecursionError) as error:
+        reason = "a tab indents this line; YAML is indented with spaces only" if tab else _safe(error.problem)
+        refused = _refused(path, f"is not valid YAML: {reason}", tab or position)
+    except (YAMLError, ValueError) as error:
         refused = _refused(path, f"is not valid YAML: {type(error).__name__}")
     else:
-        return _expanded(path, loaded)
-    # Out here, for the library's exception, which would go with it, shows the file's text.
+        expansion = _Expansion(path)
+        return Document(expansion.plain(loaded, ()), expansion.positions)
+    # Raised out here, so that the library's exception, which shows the file's text, is not its context.
     raise refused
 
 
-def _tab(text: str, line: int) -> Place | None:
-    """Where a tab indents the line of an error, or the line before it; None if none does."""
+def _tab(text: str, line: int) -> Position | None:
+    """Return where a tab indents the line of an error, or the line before it. None if none does."""
     lines = text.splitlines()
     for number in (line, line - 1):
         found = re.match(r"[ -]*\t", lines[number]) if 0 <= number < len(lines) else None
@@ -135,60 +136,56 @@ def _tab(text: str, line: int) -> Place | None:
     return None
 
 
-@cache
-def _constructor() -> Any:  # noqa: ANN401 - ruamel.yaml is an optional dependency
-    """Make a constructor that keeps how numbers and dates were written."""
-    from ruamel.yaml.constructor import RoundTripConstructor  # noqa: PLC0415
-
-    class Constructor(RoundTripConstructor):
-        def construct_yaml_int(self, node: Any) -> Any:  # noqa: ANN401
-            return SpelledInt(node.value, int(super().construct_yaml_int(node)))
-
-        def construct_yaml_float(self, node: Any) -> Any:  # noqa: ANN401
-            return SpelledFloat(node.value, float(super().construct_yaml_float(node)))
-
-        def construct_yaml_timestamp(self, node: Any, values: Any = None) -> Any:  # noqa: ANN401
-            del values
-            return node.value
-
-    for tag in ("int", "float", "timestamp"):
-        Constructor.add_constructor(f"tag:yaml.org,2002:{tag}", getattr(Constructor, f"construct_yaml_{tag}"))
-    return Constructor
-
-
-def _problem(problem: str | None) -> str:
-    """The library's word without what it quotes of the file, which may be a secret; but for the name of a key."""
+def _safe(problem: str | None) -> str:
+    """Return the library's reason without what it quotes of the file, which may be a secret, except a key's name."""
     text = (problem or "it can't be parsed").strip().splitlines()[0]
     key = _DUPLICATE.match(text)
     return key[0] if key else _QUOTED.sub("…", text)
 
 
-def _expanded(path: Path, loaded: object) -> Document:
-    expansion = _Expansion(path)
-    try:
-        return Document(expansion.plain(loaded, ()), expansion.places)
-    except ConfigError:
-        raise
-    except RecursionError:
-        reason = "is nested too deeply"
-    except ValueError:
-        reason = "holds a key of thousands of digits"
-    raise _refused(path, reason)
+@cache
+def _constructor() -> Any:  # noqa: ANN401 - ruamel.yaml is an optional dependency
+    """Return a constructor whose numbers know their spelling, and whose dates stay texts."""
+    from ruamel.yaml.constructor import RoundTripConstructor  # noqa: PLC0415
+
+    class Constructor(RoundTripConstructor):
+        def spelled_int(self, node: Any) -> SpelledInt:  # noqa: ANN401
+            return SpelledInt(node.value, self.construct_yaml_int(node))
+
+        def spelled_float(self, node: Any) -> SpelledFloat:  # noqa: ANN401
+            return SpelledFloat(node.value, self.construct_yaml_float(node))
+
+        def text(self, node: Any) -> Any:  # noqa: ANN401
+            return node.value
+
+    Constructor.add_constructor("tag:yaml.org,2002:int", Constructor.spelled_int)
+    Constructor.add_constructor("tag:yaml.org,2002:float", Constructor.spelled_float)
+    Constructor.add_constructor("tag:yaml.org,2002:timestamp", Constructor.text)
+    return Constructor
 
 
 _MOST_NODES = 100_000
-"""Values that a file may stand for; with aliases a few lines can stand for any number."""
+"""Values of a file; a few lines with aliases can stand for any number of them."""
 
 
 class _Expansion:
-    """Plain dicts, lists and scalars of what the round-trip loader gives, and the keys' places."""
+    """Makes plain dicts, lists and scalars of the round-trip loader's, and notes the position of each key."""
 
     def __init__(self, path: Path) -> None:
-        self.places: dict[KeyPath, Place] = {}
+        self.positions: dict[KeyPath, Position] = {}
         self._path = path
         self._nodes = 0
 
     def plain(self, value: Any, path: KeyPath) -> Any:  # noqa: ANN401 - YAML holds anything
+        """Return a value and everything in it without the loader's own classes.
+
+        Args:
+            value: What the loader made.
+            path: The path to it.
+
+        Raises:
+            ConfigError: A key is there twice, or there are too many values.
+        """
         self._nodes += 1
         if self._nodes > _MOST_NODES:
             raise _refused(
@@ -198,30 +195,31 @@ class _Expansion:
             return self._table(value, path)
         if isinstance(value, list):
             return [self.plain(each, (*path, index)) for index, each in enumerate(value)]
-        if type(value).__name__ == "ScalarBoolean":
-            # A boolean with an anchor is an int to Python.
+        if type(value).__name__ == "ScalarBoolean":  # a boolean with an anchor, which Python takes for an int
             return bool(value)
         if isinstance(value, SpelledInt | SpelledFloat):
             return value
-        for kind in (bool, int, float, str):
-            if isinstance(value, kind):
-                return kind(value)
-        return value
+        return next((kind(value) for kind in (bool, int, float, str) if isinstance(value, kind)), value)
 
     def _table(self, value: dict[Any, Any], path: KeyPath) -> dict[str, Any]:
         marks = getattr(value, "lc", None)
         found: dict[str, Any] = {}
         for key, each in value.items():
-            name, place = str(key), None
+            name, position = self._name(key), None
             if marks is not None and marks.data and key in marks.data:
                 line, column = marks.key(key)
-                place = self.places[(*path, name)] = (line + 1, column + 1)
+                position = self.positions[(*path, name)] = (line + 1, column + 1)
             if name in found:
-                raise _refused(
-                    self._path, f"the key {name!r} is there twice, as a text and not as one", place
-                )
+                reason = f"the key {name!r} is there twice, as a text and not as one"
+                raise _refused(self._path, reason, position)
             found[name] = self.plain(each, (*path, name))
         return found
+
+    def _name(self, key: object) -> str:
+        try:
+            return str(key)
+        except ValueError:
+            raise _refused(self._path, "holds a key of thousands of digits") from None
 
 
 # -- TOML -------------------------------------------------------------------------------------------
@@ -229,6 +227,9 @@ class _Expansion:
 _TOML_TABLE = re.compile(r"\s*\[([^\[\]]+)\]")
 _TOML_KEY = re.compile(r"(\s*)([\w.\"' -]+?)\s*=")
 _TOML_AT = re.compile(r"\(at line (\d+), column (\d+)\)")
+_TOML_SCALAR = re.compile(
+    r"""[\s,{](?:[\w-]+|"[^"\\]*"|'[^']*')\s*=\s*([-+\w.:]+(?: [\d:.]+(?:Z|[-+][\d:]+)?)?)"""
+)
 
 
 def _read_toml(path: Path, text: str) -> Document:
@@ -236,65 +237,59 @@ def _read_toml(path: Path, text: str) -> Document:
         mapping = tomllib.loads(text, parse_float=SpelledFloat)
     except tomllib.TOMLDecodeError as error:
         at = _TOML_AT.search(str(error))
-        place = (int(at[1]), int(at[2])) if at else None
-        raise _refused(path, f"is not valid TOML: {_TOML_AT.sub('', str(error)).strip()}", place) from None
-    except (ValueError, RecursionError) as error:
-        raise _beyond(path, text, error) from None
-    places = _toml_places(text)
-    return Document(_toml_written(mapping, text.splitlines(), places, ()), places)
+        position = (int(at[1]), int(at[2])) if at else None
+        reason = f"is not valid TOML: {_TOML_AT.sub('', str(error)).strip()}"
+        raise _refused(path, reason, position) from None
+    except ValueError:
+        raise _endless_number(path, text) from None
+    positions = _toml_positions(text)
+    return Document(_toml_spelled(mapping, text.splitlines(), positions, ()), positions)
 
 
-def _toml_places(text: str) -> dict[KeyPath, Place]:
-    """Where keys stand, as far as lines tell; tomllib does not say."""
-    places: dict[KeyPath, Place] = {}
+def _toml_positions(text: str) -> dict[KeyPath, Position]:
+    """Return where keys stand, as far as single lines tell; tomllib does not."""
+    positions: dict[KeyPath, Position] = {}
     table: KeyPath = ()
     for number, line in enumerate(text.splitlines(), 1):
         if found := _TOML_TABLE.match(line):
             table = _toml_path(found[1])
-            places.setdefault(table, (number, 1))
+            positions.setdefault(table, (number, 1))
         elif found := _TOML_KEY.match(line):
-            places.setdefault((*table, *_toml_path(found[2])), (number, len(found[1]) + 1))
-    return places
-
-
-_TOML_BARE = re.compile(
-    r"""[\s,{](?:[\w-]+|"[^"\\]*"|'[^']*')\s*=\s*([-+\w.:]+(?: [\d:.]+(?:Z|[-+][\d:]+)?)?)"""
-)
-
-
-def _toml_written(value: Any, lines: list[str], places: Mapping[KeyPath, Place], path: KeyPath) -> Any:  # noqa: ANN401
-    """The same values, where whole numbers, dates and times know how they were written."""
-    if isinstance(value, dict):
-        return {key: _toml_written(each, lines, places, (*path, key)) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_toml_written(each, lines, places, (*path, index)) for index, each in enumerate(value)]
-    if isinstance(value, bool) or not isinstance(value, int | date | time):
-        return value
-    written = _toml_spelling(value, lines, places, path)
-    return SpelledInt(written, value) if isinstance(value, int) else written
-
-
-def _toml_spelling(
-    value: int | date | time, lines: list[str], places: Mapping[KeyPath, Place], path: KeyPath
-) -> str:
-    """How a value was written, if its key's line, or that of the inline table around it, tells; else how it is usual."""
-    place = places.get(path) or places.get(path[:-1])
-    if place is not None:
-        for found in _TOML_BARE.finditer(f" {lines[place[0] - 1]}"):
-            try:
-                same = tomllib.loads(f"x = {found[1]}")["x"] == value
-            except ValueError:
-                continue
-            if same:
-                return found[1]
-    return str(value) if isinstance(value, int) else value.isoformat()
+            positions.setdefault((*table, *_toml_path(found[2])), (number, len(found[1]) + 1))
+    return positions
 
 
 def _toml_path(text: str) -> KeyPath:
     return tuple(part.strip().strip("\"'") for part in text.split("."))
 
 
+def _toml_spelled(value: Any, lines: list[str], positions: Mapping[KeyPath, Position], path: KeyPath) -> Any:  # noqa: ANN401
+    """Return the same values, but whole numbers that know their spelling, and dates and times as texts."""
+    if isinstance(value, dict):
+        return {key: _toml_spelled(each, lines, positions, (*path, key)) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_toml_spelled(each, lines, positions, (*path, index)) for index, each in enumerate(value)]
+    if isinstance(value, bool) or not isinstance(value, int | date | time):
+        return value
+    # The line of the key, or that of the inline table around it.
+    position = positions.get(path) or positions.get(path[:-1])
+    written = f" {lines[position[0] - 1]}" if position else ""
+    usual = str(value) if isinstance(value, int) else value.isoformat()
+    spelling = next((each for each in _TOML_SCALAR.findall(written) if _toml_value(each) == value), usual)
+    return SpelledInt(spelling, value) if isinstance(value, int) else spelling
+
+
+def _toml_value(text: str) -> object:
+    """Return the value of a scalar; None if the text is none."""
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except ValueError:
+        return None
+
+
 # -- JSON -------------------------------------------------------------------------------------------
+
+_JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 
 
 def _read_json(path: Path, text: str) -> Document:
@@ -302,54 +297,46 @@ def _read_json(path: Path, text: str) -> Document:
         found: dict[str, object] = {}
         for key, value in pairs:
             if key in found:
-                raise _refused(path, f"the key {key!r} is there twice in one object", places.get((key,)))
+                raise _refused(path, f"the key {key!r} is there twice in one object", positions.get((key,)))
             found[key] = value
         return found
 
-    places = _json_places(text)
+    positions = _json_positions(text)
     try:
-        mapping = read_json_value(text, object_pairs_hook=unique)
+        return Document(read_json_value(text, object_pairs_hook=unique), positions)
     except json.JSONDecodeError as error:
         refused = _refused(path, f"is not valid JSON: {error.msg}", (error.lineno, error.colno))
-    except ConfigError as error:
-        refused = error
-    except (ValueError, RecursionError) as error:
-        refused = _beyond(path, text, error)
-    else:
-        return Document(mapping, places)
+    except ConfigError:
+        raise
+    except ValueError:
+        refused = _endless_number(path, text)
+    # Raised out here, so that the library's exception, which holds the file's text, is not its context.
     raise refused
 
 
-_JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
-
-
-def _json_places(text: str) -> dict[KeyPath, Place]:
-    """Where keys stand, by a walk over the tokens; on text that is no JSON it stops somewhere."""
-    places: dict[KeyPath, Place] = {}
-    stack: list[str | int] = []
-    inside: list[str] = []
+def _json_positions(text: str) -> dict[KeyPath, Position]:
+    """Return where keys stand, from the tokens of a text; of one that is no JSON, those of its beginning."""
+    positions: dict[KeyPath, Position] = {}
+    path: list[str | int] = []  # the latest key of each open object, the index in each open list
     expects_key = False
     for token in _JSON_TOKEN.finditer(text):
         piece = token[0]
         if piece in "{[":
-            inside.append(piece)
-            stack.append("" if piece == "{" else 0)
+            path.append("" if piece == "{" else 0)
             expects_key = piece == "{"
         elif piece in "}]":
-            if not inside:
+            expects_key = False
+            if not path:
                 break
-            inside.pop()
-            stack.pop()
-            expects_key = False
-        elif piece == "," and inside:
-            expects_key = inside[-1] == "{"
-            if inside[-1] == "[" and isinstance(stack[-1], int):
-                stack[-1] += 1
+            path.pop()
+        elif piece == "," and path:
+            index = path[-1]
+            expects_key = isinstance(index, str)
+            path[-1] = index if isinstance(index, str) else index + 1
         elif piece.startswith('"') and expects_key:
-            stack[-1] = piece[1:-1]
+            path[-1] = piece[1:-1]
             line_start = text.rfind("\n", 0, token.start()) + 1
-            places.setdefault(
-                tuple(stack), (text.count("\n", 0, token.start()) + 1, token.start() - line_start + 1)
-            )
+            position = text.count("\n", 0, token.start()) + 1, token.start() - line_start + 1
+            positions.setdefault(tuple(path), position)
             expects_key = False
-    return places
+    return positions

@@ -20,8 +20,7 @@ from attrs import NOTHING, Attribute, fields, fields_dict, has
 
 from trio_wsout.config import sections
 from trio_wsout.config.dumping import document_value
-from trio_wsout.config.field_types import FieldType
-from trio_wsout.config.loading import field_type_of
+from trio_wsout.config.field_types import FieldType, field_type_of, section_of
 from trio_wsout.config.sections import (
     NONE,
     Auth,
@@ -194,7 +193,7 @@ def _somewhere_unusable() -> list[tuple[str, type, Attribute[Any]]]:
     found: list[tuple[str, type, Attribute[Any]]] = []
     for name in _SOMEWHERE_UNUSABLE:
         above, _, field = name.rpartition(".")
-        section = _section_of(fields_dict(Config)[above].type) if above else Config
+        section = section_of(fields_dict(Config)[above].type) if above else Config
         found.append((name, section, fields_dict(section)[field]))
     return found
 
@@ -280,7 +279,7 @@ def _sent_cursor() -> Schema:
 def _mentions(section: type, name: str) -> list[Schema]:
     """Each way in which a field may hold ``${cursor}``."""
     annotation = fields_dict(section)[name].type
-    kind, inner = _only_kind(annotation), _section_of(annotation)
+    kind, inner = _only_kind(annotation), section_of(annotation)
     there: Schema = {"type": "string", "pattern": _CURSOR}
     if inner is not None:
         there = {"anyOf": [each for one in fields(inner) for each in _mentions(inner, one.name)]}
@@ -381,7 +380,7 @@ _EMPTY: Schema = {
 def _silent(section: type, each: Attribute[Any]) -> Schema:
     """That a field says nothing: it is empty, at its default, or a section with nothing but that."""
     said: list[Schema] = [{"$ref": "#/$defs/empty"}]
-    kind, inner = _only_kind(each.type), _section_of(each.type)
+    kind, inner = _only_kind(each.type), section_of(each.type)
     if inner is not None:
         fields_of = {f"^{_either(one.name)}$": _silent(inner, one) for one in fields(inner)}
         said.append(
@@ -402,14 +401,6 @@ def _silent(section: type, each: Attribute[Any]) -> Schema:
         said.append({"enum": [default["default"], *raw]})
     return {"anyOf": said}
 
-
-def _section_of(annotation: Any) -> Any:  # noqa: ANN401 - any field's type
-    """The section that a field holds; None if it holds something else."""
-    of = (annotation, *get_args(annotation))
-    return next((each for each in of if each in _SECTIONS), None)
-
-
-_SECTIONS = [each for each in (getattr(sections, name) for name in sections.__all__) if has(each)]
 
 # -- texts --------------------------------------------------------------------------------------------
 

@@ -174,16 +174,21 @@ _FIRST_CODE, _LAST_CODE = 1000, 4999
 
 
 def parse_codes(value: object) -> tuple[int, int]:
-    """Return the first and last code of a range: 4001, "4001" or "4500-4999" (RFC 6455 section 7.4).
+    """Return the first and last code of a range: 4001, "4001", "4500-4999" or a tuple (RFC 6455 section 7.4).
 
     Raises:
         ValueError: It is no range of codes from 1000 to 4999.
     """
-    text = value if isinstance(value, str) else ""
-    if isinstance(value, int) and not isinstance(value, bool) and _FIRST_CODE <= value <= _LAST_CODE:
-        text = str(value)  # Python refuses to make a text of a number of thousands of digits
-    match = _CODES.fullmatch(text)
-    first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    match value:
+        case str():
+            found = _CODES.fullmatch(value)
+            first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+        case int():
+            first = last = value
+        case tuple((int(first), int(last))):  # in a Config that is made in Python
+            pass
+        case _:
+            first = last = 0
     if not _FIRST_CODE <= first <= last <= _LAST_CODE:
         raise ValueError("expected a close code from 1000 to 4999, or a range such as 4500-4999")
     return first, last

@@ -9,49 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
 
 from attrs import Factory, field, frozen, has, resolve_types
 
-from trio_wsout.config.field_types import (
-    BATCH_LINE,
-    BEARER,
-    BIND,
-    CHARACTERS,
-    CODES,
-    CURSOR_STORE,
-    DOTTED,
-    FLAG,
-    HEADER,
-    HEADER_NAME,
-    HISTORY_STORE,
-    NAME,
-    ORIGIN,
-    PARAMETER,
-    PATH,
-    PING,
-    PLACE,
-    POINTER,
-    PROXY,
-    SECRET_HEADER,
-    SECRET_TEMPLATE,
-    SECRET_TEXT,
-    SECRET_VALUE,
-    SHOWN_BEARER,
-    SHOWN_PASSWORD,
-    STATE_ID,
-    TEXT,
-    TOKEN,
-    URL,
-    USER,
-    USERNAME,
-    VALUE,
-    choice,
-    count,
-    duration,
-    number,
-    size,
-)
+from trio_wsout.config import field_types as t
 from trio_wsout.config.secret import Secret, mask_headers
 
 __all__ = [
@@ -163,9 +124,9 @@ NONE = "none"
 class Retry:
     """Retry policy for messages that were written and not confirmed (SPEC 7)."""
 
-    timeout: Annotated[float, duration()] = 30.0
+    timeout: t.Duration = 30.0
     """Seconds from a message's first byte to its confirmation on one connection; > 0."""
-    retries: Annotated[int, count(0)] | None = None
+    retries: t.CountOrZero | None = None
     """How many times a message may be tried again; None: as long as the link lives; ≥ 0."""
 
 
@@ -173,20 +134,20 @@ class Retry:
 class Batch:
     """Joins events into one message (SPEC 4)."""
 
-    mode: Annotated[BatchMode, choice(BatchMode)]
+    mode: BatchMode
     """``fixed`` closes at `fixed_size` events, ``document`` at ``end_document()``."""
-    fixed_size: Annotated[int, count(1)] | None = None
+    fixed_size: t.Count | None = None
     """Most events in a batch, ≥ 1; None: 100 in fixed mode, no bound in document mode."""
-    timeout: Annotated[float, duration()] = 0.1
+    timeout: t.Duration = 0.1
     """Seconds after a batch's first event when it is sent all the same; > 0. A document goes on in another
     batch then."""
-    header: Annotated[str, BATCH_LINE] | None = None
+    header: t.BatchLine | None = None
     """A line put before each batch; templated, expanded for each batch."""
-    footer: Annotated[str, BATCH_LINE] | None = None
+    footer: t.BatchLine | None = None
     """A line put after each batch; templated, expanded for each batch."""
-    use_document_marker: Annotated[bool, FLAG] = False
+    use_document_marker: bool = False
     """Add ``{"document": {"id", "first", "last", "count"}}`` to receipts and statistics."""
-    wrap_as_json: Annotated[bool, FLAG] = False
+    wrap_as_json: bool = False
     """A JSON array instead of one event a line."""
 
 
@@ -194,15 +155,13 @@ class Batch:
 class Connect:
     """How outgoing connections are made (SPEC 5)."""
 
-    mode: Annotated[ConnectMode, choice(ConnectMode)] = ConnectMode.LAZY
+    mode: ConnectMode = ConnectMode.LAZY
     """``lazy``: dial when the first event waits, or at once where messages of the peer are taken; ``eager``: dial in ``open_output``."""
-    timeout: Annotated[float, duration()] = 10.0
+    timeout: t.Duration = 10.0
     """Seconds for one attempt: DNS, TCP, proxy, TLS and handshake together; > 0."""
-    eager_timeout: Annotated[float, duration()] = Factory(
-        lambda self: not_below(30.0, self.timeout), takes_self=True
-    )
+    eager_timeout: t.Duration = Factory(lambda self: not_below(30.0, self.timeout), takes_self=True)
     """Seconds that an eager start-up may take, retries included; > 0. Default: 30s, or `timeout` if that is longer."""
-    proxy: Annotated[Secret, PROXY] | None = None
+    proxy: t.Proxy | None = None
     """``http://``, ``https://``, ``socks5://`` or ``socks5h://`` URL, or ``none``; None: what the environment says."""
 
 
@@ -210,9 +169,9 @@ class Connect:
 class Basic:
     """Basic authentication (SPEC 5)."""
 
-    username: Annotated[str, USERNAME]
+    username: t.Username
     """User name; templated; no colon."""
-    password: Annotated[Secret, SECRET_VALUE]
+    password: t.SecretValue
     """Password; templated."""
 
 
@@ -220,13 +179,11 @@ class Basic:
 class Auth:
     """Credentials put into the opening handshake (SPEC 5)."""
 
-    headers: Mapping[Annotated[str, HEADER_NAME], Annotated[Secret, SECRET_HEADER]] = Factory(
-        dict[str, Secret]
-    )
+    headers: Mapping[t.HeaderName, t.SecretHeaderValue] = Factory(dict[str, Secret])
     """Headers to add; values templated."""
-    query: Mapping[Annotated[str, NAME], Annotated[Secret, SECRET_VALUE]] = Factory(dict[str, Secret])
+    query: Mapping[t.Name, t.SecretValue] = Factory(dict[str, Secret])
     """Query parameters to add; values templated."""
-    bearer_token: Annotated[Secret, BEARER] | None = None
+    bearer_token: t.BearerToken | None = None
     """Sent as ``Authorization: Bearer …``; templated; not together with `basic`."""
     basic: Basic | None = None
     """Sent as ``Authorization: Basic …``; not together with `bearer_token`."""
@@ -236,15 +193,15 @@ class Auth:
 class Tls:
     """TLS of outgoing connections (SPEC 5). Each file is a path, or PEM text itself."""
 
-    ca_certificate: Annotated[str, TEXT] | None = None
+    ca_certificate: t.Text | None = None
     """The only CA to trust, instead of the system's roots."""
-    client_certificate: Annotated[str, TEXT] | None = None
+    client_certificate: t.Text | None = None
     """Certificate chain for mutual TLS; needs `client_key`."""
-    client_key: Annotated[Secret, SECRET_TEXT] | None = None
+    client_key: t.SecretText | None = None
     """Private key for mutual TLS; needs `client_certificate`."""
-    client_key_password: Annotated[Secret, SECRET_TEMPLATE] | None = None
+    client_key_password: t.SecretTemplate | None = None
     """Password of an encrypted `client_key`; templated."""
-    insecure_skip_verify: Annotated[bool, FLAG] = False
+    insecure_skip_verify: bool = False
     """Accept any certificate; a WARNING at every connection; not with `ca_certificate`."""
 
 
@@ -252,13 +209,13 @@ class Tls:
 class Heartbeat:
     """Finds dead peers, and keeps connections open that proxies cut when they are silent (SPEC 8)."""
 
-    ping_interval: Annotated[float, duration()] = 20.0
+    ping_interval: t.Duration = 20.0
     """Seconds after the last inbound frame until a ping; > 0."""
-    timeout: Annotated[float, duration()] = 10.0
+    timeout: t.Duration = 10.0
     """Seconds from a ping's writing, or from the latest progress of what lies before it, until any frame; > 0."""
-    action: Annotated[HeartbeatAction, choice(HeartbeatAction)] = HeartbeatAction.RECONNECT
+    action: HeartbeatAction = HeartbeatAction.RECONNECT
     """``reconnect`` cuts the connection; ``log-only`` warns and counts."""
-    payload: Annotated[str, PING] = ""
+    payload: t.PingPayload = ""
     """Carried by every periodic ping; a ping that is to confirm adds a number; at most 125 bytes of UTF-8."""
 
 
@@ -266,21 +223,19 @@ class Heartbeat:
 class Reconnect:
     """Backoff between attempts (SPEC 6)."""
 
-    initial_backoff: Annotated[float, duration()] = 0.5
+    initial_backoff: t.Duration = 0.5
     """Seconds: the ceiling after the first failure; > 0."""
-    max_backoff: Annotated[float, duration()] = Factory(
-        lambda self: not_below(30.0, self.initial_backoff), takes_self=True
-    )
+    max_backoff: t.Duration = Factory(lambda self: not_below(30.0, self.initial_backoff), takes_self=True)
     """Seconds: no delay is longer; ≥ `initial_backoff`. Default: 30s, or `initial_backoff` if that is longer."""
-    multiplier: Annotated[float, number(1)] = 2.0
+    multiplier: t.Multiplier = 2.0
     """Growth of the ceiling a failure; ≥ 1."""
-    jitter: Annotated[float, number(0, 1)] = 0.5
+    jitter: t.Share = 0.5
     """Share of the ceiling that is random: 0 exact, 1 full jitter."""
-    max_attempts: Annotated[int, count(1)] | None = None
+    max_attempts: t.Count | None = None
     """Failures in a row before giving up, ≥ 1; None: never."""
-    reset_after: Annotated[float, duration(positive=False)] = 10.0
+    reset_after: t.DurationOrZero = 10.0
     """Seconds that a connection must have been open for the count to return to 0; ≥ 0."""
-    give_up_on: tuple[Annotated[tuple[int, int], CODES], ...] = ((3500, 3999), (4500, 4999))
+    give_up_on: tuple[t.CloseCodes, ...] = ((3500, 3999), (4500, 4999))
     """Close codes that are final, as (first, last) ranges; written ``4500-4999`` or ``4001``."""
 
 
@@ -288,15 +243,15 @@ class Reconnect:
 class Delivery:
     """What successful delivery means (SPEC 7)."""
 
-    level: Annotated[DeliveryLevel, choice(DeliveryLevel)] = DeliveryLevel.RECEIVED
+    level: DeliveryLevel = DeliveryLevel.RECEIVED
     """``written``, ``received`` or ``acked``."""
-    ack_pointer: Annotated[str, POINTER] = "/ack"
+    ack_pointer: t.JsonPointer = "/ack"
     """RFC 6901 pointer to the cursor or sequence number in a peer's acknowledgement."""
-    max_unconfirmed: Annotated[int, count(1)] = 1024
+    max_unconfirmed: t.Count = 1024
     """Most messages in the window; ≥ 1."""
-    max_unconfirmed_bytes: Annotated[int, size()] = 8 * MIB
+    max_unconfirmed_bytes: t.Size = 8 * MIB
     """Most bytes of messages in the window; ≥ 1. One message always fits."""
-    stamp: Annotated[str, CHARACTERS] | None = None
+    stamp: t.UnicodeText | None = None
     """Key under which each object event carries ``epoch-seq``; None: not stamped."""
 
 
@@ -304,21 +259,21 @@ class Delivery:
 class Cursor:
     """Resume tokens (SPEC 9). One of `header_name` and `query_parameter` is needed."""
 
-    header_name: Annotated[str, HEADER_NAME] | None = None
+    header_name: t.HeaderName | None = None
     """Header that carries the cursor in the opening handshake."""
-    query_parameter: Annotated[str, PARAMETER] | None = None
+    query_parameter: t.Parameter | None = None
     """Query parameter that carries the cursor in the opening handshake."""
-    persist_to: Annotated[str, CURSOR_STORE] | None = None
+    persist_to: t.CursorStore | None = None
     """``memory:``, ``sqlite:PATH``, a directory or a file; None: see `state_id`."""
-    initial_value: Annotated[str, TEXT] | None = None
+    initial_value: t.Text | None = None
     """Cursor for the first connection, where nothing is stored."""
-    state_id: Annotated[str, STATE_ID] | None = None
+    state_id: t.StateId | None = None
     """Key of the stored cursor; given without `persist_to`, the platform's state directory."""
-    resume_on_reconnect: Annotated[bool, FLAG] = True
+    resume_on_reconnect: bool = True
     """Whether attempts after the first connection carry the cursor too."""
-    value_field: Annotated[str, DOTTED] | None = None
+    value_field: t.DottedPath | None = None
     """Dotted path in the event; not together with `value_pointer`."""
-    value_pointer: Annotated[str, POINTER] | None = None
+    value_pointer: t.JsonPointer | None = None
     """RFC 6901 pointer into the event; not together with `value_field`."""
 
 
@@ -326,9 +281,9 @@ class Cursor:
 class Spool:
     """Accepted events on disk until they are confirmed (SPEC 7); client mode."""
 
-    path: Annotated[str, PLACE]
+    path: t.FilePath
     """Directory of the log."""
-    max_bytes: Annotated[int, size()] | None = None
+    max_bytes: t.Size | None = None
     """Most bytes on disk; ``send`` waits beyond it. None: 1GiB, or room for two messages of `max_message_size` if
     that is more."""
 
@@ -337,11 +292,11 @@ class Spool:
 class ServerTls:
     """TLS of the listener (SPEC 10)."""
 
-    cert: Annotated[str, PLACE]
+    cert: t.FilePath
     """Path of the certificate chain."""
-    key: Annotated[str, PLACE]
+    key: t.FilePath
     """Path of the private key."""
-    key_password: Annotated[Secret, SECRET_TEMPLATE] | None = None
+    key_password: t.SecretTemplate | None = None
     """Password of an encrypted `key`; templated."""
 
 
@@ -349,11 +304,11 @@ class ServerTls:
 class ServerAuth:
     """What a peer must show to come in (SPEC 10); a peer that shows none of it is answered 401."""
 
-    basic: Mapping[Annotated[str, USER], Annotated[Secret, SHOWN_PASSWORD]] = Factory(dict[str, Secret])
+    basic: Mapping[t.User, t.PeerPassword] = Factory(dict[str, Secret])
     """Passwords by user name, for ``Authorization: Basic``; templated. The name is the peer's identity."""
-    bearer: Mapping[Annotated[str, NAME], Annotated[Secret, SHOWN_BEARER]] = Factory(dict[str, Secret])
+    bearer: Mapping[t.Name, t.BearerToken] = Factory(dict[str, Secret])
     """Tokens by identity, for ``Authorization: Bearer``; templated."""
-    query_parameter: Annotated[str, PARAMETER] | None = None
+    query_parameter: t.Parameter | None = None
     """Query parameter that may carry a token of `bearer`, for browsers, which can't set headers."""
 
 
@@ -361,32 +316,32 @@ class ServerAuth:
 class Server:
     """The embedded listener (SPEC 10)."""
 
-    bind: Annotated[str, BIND]
+    bind: t.Bind
     """``host:port``, ``[v6]:port``, ``:port`` (all addresses) or ``unix:PATH``."""
-    path: Annotated[str, PATH] | None = None
+    path: t.UrlPath | None = None
     """The one path that is served, beside ``/healthz``; None: any."""
     tls: ServerTls | None = None
     """TLS material; None: plain."""
-    sender_field: Annotated[str, CHARACTERS] | None = None
+    sender_field: t.UnicodeText | None = None
     """Key under which each object that a peer sends carries the peer's identity (mode relay, payload json)."""
     auth: ServerAuth | None = None
     """Who may come in; None: everybody, unless the application's `authenticate` says otherwise."""
-    max_connections: Annotated[int, count(1)] | None = None
+    max_connections: t.Count | None = None
     """Most peers at a time, ≥ 1; None: no bound."""
-    idle_timeout: Annotated[float, duration()] | None = None
+    idle_timeout: t.Duration | None = None
     """Seconds without a message in either direction before Close 1001; None: never."""
-    allowed_origins: tuple[Annotated[str, ORIGIN], ...] | None = None
+    allowed_origins: tuple[t.Origin, ...] | None = None
     """Origins that are admitted, as ``https://example.com``; None: any. ``https://*.example.com`` is every host below
     that one, and not itself; ``*`` allows all."""
-    send_buffer_capacity: Annotated[int, count(1)] = 256
+    send_buffer_capacity: t.Count = 256
     """Messages that wait for one peer; ≥ 1."""
-    slow_peer: Annotated[SlowPeer, choice(SlowPeer)] = SlowPeer.WAIT
+    slow_peer: SlowPeer = SlowPeer.WAIT
     """What happens when that buffer is full."""
-    slow_peer_timeout: Annotated[float, duration()] = 5.0
+    slow_peer_timeout: t.Duration = 5.0
     """Seconds that ``slow-peer: wait`` waits; > 0."""
-    handshake_timeout: Annotated[float, duration()] = 10.0
+    handshake_timeout: t.Duration = 10.0
     """Seconds for TLS and handshake together; > 0."""
-    viewer: Annotated[bool, FLAG] = False
+    viewer: bool = False
     """Serve a live page at ``GET /``."""
 
 
@@ -394,15 +349,15 @@ class Server:
 class History:
     """The retained log of events (SPEC 11)."""
 
-    store: Annotated[str, HISTORY_STORE] = "memory:"
+    store: t.HistoryStore = "memory:"
     """``memory:`` or ``sqlite:PATH``."""
-    max_events: Annotated[int, count(1)] | None = None
+    max_events: t.Count | None = None
     """Most events kept; None: no bound."""
-    max_age: Annotated[float, duration()] | None = None
+    max_age: t.Duration | None = None
     """Seconds that an event is kept; None: no bound."""
-    max_bytes: Annotated[int, size()] | None = None
+    max_bytes: t.Size | None = None
     """Most bytes kept; None: no bound."""
-    on_gap: Annotated[OnGap, choice(OnGap)] = OnGap.TELL
+    on_gap: OnGap = OnGap.TELL
     """What a peer gets whose cursor leads nowhere: ``tell``: a message that says so, and then what is kept;
     ``refuse``: Close 4410 with the first cursor there is as its reason."""
 
@@ -411,19 +366,17 @@ class History:
 class Config:
     """A whole output. Sections that mean something by being there are None when absent."""
 
-    mode: Annotated[Mode, choice(Mode)] = Mode.CLIENT
+    mode: Mode = Mode.CLIENT
     """Operating mode."""
-    url: Annotated[str, URL] | None = None
+    url: t.Url | None = None
     """Remote endpoint as ``ws://`` or ``wss://``; templated; required in client mode."""
-    headers: Mapping[Annotated[str, HEADER_NAME], Annotated[str, HEADER]] = field(
-        factory=dict[str, str], repr=mask_headers
-    )
+    headers: Mapping[t.HeaderName, t.HeaderValue] = field(factory=dict[str, str], repr=mask_headers)
     """Headers for the opening handshake; values templated."""
-    query: Mapping[Annotated[str, NAME], Annotated[str, VALUE]] = Factory(dict[str, str])
+    query: Mapping[t.Name, t.QueryValue] = Factory(dict[str, str])
     """Query parameters appended to `url`; values templated."""
-    subprotocols: tuple[Annotated[str, TOKEN], ...] = ()
+    subprotocols: tuple[t.Subprotocol, ...] = ()
     """Offered in this order."""
-    payload: Annotated[Payload, choice(Payload)] = Payload.TEXT
+    payload: Payload = Payload.TEXT
     """How events become messages."""
     auth: Auth = Auth()
     """Credentials."""
@@ -449,9 +402,9 @@ class Config:
     """The listener; required in the server modes."""
     history: History | None = None
     """Absent: nothing is retained."""
-    max_message_size: Annotated[int, size()] = MIB
+    max_message_size: t.Size = MIB
     """Most bytes of one message, sent or received; ≥ 1."""
-    shutdown_timeout: Annotated[float, duration(positive=False)] = 10.0
+    shutdown_timeout: t.DurationOrZero = 10.0
     """Seconds that a graceful end may take; ≥ 0."""
 
     def handshake_templates(self) -> list[str]:

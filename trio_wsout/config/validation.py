@@ -29,16 +29,19 @@ _Value = TypeVar("_Value")
 
 
 class NeedsUnknownError(Exception):
-    """A rule asked for the value of a field that has none; what it found before still holds."""
+    """A rule needs a value that could not be read; the problems that it found before still hold."""
 
 
 class Unknown:
-    """The value of a field that could not be read: it is not None, and whoever asks more of it is told to stop."""
+    """Stands in a Config for a value that could not be read: it is not None, and a rule that needs more of it stops."""
+
+    def __init__(self, *reasons: str) -> None:
+        self.reasons = reasons
 
     def _stop(self, *_: object) -> NoReturn:
         raise NeedsUnknownError
 
-    # An attribute or method of any value that could stand here.
+    # Any attribute or method that a value of any field could have.
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any section's fields
         self._stop()
 
@@ -46,17 +49,15 @@ class Unknown:
     __bool__ = __iter__ = __len__ = __hash__ = __float__ = _stop
 
 
-UNKNOWN = Unknown()
-"""The field is there, and wrong."""
-MISSING = Unknown()
-"""The field is not there, and required."""
+class Missing(Unknown):
+    """Stands for a required field that is absent."""
 
 
 def known(value: _Value) -> _Value:
-    """Return a value that is handed to others, who would not stop at what is unknown.
+    """Return a value that is passed on to a function that does not stop at an `Unknown`.
 
     Raises:
-        NeedsUnknownError: It is unknown.
+        NeedsUnknownError: It could not be read.
     """
     if isinstance(value, Unknown):
         raise NeedsUnknownError
@@ -135,7 +136,7 @@ def default_of(field: Attribute[Any], section: object) -> Any:  # noqa: ANN401 -
 def says_nothing(section: Any, name: str) -> bool:  # noqa: ANN401 - any section
     """Whether a field is as good as absent: null, its default, or a section with nothing but that."""
     value: object = getattr(section, name)
-    if value is None or value is MISSING:
+    if value is None or isinstance(value, Missing):
         return True
     if isinstance(value, Unknown):
         return False
