@@ -344,15 +344,17 @@ def _problems_of_section(
 ) -> Iterator[tuple[KeyPath, Unknown]]:
     """Yield the problems inside a section, in the order of the document; last those of absent fields."""
     known = keys_of(type(section))
-    absent = [key for key in known if _users_key(key, raw) not in raw]
-    for key in [*raw, *absent]:
-        kebab = _kebab(key)
+    spelled = {key: _kebab(key) for key in raw}
+    for key, kebab in spelled.items():
         if kebab not in known:
             yield (*path, str(key)), Unknown(_not_known(kebab, list(known)))
         elif kebab != key and kebab in raw:
             yield (*path, key), Unknown("is there twice, with - and with _; keep one of the two")
         else:
-            yield from _problems(getattr(section, known[kebab]), raw.get(key), (*path, key))
+            yield from _problems(getattr(section, known[kebab]), raw[key], (*path, key))
+    for key in [key for key in known if key not in spelled.values()]:
+        if isinstance(unknown := getattr(section, known[key]), Unknown):
+            yield (*path, key), unknown
 
 
 def _users_key(name: str, raw: object) -> str:
