@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from trio_wsout._core.delivery import Accepted, BatchMessage, DeliveryWindow, Message
+from trio_wsout._core.delivery import DeliveryWindow
 from trio_wsout._core.disconnection import Cause, Disconnection
+from trio_wsout._core.message import Accepted, BatchMessage, Message
 from trio_wsout.config.sections import Delivery, DeliveryLevel, Retry
 
 LOST = Disconnection(cause=Cause.LOST, detail="reset")
@@ -503,9 +504,9 @@ def test_the_oldest_message_in_flight_sets_the_deadline() -> None:
     made.take(5.0, 5)
     made.take(7.0, 5)
     assert made.deadline == 35.0
-    made.held()
+    made.reading_paused()
     assert made.deadline is None
-    made.released(20.0)
+    made.reading_resumed(20.0)
     assert made.deadline == 50.0
 
 
@@ -565,9 +566,9 @@ def test_a_ping_after_a_break_that_is_not_answered_sets_the_deadline() -> None:
     made.connected(7.0)
     assert made.deadline == 37.0
     made.ping_taken()
-    made.held()
+    made.reading_paused()
     assert made.deadline is None
-    made.released(20.0)
+    made.reading_resumed(20.0)
     assert made.deadline == 50.0
     made.pong_received(0.0)
     assert made.deadline is None, "nothing is in flight"

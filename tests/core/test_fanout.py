@@ -50,7 +50,7 @@ class Heard:
         self.sizes.append(size)
         self.at = at
 
-    def out_of_step(self) -> None:
+    def left_sync(self) -> None:
         self.fell_out += 1
 
 
@@ -62,7 +62,7 @@ class OwnedLog(Log):
 
     def step(self, *peers: Subscription) -> None:
         """Have these in sync."""
-        assert all(self.step_in(peer, 0) for peer in peers)
+        assert all(self.enter_sync(peer, 0) for peer in peers)
 
     def look(self, peers: list[Subscription]) -> None:
         """Have the accounts of these up to date."""
@@ -72,10 +72,10 @@ class OwnedLog(Log):
 
     def send(self, at: float = 0.0) -> list[int]:
         """One wave: which messages it held, for all in sync."""
-        wave = self.next_wave(at)
-        assert wave is not None
-        self.took(wave)
-        return numbers(wave.frames)
+        broadcast = self.next_broadcast(at)
+        assert broadcast is not None
+        self.broadcast_written(broadcast)
+        return numbers(broadcast.frames)
 
 
 def log(
@@ -94,6 +94,11 @@ def post(made: OwnedLog, count: int = 1, *, source: Subscription | None = None, 
         made.post(message(made.end + 1), frame(made.end, size), source)
 
 
+def queued(made: Log, peer: Subscription) -> int:
+    """How many messages wait for it."""
+    return made.end - peer.position
+
+
 def pong(peer: Subscription) -> None:
     """Everything taken so far is answered for."""
     peer.ping_taken()
@@ -110,9 +115,9 @@ def test_a_peer_gets_what_is_posted_after_it_joined() -> None:
     assert not peer.ready
     assert peer.take(0.0) == b""
     post(made, 2)
-    assert peer.queued == 2
+    assert queued(made, peer) == 2
     assert numbers(peer.take(0.0)) == [2, 3]
-    assert peer.queued == 0
+    assert queued(made, peer) == 0
     assert not peer.ready
 
 
@@ -131,7 +136,7 @@ def test_only_own_messages_are_taken_without_a_write() -> None:
     peer = made.join()
     post(made, 2, source=peer)
     assert peer.take(0.0) == b""
-    assert peer.queued == 0
+    assert queued(made, peer) == 0
     assert peer.deadline is None
     assert not peer.wants_ping
     assert seqs(made.settled()) == [1, 2]
@@ -215,9 +220,9 @@ def test_a_stuck_peer_needs_no_block_whose_messages_it_lost() -> None:
     held = sys.getrefcount(first)
     made.post(message(1), first)
     post(made, size=BLOCK)
-    peer.stuck = True
+    peer.mark_stuck()
     post(made, 5, size=BLOCK)
-    assert (peer.queued, peer.dropped) == (2, 5)
+    assert (queued(made, peer), peer.dropped) == (2, 5)
     assert sys.getrefcount(first) == held, "message 0 is lost: nobody will ever take it"
 
 
@@ -264,15 +269,15 @@ def test_a_stuck_peer_loses_its_oldest_and_hears_where_its_gap_begins() -> None:
     peer.take(0.0)
     post(made, 2)
     assert made.full
-    peer.stuck = True
+    peer.mark_stuck()
     assert not made.full
     assert made.slow == []
     assert peer.gap_after is None, "nothing is lost yet"
     post(made, 3)
     assert not made.full
-    assert (peer.queued, peer.dropped, made.dropped) == (2, 3, 3)
+    assert (queued(made, peer), peer.dropped, made.dropped) == (2, 3, 3)
     assert peer.gap_after == 1
-    assert peer.next == 4
+    assert peer.position == 4
     assert numbers(peer.take(0.0)) == [4, 5]
     assert not peer.stuck
     post(made, 2)
@@ -285,9 +290,9 @@ def test_what_a_stuck_peer_may_cost_is_bounded_in_messages_and_in_bytes(size: in
     stuck, good = made.join(), made.join()
     post(made)
     stuck.take(0.0)
-    stuck.stuck = True
+    stuck.mark_stuck()
     payload = bytes(size)
-    while not made.keeps_much:
+    while not made.keeps_too_much:
         good.take(0.0)
         pong(good)
         assert made.settled() == []
@@ -298,7 +303,7 @@ def test_what_a_stuck_peer_may_cost_is_bounded_in_messages_and_in_bytes(size: in
     made.leave(stuck)
     assert len(made.settled()) + made.unsettled == most + 1
     assert made.unsettled == 1, "the good peer has not taken the last"
-    assert not made.keeps_much
+    assert not made.keeps_too_much
     assert made.kept_for == []
 
 
@@ -306,7 +311,7 @@ def test_one_stuck_peer_does_not_hide_another_slow_one() -> None:
     made = log(capacity=2)
     stuck, slow = made.join(), made.join()
     post(made, 2)
-    stuck.stuck = True
+    stuck.mark_stuck()
     assert made.full
     assert made.slow == [slow]
 
@@ -317,7 +322,7 @@ def test_one_that_can_take_nothing_stays_stuck() -> None:
     post(made)
     peer.take(0.0)
     post(made)
-    peer.stuck = True
+    peer.mark_stuck()
     assert peer.take(0.0) == b""
     assert peer.stuck
 
@@ -325,14 +330,14 @@ def test_one_that_can_take_nothing_stays_stuck() -> None:
 def test_own_messages_are_never_lost_and_make_no_gap() -> None:
     made = log(capacity=1)
     peer = made.join()
-    peer.stuck = True
+    peer.mark_stuck()
     post(made, source=peer)
     post(made)
     assert (peer.dropped, peer.gap_after) == (0, None)
     post(made, source=peer)
     assert (peer.dropped, peer.gap_after) == (1, 1)
     post(made, 2)
-    assert (peer.dropped, peer.gap_after, peer.next) == (2, 1, 4), "one gap, as nothing was taken between"
+    assert (peer.dropped, peer.gap_after, peer.position) == (2, 1, 4), "one gap, as nothing was taken between"
     assert numbers(peer.take(0.0)) == [4]
 
 
@@ -340,11 +345,11 @@ def test_a_gap_after_settled_messages_knows_their_last_event() -> None:
     made = log(capacity=1)
     peer = made.join()
     post(made, 2)
-    peer.gap_after = None
+    peer.gap_reported()
     peer.take(0.0)
     pong(peer)
     assert len(made.settled()) == 2
-    peer.stuck = True
+    peer.mark_stuck()
     post(made, 2)
     assert peer.gap_after == 2
 
@@ -355,7 +360,7 @@ def test_what_is_lost_settles_behind_what_is_in_flight() -> None:
     post(made)
     peer.take(0.0)
     peer.ping_taken()
-    peer.stuck = True
+    peer.mark_stuck()
     post(made, 3)
     assert (peer.dropped, made.settled()) == (2, [])
     peer.pong_received(0.0)
@@ -661,7 +666,7 @@ def test_many_peers_are_asked_once_a_second_where_nobody_waits() -> None:
     peers[0].take(3.5)
     assert made.ask_at == 4.0
     made.want()
-    made.ask_at = None
+    made.asked()
     assert all(peer.pings_now for peer in peers)
     pong(peers[0])
     assert not peers[0].pings_now
@@ -711,18 +716,18 @@ def test_a_wave_goes_to_all_in_step_and_to_nobody_else() -> None:
     peers = crowd(made)
     made.step(*peers[:15])
     post(made, 2)
-    wave = made.next_wave(1.0)
-    assert wave is not None
-    assert numbers(wave.frames) == [0, 1]
-    assert not made.took(wave), "many are asked later"
+    broadcast = made.next_broadcast(1.0)
+    assert broadcast is not None
+    assert numbers(broadcast.frames) == [0, 1]
+    assert not made.broadcast_written(broadcast), "many are asked later"
     assert made.ask_at == 2.0
     made.look(peers)
-    assert [peer.queued for peer in peers] == [0] * 15 + [2] * 5
+    assert [queued(made, peer) for peer in peers] == [0] * 15 + [2] * 5
     assert [peer.deadline for peer in peers[13:17]] == [31.0, 31.0, None, None]
-    assert made.next_wave(1.0) is None
-    assert peers[15].take(1.0) is wave.frames, "who comes for it later shares it"
+    assert made.next_broadcast(1.0) is None
+    assert peers[15].take(1.0) is broadcast.frames, "who comes for it later shares it"
     post(made)
-    made.step_out(peers[0])
+    made.leave_sync(peers[0])
     assert made.send() == [2]
     assert numbers(peers[0].take(2.0)) == [2]
     made.step(peers[0])
@@ -734,14 +739,14 @@ def test_without_anybody_in_step_there_are_no_waves() -> None:
     made = log(capacity=10)
     (peer,) = crowd(made, 1)
     post(made)
-    assert made.next_wave(0.0) is None
+    assert made.next_broadcast(0.0) is None
     peer.take(0.0)
     made.step(peer)
     post(made)
-    wave = made.next_wave(0.0)
-    assert wave is not None
+    broadcast = made.next_broadcast(0.0)
+    assert broadcast is not None
     made.leave(peer)
-    assert made.took(wave) is False, "nobody has taken it in the end"
+    assert made.broadcast_written(broadcast) is False, "nobody has taken it in the end"
 
 
 def test_a_wave_is_one_block_at_most() -> None:
@@ -749,7 +754,7 @@ def test_a_wave_is_one_block_at_most() -> None:
     made.step(*crowd(made, 2))
     post(made, 3, size=BLOCK)
     assert [made.send(), made.send(), made.send()] == [[0], [1], [2]]
-    assert made.next_wave(0.0) is None
+    assert made.next_broadcast(0.0) is None
 
 
 def test_who_cannot_keep_step() -> None:
@@ -764,12 +769,13 @@ def test_who_cannot_keep_step() -> None:
             pong(peer)
     made.leave(peers["left"])
     made.step(peers["fine"])
-    peers["behind"].stuck = peers["lost"].stuck = True
+    peers["behind"].mark_stuck()
+    peers["lost"].mark_stuck()
     peers["lost"].skip_to(2)
     peers["own"].posted(2)
-    assert [name for name, peer in peers.items() if not peer.in_sync and made.step_in(peer, 0)] == []
-    peers["lost"].gap_after = None
-    assert not made.step_in(peers["lost"], 0), "it has taken nothing since it was found slow"
+    assert [name for name, peer in peers.items() if not peer.in_sync and made.enter_sync(peer, 0)] == []
+    peers["lost"].gap_reported()
+    assert not made.enter_sync(peers["lost"], 0), "it has taken nothing since it was found slow"
     pong(peers["much"])
     made.step(peers["much"])
 
@@ -791,7 +797,7 @@ def test_who_has_no_room_for_a_wave_falls_out_of_step_and_the_others_do_not() ->
     post(made)
     assert made.send() == [4]
     assert (slow.in_sync, quick.in_sync, heard.fell_out) == (False, True, 1)
-    assert (slow.in_flight, slow.queued) == (4, 1)
+    assert (slow.in_flight, queued(made, slow)) == (4, 1)
     assert not slow.ready
     slow.acked(4)
     assert numbers(slow.take(0.0)) == [4]
@@ -816,9 +822,9 @@ def test_those_in_step_are_asked_where_somebody_waits(level: DeliveryLevel) -> N
     made.step(*peers)
     post(made)
     made.want()
-    wave = made.next_wave(0.0)
-    assert wave is not None
-    assert made.took(wave) == (level is RECEIVED)
+    broadcast = made.next_broadcast(0.0)
+    assert broadcast is not None
+    assert made.broadcast_written(broadcast) == (level is RECEIVED)
 
 
 @pytest.mark.parametrize(("most", "most_bytes"), [(3, 10**6), (100, 10)])
@@ -829,9 +835,9 @@ def test_those_in_step_are_asked_when_one_has_used_half_of_its_room(most: int, m
     asked = []
     for _ in range(4):
         post(made)
-        wave = made.next_wave(0.0)
-        assert wave is not None
-        asked.append(made.took(wave))
+        broadcast = made.next_broadcast(0.0)
+        assert broadcast is not None
+        asked.append(made.broadcast_written(broadcast))
         made.look(peers[1:])
         for peer in peers[1:]:
             pong(peer)
@@ -851,10 +857,10 @@ def test_an_account_that_catches_up_tells_what_was_written_and_when() -> None:
         post(made)
         made.send(at)
     assert heard.sizes == []
-    assert (peer.next, peer.in_flight) == (0, 0), "nothing of it is touched by a wave"
+    assert (peer.position, peer.in_flight) == (0, 0), "nothing of it is touched by a wave"
     made.look([peer])
     assert (heard.sizes, heard.at) == ([9], 5.0)
-    assert (peer.next, peer.in_flight, peer.in_flight_bytes) == (3, 3, 9)
+    assert (peer.position, peer.in_flight, peer.in_flight_bytes) == (3, 3, 9)
     made.look([peer])
     assert heard.sizes == [9]
     assert peer.deadline == 31.0
@@ -886,7 +892,7 @@ def test_whoever_steps_in_first_says_where_the_next_wave_begins() -> None:
     for _ in range(2):
         post(made)
         made.send()
-    made.step_out(quick)
+    made.leave_sync(quick)
     made.step(slow)
     post(made)
     assert made.send() == [0, 1, 2]
@@ -956,9 +962,9 @@ def test_time_in_which_this_side_does_not_read_is_not_the_peers() -> None:
     peer = made.join()
     post(made)
     peer.take(5.0)
-    peer.held()
+    peer.reading_paused()
     assert peer.deadline is None
-    peer.released(20.0)
+    peer.reading_resumed(20.0)
     assert peer.deadline == 50.0
     pong(peer)
     post(made)
@@ -1128,7 +1134,7 @@ class FanoutMachine(RuleBasedStateMachine):
             if expel:
                 self._leave(peer)
             else:
-                peer.place.stuck = True
+                peer.place.mark_stuck()
         assert not self.log.full
 
     # writing
@@ -1144,16 +1150,19 @@ class FanoutMachine(RuleBasedStateMachine):
 
     def _take(self, peer: Peer) -> bytes:
         place = peer.place
-        self.log.step_out(place)
-        ready, before = place.ready, place.queued
+        self.log.leave_sync(place)
+        ready, before = place.ready, queued(self.log, place)
         assert before == len(peer.waiting)
         self._check_gap(peer)
         blob = place.take(self.now)
-        taken, peer.waiting = peer.waiting[: before - place.queued], peer.waiting[before - place.queued :]
+        taken, peer.waiting = (
+            peer.waiting[: before - queued(self.log, place)],
+            peer.waiting[before - queued(self.log, place) :],
+        )
         assert bool(taken) == ready
         if ready:
             assert not place.stuck
-            place.gap_after = None
+            place.gap_reported()
             peer.gap = []
         assert numbers(blob) == peer.others(taken)
         assert len(blob) == sum(self.sizes[number] for number in peer.others(taken))
@@ -1172,11 +1181,11 @@ class FanoutMachine(RuleBasedStateMachine):
     @rule(index=st.integers(0, 4), other=st.integers(1, 4))
     def take_together(self, index: int, other: int) -> None:
         one, two = self._one(index), self._one(index + other)
-        if one is two or one.place.next != two.place.next:
+        if one is two or one.place.position != two.place.position:
             return
-        first, last = one.place.next, self.log.end
+        first, last = one.place.position, self.log.end
         blobs = [self._take(one), self._take(two)]
-        if one.place.next == two.place.next and not any(
+        if one.place.position == two.place.position and not any(
             number in peer.own for peer in (one, two) for number in range(first, last)
         ):
             assert blobs[0] is blobs[1]
@@ -1193,18 +1202,18 @@ class FanoutMachine(RuleBasedStateMachine):
         others = [each.place for each in self.peers if each.place.in_sync]
         self.log.look(others)
         flight = sum(write.size for write in peer.writes)
-        free = not (peer.place.stuck or peer.gap or any(number >= peer.place.next for number in peer.own))
+        free = not (peer.place.stuck or peer.gap or any(number >= peer.place.position for number in peer.own))
         half = 2 * len(peer.flight) >= self.most or 2 * flight >= self.most_bytes
-        fits = free and not half and (not others or others[0].next == peer.place.next)
-        assert self.log.step_in(peer.place, 7) == fits
+        fits = free and not half and (not others or others[0].position == peer.place.position)
+        assert self.log.enter_sync(peer.place, 7) == fits
 
     @precondition(lambda self: self.peers)
     @rule(index=st.integers(0, 4))
     def get_out_of_step(self, index: int) -> None:
-        self.log.step_out(self._one(index).place)
+        self.log.leave_sync(self._one(index).place)
 
     @rule(times=st.integers(1, 4), count=st.integers(0, 2), source=st.none() | st.integers(0, 4))
-    def waves(self, times: int, count: int, source: int | None) -> None:
+    def broadcasts(self, times: int, count: int, source: int | None) -> None:
         """All in sync take the next frames together, as each alone would; nobody looks at them meanwhile."""
         for _ in range(times):
             for _ in range(count):
@@ -1215,26 +1224,26 @@ class FanoutMachine(RuleBasedStateMachine):
     def _wave(self) -> None:
         self.now += 0.5
         before = [peer for peer in self.peers if peer.place.in_sync]
-        wave = self.log.next_wave(self.now)
+        broadcast = self.log.next_broadcast(self.now)
         took = [peer for peer in self.peers if peer.place.in_sync]
         assert {peer.place for peer in took} == self.log.in_sync.members.keys()
-        if wave is None:
+        if broadcast is None:
             assert not any(peer.waiting for peer in took)
             assert all(peer.waiting for peer in before if peer not in took)
             return
-        there = numbers(wave.frames)
+        there = numbers(broadcast.frames)
         for peer in before:
             assert (peer in took) == self._has_room(peer, len(there)), (
                 "who has room keeps step, and nobody else"
             )
-        much = self.log.took(wave)
+        much = self.log.broadcast_written(broadcast)
         for peer in took:
             taken, peer.waiting = peer.waiting[: len(there)], peer.waiting[len(there) :]
             assert taken == peer.others(taken) == there
             peer.got += taken
-            peer.writes.append(Write(taken, len(wave.frames), self.now))
+            peer.writes.append(Write(taken, len(broadcast.frames), self.now))
             peer.unpinged = True
-            peer.told += len(wave.frames)
+            peer.told += len(broadcast.frames)
             assert len(peer.flight) <= self.most
         asks = self.level is RECEIVED and any(
             self._is_half(peer) or peer.writes[0].entries[0] < self.log.wanted for peer in took
@@ -1263,7 +1272,7 @@ class FanoutMachine(RuleBasedStateMachine):
         peer = self._one(index)
         assert peer.place.wants_ping == (peer.unpinged and self.level is RECEIVED)
         peer.place.ping_taken()
-        peer.ping = peer.place.next
+        peer.ping = peer.place.position
         peer.unpinged = False
 
     @precondition(lambda self: self.peers)
@@ -1296,9 +1305,9 @@ class FanoutMachine(RuleBasedStateMachine):
         self.now += seconds
         peer = self._one(index)
         if held:
-            peer.place.held()
+            peer.place.reading_paused()
         else:
-            peer.place.released(self.now)
+            peer.place.reading_resumed(self.now)
             peer.held_until = self.now
         peer.held = held
 
@@ -1337,8 +1346,8 @@ class FanoutMachine(RuleBasedStateMachine):
             assert gap is None
             return
         assert gap == self._seq_before(peer.gap[0])
-        assert peer.gap[-1] < peer.place.next
-        between = range(peer.gap[0], peer.place.next)
+        assert peer.gap[-1] < peer.place.position
+        between = range(peer.gap[0], peer.place.position)
         assert [number for number in between if number not in peer.own] == peer.gap
 
     def _seq_before(self, number: int) -> int:
@@ -1370,10 +1379,10 @@ class FanoutMachine(RuleBasedStateMachine):
     def the_peers_agree(self) -> None:
         for peer in getattr(self, "peers", []):
             place = peer.place
-            if place.in_sync and place.next != self.log.in_sync.next:
+            if place.in_sync and place.position != self.log.in_sync.position:
                 continue  # nobody has looked at it since
             assert sum(peer.heard.sizes) == peer.told
-            assert place.queued == len(peer.waiting) <= self.capacity
+            assert queued(self.log, place) == len(peer.waiting) <= self.capacity
             assert place.has_all == (not peer.waiting and not peer.writes)
             assert place.dropped == len(peer.lost)
             everything = [number for number in range(peer.since, self.log.end) if number not in peer.own]

@@ -254,18 +254,18 @@ def test_a_late_poll_gives_what_one_in_time_would_have_given(
 
 def test_nothing_is_due_while_this_side_does_not_read() -> None:
     monitor = pinged()
-    monitor.held()
+    monitor.reading_paused()
     assert monitor.deadline is None
     assert monitor.poll(1e6) is None
-    monitor.released(100.0)
+    monitor.reading_resumed(100.0)
     assert monitor.deadline == 110.0, "the ping's time starts anew"
     assert over(monitor, 110.0) is Pulse.CUT
 
 
 def test_holding_back_without_a_ping_out_starts_the_interval_anew() -> None:
     monitor = opened()
-    monitor.held()
-    monitor.released(100.0)
+    monitor.reading_paused()
+    monitor.reading_resumed(100.0)
     assert monitor.deadline == 120.0
 
 
@@ -294,7 +294,7 @@ def line(acknowledged: int, awaited: int = 100) -> Progress:
 def watched(policy: Heartbeat = POLICY) -> HeartbeatMonitor:
     """A monitor that can look; a ping was written at 0."""
     monitor = HeartbeatMonitor(policy)
-    monitor.opened(0.0, looks=True)
+    monitor.opened(0.0, knows_progress=True)
     monitor.next_ping(confirms=True)
     monitor.ping_written(0.0)
     return monitor
@@ -318,27 +318,27 @@ def test_while_more_is_acknowledged_the_timeout_runs_anew() -> None:
     for number in range(200):
         now = (number + 1) / 2
         assert monitor.deadline == now
-        assert monitor.poll(now) is Pulse.LOOK
-        monitor.looked(now, line(number, awaited=1000))
+        assert monitor.poll(now) is Pulse.PROGRESS
+        monitor.progress_found(now, line(number, awaited=1000))
         assert monitor.poll(now) is None
-    assert monitor.poll(100.5) is Pulse.LOOK
-    monitor.looked(100.5, line(199, awaited=1000))
+    assert monitor.poll(100.5) is Pulse.PROGRESS
+    monitor.progress_found(100.5, line(199, awaited=1000))
     assert monitor.deadline == 101.0
     for now in (101.0, 105.0, 109.9):
-        assert monitor.poll(now) is Pulse.LOOK
-        monitor.looked(now, line(199, awaited=1000))
+        assert monitor.poll(now) is Pulse.PROGRESS
+        monitor.progress_found(now, line(199, awaited=1000))
     assert monitor.deadline == 110.0, "ten seconds after the last look that found more"
-    assert monitor.poll(110.0) is Pulse.LOOK
-    monitor.looked(110.0, line(199, awaited=1000))
+    assert monitor.poll(110.0) is Pulse.PROGRESS
+    monitor.progress_found(110.0, line(199, awaited=1000))
     assert over(monitor, 110.0) is Pulse.CUT
     assert monitor.misses == 1
 
 
 def test_what_the_last_look_finds_still_counts() -> None:
     monitor = watched()
-    monitor.looked(0.5, line(5))
-    assert monitor.poll(10.0) is Pulse.LOOK
-    monitor.looked(10.0, line(6))
+    monitor.progress_found(0.5, line(5))
+    assert monitor.poll(10.0) is Pulse.PROGRESS
+    monitor.progress_found(10.0, line(6))
     assert monitor.poll(10.0) is None
     assert monitor.deadline == 10.5
 
@@ -346,66 +346,66 @@ def test_what_the_last_look_finds_still_counts() -> None:
 def test_without_progress_since_the_first_look_the_timeout_runs_from_the_ping() -> None:
     monitor = watched()
     for now in (0.5, 5.0, 10.0):
-        assert monitor.poll(now) is Pulse.LOOK
-        monitor.looked(now, line(50))
+        assert monitor.poll(now) is Pulse.PROGRESS
+        monitor.progress_found(now, line(50))
     assert over(monitor, 10.0) is Pulse.CUT
 
 
 def test_a_ping_that_is_acknowledged_at_once_needs_no_more_looks() -> None:
     monitor = watched()
-    monitor.looked(0.5, line(100))
+    monitor.progress_found(0.5, line(100))
     assert monitor.deadline == 10.0
     assert over(monitor, 10.0) is Pulse.CUT
 
 
 def test_from_when_all_is_acknowledged_only_the_timeout_counts() -> None:
     monitor = watched()
-    monitor.looked(0.5, line(10))
-    monitor.looked(1.0, line(100))
+    monitor.progress_found(0.5, line(10))
+    monitor.progress_found(1.0, line(100))
     assert monitor.deadline == 11.0
     assert over(monitor, 11.0) is Pulse.CUT
 
 
 def test_a_system_that_stops_telling_leaves_the_timeout_as_it_is() -> None:
     monitor = watched()
-    monitor.looked(0.5, line(10))
-    monitor.looked(1.0, line(20))
-    monitor.looked(1.5, None)
+    monitor.progress_found(0.5, line(10))
+    monitor.progress_found(1.0, line(20))
+    monitor.progress_found(1.5, None)
     assert monitor.deadline == 11.0
 
 
 def test_what_is_looked_at_when_no_ping_waits_changes_nothing() -> None:
     monitor = watched()
     monitor.frame_received(0.4)
-    monitor.looked(0.5, line(10))
+    monitor.progress_found(0.5, line(10))
     assert monitor.deadline == 20.4
 
 
 def test_each_ping_and_each_release_begins_to_look_anew() -> None:
     monitor = watched(LOG_ONLY)
-    monitor.looked(0.5, line(10))
-    assert monitor.poll(10.0) is Pulse.LOOK
-    monitor.looked(10.0, line(10))
+    monitor.progress_found(0.5, line(10))
+    assert monitor.poll(10.0) is Pulse.PROGRESS
+    monitor.progress_found(10.0, line(10))
     assert over(monitor, 10.0) is Pulse.WARN
     assert monitor.poll(30.0) is Pulse.PING
     monitor.next_ping(confirms=True)
     monitor.ping_written(30.0)
-    monitor.looked(30.5, line(20, awaited=200))
+    monitor.progress_found(30.5, line(20, awaited=200))
     assert monitor.deadline == 31.0
-    monitor.looked(39.0, line(20, awaited=200))
+    monitor.progress_found(39.0, line(20, awaited=200))
     assert monitor.deadline == 39.5
-    monitor.held()
+    monitor.reading_paused()
     assert monitor.deadline is None
-    monitor.released(50.0)
-    monitor.looked(50.5, line(60, awaited=200))
+    monitor.reading_resumed(50.0)
+    monitor.progress_found(50.5, line(60, awaited=200))
     for now in (55.0, 60.0):
-        monitor.looked(now, line(60, awaited=200))
+        monitor.progress_found(now, line(60, awaited=200))
     assert over(monitor, 60.0) is Pulse.WARN
 
 
 def test_without_a_section_nobody_looks() -> None:
     monitor = HeartbeatMonitor(None)
-    monitor.opened(0.0, looks=True)
+    monitor.opened(0.0, knows_progress=True)
     monitor.next_ping(confirms=True)
     monitor.ping_written(0.0)
     assert monitor.deadline is None
@@ -417,8 +417,8 @@ def cut_at(monitor: HeartbeatMonitor, told: Callable[[float], Progress]) -> floa
         now = monitor.deadline
         assert now is not None
         pulse = monitor.poll(now)
-        if pulse is Pulse.LOOK:
-            monitor.looked(now, told(now))
+        if pulse is Pulse.PROGRESS:
+            monitor.progress_found(now, told(now))
             pulse = monitor.poll(now)
         if pulse is Pulse.READ:
             assert monitor.poll(now, all_read=True) is Pulse.CUT
@@ -469,7 +469,7 @@ class MonitorMachine(RuleBasedStateMachine):
         self.policy = Heartbeat(ping_interval=8.0, timeout=3.0, action=action)
         self.monitor = HeartbeatMonitor(self.policy)
         self.now = 0.0
-        self.monitor.opened(0.0, looks=looks)
+        self.monitor.opened(0.0, knows_progress=looks)
         self.looks = looks
         self.last = 0.0
         self.asked = False
@@ -499,7 +499,7 @@ class MonitorMachine(RuleBasedStateMachine):
                 expected = Pulse.PING
                 self.asked = True
             elif self.now >= self._look_at():
-                expected = Pulse.LOOK
+                expected = Pulse.PROGRESS
             else:
                 assert self.monitor.poll(self.now) is Pulse.READ
                 if life:
@@ -552,11 +552,11 @@ class MonitorMachine(RuleBasedStateMachine):
             if self._look_at() == inf:
                 return
             self.now = max(self.now, self._look_at()) + late
-            assert self.monitor.poll(self.now) is Pulse.LOOK
+            assert self.monitor.poll(self.now) is Pulse.PROGRESS
             self.acknowledged += more or 0
             known = Progress(acknowledged=self.acknowledged, awaited=self.awaited)
             progress = None if more is None else known
-            self.monitor.looked(self.now, progress)
+            self.monitor.progress_found(self.now, progress)
             self.told.append((self.now, progress))
             assert self.monitor.deadline == self._due()
 
@@ -617,13 +617,13 @@ class MonitorMachine(RuleBasedStateMachine):
 
     @rule()
     def hold(self) -> None:
-        self.monitor.held()
+        self.monitor.reading_paused()
         self.holding = True
 
     @precondition(lambda self: self.holding)
     @rule()
     def release(self) -> None:
-        self.monitor.released(self.now)
+        self.monitor.reading_resumed(self.now)
         self.holding = False
         self.last = self.now
         if self.waits_from is not None:

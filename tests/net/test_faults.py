@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import trustme
-    from trio_wsout._core.delivery import Message as WindowMessage
+    from trio_wsout._core.message import Message as WindowMessage
 
 pytestmark = [pytest.mark.faults, pytest.mark.network]
 

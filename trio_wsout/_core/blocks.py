@@ -1,28 +1,30 @@
-"""The frames of a log in blocks that many readers share; a block lives as long as a reader holds it."""
+"""The frames of a log, in blocks that many subscriptions share. A block lives as long as one of them holds it."""
 
 from __future__ import annotations
 
+from attrs import define, field
+
 __all__ = ["Block"]
 
-_BLOCK = 64 * 1024
-"""Bytes after which a block takes no further message: large enough that the system call costs
-nothing a message, small enough that a control frame never waits long."""
+_FULL = 64 * 1024
+"""Bytes from which on a block takes no further frame: large enough that the system call costs nothing a message, small
+enough that a control frame never waits long."""
 _KEPT = 4
-"""Joined pieces of a block that are kept for peers that come for the same."""
+"""Joined pieces of a block that are kept for peers that ask for the same piece later."""
 
 
+@define(eq=False, weakref_slot=False)
 class Block:
     """A run of frames in a chain of blocks."""
 
-    __slots__ = ("_joined", "_size", "frames", "next", "start")
-
-    def __init__(self, start: int) -> None:
-        """An empty block, whose first message will be `start`."""
-        self.start = start
-        self.frames: list[bytes] = []
-        self._size = 0
-        self.next: Block | None = None
-        self._joined: dict[tuple[int, int], bytes] = {}
+    start: int
+    """Number of its first message."""
+    frames: list[bytes] = field(factory=list[bytes], init=False)
+    """One for each message."""
+    next: Block | None = field(default=None, init=False)
+    """The block behind this one; None if this is the last."""
+    _size: int = field(default=0, init=False)
+    _joined: dict[tuple[int, int], bytes] = field(factory=dict[tuple[int, int], bytes], init=False)
 
     def append(self, frame: bytes) -> None:
         """Put a message's frame at the end."""
@@ -32,7 +34,7 @@ class Block:
     @property
     def is_full(self) -> bool:
         """Whether the next message belongs into another block."""
-        return self._size >= _BLOCK
+        return self._size >= _FULL
 
     @property
     def end(self) -> int:
@@ -40,7 +42,7 @@ class Block:
         return self.start + len(self.frames)
 
     def joined(self, first: int, last: int) -> bytes:
-        """The frames of the messages `first` to before `last`; the same object for who asks for the same."""
+        """Return the frames of the messages `first` to before `last`, the same object whenever the same are asked for."""
         blob = self._joined.get((first, last))
         if blob is None:
             blob = b"".join(self.frames[first - self.start : last - self.start])

@@ -1,38 +1,34 @@
-"""What is unsent, in flight and confirmed, and what is sent again after a break (SPEC 7).
+"""The send account of a link: what is unsent, in flight and confirmed, and what is sent again after a break (SPEC 7).
 
 Rules
 -----
-1. Messages are written in the order in which they were accepted; each connection starts with
-   what is unconfirmed, oldest first.
-2. The window (unsent and in flight together) is bounded in messages and in bytes. One message
-   always fits into an empty window.
-3. Confirmed means, by level: ``written`` handed to the kernel; ``received`` the pong of a ping that
-   was written after it on the same connection; ``acked`` named, or followed, by an acknowledgement.
-4. A message leaves only as confirmed or as undelivered, once.
-5. A message in flight longer than `retry.timeout` on one connection makes that connection stalled,
-   except for the time in which this side held reading back. So does the first ping of rule 8, when it
-   is not answered so long. A late look condemns nobody: where an answer is found only when what it leaves in
-   flight has waited too long as well, that could not be asked for before, and waits anew from there.
-6. A try of a message is a connection that ended while it was in flight; or while it was to be written
-   again and the peer had not answered the ping of rule 8, which is written in its place. After
-   1 + `retry.retries` tries it is undelivered. So where no ping is ever answered, all that was in
-   flight together is undelivered after 1 + `retry.retries` connections. Where pings are answered and
-   nothing is confirmed, only the oldest message is tried (rule 8), and then the next. A message
-   that was never written has no tries.
-7. Blame falls on a message only when nothing else can have ended the connection: it was alone in
-   flight, after a ping that was answered; no ping behind it was; and the peer did not say that
-   the cause is its own (close codes 1001, 1012, 1013). Blamed once by close code 1009 (there
-   being alone is enough) it is undelivered; and where `retry.retries` is not set, so that nothing
-   else would end it, when it was blamed three times in a row. The row ends with a connection
-   that ends while the message is in flight without that being its fault: where this side cut it,
-   because the peer was silent, say. One on which the message was never written says nothing of it.
-8. So that blame can be told, a connection that follows a break with messages in flight starts
-   slowly: a ping first, then one message, and twice as many after each confirmation. It does so as
-   long as one of these messages is in the window. The ping is left out where the peer has
-   acknowledged something, and never answered a ping. At level ``acked`` a ping goes behind what is
-   written again, which tells whether the peer outlived it.
-   (With level ``written`` nothing stays in flight, and so there is neither blame nor slow start.)
-9. Where the peer has never done what the level needs, `silence` says so, and what to do.
+1. Messages are written in the order in which they were accepted. Each connection begins with the unconfirmed ones, oldest
+   first.
+2. The window (unsent and in flight together) is bounded in messages and in bytes. One message always fits into an empty
+   window.
+3. Confirmed means, by level: ``written`` handed to the kernel; ``received`` the pong of a ping that was written after it on
+   the same connection; ``acked`` named, or followed, by an acknowledgement.
+4. A message leaves the window once, as confirmed or as undelivered.
+5. A connection is stalled when a message was in flight on it for longer than `retry.timeout`, or when the first ping of rule
+   8 was not answered for so long. The time in which this side did not read does not count. Where an answer is found late,
+   the messages that it leaves in flight could not be asked for before: their time begins anew.
+6. A try of a message is a connection that ended while it was in flight; or while it waited to be written again and the peer
+   had not answered the ping of rule 8, which is written in its place. After 1 + `retry.retries` tries it is undelivered. So
+   if no ping is ever answered, all that was in flight together is undelivered after 1 + `retry.retries` connections. If
+   pings are answered and nothing is confirmed, only the oldest message is tried (rule 8), and then the next. A message that
+   was never written has no tries.
+7. A message is to blame for a break only if nothing else can be: it was alone in flight, after a ping that was answered; no
+   ping behind it was answered; and the peer did not give a cause of its own (close codes 1001, 1012, 1013). A message that
+   was alone when close code 1009 came is undelivered at once. Where `retry.retries` is not set, so that nothing else would
+   end it, a message is undelivered when it was to blame three times in a row. The row ends with a connection that ends while
+   the message is in flight and is not to blame: for example, if this side cut it because the peer was silent. A connection on
+   which the message was never written does not count.
+8. So that blame can be told, a connection that follows a break with messages in flight starts slowly: with a ping, then one
+   message, and twice as many after each confirmation, for as long as one of these messages is in the window. The ping is left
+   out if the peer has acknowledged something and never answered a ping. At level ``acked`` a ping goes behind the messages
+   that are written again, which tells whether the peer outlived them. (At level ``written`` nothing stays in flight, so there is
+   neither blame nor slow start.)
+9. If the peer has never done what the level needs, `silence` says so, and what to do.
 """
 
 from __future__ import annotations
@@ -44,19 +40,19 @@ from typing import TYPE_CHECKING
 from attrs import define
 
 from trio_wsout._core.disconnection import BY_SILENCE, Cause
-from trio_wsout._core.message import Accepted, BatchMessage, Message
 from trio_wsout.config.sections import DeliveryLevel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trio_wsout._core.disconnection import Disconnection
+    from trio_wsout._core.message import Accepted, Message
     from trio_wsout.config.sections import Delivery, Retry
 
-__all__ = ["Accepted", "BatchMessage", "DeliveryWindow", "Message"]
+__all__ = ["DeliveryWindow"]
 
 _TOO_BIG = 1009
-_ITS_OWN_FAULT = frozenset({1001, 1012, 1013})
+_CAUSE_OF_ITS_OWN = frozenset({1001, 1012, 1013})
 """Close codes by which a peer goes away, restarts, or has too much to do (RFC 6455 section 7.4.1, and IANA's list)."""
 _BLAMES = 3
 _BLAMING = frozenset({Cause.CLOSED, Cause.LOST, Cause.PROTOCOL})
@@ -64,7 +60,7 @@ _BLAMING = frozenset({Cause.CLOSED, Cause.LOST, Cause.PROTOCOL})
 
 @define(eq=False)
 class _Write:
-    """What was taken for one write and is not confirmed yet. So no message needs a time of its own."""
+    """Messages that were taken for one write and are not confirmed. With it no message needs a time of its own."""
 
     begun: float
     """When the writing began."""
@@ -76,14 +72,14 @@ class _Write:
 
 @define(eq=False)
 class _Tries:
-    """What befell a message on earlier connections; few have one, and so it is not part of the message."""
+    """What happened to a message on earlier connections. Few messages have one, so it is not part of the message."""
 
     sends: int = 0
-    """How often it was in flight when a connection ended."""
+    """Connections that ended while it was in flight."""
     asked: int = 0
-    """How often it waited behind a first ping that was not answered when a connection ended."""
+    """Connections that ended while it waited behind a first ping that was not answered."""
     blamed: int = 0
-    """How often in a row it alone can have ended the connection."""
+    """How often in a row it was to blame (rule 7)."""
 
 
 class DeliveryWindow:
@@ -108,8 +104,8 @@ class DeliveryWindow:
         self._bytes = 0
         self._connected = False
         self._opened = 0.0
-        self._held = False
-        self._held_until = float("-inf")
+        self._paused = False
+        self._resumed_at = float("-inf")
         # Slow start (rule 8) and what a pong confirms (rule 3).
         self._probing = False
         self._limit = self._most
@@ -127,7 +123,7 @@ class DeliveryWindow:
     # -- what is in the window ------------------------------------------------------------------
 
     def __len__(self) -> int:
-        """How many messages are unsent or in flight."""
+        """Return how many messages are unsent or in flight."""
         return len(self._unsent) + len(self._in_flight)
 
     @property
@@ -137,11 +133,11 @@ class DeliveryWindow:
 
     @property
     def in_flight(self) -> int:
-        """How many messages were written and are not confirmed on this connection."""
+        """How many messages are written on this connection and not confirmed."""
         return len(self._in_flight)
 
     def accept(self, message: Message) -> bool:
-        """Put a message at the end of the window if it has room; gives whether it had."""
+        """Put a message at the end of the window if it has room; return whether it had."""
         count = len(self._unsent) + len(self._in_flight)
         size = self._bytes + len(message.payload)
         if count and (count >= self._most or size > self._most_bytes):
@@ -151,7 +147,7 @@ class DeliveryWindow:
         return True
 
     def accept_many(self, messages: Sequence[Message]) -> int:
-        """Put messages at the end, in order, as far as there is room; gives how many."""
+        """Put messages at the end, in order, as far as there is room; return how many."""
         count = len(self._unsent) + len(self._in_flight) + len(messages)
         size = self._bytes + sum([len(message.payload) for message in messages])
         if count <= self._most and size <= self._most_bytes:  # the common case: one look for all of them
@@ -163,7 +159,7 @@ class DeliveryWindow:
         )
 
     def drain(self) -> list[Message]:
-        """Empty the window for good: everything in it, in order."""
+        """Empty the window for good, and return everything that was in it, in order."""
         left = [*self._in_flight, *self._unsent]
         self._in_flight.clear()
         self._unsent.clear()
@@ -176,7 +172,7 @@ class DeliveryWindow:
     # -- one connection after the other -----------------------------------------------------------
 
     def connected(self, now: float) -> None:
-        """A new connection is open since `now`."""
+        """Note that a new connection is open since `now`."""
         self._connected = True
         self._opened = now
         self._proved = self._outlived = False
@@ -185,15 +181,15 @@ class DeliveryWindow:
 
     @property
     def ready(self) -> bool:
-        """Whether `take` would give something now."""
+        """Whether `take` would return something now."""
         return bool(
             self._unsent and self._connected and not self._probing and len(self._in_flight) < self._limit
         )
 
     def take(self, now: float, most_bytes: int) -> list[Message]:
-        """Take the next messages to write in one go: at least one if `ready`, else about `most_bytes`.
+        """Take the next messages to write in one go: none unless `ready`, else at least one and about `most_bytes`.
 
-        All of them go if they are a quarter more than that at most: a rest of few would cost a write of its own.
+        All messages are taken if they have up to a quarter more: the few that remained would cost a write of their own.
         """
         if not self.ready:
             return []
@@ -221,14 +217,14 @@ class DeliveryWindow:
         return taken
 
     def written(self) -> list[Message]:
-        """Everything taken was handed to the kernel; gives what that confirms."""
+        """Note that everything taken was handed to the kernel; return the messages that this confirms."""
         if self._level is not DeliveryLevel.WRITTEN:
             return []
         return self._confirm(len(self._in_flight))
 
     @property
     def wants_ping(self) -> bool:
-        """Whether a ping written now would, when answered, tell something that is not known."""
+        """Whether the answer to a ping written now would tell something new."""
         return self._connected and (
             self._probing
             or (
@@ -241,13 +237,13 @@ class DeliveryWindow:
         )
 
     def ping_taken(self) -> None:
-        """A ping goes out behind everything taken so far, and takes the place of any before it."""
+        """Note that a ping goes out behind everything taken so far; it replaces any ping before it."""
         self._pinged = True
         self._before_ping = len(self._in_flight)
         self._since_ping = 0
 
     def pong_received(self, now: float) -> list[Message]:
-        """The outstanding ping was answered, as was found at `now`; return what that confirms."""
+        """Note that the outstanding ping was answered, as was found at `now`; return the messages that this confirms."""
         count, self._before_ping = self._before_ping, None
         if count is None:
             return []
@@ -259,15 +255,15 @@ class DeliveryWindow:
         confirmed = self._confirm(count)
         deadline = self.deadline
         if deadline is not None and now >= deadline:
-            self._held_until = now
+            self._resumed_at = now
         return confirmed
 
     def strange_pong_received(self) -> None:
-        """A pong came that does not carry the payload of the outstanding ping."""
+        """Note that a pong came without the payload of the outstanding ping."""
         self._strange_pongs = True
 
     def acked(self, seq: int) -> list[Message]:
-        """The peer's application has every event up to `seq`; gives what that confirms (level acked)."""
+        """Note that the peer's application has every event up to `seq`; return the messages that this confirms (level acked)."""
         if self._level is not DeliveryLevel.ACKED:
             return []
         self._acked = self._proved = True
@@ -279,11 +275,11 @@ class DeliveryWindow:
         return self._confirm(count)
 
     def events_in_flight(self) -> list[Accepted]:
-        """The events that an acknowledgement may name, oldest first."""
+        """Return the events that an acknowledgement may name, oldest first."""
         return [event for message in self._in_flight for event in message.events]
 
     def disconnected(self, disconnection: Disconnection) -> list[tuple[Message, str]]:
-        """The connection ended; gives the messages that are undelivered by that, each with its reason."""
+        """Note that the connection ended; return the messages that are undelivered now, each with its reason."""
         alone = len(self._in_flight) == 1
         asked = self._probing
         tried = list(self._in_flight)
@@ -318,12 +314,12 @@ class DeliveryWindow:
         return undelivered
 
     def _blamed_by(self, disconnection: Disconnection, tries: _Tries, *, alone: bool) -> str | None:
-        """Why a message that was in flight is to blame for good; None: it is not."""
+        """Return why a message that was in flight is undelivered by rule 7; None if it is not."""
         code = disconnection.code if disconnection.cause is Cause.CLOSED else None
         if alone and code == _TOO_BIG:
             return "the peer closed with 1009: the message is too big for it"
         suspected = alone and self._proved and not self._outlived
-        if not suspected or disconnection.cause not in _BLAMING or code in _ITS_OWN_FAULT:
+        if not suspected or disconnection.cause not in _BLAMING or code in _CAUSE_OF_ITS_OWN:
             tries.blamed = 0
             return None
         tries.blamed += 1
@@ -332,7 +328,7 @@ class DeliveryWindow:
         return f"the message ended the connection {_BLAMES} times in a row ({disconnection.detail})"
 
     def _exhausted_by(self, disconnection: Disconnection, tries: _Tries) -> str | None:
-        """Why a message may not be tried again; None: it may."""
+        """Return why a message may not be tried again; None if it may."""
         if self._tries_allowed is None or tries.sends + tries.asked < self._tries_allowed:
             return None
         asked = f" and waited for on {_connections(tries.asked)} more" if tries.asked else ""
@@ -345,7 +341,7 @@ class DeliveryWindow:
 
     @property
     def silence(self) -> str | None:
-        """What the peer has never done although the level needs it, and what to do; None: it has, or was not asked."""
+        """What the peer has never done although the level needs it, and what to do; None if it has, or was not asked."""
         if self._level is DeliveryLevel.RECEIVED and self._pinged and not self._answered:
             strange = (
                 " (pongs came, but empty or otherwise without the ping's payload: RFC 6455 section 5.5.3)"
@@ -368,8 +364,8 @@ class DeliveryWindow:
 
     @property
     def deadline(self) -> float | None:
-        """When what was not confirmed makes the connection stalled; None: nothing to wait for."""
-        if self._held:
+        """When the connection is stalled (rule 5); None if there is nothing to wait for."""
+        if self._paused:
             return None
         if self._writes:
             since = self._writes[0].begun
@@ -377,16 +373,16 @@ class DeliveryWindow:
             since = self._opened
         else:
             return None
-        return max(since, self._held_until) + self._timeout
+        return max(since, self._resumed_at) + self._timeout
 
-    def held(self) -> None:
-        """This side stopped reading: confirmations can't be seen."""
-        self._held = True
+    def reading_paused(self) -> None:
+        """Note that this side stopped reading, so that confirmations can't be seen."""
+        self._paused = True
 
-    def released(self, now: float) -> None:
-        """This side reads again since `now`, or found then that it had not run: time counts from there."""
-        self._held = False
-        self._held_until = now
+    def reading_resumed(self, now: float) -> None:
+        """Note that this side reads again, or found that it had not run: time counts from `now`."""
+        self._paused = False
+        self._resumed_at = now
 
     # -- shared -------------------------------------------------------------------------------------
 
@@ -405,7 +401,7 @@ class DeliveryWindow:
         return confirmed
 
     def _forget(self, confirmed: list[Message]) -> None:
-        """Take confirmed messages off the account: a write at a time, of the last one maybe a part."""
+        """Remove confirmed messages from the account: whole writes, and maybe a part of the next one."""
         writes, rest = self._writes, len(confirmed)
         while rest and writes[0].count <= rest:
             write = writes.popleft()

@@ -2,29 +2,27 @@
 
 Rules
 -----
-1. One ping that is to confirm is outstanding at a time; a periodic ping takes its place (rule 2).
-2. A periodic ping is due `ping_interval` after the last sign of life: an inbound frame. What this
-   side sends puts it off by nothing, for it says nothing about the peer. It may take the place of an
-   older ping that was never answered, because frames came instead of its pong. From when it is due
-   until it is written nothing else is: what lies before it may take its time.
-3. From the moment that a ping is written, some frame must come within `timeout`. Any inbound
-   frame is life, not only the pong. A ping behind one that waits for that has no time of its own.
-4. A slow line is not a dead one. Where this side's system knows what the peer's has acknowledged,
-   it is asked (LOOK) eight times within `timeout`, and at least twice a second, while nothing comes
-   after a ping. A look that finds more acknowledged than the one before has the timeout run anew
-   from there. The first finds nothing but what to compare with, and one by which the whole ping is
-   acknowledged is the last: from there on only the peer can be slow. So where acknowledgements end,
-   that is found one look and `timeout` later; and where there were none, `timeout` after the ping.
-5. A late look condemns nobody: a timeout that is over is READ first, for the peer's answer may lie
-   in the socket. Only when all of that has been read and the timeout is still over it is a miss.
-6. A miss is CUT (action ``reconnect``), or WARN, once a miss (action ``log-only``).
-7. While this side holds reading back, silence is no evidence: nothing is due until it reads again.
-8. A ping that is to confirm carries the configured payload and a number, or the number alone where
-   both don't fit in 125 bytes, and a pong answers it only with the same. So a pong that comes twice, or
-   late, never confirms what was written later, and nor does one that answers several pings at once.
-   A periodic ping that has nothing to confirm, and takes no other's place, carries the configured
-   payload exactly. Its pong is life, confirms nothing, and is waited for by nobody (rule 1).
-9. With ``heartbeat: none`` nothing is due, ever; confirmation pings are still counted here.
+1. At most one ping that is to confirm is outstanding. A periodic ping may replace it (rule 2).
+2. A periodic ping is due `ping_interval` after the last sign of life, which is an inbound frame. Writing does not put it
+   off, for it says nothing about the peer. A periodic ping may replace an older ping that was never answered, because
+   other frames came instead of its pong. From when a ping is due until it is written nothing else is due: what is written
+   before it may take its time.
+3. Within `timeout` from when a ping is written some frame must come. Any inbound frame is life, not only the pong. A
+   ping that is written while an earlier one waits for that has no timeout of its own.
+4. A slow line is not a dead one. Where this side's system knows how much the peer's system has acknowledged, it is asked
+   for that PROGRESS eight times within `timeout`, and at least twice a second, while nothing comes after a ping. Where more
+   is acknowledged than before, the timeout begins anew. The first answer only serves to compare with. Once the whole ping
+   is acknowledged nothing more is asked: from then on only the peer can be slow. So when acknowledgements end, that is
+   found within the time between two questions and `timeout`; if there were none, within `timeout` after the ping.
+5. A verdict that comes late condemns nobody. When the timeout is over, the socket is READ first, for the peer's answer may
+   lie in it. If the timeout is still over once all of that was read, it is a miss.
+6. A miss is CUT (action ``reconnect``) or, once for each miss, WARN (action ``log-only``).
+7. While this side has paused reading, silence proves nothing: nothing is due until it reads again.
+8. A ping that is to confirm carries the configured payload and a number, or the number alone if both don't fit in 125
+   bytes, and only a pong with the same payload answers it. So a pong that comes twice, or late, never confirms what was
+   written later; nor does one that answers several pings at once. A periodic ping that has nothing to confirm, and
+   replaces no other, carries exactly the configured payload. Its pong is life, confirms nothing, and is not waited for.
+9. With ``heartbeat: none`` nothing is ever due; confirmation pings are still counted here.
 """
 
 from __future__ import annotations
@@ -33,98 +31,81 @@ from enum import StrEnum
 from math import inf
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import define, field, frozen
+
+from trio_wsout.config.sections import HeartbeatAction
 
 if TYPE_CHECKING:
     from trio_wsout.config.sections import Heartbeat
-
-from trio_wsout.config.sections import HeartbeatAction
 
 __all__ = ["HeartbeatMonitor", "Progress", "Pulse"]
 
 _MOST = 125
 """Bytes that a control frame carries at most (RFC 6455 section 5.5)."""
-_LOOKS = 8
-"""Looks within the timeout, at least."""
-_RAREST_LOOK = 0.5
-"""Seconds between two looks, at most: how much later than by its timeout a dead peer may be found."""
+_QUESTIONS = 8
+"""Questions for the progress within the timeout, at least."""
+_LONGEST_PAUSE = 0.5
+"""Seconds between two questions for the progress, at most: how much later than by its timeout a dead peer may be found."""
 
 
 class Pulse(StrEnum):
-    """What `HeartbeatMonitor.poll` asks for."""
+    """What `HeartbeatMonitor.poll` asks its caller to do."""
 
     PING = "ping"
     """Write a ping (`next_ping`, then `ping_written`)."""
     CUT = "cut"
-    """The peer is dead: cut the connection."""
+    """Cut the connection: the peer is dead."""
     WARN = "warn"
-    """The peer missed a ping and the policy is only to say so."""
-    LOOK = "look"
-    """Look how far what was written has come, say so (`looked`), and poll again."""
+    """Warn that the peer missed a ping; the action is log-only."""
+    PROGRESS = "progress"
+    """Ask the system for the `Progress`, report it by `progress_found`, and poll again."""
     READ = "read"
-    """Read what lies in the socket by now, and poll again, with `all_read`."""
+    """Read everything that lies in the socket now, and poll again, with `all_read`."""
 
 
 @frozen(kw_only=True)
 class Progress:
-    """How far what was written has come, in bytes of the transport, counted from any one point."""
+    """How far the written bytes have come, in bytes of the transport, counted from any one point."""
 
     acknowledged: int
-    """What the peer's system has acknowledged."""
+    """Bytes that the peer's system has acknowledged."""
     awaited: int
-    """How much that is when it has the latest ping; more than that, but never less, where nobody can tell exactly."""
+    """Value of `acknowledged` once the peer's system has the latest ping; it may be too high where nobody knows exactly, and
+    is never too low."""
 
 
+@define(eq=False, weakref_slot=False)
 class HeartbeatMonitor:
     """The pings of one connection. Times are absolute seconds of the caller's clock."""
 
-    misses: int
+    _policy: Heartbeat | None
+    misses: int = field(default=0, init=False)
     """Pings that got no sign of life within the timeout."""
+    answered: bool = field(default=False, init=False)
+    """Whether a pong ever answered a ping."""
+    _number: int = field(default=0, init=False)
+    _outstanding: bytes | None = field(default=None, init=False)
+    """Payload of the outstanding ping that is to confirm."""
+    _latest: bytes | None = field(default=None, init=False)
+    """Payload of the latest ping of either kind, until it is answered."""
+    _due: bool = field(default=False, init=False)
+    _going: bool = field(default=False, init=False)
+    """Whether a ping was taken by `next_ping` and is not written yet."""
+    _last_life: float = field(default=0.0, init=False)
+    _silent_since: float | None = field(default=None, init=False)
+    """When the timeout began; None if no frame is awaited."""
+    _ask_every: float = field(default=inf, init=False)
+    _ask_at: float = field(default=inf, init=False)
+    _acknowledged: int | None = field(default=None, init=False)
+    _paused: bool = field(default=False, init=False)
 
-    answered: bool
-    """Whether a pong has answered a ping, ever."""
-
-    __slots__ = (
-        "_acknowledged",
-        "_due",
-        "_going",
-        "_held",
-        "_last_life",
-        "_latest",
-        "_look_at",
-        "_look_every",
-        "_number",
-        "_outstanding",
-        "_policy",
-        "_prefix",
-        "_silent_since",
-        "_timeout",
-        "answered",
-        "misses",
-    )
-
-    def __init__(self, policy: Heartbeat | None) -> None:
-        """Make the monitor of a connection that opens with its first `opened`."""
-        self._policy = policy
-        self._timeout = policy.timeout if policy else inf
-        self._look_every = inf
-        self._prefix = policy.payload.encode() if policy else b""
-        self._number = 0
-        self._outstanding: bytes | None = None  # of those that are to confirm
-        self._latest: bytes | None = None  # of all pings, while it is not answered
-        self._due = False
-        self._going = False
-        self._silent_since: float | None = None
-        self._look_at = inf
-        self._acknowledged: int | None = None
-        self._last_life = 0.0
-        self._held = False
-        self.answered = False
-        self.misses = 0
+    @property
+    def _timeout(self) -> float:
+        return inf if self._policy is None else self._policy.timeout
 
     @property
     def free(self) -> bool:
-        """Whether no ping that is to confirm is outstanding, so that one may go."""
+        """Whether a ping that is to confirm may be written: none is outstanding."""
         return self._outstanding is None
 
     @property
@@ -139,18 +120,20 @@ class HeartbeatMonitor:
 
     @property
     def deadline(self) -> float | None:
-        """When `poll` has something to say; None: not before something else happens."""
+        """When `poll` must be called; None if not before something else happens."""
         policy = self._policy
-        if policy is None or self._held or self._due:
+        if policy is None or self._paused or self._due:
             return None
         if self._silent_since is not None:
-            return min(self._look_at, self._silent_since + self._timeout)
+            return min(self._ask_at, self._silent_since + self._timeout)
         return None if self._going else self._last_life + policy.ping_interval
 
     def poll(self, now: float, *, all_read: bool = False) -> Pulse | None:
         """Return what is to be done at `now`; None before `deadline`.
 
-        `all_read`: since the caller was asked to READ, everything that lay in the socket then has been read.
+        Args:
+            now: The time.
+            all_read: Whether everything was read that lay in the socket when the caller was asked to READ.
         """
         policy = self._policy
         deadline = self.deadline
@@ -159,8 +142,8 @@ class HeartbeatMonitor:
         if self._silent_since is None:
             self._due = True
             return Pulse.PING
-        if now >= self._look_at:
-            return Pulse.LOOK
+        if now >= self._ask_at:
+            return Pulse.PROGRESS
         if not all_read:
             return Pulse.READ
         self.misses += 1
@@ -168,14 +151,14 @@ class HeartbeatMonitor:
         self._last_life = now
         return Pulse.CUT if policy.action is HeartbeatAction.RECONNECT else Pulse.WARN
 
-    def opened(self, now: float, *, looks: bool = False) -> None:
-        """The connection opened at `now`; `looks` says whether the system knows what was acknowledged."""
+    def opened(self, now: float, *, knows_progress: bool = False) -> None:
+        """Note that the connection opened at `now`, and whether the system knows the `Progress`."""
         self._last_life = now
-        if looks:
-            self._look_every = min(self._timeout / _LOOKS, _RAREST_LOOK)
+        if knows_progress:
+            self._ask_every = min(self._timeout / _QUESTIONS, _LONGEST_PAUSE)
 
     def frame_received(self, now: float) -> bool:
-        """Bytes of a frame came at `now`: life. Gives whether `deadline` may be nearer by that."""
+        """Note that bytes of a frame came at `now`; return whether `deadline` may be nearer now."""
         self._last_life = now
         nearer = self._silent_since is not None and self._policy is not None
         self._silent_since = None
@@ -184,9 +167,10 @@ class HeartbeatMonitor:
     def next_ping(self, *, confirms: bool) -> bytes:
         """Return the payload of the ping that is about to be written.
 
-        `confirms`: something was written before it of which it is not known whether the peer has it.
+        Args:
+            confirms: Whether something was written before it that is not known to have arrived.
         """
-        payload = self._prefix
+        payload = b"" if self._policy is None else self._policy.payload.encode()
         if confirms or self._outstanding is not None:
             self._number += 1
             number = b"%x" % self._number
@@ -198,23 +182,23 @@ class HeartbeatMonitor:
         return payload
 
     def ping_written(self, now: float) -> None:
-        """The ping was handed to the kernel at `now`: its timeout starts."""
+        """Note that the ping was handed to the kernel at `now`: its timeout starts."""
         self._going = False
         if self._latest is not None and self._silent_since is None:
             self._wait_from(now)
 
-    def looked(self, now: float, progress: Progress | None) -> None:
-        """This is what the system told at `now`; None: nothing, so that only the timeout tells."""
+    def progress_found(self, now: float, progress: Progress | None) -> None:
+        """Take in the progress at `now`; None if the system does not know it, so that only the timeout counts."""
         before, since = self._acknowledged, self._silent_since
-        self._look_at = inf
+        self._ask_at = inf
         if progress is None or since is None:
             return
         self._acknowledged = progress.acknowledged
         if before is not None and progress.acknowledged > before:
             self._silent_since = since = now
-        # The last look is as the timeout is over: then the miss follows.
+        # The last question comes as the timeout ends: then the miss follows.
         if progress.acknowledged < progress.awaited and now < since + self._timeout:
-            self._look_at = min(now + self._look_every, since + self._timeout)
+            self._ask_at = min(now + self._ask_every, since + self._timeout)
 
     def pong_received(self, payload: bytes) -> bool:
         """Return whether this pong confirms what was written before the outstanding ping.
@@ -229,19 +213,19 @@ class HeartbeatMonitor:
         self._outstanding = None
         return True
 
-    def held(self) -> None:
-        """This side stopped reading, because nobody takes what was read."""
-        self._held = True
+    def reading_paused(self) -> None:
+        """Note that this side stopped reading, because nobody takes what was read."""
+        self._paused = True
 
-    def released(self, now: float) -> None:
-        """This side reads again since `now`."""
-        self._held = False
+    def reading_resumed(self, now: float) -> None:
+        """Note that this side reads again since `now`."""
+        self._paused = False
         self._last_life = now
         if self._silent_since is not None:
             self._wait_from(now)
 
     def _wait_from(self, now: float) -> None:
-        """The timeout runs from `now`, and what was found before counts for nothing."""
+        """Begin the timeout at `now`, and forget the progress that was found before."""
         self._silent_since = now
         self._acknowledged = None
-        self._look_at = now + self._look_every
+        self._ask_at = now + self._ask_every

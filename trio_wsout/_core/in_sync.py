@@ -1,8 +1,8 @@
-"""The peers that are up to date and take each wave as one, with one account for all of them.
+"""The subscriptions that stand at the end of the log and are written to together, with one account for all of them.
 
-A wave costs nothing here for each of these peers, so that all it costs is the system call that writes it: not even
-its memory is looked at, which would be cold for most of thousands, and cost as much again. A peer's own account
-stands still meanwhile, and catches up with the waves it has taken when somebody wants to know it.
+A broadcast touches nothing of each subscription, so all that it costs is the system call that writes it. Not even their
+memory is looked at: with thousands of peers it is cold, and reading it would cost as much again. Meanwhile the account of
+each subscription stands still; `catch_up` brings it up to date, with all broadcasts since, when somebody needs it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from bisect import bisect_left
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from attrs import define, field
+
 from trio_wsout._core.blocks import Block
-from trio_wsout._core.subscription import Wave, Write
+from trio_wsout._core.subscription import Broadcast, Write
 
 if TYPE_CHECKING:
     from trio_wsout._core.subscription import Subscription
@@ -20,126 +22,134 @@ if TYPE_CHECKING:
 
 __all__ = ["InSync"]
 
-_MOST_WAVES = 1024
-"""Waves after which every account catches up: until then it holds the blocks since it last did."""
+_MOST_BROADCASTS = 1024
+"""Broadcasts after which every account catches up: until then the blocks since it last did are kept."""
 _first = attrgetter("first")
 
 
+@define(eq=False)
 class InSync:
-    """Peers that have taken the same, to the last message, and have room."""
+    """Subscriptions that have taken the same messages, to the last one, and have room for more."""
 
-    members: dict[Subscription, int]
-    """Who is in sync, each with the number of the socket that it is written to: the caller's, not used here."""
-
-    next: int
+    _delivery: Delivery
+    members: dict[Subscription, int] = field(factory=dict["Subscription", int], init=False)
+    """Each with the number of the socket that it is written to, which only the caller uses."""
+    position: int = field(default=0, init=False)
     """The first message that they have not taken."""
+    _block: Block = field(factory=lambda: Block(0), init=False)
+    """The block that `position` is in, or one before it; an empty one while there are no members."""
+    _writes: list[Write] = field(factory=list[Write], init=False)
+    """The broadcasts since all accounts last caught up."""
+    _sizes: list[int] = field(factory=lambda: [0], init=False)
+    """Bytes of all broadcasts before each of them, and at the end the bytes of all."""
+    _missed: Write | None = field(default=None, init=False)
+    """The latest entry that a catching-up account got: others that missed the same get the same object."""
+    _messages: int = field(default=0, init=False)
+    """No member has more messages than this in flight."""
+    _bytes: int = field(default=0, init=False)
+    """No member has more bytes than this in flight."""
 
-    def __init__(self, delivery: Delivery) -> None:
-        """Nobody is in sync."""
-        self.members = {}
-        self.next = 0
-        self._block = Block(0)  # with `next` in it, or in one behind it, while somebody is in sync
-        self._waves: list[Write] = []
-        self._sizes = [0]  # of all of them before each, and then of all
-        self._missed: Write | None = None
-        self._max_messages = delivery.max_unconfirmed
-        self._max_bytes = delivery.max_unconfirmed_bytes
-        # Nobody has more than that in flight.
-        self._messages = 0
-        self._bytes = 0
+    def enter(self, subscription: Subscription, number: int) -> bool:
+        """Include a subscription in each broadcast from now on, if it stands where the members stand.
 
-    def enter(self, peer: Subscription, number: int) -> bool:
-        """Have a peer take each wave from now on, if it has taken the same as the others; gives whether it will."""
-        if not peer.can_keep_step:
+        Returns:
+            Whether it is included.
+        """
+        if not subscription.can_sync:
             return False
         if not self.members:
-            self.next, self._block = peer.next, peer.block
+            self.position, self._block = subscription.position, subscription.block
             self._messages = self._bytes = 0
-            self._forget_waves()
-        elif peer.next != self.next:
+            self._forget_broadcasts()
+        elif subscription.position != self.position:
             return False
-        self.members[peer] = number
-        peer.in_sync = True
-        self._weigh(peer)
+        self.members[subscription] = number
+        subscription.in_sync = True
+        self._weigh(subscription)
         return True
 
-    def leave(self, peer: Subscription) -> None:
-        """Have a member take for itself again."""
-        self.catch_up(peer)
-        del self.members[peer]
-        peer.in_sync = False
+    def leave(self, subscription: Subscription) -> None:
+        """Exclude a member from further broadcasts: it takes for itself again."""
+        self.catch_up(subscription)
+        del self.members[subscription]
+        subscription.in_sync = False
         if not self.members:
             self._block = Block(0)
-        peer.owner.out_of_step()
+        subscription.owner.left_sync()
 
-    def catch_up(self, peer: Subscription) -> None:
+    def catch_up(self, subscription: Subscription) -> None:
         """Bring a member's account up to date, and tell its owner."""
-        if peer.next == self.next:
+        if subscription.position == self.position:
             return
-        # One entry for all of them, and the same for who caught up at the same time before.
+        # One entry for all broadcasts, and the same entry for all members that catch up from the same position.
         missed = self._missed
-        if missed is None or (missed.first, missed.last) != (peer.next, self.next):
-            index = bisect_left(self._waves, peer.next, key=_first)
-            waves = self._waves[index:]
+        if missed is None or (missed.first, missed.last) != (subscription.position, self.position):
+            index = bisect_left(self._writes, subscription.position, key=_first)
+            writes = self._writes[index:]
             size = self._sizes[-1] - self._sizes[index]
-            missed = self._missed = Write(peer.next, self.next, size, waves[0].at, waves)
-        peer.took(missed, self._block)
-        peer.owner.wrote(missed.size, self._waves[-1].at)
+            missed = self._missed = Write(subscription.position, self.position, size, writes[0].at, writes)
+        subscription.broadcast_written(missed, self._block)
+        subscription.owner.wrote(missed.size, self._writes[-1].at)
 
     def _catch_up_all(self) -> None:
-        """Bring every account up to date, and find what the most is that one of them has in flight."""
+        """Bring every account up to date, and find the most that one of them has in flight."""
         self._messages = self._bytes = 0
-        for peer in self.members:
-            self.catch_up(peer)
-            self._weigh(peer)
-        self._forget_waves()
+        for subscription in self.members:
+            self.catch_up(subscription)
+            self._weigh(subscription)
+        self._forget_broadcasts()
 
-    def _forget_waves(self) -> None:
-        self._waves.clear()
+    def _forget_broadcasts(self) -> None:
+        self._writes.clear()
         self._sizes = [0]
         self._missed = None
 
-    def _weigh(self, peer: Subscription) -> None:
-        self._messages = max(self._messages, peer.in_flight)
-        self._bytes = max(self._bytes, peer.in_flight_bytes)
+    def _weigh(self, subscription: Subscription) -> None:
+        self._messages = max(self._messages, subscription.in_flight)
+        self._bytes = max(self._bytes, subscription.in_flight_bytes)
 
-    def wave(self, now: float) -> Wave | None:
-        """The next frames, one block of them at most, which there must be; who has no room for them falls out of step.
+    def next_broadcast(self, now: float) -> Broadcast | None:
+        """Return the next frames, of one block at most; there must be some. Members without room for them leave.
 
-        None: nobody is in sync any more.
+        None if there are no members any more.
         """
-        while (block := self._block).end <= self.next and block.next is not None:
+        while (block := self._block).end <= self.position and block.next is not None:
             self._block = block.next
-        first, last = self.next, block.end
+        first, last = self.position, block.end
         count = last - first
         if not self._has_room(count, self._messages, self._bytes):
             self._catch_up_all()
-            for peer in [
+            for subscription in [
                 each
                 for each in self.members
                 if not self._has_room(count, each.in_flight, each.in_flight_bytes)
             ]:
-                self.leave(peer)
+                self.leave(subscription)
         if not self.members:
             return None
         frames = block.joined(first, last)
-        return Wave(frames, Write(first, last, len(frames), now))
+        return Broadcast(frames, Write(first, last, len(frames), now))
 
     def _has_room(self, count: int, messages: int, size: int) -> bool:
-        return messages + count <= self._max_messages and size < self._max_bytes
+        delivery = self._delivery
+        return messages + count <= delivery.max_unconfirmed and size < delivery.max_unconfirmed_bytes
 
-    def took(self, wave: Wave) -> bool:
-        """All members took this wave; gives whether one of them has half of what may be unconfirmed."""
-        write = wave.write
-        self.next = write.last
-        self._waves.append(write)
+    def broadcast_written(self, broadcast: Broadcast) -> bool:
+        """Note that all members took a broadcast; return whether one of them has half of what may be unconfirmed."""
+        write = broadcast.write
+        self.position = write.last
+        self._writes.append(write)
         self._sizes.append(self._sizes[-1] + write.size)
         self._messages += write.last - write.first
         self._bytes += write.size
-        if len(self._waves) >= _MOST_WAVES or self._has_much:
+        if len(self._writes) >= _MOST_BROADCASTS or self._is_half_full:
             self._catch_up_all()
-        return self._has_much
+        return self._is_half_full
 
     @property
-    def _has_much(self) -> bool:
-        return 2 * self._messages >= self._max_messages or 2 * self._bytes >= self._max_bytes
+    def _is_half_full(self) -> bool:
+        delivery = self._delivery
+        return (
+            2 * self._messages >= delivery.max_unconfirmed
+            or 2 * self._bytes >= delivery.max_unconfirmed_bytes
+        )

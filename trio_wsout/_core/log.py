@@ -1,30 +1,28 @@
-"""One log of messages for many peers: who has written what, who is behind, what everybody has (SPEC 2 and 10).
+"""One log of messages for many peers: their order, their frames, and what all peers have confirmed (SPEC 2 and 10).
 
 Rules
 -----
-1. Messages are numbered from 0 in the order in which they are posted; every peer gets them in that
-   order, beginning with the first that is posted after it joined, and never one that it posted itself.
-2. Frames lie in blocks that all peers share. A peer takes at most one block at a time; peers that
-   take the same frames get the same bytes object. A block lives as long as a peer needs it.
-3. A peer's queue is what is posted and not taken: at most `capacity` messages. When one has so many
-   the log is full: who posts must first let the peers run, and then wait, or have the slow ones leave,
-   or call them stuck (policy ``drop-oldest``). A stuck peer makes nobody wait: it loses its oldest
-   messages, counted, and hears after which event its gap begins. It is stuck until it takes again.
-   What it has in flight can't settle meanwhile, and nor can what is behind it; one for whom too much
-   is kept so has to leave (`kept_for`).
-4. Written and not confirmed, a peer may have `max_unconfirmed` messages and about as many bytes;
-   beyond that it takes nothing. While this side does not read from it there is no bound but room on
-   its connection: what would confirm lies unread, and to wait for it would be to wait for oneself.
-5. Confirmed means, by level: ``written`` handed to the kernel; ``received`` the pong of a ping that
-   was written after it; ``acked`` named, or followed, by an acknowledgement.
-6. A message is settled when every peer that had joined when it was posted has it confirmed, has
-   lost it by rule 3, posted it itself, or has left. Messages settle in their order.
-7. Where there are many peers, they are asked for a confirmation when somebody waits for it (`want`,
-   or a message whose fate is asked for), when half of what may be unconfirmed is, and otherwise
-   only so often (`ask_at`).
-8. A message in flight to a peer longer than `retry.timeout` makes that peer stalled, except for the
-   time in which this side held reading back, and for what an answer that was found late leaves in flight
-   (`delivery`, rule 5).
+1. Messages are numbered from 0 in the order in which they are posted. Every peer gets them in that order, from the
+   first that is posted after it joined, and never one that it sent itself.
+2. Frames lie in blocks that all subscriptions share. A subscription takes at most one block at a time; peers that take the
+   same frames get the same bytes object. A block lives as long as a subscription needs it.
+3. A peer's queue is the messages that are posted and not taken: at most `capacity`. When a peer has so many, the log is
+   full: before it posts, the caller must let the peers take, and then wait, or disconnect the slow ones, or mark them as
+   stuck (policy ``drop-oldest``). Nobody waits for a stuck peer: it loses its oldest messages, counted, and is told after
+   which event its gap begins. It is stuck until it takes again. What it has in flight can't settle meanwhile, and nor can
+   what is behind that; a stuck peer for which too much is kept has to go (`kept_for`).
+4. A peer may have `max_unconfirmed` messages written and not confirmed, and about as many bytes; beyond that it takes
+   nothing. While this side does not read from the peer the only bound is the room on its connection: the confirmations lie
+   unread, so waiting for them would never end.
+5. Confirmed means, by level: ``written`` handed to the kernel; ``received`` the pong of a ping that was written after it;
+   ``acked`` named, or followed, by an acknowledgement.
+6. A message is settled when every peer that had joined when it was posted has confirmed it, has lost it by rule 3, sent it
+   itself, or has left. Messages settle in their order.
+7. Peers are asked for a confirmation as soon as somebody waits for it (`want`, or a message whose fate is awaited), when
+   half of what may be unconfirmed is, and otherwise only by `ask_at`. While there are few peers, they are asked for each
+   message.
+8. A peer is stalled when a message was in flight to it for longer than `retry.timeout`. The time in which this side did not
+   read does not count, and where an answer is found late, time for what is still in flight begins anew (`delivery`, rule 5).
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ from typing import TYPE_CHECKING
 
 from trio_wsout._core.blocks import Block
 from trio_wsout._core.in_sync import InSync
-from trio_wsout._core.subscription import ASKING, Owner, Subscription, Wave
+from trio_wsout._core.subscription import Broadcast, Owner, Subscription
 from trio_wsout._core.watermark import Watermark
 from trio_wsout.config.sections import DeliveryLevel
 
@@ -44,15 +42,17 @@ if TYPE_CHECKING:
     from trio_wsout._core.message import Accepted, Message
     from trio_wsout.config.sections import Delivery, Retry
 
-__all__ = ["Log", "Owner", "Subscription", "Wave"]
-
+__all__ = ["Broadcast", "Log", "Owner", "Subscription"]
 
 _KEPT = 256
-"""Times the capacity: how many messages are kept because of a stuck peer."""
+"""Messages that may be kept because of a stuck peer, in capacities of a queue."""
 _KEPT_BYTES = 64 * 1024 * 1024
-"""Bytes of frames that are kept because of a stuck peer."""
+"""Bytes of frames that may be kept because of a stuck peer."""
 _MANY = 16
-"""Peers from which on confirmations are put off where nobody waits for them (rule 7)."""
+"""Peers from which on confirmations are put off while nobody waits for them (rule 7)."""
+_ASK_AFTER = 1.0
+"""Seconds after which peers are asked for confirmations that nobody waits for: a ping and its pong cost more than the
+message before them, so one ping serves many messages."""
 
 
 class Log:
@@ -68,13 +68,22 @@ class Log:
     """Messages that were posted while no peer had joined."""
 
     wanted: int
-    """The messages before this one are to be confirmed as soon as may be."""
+    """The messages before this one are to be confirmed as soon as possible."""
 
     ask_at: float | None
-    """When all peers are to be asked what they have, at the latest; None: nothing was written since the caller took
-    it back, having asked."""
+    """When all peers must be asked for confirmations at the latest; None if nothing was written since `asked`."""
+
+    in_sync: InSync
+    """The subscriptions that broadcasts are written to."""
+
+    positions: Watermark[Subscription]
+    """The subscriptions, each at the first message that it has not taken."""
+
+    confirmed: Watermark[object]
+    """The subscriptions, and whoever else confirms, each at the first message that it has not confirmed."""
 
     def __init__(self, delivery: Delivery, retry: Retry, *, capacity: int) -> None:
+        """Make an empty log without peers; `capacity` bounds the queue of each."""
         self.delivery = delivery
         self.timeout = retry.timeout
         self._capacity = capacity
@@ -85,7 +94,7 @@ class Log:
         self._base = 0
         self._base_seq = 0
         self._bytes = 0
-        self.taken = Watermark[Subscription]()
+        self.positions = Watermark[Subscription]()
         self.confirmed = Watermark[object]()
         self.members: set[Subscription] = set()
         self.end = 0
@@ -97,13 +106,13 @@ class Log:
     # -- the log --------------------------------------------------------------------------------------
 
     def post(self, message: Message, frame: bytes, source: Subscription | None = None) -> None:
-        """Put a message, framed, at the end; `source` is the peer that sent it, if one did."""
+        """Put a message, framed, at the end; `source` is the subscription of the peer that sent it, None if none did."""
         block = self._last
         if block.is_full:
             block.next = self._last = block = Block(self.end)
         block.append(frame)
         if source is not None and source.joined:
-            self.step_out(source)
+            self.leave_sync(source)
             source.posted(self.end)
         self._pending.append(message)
         self._bytes += len(message.payload)
@@ -117,64 +126,96 @@ class Log:
             self.wanted = self.end
 
     def want(self) -> None:
-        """Have everything posted so far confirmed as soon as may be."""
+        """Ask for everything posted so far to be confirmed as soon as possible."""
         self.wanted = self.end
 
-    # -- waves ----------------------------------------------------------------------------------------
-
-    def step_in(self, peer: Subscription, number: int) -> bool:
-        """Have a peer take each wave from now on, if it stands where the others do; gives whether it will.
-
-        `number` is the caller's, and stands in `in_sync.members` for who writes the waves.
-        """
-        return self.in_sync.enter(peer, number)
-
-    def step_out(self, peer: Subscription) -> None:
-        """Have a peer take for itself again, if it is in sync."""
-        if peer.in_sync:
-            self.in_sync.leave(peer)
-
-    def next_wave(self, now: float) -> Wave | None:
-        """The next frames for all in sync, one block of them at most; None: nothing is there for them.
-
-        Who has no room for it falls out of step.
-        """
-        step = self.in_sync
-        return step.wave(now) if step.members and step.next < self.end else None
-
-    def took(self, wave: Wave) -> bool:
-        """All in sync have taken a wave; gives whether there are some among them to be asked now."""
-        step, write = self.in_sync, wave.write
-        if not step.members:
-            return False
-        self.taken.move_all(step.members.keys(), write.first, write.last)
-        self.ask_by(write.at)
-        much = step.took(wave)
-        return (much or self.wanted > write.first) and self.delivery.level is DeliveryLevel.RECEIVED
-
     def ask_by(self, at: float) -> None:
-        """Something was written at this time: it is asked for in time, and before it makes a peer stalled."""
+        """Set `ask_at`, if it is not set: something was written at this time. That is before it makes a peer stalled."""
         if self.ask_at is None:
-            self.ask_at = at + min(ASKING, self.timeout / 2)
+            self.ask_at = at + min(_ASK_AFTER, self.timeout / 2)
+
+    def asked(self) -> None:
+        """Note that all peers were asked for confirmations."""
+        self.ask_at = None
+
+    # -- broadcasts -----------------------------------------------------------------------------------
+
+    def enter_sync(self, subscription: Subscription, number: int) -> bool:
+        """Include a subscription in each broadcast from now on, if it stands where the others in sync stand.
+
+        Args:
+            subscription: It must not be in sync.
+            number: A number for the caller, found in `in_sync.members`.
+
+        Returns:
+            Whether it is in sync.
+        """
+        return self.in_sync.enter(subscription, number)
+
+    def leave_sync(self, subscription: Subscription) -> None:
+        """Exclude a subscription from broadcasts, if it is in sync."""
+        if subscription.in_sync:
+            self.in_sync.leave(subscription)
+
+    def next_broadcast(self, now: float) -> Broadcast | None:
+        """Return the next frames for all in sync, of one block at most; None if there are none.
+
+        Subscriptions that have no room for them leave the others.
+        """
+        in_sync = self.in_sync
+        return in_sync.next_broadcast(now) if in_sync.members and in_sync.position < self.end else None
+
+    def broadcast_written(self, broadcast: Broadcast) -> bool:
+        """Note that all in sync have taken a broadcast; return whether some of them are to be asked for a confirmation."""
+        in_sync, write = self.in_sync, broadcast.write
+        if not in_sync.members:
+            return False
+        self.positions.move_all(in_sync.members.keys(), write.first, write.last)
+        self.ask_by(write.at)
+        half_full = in_sync.broadcast_written(broadcast)
+        return (half_full or self.wanted > write.first) and self.delivery.level is DeliveryLevel.RECEIVED
+
+    # -- room -----------------------------------------------------------------------------------------
 
     @property
     def full(self) -> bool:
         """Whether a peer that is not stuck has no room, so that nothing may be posted."""
-        low = self.taken.low
+        low = self.positions.low
         if low is None or self.end - low < self._capacity:
             return False
-        return not all(peer.stuck for peer in self.taken.at(low))
+        return not all(each.stuck for each in self.positions.at(low))
 
     @property
     def slow(self) -> list[Subscription]:
-        """The peers that make the log full."""
-        low = self.taken.low
+        """The subscriptions that make the log full."""
+        low = self.positions.low
         if low is None or self.end - low < self._capacity:
             return []
-        return [peer for peer in self.taken.at(low) if not peer.stuck]
+        return [each for each in self.positions.at(low) if not each.stuck]
+
+    def _drop_oldest(self) -> None:
+        first = self.end - self._capacity
+        while (low := self.positions.low) is not None and low < first:
+            for subscription in list(self.positions.at(low)):
+                self.leave_sync(subscription)
+                self.dropped += subscription.skip_to(first)
+
+    @property
+    def keeps_too_much(self) -> bool:
+        """Whether more is unsettled than may be kept because of a stuck peer."""
+        return len(self._pending) > self._capacity * _KEPT or self._bytes > _KEPT_BYTES
+
+    @property
+    def kept_for(self) -> list[Subscription]:
+        """The stuck subscriptions because of which the oldest message is kept."""
+        low = self.confirmed.low
+        members = () if low is None else self.confirmed.at(low)
+        return [each for each in members if isinstance(each, Subscription) and each.stuck]
+
+    # -- what has settled -----------------------------------------------------------------------------
 
     def settled(self) -> list[Message]:
-        """The messages that have settled since the last call, in order."""
+        """Take out the messages that have settled since the last call, in order."""
         low = self.confirmed.low
         count = max(0, (self.end if low is None else low) - self._base)
         self._base += count
@@ -185,7 +226,7 @@ class Log:
         return settled
 
     def drain(self) -> list[Message]:
-        """What has not settled, in order; for the end."""
+        """Take out all messages that have not settled, in order, because the log has ended."""
         left = list(self._pending)
         self._pending.clear()
         self._bytes = 0
@@ -199,62 +240,45 @@ class Log:
         """How many messages have not settled."""
         return len(self._pending)
 
-    @property
-    def keeps_much(self) -> bool:
-        """Whether more has not settled than a stuck peer may cost."""
-        return len(self._pending) > self._capacity * _KEPT or self._bytes > _KEPT_BYTES
-
-    @property
-    def kept_for(self) -> list[Subscription]:
-        """The stuck peers for whom the oldest message is kept."""
-        low = self.confirmed.low
-        members = () if low is None else self.confirmed.at(low)
-        return [peer for peer in members if isinstance(peer, Subscription) and peer.stuck]
-
-    def _drop_oldest(self) -> None:
-        first = self.end - self._capacity
-        while (low := self.taken.low) is not None and low < first:
-            for peer in list(self.taken.at(low)):
-                self.step_out(peer)
-                self.dropped += peer.skip_to(first)
-
-    # -- who is there -----------------------------------------------------------------------------------
+    # -- subscriptions --------------------------------------------------------------------------------
 
     def join(self, owner: Owner) -> Subscription:
-        """A peer gets everything from here on."""
-        peer = Subscription(self, owner, self._last, self.end)
-        self.members.add(peer)
-        self.taken.add(peer, self.end)
-        self.confirmed.add(peer, self.end)
-        return peer
+        """Return a new subscription, to everything from here on."""
+        subscription = Subscription(self, owner, self._last, self.end)
+        self.members.add(subscription)
+        self.positions.add(subscription, self.end)
+        self.confirmed.add(subscription, self.end)
+        return subscription
 
-    def leave(self, peer: Subscription) -> None:
-        """A peer is gone; what it did not confirm settles without it. Twice is once."""
-        if peer.joined:
-            self.step_out(peer)
-            peer.joined = False
-            self.members.remove(peer)
-            self.taken.remove(peer, peer.next)
-            self.confirmed.remove(peer, peer.confirmed)
+    def leave(self, subscription: Subscription) -> None:
+        """End a subscription, if it has not ended; messages that it did not confirm settle without it."""
+        if subscription.joined:
+            self.leave_sync(subscription)
+            subscription.joined = False
+            self.members.remove(subscription)
+            self.positions.remove(subscription, subscription.position)
+            self.confirmed.remove(subscription, subscription.confirmed)
+
+    # -- numbers --------------------------------------------------------------------------------------
 
     def seq_before(self, number: int) -> int:
-        """Sequence number of the last event before a message that has not settled; 0: it is the first."""
+        """Return the sequence number of the last event before a message that has not settled; 0 if there is none."""
         return self._seqs[number - 1 - self._base] if number > self._base else self._base_seq
 
     @property
     def last_seq(self) -> int:
-        """Sequence number of the last event posted; 0, or what `start_after` said: there was none."""
+        """Sequence number of the last event posted; if there was none, 0 or what `start_after` set."""
         return self.seq_before(self.end)
 
     def start_after(self, seq: int) -> None:
-        """The events before the first message end with this number: a history goes on."""
+        """Set the sequence number of the event before the first message: that of the last event in a history."""
         self._base_seq = seq
 
     def number_after(self, seq: int) -> int:
-        """The first message that holds an event after `seq`."""
+        """Return the first message that holds an event after `seq`."""
         return self._base + bisect_right(self._seqs, seq)
 
     def between(self, first: int, last: int) -> list[Accepted]:
-        """The events of the messages `first` to before `last`, as far as they have not settled."""
+        """Return the events of the messages `first` to before `last` that have not settled."""
         messages = islice(self._pending, max(0, first - self._base), max(0, last - self._base))
         return [event for message in messages for event in message.events]

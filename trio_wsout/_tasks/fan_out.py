@@ -13,8 +13,8 @@ from trio_wsout._core.acknowledgement import stamp_of
 from trio_wsout._core.disconnection import Cause
 from trio_wsout._core.history import gap_message
 from trio_wsout._core.log import Owner
-from trio_wsout._core.look import could_not_write
 from trio_wsout._core.message import BatchMessage
+from trio_wsout._core.read_out import could_not_write
 from trio_wsout._tasks.heartbeat import HasDeadline, HeartbeatTask, read_out
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout._wire.frames import TEXT, plain_frame
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from trio_wsout._core.disconnection import Disconnection
     from trio_wsout._core.heartbeat import HeartbeatMonitor
-    from trio_wsout._core.log import Log, Subscription, Wave
+    from trio_wsout._core.log import Broadcast, Log, Subscription
     from trio_wsout._core.message import Message
     from trio_wsout._core.received import Peer
     from trio_wsout._core.statistics import Counters
@@ -155,30 +155,30 @@ class FanOut:
         can write (TLS).
         """
         log = self.log
-        if log.keeps_much and (kept_for := log.kept_for):
+        if log.keeps_too_much and (kept_for := log.kept_for):
             self._expel(self._members_of(kept_for))
         if self._ledger.awaited:
             log.want()
-        while (wave := log.next_wave(trio.current_time())) is not None:
-            self._broadcast(wave)
+        while (broadcast := log.next_broadcast(trio.current_time())) is not None:
+            self._broadcast(broadcast)
         for peer in [each for each in self.idle if each.subscription is not None and each.subscription.ready]:
             peer.write_now()
         self.settle()
 
-    def _broadcast(self, wave: Wave) -> None:
+    def _broadcast(self, broadcast: Broadcast) -> None:
         """Write frames to all peers in sync; those whose sockets do not take all of them fall out of it."""
         log, members = self.log, self.log.in_sync.members
         # This is what an event costs for each peer: one system call, and not one look at the peer's own memory, which
         # would be cold and cost as much again. So the accounts of those in sync are brought up to date later.
-        short = write_to_each(members, wave.frames)
+        short = write_to_each(members, broadcast.frames)
         for subscription, outcome in short.items():
             if not isinstance(outcome, int) or not outcome:
-                log.step_out(subscription)
-        self.count(wave.write.first, wave.write.last, len(members))
-        self.counters.sent_bytes += len(members) * wave.write.size
-        ask = log.took(wave)
+                log.leave_sync(subscription)
+        self.count(broadcast.write.first, broadcast.write.last, len(members))
+        self.counters.sent_bytes += len(members) * broadcast.write.size
+        ask = log.broadcast_written(broadcast)
         for subscription, outcome in short.items():
-            _owner(subscription).connection.wrote_some(wave.frames, outcome)
+            _owner(subscription).connection.wrote_some(broadcast.frames, outcome)
         if ask:
             for subscription in tuple(members):
                 _owner(subscription).ping()
@@ -190,7 +190,7 @@ class FanOut:
         """Include a peer in broadcasts if it has everything and its socket can be written to; else in `idle`."""
         subscription, number = peer.subscription, peer.connection.free_fileno
         self.idle.discard(peer)
-        if subscription is None or number is None or not self.log.step_in(subscription, number):
+        if subscription is None or number is None or not self.log.enter_sync(subscription, number):
             self.idle.add(peer)
 
     def count(self, first: int, last: int, peers: int = 1) -> None:
@@ -207,7 +207,7 @@ class FanOut:
     def ask_all(self) -> None:
         """Ask all peers for confirmations now, because somebody waits for them."""
         self.log.want()
-        self.log.ask_at = None
+        self.log.asked()
         for peer in tuple(self.peers):
             peer.ping()
             self.heartbeat_task.reschedule(peer)
@@ -259,7 +259,7 @@ class FanOut:
             self._expel(await self._slow_after_reading(until))
         elif policy is SlowPeer.DROP_OLDEST:
             for subscription in self.log.slow:
-                subscription.stuck = True
+                subscription.mark_stuck()
         else:
             self._expel(await self._slow_after_reading(None))
 

@@ -17,7 +17,7 @@ from attrs import define, field, frozen
 
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.heartbeat import Pulse
-from trio_wsout._core.look import Look, Motion
+from trio_wsout._core.read_out import Motion, ReadOut
 from trio_wsout._tasks.wakeup import MovableDeadline
 
 if TYPE_CHECKING:
@@ -146,14 +146,14 @@ class HeartbeatTask:
 
 
 async def read_out(connections: Iterable[Connection | None]) -> set[Connection | None]:
-    """Wait until everything that lies in the sockets of these connections has been read by their readers (`_core.look`).
+    """Wait until everything that lies in the sockets of these connections has been read by their readers (`_core.read_out`).
 
     It takes some turns of the loop and no time, whatever the peers do meanwhile. None stands for a handshake.
 
     Returns:
         The connections whose peers took more of a write that waited for room.
     """
-    looks = {each: Look(_motion(each), lying=None if each is None else each.lying) for each in connections}
+    looks = {each: ReadOut(_motion(each), lying=None if each is None else each.lying) for each in connections}
     going = [each for each in looks if _is_open(each)]
     while going:
         await trio.lowlevel.checkpoint()
@@ -241,8 +241,8 @@ def beat(
     """
     now = trio.current_time()
     pulse = monitor.poll(now, all_read=all_read)
-    if pulse is Pulse.LOOK:
-        monitor.looked(now, connection.progress())
+    if pulse is Pulse.PROGRESS:
+        monitor.progress_found(now, connection.progress())
         pulse = monitor.poll(now, all_read=all_read)
     detail = "no sign of life within heartbeat.timeout"
     if pulse is Pulse.PING:

@@ -19,7 +19,7 @@ import trio
 from attrs import define, field
 
 from trio_wsout._core.disconnection import Cause, Disconnection
-from trio_wsout._core.look import could_not_write
+from trio_wsout._core.read_out import could_not_write
 from trio_wsout._tasks.heartbeat import Suspect, beat
 from trio_wsout._tasks.reader import run_reader
 from trio_wsout._tasks.wakeup import cancel_when, earliest
@@ -165,6 +165,6 @@ class LinkConnection:
                 self._connection.end(Disconnection(cause=Cause.STALLED, detail=detail))
                 return
             # The peer made room while this side did not run and could not write.
-            window.released(now)
+            window.reading_resumed(now)
         if silent:
             beat(self._connection, self._monitor, self._outbox.to_write.notify, all_read=True)

@@ -237,14 +237,14 @@ class Listener:
         """
         peer.join_log()
         if self._closes_slow and peer.subscription is not None:
-            peer.subscription.stuck = True
+            peer.subscription.mark_stuck()
 
     def _admitted(self, peer: ServedPeer) -> None:
         """Where slow peers are closed, close this one if it lost something before its handshake was answered."""
         subscription = peer.subscription
         if subscription is None or not self._closes_slow:
             return
-        subscription.stuck = False
+        subscription.clear_stuck()
         if subscription.dropped:
             self._fan_out.peer_log.warning(
                 "peer %s did not read its answer in time and is closed with 1013", peer.peer.address

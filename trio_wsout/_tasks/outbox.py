@@ -93,13 +93,13 @@ class Outbox:
         """The events that an acknowledgement may name, oldest first."""
         return self.window.events_in_flight()
 
-    def held(self) -> None:
+    def reading_paused(self) -> None:
         """This side stopped reading: confirmations can't be seen."""
-        self.window.held()
+        self.window.reading_paused()
 
-    def released(self, now: float) -> None:
+    def reading_resumed(self, now: float) -> None:
         """This side reads again since `now`."""
-        self.window.released(now)
+        self.window.reading_resumed(now)
         if self.on_released is not None:
             self.on_released()
 

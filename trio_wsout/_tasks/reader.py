@@ -60,11 +60,11 @@ class WritingSide(Protocol):
         """The peer's application has every event up to `seq`."""
         ...
 
-    def held(self) -> None:
+    def reading_paused(self) -> None:
         """This side stopped reading."""
         ...
 
-    def released(self, now: float) -> None:
+    def reading_resumed(self, now: float) -> None:
         """This side reads again since `now`."""
         ...
 
@@ -159,7 +159,7 @@ class _Reading:
     async def settle(self) -> None:
         """Wait until what was handed over counts as taken."""
         if not await self._inbox.settled_soon():
-            with self._held():
+            with self._paused():
                 await self._inbox.wait_settled()
 
     async def hand_over(self, items: list[Received]) -> None:
@@ -169,7 +169,7 @@ class _Reading:
             if inbox.channel is not None:
                 inbox.channel.put_nowait(run)
                 if run:
-                    with self._held():
+                    with self._paused():
                         await inbox.channel.put(run)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             # The application closed its end, or `stop` ended ours while we waited.
@@ -179,16 +179,16 @@ class _Reading:
             inbox.counters.dropped += len(run)
 
     @contextmanager
-    def _held(self) -> Generator[None, None, None]:
+    def _paused(self) -> Generator[None, None, None]:
         """Meanwhile this side does not read, so the peer's silence means nothing."""
-        self._monitor.held()
-        self._side.held()
+        self._monitor.reading_paused()
+        self._side.reading_paused()
         try:
             yield
         finally:
             now = trio.current_time()
-            self._monitor.released(now)
-            self._side.released(now)
+            self._monitor.reading_resumed(now)
+            self._side.reading_resumed(now)
 
 
 async def run_reader(

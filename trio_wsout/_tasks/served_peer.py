@@ -22,8 +22,8 @@ import trio
 from attrs import define, field, frozen
 
 from trio_wsout._core.disconnection import Cause, Disconnection
-from trio_wsout._core.look import could_not_write
 from trio_wsout._core.packing import PackingError
+from trio_wsout._core.read_out import could_not_write
 from trio_wsout._tasks.heartbeat import Suspect, beat
 from trio_wsout._tasks.reader import run_reader
 from trio_wsout._tasks.replay import Overtaken
@@ -100,7 +100,7 @@ class ServedPeer:
     _wakeup: Wakeup = field(factory=Wakeup, init=False)
     """Wakes the fan-out task, and who waits for the reader."""
     _reading: bool = field(default=False, init=False)
-    _held: bool = field(default=False, init=False)
+    _paused: bool = field(default=False, init=False)
     """Whether this side does not read now, because the application takes nothing."""
     _writing: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     """Bounds the write that is under way, or the closing handshake."""
@@ -119,7 +119,7 @@ class ServedPeer:
         if resumption.replay is not None:
             self.sent_early = set()
         self.active_at = now = trio.current_time()
-        self.monitor.opened(now, looks=connection.progress() is not None)
+        self.monitor.opened(now, knows_progress=connection.progress() is not None)
         connection.on_control(self.wake)
         connection.on_ping(self.monitor.ping_written)
         connection.on_life(self._frame_received)
@@ -191,8 +191,8 @@ class ServedPeer:
     def join_log(self) -> None:
         """Subscribe to what is posted from now on."""
         self.subscription = self._fan_out.log.join(self)
-        if self._held:
-            self.subscription.held()
+        if self._paused:
+            self.subscription.reading_paused()
 
     def leave_log_and_settle(self) -> None:
         """Leave the log, and settle what only this peer lacked."""
@@ -215,7 +215,7 @@ class ServedPeer:
         self.connection.wrote(size)
         self.active_at = max(self.active_at, at)
 
-    def out_of_step(self) -> None:
+    def left_sync(self) -> None:
         """Be written to individually: broadcasts leave this peer out from now on."""
         self._fan_out.idle.add(self)
 
@@ -227,7 +227,7 @@ class ServedPeer:
     def _claim_socket(self) -> None:
         """Let nobody but the fan-out task write."""
         if self.subscription is not None:
-            self._fan_out.log.step_out(self.subscription)
+            self._fan_out.log.leave_sync(self.subscription)
         self._fan_out.idle.discard(self)
 
     # -- writing without the task -----------------------------------------------------------------------------
@@ -340,11 +340,11 @@ class ServedPeer:
     def _take(self, subscription: Subscription) -> bytes:
         """Return the next frames to write, behind word of a gap; empty if only messages of its own wait."""
         fan_out = self._fan_out
-        gap_after, before = subscription.gap_after, subscription.next
+        gap_after, before = subscription.gap_after, subscription.position
         frames = subscription.take(trio.current_time())
-        fan_out.count(before, subscription.next)
+        fan_out.count(before, subscription.position)
         if gap_after is not None:
-            subscription.gap_after = None
+            subscription.gap_reported()
             frames = fan_out.lost_frame(gap_after, before) + frames
         return frames
 
@@ -400,25 +400,25 @@ class ServedPeer:
             subscription.acked(seq)
             self._confirmed()
 
-    def held(self) -> None:
+    def reading_paused(self) -> None:
         """Take note that this side stopped reading, because the application takes nothing."""
-        self._held = True
+        self._paused = True
         if self.subscription is not None:
-            self.subscription.held()
+            self.subscription.reading_paused()
             self.wake()
 
-    def released(self, now: float) -> None:
+    def reading_resumed(self, now: float) -> None:
         """Take note that this side reads again since `now`."""
-        self._held = False
+        self._paused = False
         self.active_at = now
         if self.subscription is not None:
-            self.subscription.released(now)
+            self.subscription.reading_resumed(now)
         self._reschedule()
 
     # -- HasDeadline --------------------------------------------------------------------------------------------
 
     def _idle_at(self) -> float | None:
-        if self._idle_timeout is None or self._held or self._close_code is not None:
+        if self._idle_timeout is None or self._paused or self._close_code is not None:
             return None
         self.catch_up()
         return self.active_at + self._idle_timeout
@@ -480,7 +480,7 @@ class ServedPeer:
         if self.subscription is None:
             self._replay_due = now + self._write_timeout
         else:
-            self.subscription.released(now)
+            self.subscription.reading_resumed(now)
 
     def _end_stalled(self) -> None:
         what = "a message was not confirmed"

@@ -226,7 +226,7 @@ class Supervisor:
 
     def _begin(self, connection: Connection, monitor: HeartbeatMonitor) -> None:
         now = trio.current_time()
-        monitor.opened(now, looks=connection.progress() is not None)
+        monitor.opened(now, knows_progress=connection.progress() is not None)
         self.connection = connection
         self._outbox.window.connected(now)
         self._link.opened(now)

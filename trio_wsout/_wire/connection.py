@@ -10,7 +10,7 @@ from attrs import define
 
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.heartbeat import Progress
-from trio_wsout._core.look import Motion
+from trio_wsout._core.read_out import Motion
 from trio_wsout._core.redaction import redact_secrets
 from trio_wsout._wire.decoder import NO_STATUS, Close, Decoder, Ping, Violation
 from trio_wsout._wire.frames import BINARY, CLOSE, PING, PONG, TEXT, masked_frame, masked_frames, plain_frame
