@@ -34,7 +34,7 @@ from typing import Any, get_args, get_origin
 
 from attrs import NOTHING, Factory, fields, has
 from trio_wsout._core.link import diagram
-from trio_wsout.cli import codes
+from trio_wsout.cli import exit_codes
 from trio_wsout.config import Config, Mode, Secret, dump_config, sections
 from trio_wsout.config.field_types import field_type_of, section_of
 from trio_wsout.config.validation import UNUSABLE, UNUSABLE_WITHOUT_LINK
@@ -177,9 +177,11 @@ def command(name: str) -> str:
     return "\n".join(["```text", *lines, "```"])
 
 
-def exit_codes() -> str:
+def exit_code_table() -> str:
     """The exit codes of the command."""
-    rows = [(code, _line(meaning)) for _, code, meaning in _CONSTANT_DOC.findall(inspect.getsource(codes))]
+    rows = [
+        (code, _line(meaning)) for _, code, meaning in _CONSTANT_DOC.findall(inspect.getsource(exit_codes))
+    ]
     return _table(("code", "meaning"), sorted(rows, key=lambda row: int(row[0])))
 
 
@@ -355,7 +357,7 @@ def made(mark: str) -> str:
         "configuration": configuration,
         "modes": modes,
         "defaults": defaults,
-        "exit codes": exit_codes,
+        "exit codes": exit_code_table,
         "link": lambda: f"```mermaid\n{diagram()}\n```",
     }
     if mark in plain:

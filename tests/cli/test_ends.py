@@ -285,7 +285,7 @@ def test_a_text_may_be_longer_as_it_is_escaped(peer, command) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["cyclopts", "rich.console", "trio", "cattrs", "trio_wsout.output", "trio_wsout.cli.running"]
+    "module", ["cyclopts", "rich.console", "trio", "cattrs", "trio_wsout.output", "trio_wsout.cli.run"]
 )
 def test_ctrl_c_while_it_starts_is_no_traceback(nowhere: str, env, module: str) -> None:
     script = (

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from trio_wsout.cli.keeping import Keeper
-from trio_wsout.cli.lines import Lines
+from trio_wsout.cli.lines import InputLines
+from trio_wsout.cli.undelivered_file import UndeliveredFile
 from trio_wsout.errors import Undelivered
 from websockets.sync.client import connect
 
@@ -91,7 +91,7 @@ def test_many_undelivered_events_are_all_kept(peer, command, tmp_path) -> None:
     run = command("run", *options, text='"%%%"\n' * LINES)
     assert run.returncode == 4
     assert len(kept(lost)) == LINES
-    assert f"{LINES} events undelivered, in {lost}" in run.stderr
+    assert f"{LINES} events undelivered, written to {lost}" in run.stderr
 
 
 def test_undelivered_events_are_appended(nowhere: str, command, tmp_path) -> None:
@@ -279,7 +279,7 @@ async def test_what_a_thread_that_was_left_behind_has_read_is_kept(monkeypatch) 
 
     monkeypatch.setattr(os, "read", hesitate)
     os.write(writing, b"1\n2\n")
-    lines = Lines(reading, 1000, lambda: None)
+    lines = InputLines(reading, 1000, lambda: None)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lines.read)
         while not begun.is_set():
@@ -291,12 +291,12 @@ async def test_what_a_thread_that_was_left_behind_has_read_is_kept(monkeypatch) 
 
 
 def test_an_event_that_cannot_be_written_costs_only_itself(tmp_path, capfd) -> None:
-    keeper = Keeper(tmp_path / "lost.ndjson")
-    keeper.open()
-    keeper.keep([Undelivered(event=event, reason="why") for event in (1, 10**5000, object(), 2)])
+    file = UndeliveredFile(tmp_path / "lost.ndjson")
+    file.open()
+    file.append([Undelivered(event=event, reason="why") for event in (1, 10**5000, object(), 2)])
     assert [item["event"] for item in kept(tmp_path / "lost.ndjson")] == [1, 2]
     assert capfd.readouterr().err.count("an undelivered event could not be written") == 2
-    assert keeper.written.startswith("not all of them")
+    assert file.outcome.startswith("not all of them")
 
 
 def test_a_terminal_that_closes_ends_it_and_costs_nothing(nowhere: str, env, tmp_path) -> None:

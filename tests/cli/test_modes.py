@@ -124,6 +124,15 @@ def test_what_peers_send_is_printed_however_deep_or_large_it_is(listen: Listen, 
     assert "Traceback" not in said
 
 
+def test_elements_of_a_batch_are_printed_however_deep_they_are(listen: Listen) -> None:
+    batch = '{"mode": "fixed", "wrap-as-json": true}'
+    run, url = listen("server-input", "--set", "payload=json", "--set", f"batch={batch}")
+    deep = "[" * 1022 + "]" * 1022  # in the batch as deep as JSON is read
+    with connect(url) as client:
+        client.send(f"[{deep},1]")
+        assert [run.stdout.readline() for _ in range(2)] == [f"{deep}\n", "1\n"]
+
+
 def test_server_input_does_not_end_with_its_input(listen: Listen) -> None:
     run, url = listen("server-input")
     run.stdin.close()

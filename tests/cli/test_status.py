@@ -11,7 +11,7 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 from trio_wsout._core.statistics import LinkStatistics, ListenerStatistics, SpoolStatistics, Statistics
-from trio_wsout.cli.status import bar, status_line, sum_line
+from trio_wsout.cli.status_line import progress_bar, status_line, summary
 from trio_wsout.config.sections import Mode
 
 PATIENCE = 300
@@ -78,26 +78,26 @@ def test_in_40_columns_what_matters_is_there() -> None:
     figures = {"confirmed": 1234567, "queued": 256, "unconfirmed": 1024, "reconnects": 3}
     assert line("open", 99_999, width=39, **figures) == "open  1,234,567 confirmed (99,999/s)"
     now = snapshot("open", Mode.CLIENT, figures)
-    progress = bar(450, 1000, 9)
+    progress = progress_bar(450, 1000, 9)
     assert status_line(now, 10, Mode.CLIENT, 39, progress) == " 45% [####------] 0:11 left  open"
 
 
 def test_the_bar_tells_percent_and_time_left() -> None:
-    assert bar(0, 100, 5) == "  0% [----------]"
-    assert bar(50, 100, 5000) == " 50% [#####-----] 1:23:20 left"
-    assert bar(100, 100, 5) == "100% [##########]"
-    assert bar(200, 100, 5) == "100% [##########]", "it has grown meanwhile"
-    assert bar(0, 0, 0) == "100% [##########]"
+    assert progress_bar(0, 100, 5) == "  0% [----------]"
+    assert progress_bar(50, 100, 5000) == " 50% [#####-----] 1:23:20 left"
+    assert progress_bar(100, 100, 5) == "100% [##########]"
+    assert progress_bar(200, 100, 5) == "100% [##########]", "it has grown meanwhile"
+    assert progress_bar(0, 0, 0) == "100% [##########]"
 
 
 def test_the_sum_tells_what_there_was() -> None:
     figures = {"confirmed": 2000, "undelivered": 1, "received": 1, "reconnects": 2}
     now = snapshot("closed", Mode.CLIENT, figures)
     expected = "2000 events confirmed in 2.0 s, 1,000/s; 1 undelivered; 1 line skipped; 1 message received; 2 reconnects"
-    assert sum_line(now, Mode.CLIENT, 2.0, 1) == expected
+    assert summary(now, Mode.CLIENT, 2.0, 1) == expected
     figures = {"received": 1, "admitted": 3}
     now = snapshot("closed", Mode.SERVER_INPUT, figures)
-    assert sum_line(now, Mode.SERVER_INPUT, 0.5, 0) == "1 message received in 0.5 s, 2/s; 3 peers"
+    assert summary(now, Mode.SERVER_INPUT, 0.5, 0) == "1 message received in 0.5 s, 2/s; 3 peers"
 
 
 def test_a_terminal_gets_a_live_line() -> None:

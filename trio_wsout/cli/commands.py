@@ -1,6 +1,6 @@
-"""The commands and their options; what they do is in the modules beside this one.
+"""The commands; the modules beside this one do the work.
 
-Those are imported by the command that needs them, so that help and mistakes are told at once.
+A command imports those that it needs when it runs, so that help and mistakes are shown at once.
 """
 # ruff: noqa: PLC0415 - see above
 
@@ -13,13 +13,14 @@ import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
-from trio_wsout.cli.codes import CONFIGURATION, INTERRUPTED, OK
-from trio_wsout.cli.screen import Screen
+from trio_wsout.cli.exit_codes import CONFIGURATION, INTERRUPTED, OK
+from trio_wsout.cli.options import Address, ConfigFile, ConfigOptions, RunOptions
+from trio_wsout.cli.terminal import Screen, print_result, report, report_log, reporter
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,7 +32,7 @@ __all__ = ["app", "run_app"]
 _screen = Screen()
 app = App(
     name="trio-wsout",
-    help="Deliver events over WebSocket: at least once, in order, and never lost without being told.",
+    help="Deliver events over WebSocket: at least once, in order, and no loss goes unreported.",
     help_format="rich",
     version=version("trio-wsout"),
     version_flags=["--version", "-V"],
@@ -40,58 +41,16 @@ app = App(
     error_console=Screen(stderr=True),
 )
 
-Sets = Annotated[
-    list[str] | None,
-    Parameter(
-        name="--set",
-        negative=(),
-        help="Set one field of the configuration, as in reconnect.jitter=0.2 or url=ws://localhost:80/. "
-        "The value is JSON, or text where it is no JSON. May be repeated.",
-    ),
-]
-Contexts = Annotated[
-    list[str] | None,
-    Parameter(name="--context", negative=(), help="Value for {{name}}, as in name=value. May be repeated."),
-]
-Headers = Annotated[
-    list[str] | None,
-    Parameter(
-        name=["--header", "-H"],
-        negative=(),
-        help="Header of the handshake, as in 'Name: value'; it is kept secret, as auth.headers are. May be repeated.",
-    ),
-]
-UndeliveredPath = Annotated[
-    Path | None,
-    Parameter(help='Append events that are not delivered to this file, one {"event", "reason"} a line.'),
-]
-WaitPeers = Annotated[
-    int | None,
-    Parameter(
-        help="Begin to read when so many peers are there at the same time; more than one in server-output "
-        "and relay only.",
-        validator=Number(gte=1),
-    ),
-]
-ConfigPlace = Annotated[
-    str | None,
-    Parameter(
-        help="A YAML, TOML or JSON file (- is standard input), or the address ws://host/path; may be left out where "
-        "--set gives the fields."
-    ),
-]
-Address = Annotated[str | None, Parameter(help="The address ws://host/path, beside a file.")]
-
 
 def _command(function: Callable[..., int]) -> Callable[..., int]:
-    """Make a function a command; the lines of a paragraph of its help are one, for terminals of any width."""
+    """Make a function a command. In its help each paragraph is one line, for terminals of any width."""
     paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
     function.__doc__ = "\n\n".join(" ".join(each.split("\n")) for each in paragraphs)
     return app.command(function)
 
 
 def run_app() -> None:
-    """Parse this process's arguments, run the command, exit with its code."""
+    """Run the command with the arguments of this process, and exit with its code."""
     # The parser takes a lone - for an option.
     before = ("", *sys.argv)
     tokens = [
@@ -100,13 +59,13 @@ def run_app() -> None:
     ]
     try:
         code = app(tokens, exit_on_error=False)
-    except CycloptsError:  # it has told what is wrong
+    except CycloptsError:  # it has reported what is wrong
         code = CONFIGURATION
     raise SystemExit(CONFIGURATION if _screen.failed else code or OK)
 
 
-def _run(task: Callable[..., Awaitable[int]], *arguments: object) -> int:
-    """Run a task; Ctrl-C where the task has no eye on it ends it without a traceback."""
+def _run_in_trio(task: Callable[..., Awaitable[int]], *arguments: object) -> int:
+    """Run a task and return its exit code; a Ctrl-C that the task does not catch ends it without a traceback."""
     import trio
 
     code = INTERRUPTED
@@ -117,77 +76,30 @@ def _run(task: Callable[..., Awaitable[int]], *arguments: object) -> int:
     return code
 
 
-def _load(
-    places: tuple[str | None, ...],
-    sets: list[str] | None,
-    contexts: list[str] | None,
-    headers: list[str] | None,
-) -> tuple[Config, Path | None] | None:
-    """The configuration and its file; None if it is wrong, which was told."""
-    from trio_wsout.cli.checking import load, print_problems
+def _load(arguments: tuple[str | None, ...], options: ConfigOptions) -> tuple[Config, Path | None] | None:
+    """Return the configuration and the path of its file, or None after reporting what is wrong with it."""
+    from trio_wsout.cli.configuration import load, print_problems
     from trio_wsout.errors import ConfigError
 
     try:
-        return load([each for each in places if each is not None], sets or [], contexts or [], headers or [])
+        return load([each for each in arguments if each is not None], options)
     except ConfigError as error:
         print_problems(error)
         return None
 
 
+_NO_FIELDS = ConfigOptions()
+_DEFAULTS = RunOptions()
+
+
 @_command
 def run(
-    config: ConfigPlace = None,
+    config: ConfigFile = None,
     url: Address = None,
     /,
     *,
-    headers: Headers = None,
-    sets: Sets = None,
-    contexts: Contexts = None,
-    source: Annotated[
-        Path | None,
-        Parameter(name="--input", help="Read events from this file, not from standard input (-)."),
-    ] = None,
-    from_undelivered: Annotated[
-        Path | None, Parameter(help="Send the events of a file that --undelivered wrote, and no other input.")
-    ] = None,
-    undelivered: UndeliveredPath = None,
-    with_peer: Annotated[
-        bool,
-        Parameter(
-            negative=(),
-            help='Print what peers send as {"peer", "event"}, with its address and, if it has one, its identity.',
-        ),
-    ] = False,
-    wait_peers: WaitPeers = None,
-    linger: Annotated[
-        str | None,
-        Parameter(
-            help="Wait so long for answers after the last confirmation, as in 500ms or 2s; where it is not given, 100ms "
-            "in mode client."
-        ),
-    ] = None,
-    stay: Annotated[
-        bool,
-        Parameter(
-            negative=(), help="Go on when the input has ended, until a signal, as relay and server-input do."
-        ),
-    ] = False,
-    stats: Annotated[bool, Parameter(negative=(), help="End with one line of JSON statistics.")] = False,
-    quiet: Annotated[
-        bool, Parameter(negative=(), help="No status line, no address, no link changes, no peers, no sum.")
-    ] = False,
-    verbose: Annotated[
-        bool,
-        Parameter(
-            name=["--verbose", "-v"], negative=(), help="Tell every attempt, and the time of each line."
-        ),
-    ] = False,
-    log_format: Annotated[
-        Literal["text", "json"],
-        Parameter(
-            help="How to write to standard error: lines of text, or of JSON with time, level and message."
-        ),
-    ] = "text",
+    fields: ConfigOptions = _NO_FIELDS,
+    options: RunOptions = _DEFAULTS,
 ) -> int:
     """Send events, one JSON value a line, from standard input or a file; print what peers send.
 
@@ -197,62 +109,37 @@ def run(
     undelivered, lines skipped, or what peers sent not printed; 130 interrupted (Ctrl-C once: gracefully, within
     shutdown-timeout; twice: at once).
     """
-    from trio_wsout.cli.job import Job
-    from trio_wsout.cli.printing import say, tell_log, teller
-    from trio_wsout.cli.running import run_job
+    from trio_wsout.cli.run import Run, run_to_the_end
     from trio_wsout.config.quantities import parse_duration
 
-    teller.as_json, teller.timed = log_format == "json", verbose
+    reporter.as_json, reporter.timed = options.log_format == "json", options.verbose
     try:
-        seconds = None if linger is None else parse_duration(linger)
+        linger = None if options.linger is None else parse_duration(options.linger)
     except ValueError as error:
-        say(f"--linger: {error}", "error")
+        report(f"--linger: {error}", "error")
         return CONFIGURATION
-    loaded = _load((config, url), sets, contexts, headers)
+    loaded = _load((config, url), fields)
     if loaded is None:
         return CONFIGURATION
-    tell_log(verbose=verbose, quiet=quiet)
-    job = Job(
-        config=loaded[0],
-        config_path=loaded[1],
-        source=source,
-        from_undelivered=from_undelivered,
-        undelivered=undelivered,
-        wait_peers=wait_peers,
-        with_peer=with_peer,
-        linger=seconds,
-        stay=stay,
-        stats=stats,
-        quiet=quiet,
-        verbose=verbose,
-    )
-    return _run(run_job, job)
+    report_log(verbose=options.verbose, quiet=options.quiet)
+    return _run_in_trio(run_to_the_end, Run(*loaded, options, linger))
 
 
 @_command
-def check(
-    config: ConfigPlace = None,
-    url: Address = None,
-    /,
-    *,
-    headers: Headers = None,
-    sets: Sets = None,
-    contexts: Contexts = None,
-) -> int:
+def check(config: ConfigFile = None, url: Address = None, /, *, fields: ConfigOptions = _NO_FIELDS) -> int:
     """Print the effective configuration, secrets masked; or every mistake, a line each. Exit code 0 or 2."""
-    from trio_wsout.cli.checking import print_config
+    from trio_wsout.cli.configuration import print_config
 
-    loaded = _load((config, url), sets, contexts, headers)
+    loaded = _load((config, url), fields)
     return OK if loaded is not None and print_config(loaded[0]) else CONFIGURATION
 
 
 @_command
 def schema() -> int:
     """Print the JSON Schema of configurations, for editors."""
-    from trio_wsout.cli.printing import show
     from trio_wsout.config import json_schema
 
-    return OK if show(json.dumps(json_schema(), indent=2)) else CONFIGURATION
+    return OK if print_result(json.dumps(json_schema(), indent=2)) else CONFIGURATION
 
 
 @_command
@@ -270,7 +157,7 @@ def demo(
     """
     from trio_wsout.cli.demo import run_demo
 
-    # Its own screen is put in order before it ends.
+    # A KeyboardInterrupt lets it put the terminal in order before it ends.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    return _run(run_demo, events, rate)
+    return _run_in_trio(run_demo, events, rate)

@@ -1,27 +1,23 @@
-"""`trio-wsout demo`: a server, its clients, real sockets, one client cut off and back, and nothing lost."""
+"""`trio-wsout demo`: a server and its clients over real sockets; one client is cut off and resumes, nothing is lost."""
 
 from __future__ import annotations
 
 import random
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import orjson
 import trio
 from attrs import define, field
-from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich.progress import BarColumn, Progress, TaskID
 from rich.table import Table
 
-from trio_wsout.cli.codes import CONFIGURATION, OK, SOME_UNDELIVERED
-from trio_wsout.cli.screen import Screen
+from trio_wsout.cli.exit_codes import CONFIGURATION, OK, SOME_UNDELIVERED
+from trio_wsout.cli.terminal import Screen
 from trio_wsout.output import open_output
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
-
-    from rich.console import RenderableType
+    from collections.abc import Sequence
 
     from trio_wsout._core.statistics import Statistics
     from trio_wsout.output import Output
@@ -30,13 +26,14 @@ __all__ = ["run_demo"]
 
 _CLIENTS = 5
 _CUT = 2
-"""Which of the clients loses its connection in the middle."""
+"""Index of the client that is cut off in the middle."""
+_AWAY = 0.3
+"""Seconds that it stays away."""
 _BURST = 0.02
-"""Seconds from one handful of events to the next."""
+"""Seconds between two bursts of events."""
 _PATIENCE = 30.0
 """Seconds after the last event in which the clients must have it."""
 _SYMBOLS = {"ACME": 101.0, "BOLT": 42.0, "CRUX": 7.5}
-
 _SERVER = {
     "mode": "server-output",
     "server": {"bind": "127.0.0.1:0", "path": "/trades"},
@@ -47,32 +44,38 @@ _SERVER = {
 
 
 async def run_demo(events: int, rate: float) -> int:
-    """Fan so many events out, so many a second; tell what arrived. Gives the exit code."""
-    screen = _Screen(highlight=False)
+    """Fan out `events` events, `rate` of them a second; print what arrived, and return the exit code."""
+    screen = Screen(highlight=False, soft_wrap=True)
+    columns = (
+        "  {task.description}",
+        BarColumn(40, complete_style="cyan"),
+        "{task.completed:,.0f}",
+        "{task.fields[state]}",
+    )
+    progress = Progress(*columns, console=screen, disable=not screen.is_terminal)
     clients = [
-        _Client(f"client {number + 1}", lambda text: screen.say(f"  [yellow]{text}[/]"))
+        _Client(f"client {number + 1}", (events + 1) // 2 if number == _CUT else None, events, progress)
         for number in range(_CLIENTS)
     ]
-    clients[_CUT].cut_at = (events + 1) // 2
     async with open_output(_SERVER) as output:
-        url = f"ws://{output.statistics().addresses[0]}/trades"
-        screen.say(
+        listener = output.statistics().listener
+        url = f"ws://{listener.addresses[0] if listener else ''}/trades"
+        screen.print(
             f"A server listens at [bold]{url}[/]; {_CLIENTS} clients watch it, {events:,} events follow."
         )
-        async with screen.watching(clients, events):
-            with trio.CancelScope() as patience:
-                async with trio.open_nursery() as watching:
-                    for client in clients:
-                        watching.start_soon(client.run, url, events - 1)
-                    await output.wait_peers(_CLIENTS)
-                    await _generate(output, events, rate)
-                    patience.deadline = trio.current_time() + _PATIENCE
+        with progress, trio.CancelScope() as patience:
+            async with trio.open_nursery() as watching:
+                for client in clients:
+                    watching.start_soon(client.run, url)
+                await output.wait_peers(_CLIENTS)
+                await _generate(output, events, rate)
+                patience.deadline = trio.current_time() + _PATIENCE
     code = _account(screen, clients, output.statistics(), events)
     return CONFIGURATION if screen.failed else code
 
 
 async def _generate(output: Output, events: int, rate: float) -> None:
-    """Send events in small bursts, as they come from a market, on time in the mean."""
+    """Send events in small bursts, as they come from a market, at `rate` on average."""
     began = trio.current_time()
     number = 0
     while number < events:
@@ -84,145 +87,98 @@ async def _generate(output: Output, events: int, rate: float) -> None:
 
 
 def _trade(number: int) -> dict[str, object]:
-    """A plausible event: a trade of one of a few symbols, near its usual price."""
+    """Return a plausible event: a trade of one of a few symbols, near its usual price."""
     symbol = random.choice(list(_SYMBOLS))  # noqa: S311 - nothing secret
     price = _SYMBOLS[symbol] * (1 + random.uniform(-0.01, 0.01))  # noqa: S311
     return {"id": number, "symbol": symbol, "price": round(price, 2), "size": random.randrange(1, 500)}  # noqa: S311
 
 
-def _account(screen: _Screen, clients: Sequence[_Client], statistics: Statistics, events: int) -> int:
-    """Hold what was sent against what each client has."""
+def _account(screen: Screen, clients: Sequence[_Client], statistics: Statistics, events: int) -> int:
+    """Compare what was sent with what each client has, and return the exit code."""
     table = Table("", "arrived", "of them twice", "lost", "in order", "connections")
-    well = statistics.confirmed == events
+    complete = statistics.confirmed == events
     admitted = statistics.listener.admitted if statistics.listener else 0
     replayed = statistics.history.replayed if statistics.history else 0
     for client in clients:
-        lost = events - len(set(client.numbers))
-        well = well and client.ordered and not lost and not client.doubled
+        arrived = len(client.numbers)
+        lost, twice = events - len(set(client.numbers)), arrived - len(set(client.numbers))
+        ordered = client.numbers == sorted(client.numbers)
+        complete = complete and ordered and not lost and not twice
         table.add_row(
             client.name,
-            f"{len(client.numbers):,}",
-            f"{client.doubled:,}",
+            f"{arrived:,}",
+            f"{twice:,}",
             f"[red]{lost:,}[/]" if lost else "[green]0[/]",
-            "yes" if client.ordered else "[red]no[/]",
+            "yes" if ordered else "[red]no[/]",
             str(client.connections),
         )
-    screen.say(table)
-    screen.say(
+    screen.print(table, soft_wrap=False)
+    screen.print(
         f"{statistics.accepted:,} events sent, {statistics.confirmed:,} confirmed, "
         f"{statistics.written:,} written to {admitted} connections, "
         f"{replayed:,} of them from the history."
     )
-    screen.say("Every client has every event once, in order." if well else "[red]Something is wrong.[/]")
-    return OK if well else SOME_UNDELIVERED
-
-
-# -- a client ---
-
-_AWAY = 0.3
-"""Seconds that a client stays away when it is cut off."""
+    screen.print(
+        "Every client has every event once, in order." if complete else "[red]Something is wrong.[/]"
+    )
+    return OK if complete else SOME_UNDELIVERED
 
 
 @define(eq=False)
 class _Client:
-    """One client of `trio-wsout demo`."""
+    """One client of the demo."""
 
     name: str
-    tell: Callable[[str], object]
-    """Called with a line for people when it loses its connection and when it is back."""
-    cut_at: int | None = None
-    """Events after which its connection breaks; None: it does not."""
-    numbers: list[int] = field(factory=list[int])
-    """The number of every event that came, in the order in which they came."""
-    connections: int = 0
-    state: str = "connecting"
-    _cursor: str | None = None
+    _cut_at: int | None
+    """Number of events after which its connection is cut off; None: never."""
+    _events: int
+    """Number of events that it waits for."""
+    _progress: Progress
+    """Shows how far it is, in a terminal."""
+    numbers: list[int] = field(factory=list[int], init=False)
+    """The number of every event that arrived, in order of arrival."""
+    connections: int = field(default=0, init=False)
+    _cursor: str | None = field(default=None, init=False)
+    _bar: TaskID = field(init=False)
 
-    @property
-    def doubled(self) -> int:
-        """Events that came more than once."""
-        return len(self.numbers) - len(set(self.numbers))
+    def __attrs_post_init__(self) -> None:
+        self._bar = self._progress.add_task(self.name, total=self._events, state="")
 
-    @property
-    def ordered(self) -> bool:
-        """Whether they came in the order in which they were sent."""
-        return self.numbers == sorted(self.numbers)
-
-    async def run(self, url: str, last: int) -> None:
-        """Take events until that with the number `last` came."""
-        while not self._has(last):
+    async def run(self, url: str) -> None:
+        """Receive all events, over as many connections as that takes."""
+        while not self._has_all:
             with trio.CancelScope() as connection:
-                await self._heartbeat_task(url, last, connection)
+                await self._watch(url, connection)
             if connection.cancelled_caught:
-                self.state = "cut off"
-                self.tell(f"{self.name} is cut off, it has {len(self.numbers):,} events")
+                self._show("[yellow]cut off[/]", f"is cut off, it has {len(self.numbers):,} events")
                 await trio.sleep(_AWAY)
-        self.state = "has all"
+        self._show("[green]has all[/]")
 
-    async def _heartbeat_task(self, url: str, last: int, connection: trio.CancelScope) -> None:
-        """Take events over one connection, from the cursor on if there is one."""
-        resuming = "" if self._cursor is None else f"?after={quote(self._cursor)}"
-        link = {"url": url + resuming, "connect": {"mode": "eager", "proxy": "none"}}
+    async def _watch(self, url: str, connection: trio.CancelScope) -> None:
+        """Receive events over one connection, from the cursor on if there is one."""
+        resume = "" if self._cursor is None else f"?after={quote(self._cursor)}"
+        link = {"url": url + resume, "connect": {"mode": "eager", "proxy": "none"}}
         async with open_output(link, receive=True) as output:
             await output.wait_connected()
             self.connections += 1
-            self.state = "watching"
-            if resuming:
-                self.tell(f"{self.name} is back, and asks for what follows {self._cursor}")
+            self._show(
+                "[cyan]watching[/]", f"is back, and asks for what follows {self._cursor}" if resume else ""
+            )
             async for received in output.received:
-                self._take(str(received.event))
-                if self._has(last):
+                event = orjson.loads(str(received.event))
+                self.numbers.append(event["id"])
+                self._cursor = event["seq"]
+                self._progress.update(self._bar, completed=len(self.numbers))
+                if self._has_all:
                     return
-                if len(self.numbers) == self.cut_at and self.connections == 1:
+                if len(self.numbers) == self._cut_at and self.connections == 1:
                     connection.cancel()
 
-    def _take(self, message: str) -> None:
-        event = orjson.loads(message)
-        self.numbers.append(event["id"])
-        self._cursor = event["seq"]
+    @property
+    def _has_all(self) -> bool:
+        return bool(self.numbers) and self.numbers[-1] == self._events - 1
 
-    def _has(self, last: int) -> bool:
-        return bool(self.numbers) and self.numbers[-1] == last
-
-
-# -- what is shown ---
-
-_REDRAW = 0.1
-_STYLES = {"watching": "cyan", "cut off": "yellow", "has all": "green"}
-
-
-class _Screen(Screen):
-    """Standard output; when its reader has seen enough, the demo goes on to its end and its exit code."""
-
-    def say(self, what: RenderableType) -> None:
-        """Print without breaking long lines."""
-        self.print(what, soft_wrap=isinstance(what, str))
-
-    @asynccontextmanager
-    async def watching(self, clients: Sequence[_Client], events: int) -> AsyncGenerator[None, None]:
-        """Show how far each client is, in a terminal; nothing in a pipe."""
-        if not self.is_terminal:
-            yield
-            return
-        with Live(console=self, auto_refresh=False) as live:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_redraw, live, clients, events)
-                yield
-                nursery.cancel_scope.cancel()
-            live.update(_bars(clients, events), refresh=True)
-
-
-async def _redraw(live: Live, clients: Sequence[_Client], events: int) -> None:
-    while True:
-        live.update(_bars(clients, events), refresh=True)
-        await trio.sleep(_REDRAW)
-
-
-def _bars(clients: Sequence[_Client], events: int) -> Table:
-    table = Table.grid(padding=(0, 2))
-    for client in clients:
-        count = len(client.numbers)
-        style = _STYLES.get(client.state, "")
-        bar = ProgressBar(total=events, completed=count, width=40, complete_style=style or "bar.complete")
-        table.add_row(f"  {client.name}", bar, f"{count:,}", f"[{style}]{client.state}[/]" if style else "")
-    return table
+    def _show(self, state: str, news: str = "") -> None:
+        self._progress.update(self._bar, state=state)
+        if news:
+            self._progress.console.print(f"  [yellow]{self.name} {news}[/]")

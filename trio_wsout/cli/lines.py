@@ -1,4 +1,4 @@
-"""Lines of a file or a pipe, read in large pieces so that a line costs no task switch; and the events in them."""
+"""Lines of JSON: reading them from a file or a pipe, and writing what peers sent as lines."""
 
 from __future__ import annotations
 
@@ -9,88 +9,65 @@ import stat
 import threading
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-import orjson
 import trio
+from attrs import define, field
 
-from trio_wsout._core.json_line import JsonLine
-from trio_wsout.cli.printing import to_json
+from trio_wsout._core.json_line import JsonLine, write_json
+from trio_wsout._core.received import RawReceived
+from trio_wsout.cli.terminal import escape_controls, is_ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["NO_JSON", "STANDARD_INPUT", "Lines", "undelivered_event"]
+    from trio_wsout._core.received import Received
+
+__all__ = ["STANDARD_INPUT", "InputLines", "escape_lines", "line_of", "to_json"]
+
+STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0")
+"""Names of standard input where a file is named."""
 
 _PIECE = 64 * 1024
 _LEFT_BEHIND = 1.0
-"""Seconds that a thread which was left behind has to put down what it read."""
+"""Seconds that an abandoned thread has to hand over what it read."""
 _ESCAPED = 6
-"""Bytes that a byte of a text takes at most, written as a JSON string."""
-_BEGIN, _REASON, _HEX = b'{"event":', b',"reason":', b',"hex":true'
-
-STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0")
-"""What standard input may be called where a file is named."""
-
-NO_JSON = "read, but not sent; it is no JSON"
-"""Why a line is kept as a text."""
+"""Most bytes that a byte of a text needs in a JSON string."""
 
 
-class Lines:
-    """Reads the lines of one file descriptor, in a thread once there is something to read."""
+@define(eq=False)
+class InputLines:
+    """Reads the lines of one file descriptor, in large pieces, so that a line costs no task switch.
 
-    total: int | None
-    """Bytes that there are to read; None: it is no file, and nobody knows."""
+    It waits in a task, and reads in a thread once there is something to read.
+    """
 
-    def __init__(self, descriptor: int, most: int, too_long: Callable[[], object]) -> None:
-        """Read lines of at most `most` bytes, or as long as a text of so many bytes can be when it is escaped.
+    _descriptor: int
+    _most: int
+    """Most bytes of a line. A JSON string may be as long as the escapes of a text of so many bytes."""
+    _too_long: Callable[[], object]
+    """Called for each longer line. It counts as a line, and is dropped while it is read."""
+    read_bytes: int = field(default=0, init=False)
+    total: int | None = field(init=False)
+    """Bytes that there are to read, or None if that is unknown because it is no file."""
+    _begun: list[bytes] = field(factory=list, init=False)
+    """The pieces of a line that has no end yet."""
+    _size: int = field(default=0, init=False)
+    """Bytes in `_begun`."""
+    _dropping: bool = field(default=False, init=False)
+    _first: bool = field(default=True, init=False)
+    _ended: bool = field(default=False, init=False)
+    _waits: bool = field(default=True, init=False)
+    _reading: threading.Lock = field(factory=threading.Lock, init=False)
+    """Held by the thread that reads."""
+    _arrived: deque[bytes] = field(factory=deque, init=False)
+    """What a thread has read and no task has processed yet."""
 
-        `too_long` is called for each longer one, which is dropped while it is read, and counts as a line.
-        """
-        self._descriptor = descriptor
-        self._most = most
-        self._too_long = too_long
-        self._begun: list[bytes] = []
-        self._size = 0
-        self._dropping = False
-        self._first = True
-        self._ended = False
-        self._waits = True
-        self._reading = threading.Lock()
-        self._arrived: deque[bytes] = deque()
-        """What a thread has read and nobody has taken yet."""
-        self.read_bytes = 0
-        self.total = _size_of(descriptor)
-
-    @property
-    def _begun_line(self) -> bytes:
-        return b"".join(self._begun)
-
-    def rest(self, *, waiting: bool) -> list[bytes]:
-        """The lines that were read and not given; with those that wait in a pipe, which ends with its reader."""
-        # A thread that was left behind may have read what it has not put down yet; one that reads in vain is not waited for.
-        put_down = self._reading.acquire(timeout=_LEFT_BEHIND)
-        while waiting and self._is_pipe() and self._ready() and (piece := os.read(self._descriptor, _PIECE)):
-            self._arrived.append(piece)
-        if put_down:
-            self._reading.release()
-        rest, self._begun = b"".join([*self._begun, *self._arrived]), []
-        self._arrived.clear()
-        return rest.split(b"\n")
-
-    def _is_pipe(self) -> bool:
-        try:
-            return stat.S_ISFIFO(os.fstat(self._descriptor).st_mode)
-        except OSError:
-            return False
-
-    def _ready(self) -> bool:
-        poll = select.poll()
-        poll.register(self._descriptor, select.POLLIN)
-        return bool(poll.poll(0))
+    def __attrs_post_init__(self) -> None:
+        self.total = _size_of(self._descriptor)
 
     async def read(self) -> list[bytes]:
-        """The next lines, many at a time, without their ends; an empty list at the end of the file.
+        """Return the next lines without their ends, many at a time; an empty list at the end of the file.
 
         Raises:
             OSError: Reading failed.
@@ -104,20 +81,42 @@ class Lines:
         await trio.lowlevel.checkpoint()
         return []
 
+    def rest(self, *, waiting: bool) -> list[bytes]:
+        """Return the lines that were read from the file but not returned.
+
+        With `waiting`, also those that wait in a pipe, which are lost when its reader ends.
+        """
+        # An abandoned thread may still hold a piece; one that reads in vain is not waited for.
+        handed_over = self._reading.acquire(timeout=_LEFT_BEHIND)
+        while waiting and self._piece_waits() and (piece := os.read(self._descriptor, _PIECE)):
+            self._arrived.append(piece)
+        if handed_over:
+            self._reading.release()
+        rest, self._begun = b"".join([*self._begun, *self._arrived]), []
+        self._arrived.clear()
+        return rest.split(b"\n")
+
+    def _piece_waits(self) -> bool:
+        try:
+            is_pipe = stat.S_ISFIFO(os.fstat(self._descriptor).st_mode)
+        except OSError:
+            return False
+        return is_pipe and is_ready(self._descriptor, select.POLLIN)
+
     async def _piece(self) -> bytes:
-        """Wait for the next bytes, also where whoever shares the pipe has set O_NONBLOCK; none at the end of the file."""
+        """Wait for the next bytes, also if another process that shares the pipe set O_NONBLOCK; none at the end."""
         while not self._arrived:
             if self._waits:
                 try:
                     await trio.lowlevel.wait_readable(self._descriptor)
-                except OSError:  # a file: what is read next is there always
+                except OSError:  # a file can be read at any time
                     self._waits = False
             with suppress(BlockingIOError):
-                # Left behind when cancelled, what it reads is still there for `rest`.
-                await trio.to_thread.run_sync(self._read_some, abandon_on_cancel=True)
+                # If this is cancelled, `rest` returns what the abandoned thread reads.
+                await trio.to_thread.run_sync(self._read_piece, abandon_on_cancel=True)
         return self._arrived.popleft()
 
-    def _read_some(self) -> None:
+    def _read_piece(self) -> None:
         with self._reading:
             self._arrived.append(os.read(self._descriptor, _PIECE))
 
@@ -130,59 +129,89 @@ class Lines:
         self._begun.append(piece)
         self._size += len(piece)
         if piece and b"\n" not in piece:
-            self._bound()
+            self._check_size()
             return []
-        lines = self._begun_line.split(b"\n")
+        lines = b"".join(self._begun).split(b"\n")
         rest = b"" if self._ended else lines.pop()
         self._begun, self._size = [rest] if rest else [], len(rest)
         if self._ended and lines == [b""]:
             return []
         if self._first and lines:
-            # Some programs begin a text with a byte order mark; it is no part of the first line.
+            # Some programs begin a text with a byte order mark, which is no part of the first line.
             self._first = False
             lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
         return lines
 
-    def _bound(self) -> None:
+    def _check_size(self) -> None:
         """Drop a line that has become too long for any event."""
         if self._size > self._most:
-            begin = self._begun[0].removeprefix(codecs.BOM_UTF8).lstrip()[:1]
-            if begin != b'"' or self._size > self._most * _ESCAPED + 2:
+            start = self._begun[0].removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+            if start != b'"' or self._size > self._most * _ESCAPED + 2:
                 self._begun, self._size = [], 0
                 self._dropping, self._first = True, False
                 self._too_long()
 
 
 def _size_of(descriptor: int) -> int | None:
-    try:
-        found = os.fstat(descriptor)
-        if stat.S_ISREG(found.st_mode):
-            return found.st_size - os.lseek(descriptor, 0, os.SEEK_CUR)
-    except OSError:  # it can't be read either, and reading says so
-        pass
+    with suppress(OSError):  # reading will report it
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode):
+            return status.st_size - os.lseek(descriptor, 0, os.SEEK_CUR)
     return None
 
 
-def undelivered_event(line: bytes) -> JsonLine | bytes:
-    """The event of a line that `--undelivered` wrote, as it was.
+# -- what peers sent ----------------------------------------------------------------------------------------
+
+
+def line_of(item: Received, *, with_peer: bool, as_json: bool) -> bytes:
+    """Return the line that is printed for a message.
+
+    JSON stays as the peer wrote it if it is JSON by the configuration (`as_json`), or a text that is one line of JSON.
+
+    Args:
+        item: The message.
+        with_peer: Whether to wrap it with the address and the identity of its peer.
+        as_json: Whether `payload` is json.
+    """
+    if as_json and isinstance(item, RawReceived):
+        event = to_json(JsonLine.joined(item.raw))
+    elif isinstance(item.event, str) and (line := _one_line(item.event)) is not None:
+        event = line
+    else:
+        event = to_json(item.event)
+    if not with_peer:
+        return event + b"\n"
+    identity = {} if item.peer.identity is None else {"identity": item.peer.identity}
+    return to_json({"peer": item.peer.address, **identity})[:-1] + b',"event":' + event + b"}\n"
+
+
+def _one_line(text: str) -> bytes | None:
+    """Return a text that is one line of JSON, without the line's end, or None if it is something else."""
+    line = text.removesuffix("\n").removesuffix("\r").encode()
+    if b"\n" in line or b"\r" in line:
+        return None
+    try:
+        JsonLine.read(line)
+    except ValueError:
+        return None
+    return line
+
+
+def escape_lines(lines: bytes) -> str:
+    """Return lines for a terminal: JSON allows all but the oldest control characters to stand unescaped."""
+    return "\n".join(map(escape_controls, lines.decode(errors="replace").split("\n")))
+
+
+def to_json(value: object) -> bytes:
+    """Encode a value that was read from JSON, on one line; bytes become hexadecimal text.
 
     Raises:
-        ValueError: The line is none of these, or kept a line that was no JSON.
+        TypeError: It holds something that JSON does not have.
+        ValueError: It holds an integer of thousands of digits.
     """
-    text = line.strip()
-    end = text.rfind(_REASON)
-    whole = JsonLine.read(text)
-    if text.startswith(_BEGIN) and end > 0:
-        # As it is written: a reason holds no bare quotes, so what stands last is none of the event's.
-        in_hex = text[:end].endswith(_HEX)
-        event = text[len(_BEGIN) : end].removesuffix(_HEX)
-        if orjson.loads(text[end + len(_REASON) : -1]) == NO_JSON:
-            raise ValueError("it was no JSON when it was read")
-        found = JsonLine.read(event)
-        if not in_hex:
-            return found
-        return bytes.fromhex(str(found.value()))
-    value = whole.value()
-    if not isinstance(value, dict) or "event" not in value:
-        raise ValueError('expected {"event": …, "reason": …}, as --undelivered writes it')
-    return JsonLine(to_json(cast("object", value["event"])))
+    if isinstance(value, JsonLine):
+        # A carriage return is a blank there, but some readers would end the line at it.
+        return value.text.replace(b"\r", b" ")
+    if isinstance(value, bytes):
+        value = value.hex()
+    return write_json(value)

@@ -1,14 +1,14 @@
-"""Exit codes (SPEC 13)."""
+"""Exit codes of the command (SPEC 13)."""
 
 __all__ = ["CONFIGURATION", "INTERRUPTED", "NO_CONNECTION", "OK", "SOME_UNDELIVERED"]
 
 OK = 0
 """Everything was confirmed."""
 CONFIGURATION = 2
-"""The configuration or the command is wrong: an address that is taken, a file that can't be read."""
+"""The configuration or the command is wrong: for example an address is taken, or a file can't be read."""
 NO_CONNECTION = 3
 """The link could not be opened, or gave up."""
 SOME_UNDELIVERED = 4
-"""Some events are undelivered or stay in the spool, some lines were skipped, or what peers sent could not be printed."""
+"""Some events are undelivered or stay in the spool, some lines were skipped, or messages from peers could not be printed."""
 INTERRUPTED = 130
 """Ctrl-C, a termination signal or the end of its terminal ended the run."""

@@ -1,0 +1,194 @@
+"""The configuration of a command: loaded from a file and options, checked against this machine, and printed."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import evolve
+
+from trio_wsout._wire.proxy import check_proxy
+from trio_wsout._wire.tls import ServerContext, client_context, key_password
+from trio_wsout.cli.terminal import print_result, report
+from trio_wsout.config import dump_config, load_config
+from trio_wsout.config.scalars import read_json_value
+from trio_wsout.errors import ConfigError, Problem
+from trio_wsout.stores.from_config import state_directory
+from trio_wsout.stores.path_checks import check_paths
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from trio_wsout.cli.options import ConfigOptions
+    from trio_wsout.config import Config, Tls
+
+__all__ = ["load", "print_config", "print_problems"]
+
+_URL = re.compile(r"(wss?|https?)://", re.IGNORECASE)
+_SUFFIXES = (".yaml", ".yml", ".toml", ".json")
+
+
+def load(arguments: Sequence[str], options: ConfigOptions) -> tuple[Config, Path | None]:
+    """Load a configuration from a file and options; return it with the path of the file.
+
+    The cursor is kept in the platform's state directory unless the configuration says otherwise.
+
+    Args:
+        arguments: A file and an address, in any order; either may be missing.
+        options: Fields that are set over those of the file.
+
+    Raises:
+        ConfigError: Everything that is wrong with the configuration or with these options, or all files, keys and
+            directories that can't be used on this machine.
+    """
+    problems: list[Problem] = []
+    overrides = {name: _json_or_text(text) for name, text in _pairs("--set", options.sets, problems)}
+    context = {name: _context_value(text) for name, text in _pairs("--context", options.contexts, problems)}
+    headers = _headers(options.headers, problems)
+    urls = [each for each in arguments if _URL.match(each)]
+    paths = [Path(each) for each in arguments if not _URL.match(each)]
+    if len(urls) > 1 or len(paths) > 1:
+        problems.append(Problem(path="", reason="name one configuration file and one address at most"))
+    if not arguments and not options.sets:
+        reason = "name a configuration file or an address (ws://…), or give fields with --set"
+        problems.append(Problem(path="", reason=reason))
+    path = paths[0] if paths else None
+    if (
+        path is not None
+        and not problems
+        and path.suffix.lower() not in _SUFFIXES
+        and not os.path.lexists(path)
+    ):
+        reason = "there is no such file; an address begins with ws:// or wss://"
+        problems.append(Problem(path=str(path), reason=reason))
+    if problems:
+        raise ConfigError(problems)
+    if urls:
+        overrides["url"] = urls[0]
+    overrides.update({f"auth.headers.{name}": value for name, value in headers.items()})
+    config = load_config({} if path is None else path, context=context, overrides=overrides)
+    twice = {name.lower() for name in config.headers} & {name.lower() for name in headers}
+    if twice:
+        reason = f"{', '.join(sorted(twice))}: the configuration's own headers have it, and win; change it with --set headers.NAME=value"
+        raise ConfigError([Problem(path="-H", reason=reason)])
+    return _on_this_machine(config, None if path is None else str(path)), path
+
+
+def _headers(texts: Iterable[str] | None, problems: list[Problem]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts or ():
+        name, colon, value = (part.strip() for part in text.partition(":"))
+        if colon and name and "." not in name:
+            found[name] = value
+        else:
+            # The text may be secret, even the name if the colon was forgotten.
+            dot = "; a name with a dot can be given in a file only" if "." in name else ""
+            problems.append(Problem(path="-H", reason=f"expected 'Name: value'{dot}"))
+    return found
+
+
+def _pairs(option: str, texts: Iterable[str] | None, problems: list[Problem]) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if equals and name:
+            found.append((name, value))
+        else:
+            # What follows an equals sign may be secret.
+            problems.append(Problem(path=option, reason=f"expected name=value; found '{name or '=…'}'"))
+    return found
+
+
+def _json_or_text(text: str) -> Any:  # noqa: ANN401 - JSON
+    """Return the JSON value of a text, or the text itself if it is no JSON."""
+    try:
+        return read_json_value(text)
+    except (ValueError, RecursionError):  # for example a number of thousands of digits, or endless brackets
+        return text
+
+
+def _context_value(text: str) -> object:
+    """Return a JSON object, or a number or boolean that is written back as the same text, or else the text itself.
+
+    So a value may be used where a number is expected, and within a text it is what the user wrote.
+    """
+    value: object = _json_or_text(text)
+    return value if _stands_for_itself(value, text) else text
+
+
+def _stands_for_itself(value: object, text: str) -> bool:
+    return isinstance(value, dict) or (isinstance(value, bool | int | float) and json.dumps(value) == text)
+
+
+# -- this machine ---------------------------------------------------------------------------------------------
+
+
+def _on_this_machine(config: Config, source: str | None) -> Config:
+    """Check what the configuration names on this machine, and fill in where the cursor is kept."""
+    problems: list[Problem] = []
+
+    def attempt(check: Callable[[], object]) -> None:
+        try:
+            check()
+        except ConfigError as error:
+            problems.extend(error.problems)
+
+    if config.url is not None:
+        attempt(lambda: check_proxy(config))
+        if config.url.startswith("wss:"):
+            attempt(lambda: _check_client_tls(config.tls))
+    if config.server is not None and (tls := config.server.tls) is not None:
+        attempt(lambda: ServerContext(tls, _resolve))
+    problems += check_paths(config)
+    if problems:
+        raise ConfigError(problems, source=source)
+    cursor = config.cursor
+    if config.url is None or cursor is None or cursor.persist_to is not None or cursor.state_id is not None:
+        return config
+    return evolve(config, cursor=evolve(cursor, persist_to=f"{state_directory()}{os.sep}"))
+
+
+def _check_client_tls(tls: Tls) -> None:
+    password = key_password("tls.client-key-password", tls.client_key_password, _resolve)
+    client_context(evolve(tls, client_key_password=password))
+
+
+def _resolve(source: str, name: str | None) -> str | None:
+    """Return the value of a ``${source|name}``, or None if the command does not know it."""
+    if source == "env":
+        return os.environ.get(name or "")
+    try:
+        return Path(name or "").read_text(encoding="utf-8").rstrip() if source == "file" else None
+    except (OSError, ValueError):
+        return None
+
+
+# -- printing -------------------------------------------------------------------------------------------------
+
+
+def print_config(config: Config) -> bool:
+    """Print the effective configuration, with defaults and without secrets; return whether it could be written."""
+    document = dump_config(config, masked=True)
+    try:
+        from ruamel.yaml import YAML  # noqa: PLC0415 - an optional dependency
+    except ImportError:
+        return print_result(json.dumps(document, indent=2))
+    text = io.StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.dump(document, text)  # pyright: ignore[reportUnknownMemberType] - ruamel.yaml has few types
+    return print_result(text.getvalue().removesuffix("\n"))
+
+
+def print_problems(error: ConfigError) -> None:
+    """Report each problem on a line of its own: file, line, column, key path, reason."""
+    for problem in error.problems:
+        where = f"{error.source}:" if error.source else ""
+        if problem.line is not None:
+            where += f"{problem.line}:{problem.column}:"
+        path = f"{problem.path}: " if problem.path else ""
+        report(f"{where}{' ' if where else ''}{path}{problem.reason}", "error")

@@ -1,0 +1,210 @@
+"""Standard output and standard error: results, messages for people, and rich's console.
+
+A stream that nobody reads any more, or whose disk is full, ends nothing here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import sys
+import time
+from collections import deque
+from datetime import UTC, datetime
+from math import inf
+from typing import Any, TextIO
+
+from attrs import define
+from rich.console import Console
+
+__all__ = [
+    "ERR",
+    "GONE",
+    "OUT",
+    "Screen",
+    "count",
+    "escape_controls",
+    "is_ready",
+    "print_result",
+    "report",
+    "report_log",
+    "reporter",
+    "silence",
+    "wait_reader_gone",
+    "write_all",
+    "write_text",
+]
+
+OUT, ERR = 1, 2
+"""File descriptors of standard output and standard error."""
+GONE = "nobody reads it any more"
+"""Why standard output can't be written when its reader has ended."""
+
+_BETWEEN_FAILURES = 55
+"""Least seconds between two lines about a server that stays absent."""
+_PEER_LINES = 10
+"""Lines about peers in one second; more are counted only, because thousands may come at once."""
+
+
+# -- file descriptors -------------------------------------------------------------------------------------
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write all of `content`, however long that takes, also if another process that shares the pipe set O_NONBLOCK."""
+    left = memoryview(content)
+    while left:
+        try:
+            left = left[os.write(descriptor, left) :]
+        except BlockingIOError:
+            is_ready(descriptor, select.POLLOUT, None)
+
+
+def write_text(text: str, stream: TextIO | None, descriptor: int) -> None:
+    """Write a text to `descriptor` in the encoding of its `stream`, or nowhere if the stream is closed (None)."""
+    if stream is not None:
+        # Not through the stream, which loses what a full pipe with O_NONBLOCK does not take.
+        write_all(descriptor, text.encode(stream.encoding, "backslashreplace"))
+
+
+def is_ready(descriptor: int, events: int, milliseconds: float | None = 0) -> bool:
+    """Return whether a descriptor is readable (POLLIN) or writable (POLLOUT), after waiting for that; None: for ever."""
+    poll = select.poll()
+    poll.register(descriptor, events)
+    return bool(poll.poll(milliseconds))
+
+
+def wait_reader_gone(descriptor: int) -> bool:
+    """Wait until a pipe has no reader any more. Return False if the descriptor is no pipe, so that nobody ever knows."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(events & select.POLLERR for _, events in poll.poll())
+
+
+def silence(descriptor: int) -> None:
+    """Let a descriptor discard everything, so that Python's own flush at the end of the process does not fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+# -- messages for people ----------------------------------------------------------------------------------
+
+
+@define(eq=False)
+class Reporter:
+    """Writes messages for people to standard error, as lines of text or of JSON."""
+
+    as_json: bool = False
+    timed: bool = False
+    """Whether a line of text begins with its time; a line of JSON always has it."""
+
+    def report(self, text: str, level: str = "info") -> None:
+        """Write one line. If standard error is closed or can't be written, nothing happens."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        if self.as_json:
+            line = json.dumps({"time": now, "level": level, "message": text})
+        else:
+            # A file or a peer may have written a part of the text.
+            line = f"{now} {escape_controls(text)}" if self.timed else escape_controls(text)
+        try:
+            write_text(f"{line}\n", sys.stderr, ERR)
+        except OSError:
+            silence(ERR)
+
+
+reporter = Reporter()
+"""The reporter of this process; the options of the command set it."""
+report = reporter.report
+
+
+class _LogHandler(logging.Handler):
+    """Reports what the library logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._peer_lines: deque[float] = deque(maxlen=_PEER_LINES)
+        self._omitted = 0
+        self._last_failure = -inf
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text, now = self.format(record), time.monotonic()
+        if record.name == "trio_wsout.link" and " backing-off" in text:
+            # The first failure is reported when it comes; the warning that it lasts can wait for a minute.
+            if record.levelno == logging.WARNING and now - self._last_failure < _BETWEEN_FAILURES:
+                return
+            self._last_failure = now
+        if record.name == "trio_wsout.peers":
+            if len(self._peer_lines) == _PEER_LINES and now - self._peer_lines[0] < 1:
+                self._omitted += 1
+                return
+            self._peer_lines.append(now)
+            if self._omitted:
+                text += f" (and {self._omitted} more came or left)"
+                self._omitted = 0
+        for line in [text] if reporter.as_json else text.splitlines():
+            report(line, record.levelname.lower())
+
+
+def report_log(*, verbose: bool, quiet: bool) -> None:
+    """Report what the library logs: warnings, link changes and peers; with `quiet` warnings only, with `verbose` all."""
+    log = logging.getLogger("trio_wsout")
+    log.handlers = [_LogHandler()]
+    log.propagate = False
+    log.setLevel(logging.DEBUG if verbose else logging.WARNING)
+    for name in ("link", "peers"):
+        level = logging.ERROR if quiet and name == "link" else logging.WARNING if quiet else logging.INFO
+        log.getChild(name).setLevel(logging.NOTSET if verbose else level)
+
+
+def count(number: int, thing: str) -> str:
+    """Return a number of things in words: "1 line", "2 lines"."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def escape_controls(text: str) -> str:
+    """Return `text` with all characters that command a terminal, or can't be seen, escaped as in JSON."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
+
+
+# -- results ------------------------------------------------------------------------------------------------
+
+
+def print_result(text: str) -> bool:
+    """Print a result on standard output. Return False if it can't be written; a reader that has seen enough is no fault."""
+    try:
+        write_text(f"{text}\n", sys.stdout, OUT)
+    except BrokenPipeError:
+        silence(OUT)
+    except OSError as error:
+        silence(OUT)
+        report(f"standard output: {error.strerror}", "error")
+        return False
+    return True
+
+
+class Screen(Console):
+    """rich's console; if its stream can't be written, this is reported once, and nothing more is printed."""
+
+    failed: bool = False
+    """Whether the stream could not be written, for another reason than a reader that has seen enough."""
+
+    def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401 - rich's own are many
+        """Print as rich does."""
+        try:
+            super().print(*objects, **options)
+        except BrokenPipeError:
+            self.on_broken_pipe()
+        except OSError as error:
+            self.on_broken_pipe()
+            self.failed = True
+            if not self.stderr:
+                report(f"standard output: {error.strerror}")
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing more; rich itself would end the process."""
+        self.quiet = True
+        silence(ERR if self.stderr else OUT)
