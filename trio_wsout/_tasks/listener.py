@@ -161,29 +161,38 @@ class Listener:
 
     async def _serve(self, stream: trio.abc.Stream) -> None:
         """Serve one stream to its end; nothing but a cancellation from outside gets out."""
+        admitted: tuple[ServedPeer, Connection, Resumption] | None = None
         try:
-            await self._admit(stream)
+            # What belongs to the handshake is let go of before the peer is served: it is a tenth of a peer's memory.
+            admitted = await self._admit(stream)
+            if admitted is not None:
+                peer, connection, resumption = admitted
+                await peer.run(connection, self._host.inbox_for(peer), resumption)
         except Exception:  # noqa: BLE001 - one connection's trouble is nobody else's
             self._fan_out.peer_log.error("a connection ended by an error of this side", exc_info=True)
             self._fan_out.settle()
         finally:
+            if admitted is not None:
+                self.acceptor.places.free()
             await trio.aclose_forcefully(stream)  # noqa: ASYNC102 - by force, which never waits
 
-    async def _admit(self, stream: trio.abc.Stream) -> None:
+    async def _admit(self, stream: trio.abc.Stream) -> tuple[ServedPeer, Connection, Resumption] | None:
+        """Shake hands; return a peer that has a place, which the caller frees, or None if it was refused or left."""
         deadline = HandshakeDeadline(
             self._fan_out.heartbeat_task, trio.current_time() + self._server.handshake_timeout
         )
         guest: Guest | None = None
+        admitted: tuple[ServedPeer, Connection, Resumption] | None = None
         try:
             with deadline.scope():
                 guest = await self.acceptor.receive(stream, address_of(stream))
             if guest is not None:
-                try:
-                    await self._welcome(guest, deadline)
-                finally:
-                    self.acceptor.places.free()
+                admitted = await self._welcome(guest, deadline)
         finally:
             deadline.end()
+            if guest is not None and admitted is None:
+                self.acceptor.places.free()
+        return admitted
 
     async def _resumption(self, guest: Guest) -> Resumption | None:
         try:
@@ -193,12 +202,14 @@ class Listener:
             await self.acceptor.turn_away(guest, "the history can't be read")
             return None
 
-    async def _welcome(self, guest: Guest, deadline: HandshakeDeadline) -> None:
+    async def _welcome(
+        self, guest: Guest, deadline: HandshakeDeadline
+    ) -> tuple[ServedPeer, Connection, Resumption] | None:
         resumption: Resumption | None = None
         with deadline.scope():
             resumption = await self._resumption(guest)
         if resumption is None:
-            return
+            return None
         peer = ServedPeer(
             guest.peer,
             HeartbeatMonitor(self._heartbeat),
@@ -213,18 +224,18 @@ class Listener:
             self._join(peer)
         connection: Connection | None = None
         try:
-            # A scope for the handshake only: one that lasted as long as the peer stays would cost memory.
             with deadline.scope():
                 connection = await self.acceptor.answer(guest, headers)
-            deadline.end()
             if connection is not None:
                 self._admitted(peer)
-                await peer.run(connection, self._host.inbox_for(peer), resumption)
-            elif trio.current_effective_deadline() > -inf:
+                return peer, connection, resumption
+            if trio.current_effective_deadline() > -inf:
                 # The peer left before its handshake was answered. If this task is cancelled, that settles nothing.
                 peer.leave_log_and_settle()
         finally:
-            peer.leave_log()
+            if connection is None:
+                peer.leave_log()
+        return None
 
     @property
     def _closes_slow(self) -> bool:

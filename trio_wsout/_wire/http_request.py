@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
@@ -78,8 +79,14 @@ def _parse(head: bytes) -> Head | Answer:
         method=request.method.decode("ascii"),
         target=request.target.decode("ascii"),
         version=request.http_version.decode("ascii"),
-        headers=[(name.decode("ascii"), _text(value)) for name, value in headers],
+        headers=[(_name(name), _text(value)) for name, value in headers],
     )
+
+
+@lru_cache(maxsize=256)
+def _name(name: bytes) -> str:
+    """A header's name. It is kept as long as its peer stays, and so shared with other peers."""
+    return name.decode("ascii")
 
 
 def _text(value: bytes) -> str:

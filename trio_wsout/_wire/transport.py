@@ -83,7 +83,8 @@ class Transport:
     """The rest of what was written without waiting and not taken whole."""
     _closing: bool = field(default=False, init=False)
     """Whether our Close was written, or is being written."""
-    _alone: bool = field(default=False, init=False)
+    _alone: bool = field(default=True, init=False)
+    """Whether the latest bytes came alone, so that it is better to wait before reading."""
 
     def __attrs_post_init__(self) -> None:
         self._fileno = _fileno_of(self.stream)
