@@ -41,7 +41,7 @@ _XOR_TABLES = tuple(bytes(byte ^ key for byte in range(256)) for key in range(25
 
 
 def masked_frames(payloads: Sequence[bytes], opcode: int) -> list[bytes]:
-    """Frame each payload as one unfragmented frame from a client, each under a fresh mask; gives the pieces.
+    """Return pieces which, joined, are one frame of a client for each payload, each masked with a key of its own.
 
     The masking keys come from one read of the system's random source (RFC 6455 section 5.3).
     """
@@ -51,28 +51,38 @@ def masked_frames(payloads: Sequence[bytes], opcode: int) -> list[bytes]:
     pieces: list[bytes] = []
     clear: list[bytes] = []
     pads: list[bytes] = []
-    shapes = _shapes(opcode)
     for (key,), payload in zip(_KEY.iter_unpack(os.urandom(4 * len(payloads))), payloads, strict=True):
         length = len(payload)
         if length <= _XOR_BELOW:
-            header, blank, repeats = shapes[length]
+            header, blank, repeats = _shape(opcode, length)
             clear += (header, key, payload)
             pads += (blank, (key * repeats)[:length])
         else:
-            pieces += (_xor(clear, pads), _header(opcode, length, _MASKED), key, _mask(payload, key))
+            pieces += (_xor(clear, pads), _header(opcode, length, _MASKED), key, unmask(payload, key))
             clear, pads = [], []
     pieces.append(_xor(clear, pads))
     return pieces
 
 
 def masked_frame(payload: bytes, opcode: int) -> bytes:
-    """Frame one payload as `masked_frames` does."""
+    """Return the payload as one frame of a client, masked."""
     return b"".join(masked_frames((payload,), opcode))
 
 
 def plain_frame(payload: bytes, opcode: int) -> bytes:
-    """Frame a payload as one unfragmented frame from a server: unmasked, so the same for every peer."""
+    """Return the payload as one frame of a server: without a mask, so the same for every peer."""
     return _header(opcode, len(payload), 0) + payload
+
+
+def unmask(payload: bytes, key: bytes) -> bytes:
+    """Return a payload with the mask taken off, or put on: the mask is its own inverse (RFC 6455 section 5.3)."""
+    length = len(payload)
+    if length <= _XOR_BELOW:
+        return _xor((payload,), ((key * (length // 4 + 1))[:length],))
+    masked = bytearray(payload)
+    for offset in range(4):
+        masked[offset::4] = masked[offset::4].translate(_XOR_TABLES[key[offset]])
+    return bytes(masked)
 
 
 @lru_cache(maxsize=4096)
@@ -84,38 +94,15 @@ def _header(opcode: int, length: int, masked: int) -> bytes:
     return bytes((_FIN | opcode, masked | _LENGTH_8)) + length.to_bytes(8, "big")
 
 
-class _Shapes(dict[int, tuple[bytes, bytes, int]]):
-    """By length of a small payload: the header of its masked frame, and of the pad what leaves header and key, and how many keys."""
-
-    def __init__(self, opcode: int) -> None:
-        super().__init__()
-        self._opcode = opcode
-
-    def __missing__(self, length: int) -> tuple[bytes, bytes, int]:
-        header = _header(self._opcode, length, _MASKED)
-        self[length] = shape = (header, bytes(len(header) + 4), length // 4 + 1)
-        return shape
-
-
-_shapes = cache(_Shapes)
+@cache  # of small payloads only, so it is bounded
+def _shape(opcode: int, length: int) -> tuple[bytes, bytes, int]:
+    """Return the header of a masked frame, a pad that leaves header and key as they are, and how often the key is repeated."""
+    header = _header(opcode, length, _MASKED)
+    return header, bytes(len(header) + 4), length // 4 + 1
 
 
 def _xor(clear: Sequence[bytes], pads: Sequence[bytes]) -> bytes:
-    """What `clear` is with `pads` on it, both joined."""
+    """Return `clear` XOR `pads`, the pieces of both joined."""
     text = b"".join(clear)
     number = int.from_bytes(text, "little") ^ int.from_bytes(b"".join(pads), "little")
     return number.to_bytes(len(text), "little")
-
-
-def _mask(payload: bytes, key: bytes) -> bytes:
-    length = len(payload)
-    if length <= _XOR_BELOW:
-        return _xor((payload,), ((key * (length // 4 + 1))[:length],))
-    masked = bytearray(payload)
-    for offset in range(4):
-        masked[offset::4] = masked[offset::4].translate(_XOR_TABLES[key[offset]])
-    return bytes(masked)
-
-
-unmask = _mask
-"""A payload without the mask of its frame; the mask is its own inverse (RFC 6455 section 5.3)."""
