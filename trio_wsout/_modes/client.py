@@ -96,7 +96,14 @@ class ClientTree(Tree):
             self._giving.end()
         open_stream = None if hooks.open_stream is None else hooks.opened
         self._files = files_named(config)
-        self._dialer = Dialer(config, text=self.encoder.is_text, open_stream=open_stream)
+        self._dialer = Dialer(
+            config.tls,
+            config.connect.proxy,
+            config.heartbeat,
+            config.max_message_size,
+            self.encoder.is_text,
+            open_stream,
+        )
         self.supervisor = Supervisor(
             config,
             self.link,

@@ -237,12 +237,11 @@ class Supervisor:
     async def _open(self) -> Connection:
         """Everything from credentials to the handshake inside connect.timeout."""
         timeout = self._config.connect.timeout
-        self._dialer.stage = "credentials from the application"
-        self._dialer.deadline = trio.current_time() + timeout
-        patience = HandshakeDeadline(self._heartbeat_task, self._dialer.deadline)
+        deadline = trio.current_time() + timeout
+        patience = HandshakeDeadline(self._heartbeat_task, deadline)
         try:
             with patience.scope():
-                return await self._dialer.dial(await self._make_request())
+                return await self._dialer.dial(self._make_request, deadline)
         finally:
             patience.end()
         detail = f"connect.timeout ({timeout:g} s) went by without {self._dialer.stage}"

@@ -20,8 +20,8 @@ from trio_wsout._wire.connection import Connection
 from trio_wsout._wire.http_request import read_head, refuse
 from trio_wsout._wire.opening import accept_opening
 from trio_wsout._wire.peer_log import PeerLog
+from trio_wsout._wire.tcp import set_user_timeout
 from trio_wsout._wire.transport import Transport
-from trio_wsout._wire.user_timeout import set_user_timeout
 from trio_wsout.errors import ConfigError, Problem
 
 if TYPE_CHECKING:

@@ -5,27 +5,32 @@ from __future__ import annotations
 import logging
 import os
 import ssl
-from math import inf
 from typing import TYPE_CHECKING
 
 import trio
-from attrs import evolve
+from attrs import define, evolve, field
 
 from trio_wsout._core.callables import CallableError
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._wire.connection import Connection
 from trio_wsout._wire.opening import ask_for_opening
 from trio_wsout._wire.proxy import ProxyTrouble, open_tunnel, proxy_for
-from trio_wsout._wire.tcp import connect_trouble, open_tcp, system_gave_up, transport_trouble
-from trio_wsout._wire.tls import client_context
-from trio_wsout._wire.user_timeout import set_user_timeout
+from trio_wsout._wire.tcp import (
+    connect_trouble,
+    open_tcp,
+    set_user_timeout,
+    system_gave_up,
+    transport_trouble,
+)
+from trio_wsout._wire.tls import client_context, start_tls, tls_error_in
 from trio_wsout.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from trio_wsout._core.request import Request
-    from trio_wsout.config.sections import Config
+    from trio_wsout.config.secret import Secret
+    from trio_wsout.config.sections import Heartbeat, Tls
 
 __all__ = ["AttemptFailed", "Dialer"]
 
@@ -43,45 +48,43 @@ class AttemptFailed(Exception):  # noqa: N818 - caught by the supervisor, never 
         self.disconnection = disconnection
 
 
+@define(eq=False)
 class Dialer:
     """Opens the connections of one link."""
 
-    address: str
+    _tls: Tls
+    _proxy: Secret | None
+    """`connect.proxy`; None if the environment names it."""
+    _heartbeat: Heartbeat | None
+    _max_message_size: int
+    _text: bool
+    """Whether messages that are sent are text."""
+    _open_stream: Callable[[str, int], Awaitable[trio.abc.Stream]] | None
+    """The application's own way to open a stream to host and port; None if it has none."""
+    address: str = field(default="", init=False)
     """``host:port`` of the latest attempt."""
-
-    stage: str
+    stage: str = field(default="", init=False)
     """What the attempt under way waits for, in words, for the error when time is up."""
 
-    deadline: float
-    """When the time of the next attempt is up; the caller bounds it, and a scope's own deadline counts as well."""
-
-    def __init__(
-        self,
-        config: Config,
-        *,
-        text: bool,
-        open_stream: Callable[[str, int], Awaitable[trio.abc.Stream]] | None,
-    ) -> None:
-        self._config = config
-        self._text = text
-        self._open_stream = open_stream
-        self.stage = ""
-        self.address = ""
-        self.deadline = inf
-
-    async def dial(self, request: Request) -> Connection:
+    async def dial(self, make_request: Callable[[], Awaitable[Request]], deadline: float) -> Connection:
         """Open a connection; the caller bounds the time.
+
+        Args:
+            make_request: Makes the request, with what the application's callables return.
+            deadline: When the time of the attempt is up; a scope's own deadline counts as well.
 
         Raises:
             AttemptFailed: It did not open; the transport is closed.
         """
+        self.stage = "credentials from the application"
+        request = await make_request()
         self.address = request.authority
         stream = await self._open_transport(request)
         try:
             if request.secure:
                 stream = await self._start_tls(stream, request)
-            set_user_timeout(stream, self._config.heartbeat)
-            return await self._shake_hands(stream, request)
+            set_user_timeout(stream, self._heartbeat)
+            return await self._shake_hands(stream, request, deadline)
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
@@ -96,9 +99,9 @@ class Dialer:
             if self._open_stream is not None:
                 self.stage = f"a stream to {host}:{port}"
                 return await self._open_custom(self._open_stream, host, port)
-            proxy = proxy_for(request, self._config)
+            proxy = proxy_for(request, self._proxy)
             if proxy is not None:
-                return await open_tunnel(proxy, host, port, self._config.tls, wait)
+                return await open_tunnel(proxy, host, port, self._tls, wait)
             self.stage = f"a TCP connection to {host}:{port}"
             return await open_tcp(host, port)
         except ProxyTrouble as trouble:
@@ -116,32 +119,28 @@ class Dialer:
             raise AttemptFailed(Disconnection(cause=Cause.CALLABLE, detail=str(error))) from None
         except Exception as error:  # noqa: BLE001 - the application's, whatever it is
             kind, code = type(error).__name__, error.errno if isinstance(error, OSError) else None
-        # Raised out here, for the text of the application's exception, which would go with it, may hold a secret.
+        # Raised here, where the application's exception is no context: its text may hold a secret.
         told = f" ({os.strerror(code)})" if code and code > 0 else ""  # name look-up has numbers of its own
         detail = f"can't connect to {host}:{port}: the open_stream callable raised {kind}{told}"
         raise AttemptFailed(Disconnection(cause=Cause.UNREACHABLE, detail=detail))
 
     async def _start_tls(self, stream: trio.abc.Stream, request: Request) -> trio.SSLStream[trio.abc.Stream]:
         self.stage = f"the TLS handshake with {request.host}"
-        if self._config.tls.insecure_skip_verify:
+        if self._tls.insecure_skip_verify:
             _log.warning("tls.insecure-skip-verify is on: the server's certificate is not checked")
-        tls = evolve(self._config.tls, client_key_password=request.key_password)
+        tls = evolve(self._tls, client_key_password=request.key_password)
         try:
             context = await trio.to_thread.run_sync(client_context, tls)
         except ConfigError as error:
             raise AttemptFailed(Disconnection(cause=Cause.TLS, detail=str(error.problems[0]))) from None
-        secured = trio.SSLStream(
-            stream, context, server_hostname=request.server_name, server_side=False, https_compatible=True
-        )
         try:
-            await secured.do_handshake()
+            return await start_tls(stream, context, request.server_name)
         except trio.BrokenResourceError as error:
             raise AttemptFailed(_tls_trouble(request, error)) from None
-        return secured
 
-    async def _shake_hands(self, stream: trio.abc.Stream, request: Request) -> Connection:
+    async def _shake_hands(self, stream: trio.abc.Stream, request: Request, deadline: float) -> Connection:
         self.stage = "the server's answer to the opening handshake"
-        deadline = min(self.deadline, trio.current_effective_deadline())
+        deadline = min(deadline, trio.current_effective_deadline())
         dialled = await ask_for_opening(stream, request, deadline)
         if isinstance(dialled, Disconnection):
             raise AttemptFailed(dialled)
@@ -149,29 +148,22 @@ class Dialer:
             dialled.transport,
             is_client=True,
             text=self._text,
-            most=self._config.max_message_size,
+            most=self._max_message_size,
             subprotocol=dialled.subprotocol,
             secrets=request.secrets,
         )
 
 
 def _tls_trouble(request: Request, error: BaseException) -> Disconnection:
-    """Tell a refused certificate, which is final, from every other TLS failure."""
-    inner: BaseException | None = error
-    while inner is not None and not isinstance(inner, ssl.SSLError):
-        inner = inner.__cause__ or inner.__context__
-    host = request.host
+    """Return why TLS failed; a refused certificate, which is final, has a cause of its own."""
+    inner, host = tls_error_in(error), request.host
     if isinstance(inner, ssl.SSLCertVerificationError):
         detail = f"the certificate of {host} is not accepted: {inner.verify_message}"
         return Disconnection(cause=Cause.CERTIFICATE, detail=detail)
-    if isinstance(inner, ssl.SSLError) and inner.reason == _NO_RECORD:
+    if inner is not None and inner.reason == _NO_RECORD:
         detail = f"{host}:{request.port} does not speak TLS: write ws:// in url, or the port that does"
         return Disconnection(cause=Cause.TLS, detail=detail)
-    hint = "" if _is_told(inner) or system_gave_up(error) else "; if it speaks no TLS, write ws:// in url"
+    hung_up = inner is None or isinstance(inner, ssl.SSLEOFError)
+    hint = "; if it speaks no TLS, write ws:// in url" if hung_up and not system_gave_up(error) else ""
     detail = f"the TLS handshake with {host} failed: {transport_trouble(error)}{hint}"
     return Disconnection(cause=Cause.TLS, detail=detail)
-
-
-def _is_told(error: BaseException | None) -> bool:
-    """Whether OpenSSL knows a reason, and the server did not just hang up."""
-    return isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError)

@@ -17,7 +17,7 @@ import trio
 from trio_wsout._core.disconnection import Cause
 from trio_wsout._core.proxies import choose_proxy
 from trio_wsout._wire.tcp import connect_trouble, open_tcp, transport_trouble
-from trio_wsout._wire.tls import proxy_context
+from trio_wsout._wire.tls import proxy_context, start_tls, tls_error_in
 from trio_wsout.config.addresses import format_host_and_port, parse_host_and_port
 from trio_wsout.errors import ConfigError, Problem
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from trio_wsout._core.request import Request
     from trio_wsout.config.addresses import Proxy
+    from trio_wsout.config.secret import Secret
     from trio_wsout.config.sections import Config, Tls
 
 __all__ = ["ProxyTrouble", "check_proxy", "open_tunnel", "proxy_for"]
@@ -64,7 +65,7 @@ def check_proxy(config: Config) -> None:
             return
         host, port = "", None
     try:
-        proxy = _choose(config, secure=secure, host=host, port=port or (443 if secure else 80))
+        proxy = _choose(config.connect.proxy, secure=secure, host=host, port=port or (443 if secure else 80))
         if proxy is not None and _is_socks(proxy) and find_spec("python_socks") is None:
             where = "the environment names" if config.connect.proxy is None else "is"
             wrong = f"{where} a SOCKS proxy, and {_NO_SOCKS}"
@@ -74,22 +75,21 @@ def check_proxy(config: Config) -> None:
         raise ConfigError([Problem(path="connect.proxy", reason=f"{wrong}; none keeps proxies out")])
 
 
-def proxy_for(request: Request, config: Config) -> Proxy | None:
-    """Return the proxy to use for this request; None: connect directly.
+def proxy_for(request: Request, configured: Secret | None) -> Proxy | None:
+    """Return the proxy to use for this request; None if it needs none.
 
     Raises:
         ProxyTrouble: The environment names none that can be used.
     """
     try:
-        return _choose(config, secure=request.secure, host=request.host, port=request.port)
+        return _choose(configured, secure=request.secure, host=request.host, port=request.port)
     except ValueError as error:
         raise ProxyTrouble(str(error)) from None
 
 
-def _choose(config: Config, *, secure: bool, host: str, port: int) -> Proxy | None:
-    chosen = config.connect.proxy
-    configured = None if chosen is None else chosen.reveal()
-    return choose_proxy(configured, os.environ, secure=secure, host=host, port=port)
+def _choose(configured: Secret | None, *, secure: bool, host: str, port: int) -> Proxy | None:
+    text = None if configured is None else configured.reveal()
+    return choose_proxy(text, os.environ, secure=secure, host=host, port=port)
 
 
 async def open_tunnel(
@@ -150,19 +150,14 @@ async def _start_tls(stream: trio.abc.Stream, proxy: Proxy, tls: Tls) -> trio.SS
         context = await trio.to_thread.run_sync(proxy_context, tls)
     except ConfigError as error:
         raise ProxyTrouble(str(error.problems[0])) from None
-    name = proxy.host.partition("%")[0].removesuffix(".")
-    secured = trio.SSLStream(stream, context, server_hostname=name, server_side=False, https_compatible=True)
     try:
-        await secured.do_handshake()
+        return await start_tls(stream, context, proxy.host.partition("%")[0].removesuffix("."))
     except trio.BrokenResourceError as error:
         raise _tls_trouble(proxy, error) from None
-    return secured
 
 
 def _tls_trouble(proxy: Proxy, error: BaseException) -> ProxyTrouble:
-    inner: BaseException | None = error
-    while inner is not None and not isinstance(inner, ssl.SSLError):
-        inner = inner.__cause__ or inner.__context__
+    inner = tls_error_in(error)
     if isinstance(inner, ssl.SSLCertVerificationError):
         detail = f"the certificate of the proxy {_place(proxy)} is not accepted: {inner.verify_message}"
         return ProxyTrouble(detail, Cause.CERTIFICATE)

@@ -8,11 +8,14 @@ import socket
 import ssl
 import sys
 from struct import Struct
-from typing import Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 import trio
 
 from trio_wsout._core.disconnection import Cause, Disconnection
+
+if TYPE_CHECKING:
+    from trio_wsout.config.sections import Heartbeat
 
 if sys.platform != "win32":
     import fcntl
@@ -25,12 +28,15 @@ __all__ = [
     "connect_trouble",
     "lost",
     "open_tcp",
+    "set_user_timeout",
     "system_gave_up",
     "tcp_stream",
     "transport_trouble",
 ]
 
 _HAPPY_EYEBALLS_DELAY = 0.25
+_LONGEST_TIMEOUT = 2**31 - 1
+"""Milliseconds of TCP_USER_TIMEOUT at most."""
 _INT = Struct("=i")
 _TOLD = Struct("=120xQ16xI52xQQ")
 """Of Linux' ``struct tcp_info`` (linux/tcp.h): bytes_acked, notsent_bytes, bytes_sent, bytes_retrans (since 4.19)."""
@@ -104,6 +110,18 @@ def tcp_stream(stream: trio.abc.Stream) -> trio.SocketStream | None:
     if isinstance(stream, trio.SocketStream) and stream.socket.family in (socket.AF_INET, socket.AF_INET6):
         return stream
     return None
+
+
+def set_user_timeout(stream: trio.abc.Stream, heartbeat: Heartbeat | None) -> None:
+    """Have the system give up on bytes that nobody acknowledges when the heartbeat would (SPEC 8; RFC 5482).
+
+    Without a heartbeat, a TCP socket, or TCP_USER_TIMEOUT nothing is done.
+    """
+    tcp = tcp_stream(stream)
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if heartbeat is not None and option is not None and tcp is not None:
+        milliseconds = int((heartbeat.ping_interval + heartbeat.timeout) * 1000)
+        tcp.setsockopt(socket.IPPROTO_TCP, option, min(milliseconds, _LONGEST_TIMEOUT))
 
 
 def bytes_told(stream: trio.abc.Stream) -> tuple[int, int] | None:

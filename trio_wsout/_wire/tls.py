@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Resolve = Callable[[str, str | None], str | None]
 
-__all__ = ["ServerContext", "client_context", "key_password", "proxy_context"]
+__all__ = ["ServerContext", "client_context", "key_password", "proxy_context", "start_tls", "tls_error_in"]
 
 _log = logging.getLogger("trio_wsout")
 
@@ -81,6 +81,28 @@ def client_context(tls: Tls) -> ssl.SSLContext:
     if problems:
         raise ConfigError(problems)
     return context
+
+
+async def start_tls(
+    stream: trio.abc.Stream, context: ssl.SSLContext, server_name: str
+) -> trio.SSLStream[trio.abc.Stream]:
+    """Return the stream to a server with TLS around it, its handshake done.
+
+    Raises:
+        trio.BrokenResourceError: The handshake failed; `tls_error_in` finds why.
+    """
+    secured = trio.SSLStream(
+        stream, context, server_hostname=server_name, server_side=False, https_compatible=True
+    )
+    await secured.do_handshake()
+    return secured
+
+
+def tls_error_in(error: BaseException | None) -> ssl.SSLError | None:
+    """Return OpenSSL's error in a chain of exceptions; None if there is none."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def proxy_context(tls: Tls) -> ssl.SSLContext:
