@@ -130,7 +130,7 @@ def _default(each: Any) -> str:
 def _field_prose(text: str) -> str:
     """A section's docstring for those who write configurations, not Python: keys in kebab-case, no None."""
     line = re.sub(r"`([a-z_]+)`", lambda match: f"`{_KEYS.get(match[1], match[1])}`", _line(text))
-    return re.sub(r"\bNone:", "absent:", line).replace("are None when absent", "have no defaults: see each")
+    return line.replace("None:", "Absent:")
 
 
 def modes() -> str:

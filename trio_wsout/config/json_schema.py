@@ -418,4 +418,4 @@ def _prose(text: str) -> str:
     """A docstring as one line of plain text, with the names of fields as the user writes them."""
     line = " ".join(_SPEC.sub("", text).split())
     line = re.sub(r"(?<!`)`([a-z_]+)`(?!`)", lambda name: name[1].replace("_", "-"), line)
-    return re.sub(r"\bNone:", "absent:", line.replace("`", ""))
+    return line.replace("`", "").replace("None:", "Absent:")

@@ -1,8 +1,8 @@
-"""The configuration, one frozen class a section; attribute ``ping_interval`` is the key ``ping-interval``.
+"""The configuration: one frozen class for each section; attribute ``ping_interval`` is the key ``ping-interval``.
 
-These classes hold values, their kinds and defaults: `loading` makes them from documents,
-`rules` says what must hold between fields. Durations are float seconds, sizes are bytes.
-Classes compare by value. What a field does is told by SPEC under the section number given here.
+The annotation of a field is its type, with its bounds (see `field_types`). `loading` makes a `Config` from a document,
+and `validation` has the rules between fields. Durations are float seconds, sizes are bytes. SPEC describes each
+section under the number given in its docstring.
 """
 
 from __future__ import annotations
@@ -45,17 +45,19 @@ __all__ = [
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
-_SPOOLED_BESIDE = 512
-"""Bytes that a message of the largest size may take in the spool beside its own, of which base64 adds a third."""
+_SPOOL_OVERHEAD = 512
+"""Bytes that a message of the largest size may take in the spool beyond its own. Base64 adds a third of them."""
+NONE = "none"
+"""The word for `heartbeat` that switches periodic pings off."""
 
 
 def not_below(usual: float, other: object) -> float:
-    """Return a default that is never below the field beside it; whether that one is a number is told elsewhere."""
+    """Return a default that is never below another field; `usual` if that field could not be read."""
     return max(usual, other) if isinstance(other, int | float) else usual
 
 
 class Mode(StrEnum):
-    """Operating mode of the output (SPEC 2)."""
+    """The operating mode of an output (SPEC 2)."""
 
     CLIENT = "client"
     SERVER_OUTPUT = "server-output"
@@ -64,7 +66,7 @@ class Mode(StrEnum):
 
 
 class Payload(StrEnum):
-    """Encoding of messages (SPEC 4)."""
+    """The encoding of messages (SPEC 4)."""
 
     TEXT = "text"
     JSON = "json"
@@ -73,28 +75,28 @@ class Payload(StrEnum):
 
 
 class BatchMode(StrEnum):
-    """What closes a batch (SPEC 4)."""
+    """The event that closes a batch (SPEC 4)."""
 
     FIXED = "fixed"
     DOCUMENT = "document"
 
 
 class ConnectMode(StrEnum):
-    """When the first attempt is made (SPEC 5)."""
+    """The time of the first attempt (SPEC 5)."""
 
     LAZY = "lazy"
     EAGER = "eager"
 
 
 class HeartbeatAction(StrEnum):
-    """What a missed heartbeat does (SPEC 8)."""
+    """The consequence of a missed heartbeat (SPEC 8)."""
 
     RECONNECT = "reconnect"
     LOG_ONLY = "log-only"
 
 
 class DeliveryLevel(StrEnum):
-    """What counts as delivered (SPEC 7)."""
+    """The proof that confirms a message (SPEC 7)."""
 
     WRITTEN = "written"
     RECEIVED = "received"
@@ -102,67 +104,65 @@ class DeliveryLevel(StrEnum):
 
 
 class OnGap(StrEnum):
-    """What a peer meets whose cursor leads nowhere (SPEC 9)."""
+    """The reply to a peer whose cursor is unknown or too old (SPEC 9)."""
 
     TELL = "tell"
     REFUSE = "refuse"
 
 
 class SlowPeer(StrEnum):
-    """What happens to a peer whose send buffer is full (SPEC 10)."""
+    """The treatment of a peer whose send buffer is full (SPEC 10)."""
 
     WAIT = "wait"
     DISCONNECT = "disconnect"
     DROP_OLDEST = "drop-oldest"
 
 
-NONE = "none"
-"""What `heartbeat` is written as where there is none."""
-
-
 @frozen(kw_only=True)
 class Retry:
-    """Retry policy for messages that were written and not confirmed (SPEC 7)."""
+    """Sends messages again that were written and not confirmed (SPEC 7)."""
 
     timeout: t.Duration = 30.0
-    """Seconds from a message's first byte to its confirmation on one connection; > 0."""
+    """Longest time from the first byte of a message to its confirmation. Then the connection is cut."""
     retries: t.CountOrZero | None = None
-    """How many times a message may be tried again; None: as long as the link lives; ≥ 0."""
+    """How many times a message may be sent again. None: as long as the link lives."""
 
 
 @frozen(kw_only=True)
 class Batch:
-    """Joins events into one message (SPEC 4)."""
+    """Joins several events into one message (SPEC 4)."""
 
     mode: BatchMode
-    """``fixed`` closes at `fixed_size` events, ``document`` at ``end_document()``."""
+    """``fixed`` closes a batch at `fixed_size` events, ``document`` at ``end_document()``."""
     fixed_size: t.Count | None = None
-    """Most events in a batch, ≥ 1; None: 100 in fixed mode, no bound in document mode."""
+    """Most events in a batch. None: 100 in mode fixed, no bound in mode document."""
     timeout: t.Duration = 0.1
-    """Seconds after a batch's first event when it is sent all the same; > 0. A document goes on in another
-    batch then."""
+    """Longest time from the first event of a batch until it is sent. A document that is not at its end then
+    continues in the next batch."""
     header: t.BatchLine | None = None
-    """A line put before each batch; templated, expanded for each batch."""
+    """A line before the events of each batch, expanded anew for each."""
     footer: t.BatchLine | None = None
-    """A line put after each batch; templated, expanded for each batch."""
+    """A line after the events of each batch, expanded anew for each."""
     use_document_marker: bool = False
-    """Add ``{"document": {"id", "first", "last", "count"}}`` to receipts and statistics."""
+    """Whether receipts and statistics get ``{"document": {"id", "first", "last", "count"}}``."""
     wrap_as_json: bool = False
-    """A JSON array instead of one event a line."""
+    """Whether a batch is one JSON array, instead of one event a line."""
 
 
 @frozen(kw_only=True)
 class Connect:
-    """How outgoing connections are made (SPEC 5)."""
+    """When and how outgoing connections are made (SPEC 5)."""
 
     mode: ConnectMode = ConnectMode.LAZY
-    """``lazy``: dial when the first event waits, or at once where messages of the peer are taken; ``eager``: dial in ``open_output``."""
+    """``lazy`` dials when the first event waits, or immediately if the application takes messages of the peer.
+    ``eager`` dials in ``open_output``, which returns when the connection is open."""
     timeout: t.Duration = 10.0
-    """Seconds for one attempt: DNS, TCP, proxy, TLS and handshake together; > 0."""
+    """Longest time for one attempt: DNS, TCP, proxy, TLS and handshake together."""
     eager_timeout: t.Duration = Factory(lambda self: not_below(30.0, self.timeout), takes_self=True)
-    """Seconds that an eager start-up may take, retries included; > 0. Default: 30s, or `timeout` if that is longer."""
+    """Longest time for an eager start-up, retries included. Default: 30s, or `timeout` if that is longer."""
     proxy: t.Proxy | None = None
-    """``http://``, ``https://``, ``socks5://`` or ``socks5h://`` URL, or ``none``; None: what the environment says."""
+    """URL of a proxy (``http://``, ``https://``, ``socks5://`` or ``socks5h://``), or ``none`` for no proxy. None: the
+    proxy that the environment names, if any."""
 
 
 @frozen(kw_only=True)
@@ -170,53 +170,54 @@ class Basic:
     """Basic authentication (SPEC 5)."""
 
     username: t.Username
-    """User name; templated; no colon."""
+    """User name, without a colon."""
     password: t.SecretValue
-    """Password; templated."""
+    """Password."""
 
 
 @frozen(kw_only=True)
 class Auth:
-    """Credentials put into the opening handshake (SPEC 5)."""
+    """Credentials for the opening handshake (SPEC 5). `bearer_token` and `basic` exclude each other."""
 
     headers: Mapping[t.HeaderName, t.SecretHeaderValue] = Factory(dict[str, Secret])
-    """Headers to add; values templated."""
+    """Headers to add."""
     query: Mapping[t.Name, t.SecretValue] = Factory(dict[str, Secret])
-    """Query parameters to add; values templated."""
+    """Query parameters to add."""
     bearer_token: t.BearerToken | None = None
-    """Sent as ``Authorization: Bearer …``; templated; not together with `basic`."""
+    """Token for ``Authorization: Bearer …``."""
     basic: Basic | None = None
-    """Sent as ``Authorization: Basic …``; not together with `bearer_token`."""
+    """User name and password for ``Authorization: Basic …``."""
 
 
 @frozen(kw_only=True)
 class Tls:
-    """TLS of outgoing connections (SPEC 5). Each file is a path, or PEM text itself."""
+    """TLS of outgoing connections (SPEC 5). Certificates and keys are paths, or PEM text itself."""
 
     ca_certificate: t.Text | None = None
-    """The only CA to trust, instead of the system's roots."""
+    """The only CA to trust. None: the system's roots."""
     client_certificate: t.Text | None = None
-    """Certificate chain for mutual TLS; needs `client_key`."""
+    """Certificate chain for mutual TLS. Needs `client_key`."""
     client_key: t.SecretText | None = None
-    """Private key for mutual TLS; needs `client_certificate`."""
+    """Private key for mutual TLS. Needs `client_certificate`."""
     client_key_password: t.SecretTemplate | None = None
-    """Password of an encrypted `client_key`; templated."""
+    """Password of an encrypted `client_key`."""
     insecure_skip_verify: bool = False
-    """Accept any certificate; a WARNING at every connection; not with `ca_certificate`."""
+    """Whether any certificate is accepted. Logs a warning at every connection. Excludes `ca_certificate`."""
 
 
 @frozen(kw_only=True)
 class Heartbeat:
-    """Finds dead peers, and keeps connections open that proxies cut when they are silent (SPEC 8)."""
+    """Finds dead peers, and keeps proxies from cutting silent connections (SPEC 8)."""
 
     ping_interval: t.Duration = 20.0
-    """Seconds after the last inbound frame until a ping; > 0."""
+    """Time from the last inbound frame to a ping."""
     timeout: t.Duration = 10.0
-    """Seconds from a ping's writing, or from the latest progress of what lies before it, until any frame; > 0."""
+    """Longest time for any frame to come in after a ping was written, or after the latest progress of what waits to
+    be written before it."""
     action: HeartbeatAction = HeartbeatAction.RECONNECT
-    """``reconnect`` cuts the connection; ``log-only`` warns and counts."""
+    """``reconnect`` cuts the connection when the timeout is over; ``log-only`` logs a warning and counts it."""
     payload: t.PingPayload = ""
-    """Carried by every periodic ping; a ping that is to confirm adds a number; at most 125 bytes of UTF-8."""
+    """Payload of periodic pings, at most 125 bytes of UTF-8. Pings for confirmation add a number to it."""
 
 
 @frozen(kw_only=True)
@@ -224,68 +225,70 @@ class Reconnect:
     """Backoff between attempts (SPEC 6)."""
 
     initial_backoff: t.Duration = 0.5
-    """Seconds: the ceiling after the first failure; > 0."""
+    """Ceiling of the delay after the first failure."""
     max_backoff: t.Duration = Factory(lambda self: not_below(30.0, self.initial_backoff), takes_self=True)
-    """Seconds: no delay is longer; ≥ `initial_backoff`. Default: 30s, or `initial_backoff` if that is longer."""
+    """Longest delay, not below `initial_backoff`. Default: 30s, or `initial_backoff` if that is longer."""
     multiplier: t.Multiplier = 2.0
-    """Growth of the ceiling a failure; ≥ 1."""
+    """Factor by which the ceiling grows with each failure in a row."""
     jitter: t.Share = 0.5
-    """Share of the ceiling that is random: 0 exact, 1 full jitter."""
+    """Random share of the delay: 0 waits exactly the ceiling, 1 anything from nothing to the ceiling."""
     max_attempts: t.Count | None = None
-    """Failures in a row before giving up, ≥ 1; None: never."""
+    """Failures in a row after which the link gives up. None: never."""
     reset_after: t.DurationOrZero = 10.0
-    """Seconds that a connection must have been open for the count to return to 0; ≥ 0."""
+    """Time that a connection must have been open before the count of failures returns to 0."""
     give_up_on: tuple[t.CloseCodes, ...] = ((3500, 3999), (4500, 4999))
-    """Close codes that are final, as (first, last) ranges; written ``4500-4999`` or ``4001``."""
+    """Close codes after which the link gives up, for example ``4001`` or ``4500-4999``."""
 
 
 @frozen(kw_only=True)
 class Delivery:
-    """What successful delivery means (SPEC 7)."""
+    """The meaning of successful delivery, and how much may wait for it (SPEC 7)."""
 
     level: DeliveryLevel = DeliveryLevel.RECEIVED
-    """``written``, ``received`` or ``acked``."""
+    """``written``: handed to the kernel. ``received``: the peer replied to a ping that was sent after the message.
+    ``acked``: the peer's application acknowledged it."""
     ack_pointer: t.JsonPointer = "/ack"
-    """RFC 6901 pointer to the cursor or sequence number in a peer's acknowledgement."""
+    """Pointer to the cursor or sequence number in an acknowledgement of a peer."""
     max_unconfirmed: t.Count = 1024
-    """Most messages in the window; ≥ 1."""
+    """Most messages that wait for their confirmation; then ``send`` waits."""
     max_unconfirmed_bytes: t.Size = 8 * MIB
-    """Most bytes of messages in the window; ≥ 1. One message always fits."""
+    """Most bytes of messages that wait for their confirmation. One message always fits."""
     stamp: t.UnicodeText | None = None
-    """Key under which each object event carries ``epoch-seq``; None: not stamped."""
+    """Key under which each object event carries ``epoch-seq``. None: events are not stamped."""
 
 
 @frozen(kw_only=True)
 class Cursor:
-    """Resume tokens (SPEC 9). One of `header_name` and `query_parameter` is needed."""
+    """Resume tokens (SPEC 9). Needs `header_name` or `query_parameter`; `value_field` excludes `value_pointer`."""
 
     header_name: t.HeaderName | None = None
     """Header that carries the cursor in the opening handshake."""
     query_parameter: t.Parameter | None = None
     """Query parameter that carries the cursor in the opening handshake."""
     persist_to: t.CursorStore | None = None
-    """``memory:``, ``sqlite:PATH``, a directory or a file; None: see `state_id`."""
+    """Store of the cursor: ``memory:``, ``sqlite:PATH``, a directory or a file. None: the platform's state directory
+    for the command and where `state_id` is given, else memory."""
     initial_value: t.Text | None = None
-    """Cursor for the first connection, where nothing is stored."""
+    """Cursor of the first connection if none is stored."""
     state_id: t.StateId | None = None
-    """Key of the stored cursor; given without `persist_to`, the platform's state directory."""
+    """Key of the cursor in its store. None: made from `url`."""
     resume_on_reconnect: bool = True
-    """Whether attempts after the first connection carry the cursor too."""
+    """Whether attempts after the first connection carry the cursor as well."""
     value_field: t.DottedPath | None = None
-    """Dotted path in the event; not together with `value_pointer`."""
+    """Dotted path to the cursor in an event."""
     value_pointer: t.JsonPointer | None = None
-    """RFC 6901 pointer into the event; not together with `value_field`."""
+    """Pointer to the cursor in an event."""
 
 
 @frozen(kw_only=True)
 class Spool:
-    """Accepted events on disk until they are confirmed (SPEC 7); client mode."""
+    """Keeps accepted events on disk until they are confirmed (SPEC 7)."""
 
     path: t.FilePath
-    """Directory of the log."""
+    """Directory of the spool."""
     max_bytes: t.Size | None = None
-    """Most bytes on disk; ``send`` waits beyond it. None: 1GiB, or room for two messages of `max_message_size` if
-    that is more."""
+    """Most bytes on disk; then ``send`` waits. None: 1GiB, or room for two messages of `max_message_size` if that is
+    more."""
 
 
 @frozen(kw_only=True)
@@ -297,118 +300,119 @@ class ServerTls:
     key: t.FilePath
     """Path of the private key."""
     key_password: t.SecretTemplate | None = None
-    """Password of an encrypted `key`; templated."""
+    """Password of an encrypted `key`."""
 
 
 @frozen(kw_only=True)
 class ServerAuth:
-    """What a peer must show to come in (SPEC 10); a peer that shows none of it is answered 401."""
+    """Credentials of which a peer must show one to be admitted (SPEC 10). Needs `basic` or `bearer`."""
 
     basic: Mapping[t.User, t.PeerPassword] = Factory(dict[str, Secret])
-    """Passwords by user name, for ``Authorization: Basic``; templated. The name is the peer's identity."""
+    """Passwords by user name, for ``Authorization: Basic``. The user name is the peer's identity."""
     bearer: Mapping[t.Name, t.BearerToken] = Factory(dict[str, Secret])
-    """Tokens by identity, for ``Authorization: Bearer``; templated."""
+    """Tokens by identity, for ``Authorization: Bearer``."""
     query_parameter: t.Parameter | None = None
     """Query parameter that may carry a token of `bearer`, for browsers, which can't set headers."""
 
 
 @frozen(kw_only=True)
 class Server:
-    """The embedded listener (SPEC 10)."""
+    """The listener (SPEC 10)."""
 
     bind: t.Bind
-    """``host:port``, ``[v6]:port``, ``:port`` (all addresses) or ``unix:PATH``."""
+    """Address to listen at: ``host:port``, ``[v6]:port``, ``:port`` (all addresses) or ``unix:PATH``."""
     path: t.UrlPath | None = None
-    """The one path that is served, beside ``/healthz``; None: any."""
+    """The only path that is served, beside ``/healthz``. None: any."""
     tls: ServerTls | None = None
-    """TLS material; None: plain."""
+    """Certificate and key. None: connections are plain."""
     sender_field: t.UnicodeText | None = None
-    """Key under which each object that a peer sends carries the peer's identity (mode relay, payload json)."""
+    """Key under which each object from a peer carries the peer's identity. Only for mode relay with payload json."""
     auth: ServerAuth | None = None
-    """Who may come in; None: everybody, unless the application's `authenticate` says otherwise."""
+    """Credentials of peers. None: every peer is admitted, unless the application's `authenticate` refuses it."""
     max_connections: t.Count | None = None
-    """Most peers at a time, ≥ 1; None: no bound."""
+    """Most peers at a time. None: no bound."""
     idle_timeout: t.Duration | None = None
-    """Seconds without a message in either direction before Close 1001; None: never."""
+    """Time without a message in either direction after which a peer gets Close 1001. None: never."""
     allowed_origins: tuple[t.Origin, ...] | None = None
-    """Origins that are admitted, as ``https://example.com``; None: any. ``https://*.example.com`` is every host below
-    that one, and not itself; ``*`` allows all."""
+    """Origins of the pages that are admitted, for example ``https://example.com``. ``https://*.example.com`` admits
+    every host below that one, but not itself; ``*`` admits all. None: any origin, or none at all."""
     send_buffer_capacity: t.Count = 256
-    """Messages that wait for one peer; ≥ 1."""
+    """Most messages that wait for one peer."""
     slow_peer: SlowPeer = SlowPeer.WAIT
-    """What happens when that buffer is full."""
+    """When the send buffer of a peer is full: ``wait`` makes ``send`` wait for it, ``disconnect`` closes it with 1013,
+    ``drop-oldest`` drops its oldest messages and counts them."""
     slow_peer_timeout: t.Duration = 5.0
-    """Seconds that ``slow-peer: wait`` waits; > 0."""
+    """Longest time that ``slow-peer: wait`` waits. Then the peer gets Close 1013."""
     handshake_timeout: t.Duration = 10.0
-    """Seconds for TLS and handshake together; > 0."""
+    """Longest time for TLS and handshake together."""
     viewer: bool = False
-    """Serve a live page at ``GET /``."""
+    """Whether ``GET /`` serves a live page. Not available in this version."""
 
 
 @frozen(kw_only=True)
 class History:
-    """The retained log of events (SPEC 11)."""
+    """Retains events for peers that resume (SPEC 11)."""
 
     store: t.HistoryStore = "memory:"
     """``memory:`` or ``sqlite:PATH``."""
     max_events: t.Count | None = None
-    """Most events kept; None: no bound."""
+    """Most events that are kept. None: no bound."""
     max_age: t.Duration | None = None
-    """Seconds that an event is kept; None: no bound."""
+    """Time that an event is kept. None: no bound."""
     max_bytes: t.Size | None = None
-    """Most bytes kept; None: no bound."""
+    """Most bytes that are kept. None: no bound."""
     on_gap: OnGap = OnGap.TELL
-    """What a peer gets whose cursor leads nowhere: ``tell``: a message that says so, and then what is kept;
-    ``refuse``: Close 4410 with the first cursor there is as its reason."""
+    """For a peer whose cursor is unknown or too old: ``tell`` sends a message about the gap and then what is kept;
+    ``refuse`` sends Close 4410 with the first cursor that is kept as its reason."""
 
 
 @frozen(kw_only=True)
 class Config:
-    """A whole output. Sections that mean something by being there are None when absent."""
+    """The configuration of one output."""
 
     mode: Mode = Mode.CLIENT
     """Operating mode."""
     url: t.Url | None = None
-    """Remote endpoint as ``ws://`` or ``wss://``; templated; required in client mode."""
+    """Remote endpoint as ``ws://`` or ``wss://``; templated. Required in mode client."""
     headers: Mapping[t.HeaderName, t.HeaderValue] = field(factory=dict[str, str], repr=mask_headers)
-    """Headers for the opening handshake; values templated."""
+    """Headers for the opening handshake."""
     query: Mapping[t.Name, t.QueryValue] = Factory(dict[str, str])
-    """Query parameters appended to `url`; values templated."""
+    """Query parameters that are appended to `url`."""
     subprotocols: tuple[t.Subprotocol, ...] = ()
-    """Offered in this order."""
+    """Subprotocols to offer, the preferred one first."""
     payload: Payload = Payload.TEXT
-    """How events become messages."""
+    """Encoding of messages."""
     auth: Auth = Auth()
-    """Credentials."""
+    """Credentials for `url`."""
     tls: Tls = Tls()
-    """TLS towards `url`."""
+    """TLS of connections to `url`."""
     connect: Connect = Connect()
     """When and how to dial."""
     reconnect: Reconnect = Reconnect()
     """Backoff between attempts."""
     retry: Retry = Retry()
-    """Sending again."""
+    """When to send a message again."""
     batch: Batch | None = None
-    """Absent: one event, one message."""
+    """How events are joined into messages. None: one event, one message."""
     delivery: Delivery = Delivery()
     """What successful delivery means."""
     heartbeat: Heartbeat | None = Heartbeat()
-    """Absent: its defaults; ``none`` (None in Python): no periodic pings."""
+    """Periodic pings, by default with the values of the section. ``none`` (None in Python): no periodic pings."""
     cursor: Cursor | None = None
-    """Absent: no resume tokens."""
+    """Resume tokens. None: connections do not resume."""
     spool: Spool | None = None
-    """Absent: what is unconfirmed is kept in memory only."""
+    """Events on disk until they are confirmed. None: they are in memory only."""
     server: Server | None = None
-    """The listener; required in the server modes."""
+    """The listener. Required in all modes but client."""
     history: History | None = None
-    """Absent: nothing is retained."""
+    """Events that are retained for peers. None: no event is retained."""
     max_message_size: t.Size = MIB
-    """Most bytes of one message, sent or received; ≥ 1."""
+    """Most bytes of one message, sent or received."""
     shutdown_timeout: t.DurationOrZero = 10.0
-    """Seconds that a graceful end may take; ≥ 0."""
+    """Longest time for a graceful end: to deliver what was accepted, and to close."""
 
     def handshake_templates(self) -> list[str]:
-        """Return the templated texts that each attempt expands, those of secrets included: show none of them."""
+        """Return the texts that each attempt expands. Show none of them: some hold secrets."""
         auth = self.auth
         secrets = [
             *auth.headers.values(),
@@ -424,8 +428,8 @@ class Config:
 
     @property
     def least_spool(self) -> int:
-        """Bytes that a spool must have room for: two of the largest messages."""
-        return 2 * (self.max_message_size + _SPOOLED_BESIDE)
+        """Least bytes of a spool: room for two of the largest messages."""
+        return 2 * (self.max_message_size + _SPOOL_OVERHEAD)
 
     @property
     def spool_bytes(self) -> int:
@@ -435,5 +439,5 @@ class Config:
 
 
 for _section in [each for each in list(globals().values()) if isinstance(each, type) and has(each)]:
-    # The annotations are texts until here; who walks the fields wants the types and kinds.
+    # `loading`, `dumping` and `json_schema` walk the fields by their types, and annotations are texts until here.
     resolve_types(_section)
