@@ -63,7 +63,7 @@ async def test_no_secret_is_seen_through_failures(
                 await output.send({"n": 1})
                 await output.flush()
                 seen.append(repr(output.statistics()))
-                await peer.send_raw(b"\xff\xff")
+                await peer.connections[-1].send_raw(b"\xff\xff")
                 await trio.sleep(100)
         seen += [
             "".join(traceback.format_exception(caught.value)),

@@ -11,8 +11,7 @@ import trio.testing
 import trio_wsout
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.trees.conftest import Client, MemoryListener
-from trio_wsout.testing import Accept, Step, Unreachable, open_peer
+from trio_wsout.testing import Accept, MemoryListener, PeerConnection, Step, Unreachable, open_peer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -103,23 +102,23 @@ async def serving(scope: trio.CancelScope, fields: dict[str, Any]) -> bool:
     """A run with a peer that reads, and one that does not and is found too slow; gives whether it was cancelled."""
     outputs: list[trio_wsout.Output] = []
     receipts: list[trio_wsout.Receipt] = []
-    clients: list[Client] = []
+    clients: list[PeerConnection] = []
     async with trio.open_nursery() as nursery:
         listener = MemoryListener(nursery)
         with scope:
             async with trio_wsout.open_output(fields, listeners=[listener]) as output:
                 outputs.append(output)
                 clients.append(await listener.connect())
-                clients.append(await listener.connect(bounded=True))
-                clients[1].stall()
+                clients.append(await listener.connect(buffered=False))
+                clients[1].stop_reading()
                 for number in range(6):
                     receipts.append(await output.submit({"n": number}))
-                clients[1].go_on()
+                clients[1].resume_reading()
                 await output.flush()
                 await output.send({"n": 6})
                 await trio.sleep(1)
         for client in clients:
-            client.go_on()
+            client.resume_reading()
         await trio.sleep(10)
         assert all(each.ended_at is not None for each in clients), "a connection stayed open"
         for output in outputs:

@@ -571,7 +571,7 @@ async def test_a_peer_that_floods_with_pings_and_does_not_read_is_cut(autojump_c
             await output.wait_connected()
             flood = b"".join(b"\x89\x7d" + bytes(125) for _ in range(2000))
             with pytest.raises(trio.BrokenResourceError):
-                await peer.send_raw(flood)
+                await peer.connections[-1].send_raw(flood)
             await trio.sleep(0.1)
             assert "does not read" in (output.statistics().link.last_error or "")
 
@@ -580,7 +580,7 @@ async def test_pings_of_the_peer_are_answered(autojump_clock: object) -> None:
     async with open_peer() as peer:
         async with trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
             await output.wait_connected()
-            await peer.send_raw(b"\x89\x02hi")
+            await peer.connections[-1].send_raw(b"\x89\x02hi")
             await trio.sleep(1)
             assert peer.connections[0].pongs == [b"hi"]
 
@@ -1142,7 +1142,7 @@ async def test_a_peer_that_breaks_the_protocol_is_told_and_left(autojump_clock: 
     async with open_peer() as peer:
         async with trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
             await output.wait_connected()
-            await peer.send_raw(b"\x83\x00")
+            await peer.connections[-1].send_raw(b"\x83\x00")
             await trio.sleep(5)
             told = "the peer broke the WebSocket protocol: it sent a frame with the unknown opcode 3 (1002)"
             assert output.statistics().link.last_error == told

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
     from trio_wsout._core.history import Entry
-
-    from conftest import MemoryListener
+    from trio_wsout.testing import MemoryListener
 
 SERVER = {"bind": "127.0.0.1:0"}
 
@@ -77,10 +76,10 @@ async def test_life_of_a_peer_that_is_no_pong_brings_the_next_ping_nearer(
     config = {"mode": "server-output", "server": SERVER, "heartbeat": heartbeat}
     async with trio_wsout.open_output(config, listeners=[listener]):
         client = await listener.connect()
-        client.answers_pings = False
+        client.pong_after = None
         start = trio.current_time()
         await trio.sleep(7)
-        await client.say("alive")
+        await client.send("alive")
         await trio.sleep(100)
         assert client.ended_at == start + 7 + 5 + 60
 
@@ -108,10 +107,10 @@ async def test_a_peer_that_is_held_back_since_its_replay_is_not_cut(
     ) as output:
         first = await listener.connect()
         await output.send({"n": 0})
-        await first.wait_for(1)
+        await first.wait_messages(1)
         client = await listener.connect(f"/?since={json.loads(first.messages[0])['s']}")
         for number in range(200):  # more than the application, which takes none, has room for
-            await client.say(json.dumps({"x": number}))
+            await client.send(json.dumps({"x": number}))
         await trio.sleep(5)
         await output.send({"n": 1})
         await trio.sleep(100)
@@ -127,9 +126,9 @@ async def test_a_peer_that_takes_nothing_is_closed_once_too_much_is_kept_because
     config = {"mode": "server-output", "server": server}
     async with trio_wsout.open_output(config, listeners=[listener]) as output:
         good = await listener.connect()
-        slow = await listener.connect(bounded=True)
+        slow = await listener.connect(buffered=False)
         await output.wait_peers(2)
-        slow.stall()
+        slow.stop_reading()
         highest = 0
         for _ in range(most + 100):
             await output.send("x")
@@ -139,7 +138,7 @@ async def test_a_peer_that_takes_nothing_is_closed_once_too_much_is_kept_because
                 break
         assert output.statistics().listener.expelled == 1
         assert most - 3 <= highest <= most + 1
-        slow.go_on()
+        slow.resume_reading()
         await output.send("the last")
         await output.flush()
         assert good.messages[-1] == "the last"

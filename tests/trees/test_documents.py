@@ -11,10 +11,9 @@ import trio_wsout
 from attrs import define, field
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.trees.conftest import MemoryListener
 from tests.trees.test_spool import Disk
 from trio_wsout import Document
-from trio_wsout.testing import Accept, Unreachable, open_peer
+from trio_wsout.testing import Accept, MemoryListener, Unreachable, open_peer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,9 +15,9 @@ from trio_wsout.testing import Accept, Step, Unreachable, open_peer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.trees.conftest import MemoryListener
     from trio.testing import MockClock
     from trio_wsout._core.history import Entry, Extent
+    from trio_wsout.testing import MemoryListener
 
 SERVER = {"mode": "server-output", "server": {"bind": "127.0.0.1:0"}}
 CLIENT = {"url": "ws://peer.test/", "reconnect": {"jitter": 0}, "shutdown-timeout": "1s"}

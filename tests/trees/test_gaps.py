@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trio.testing import MockClock
-
-    from conftest import Client, MemoryListener
+    from trio_wsout.testing import MemoryListener, PeerConnection
 
 BY_ID = {"query-parameter": "after", "header-name": "Last-Event-ID", "value-field": "id"}
 BATCH = {"mode": "fixed", "fixed-size": 3, "timeout": "1s"}
@@ -48,9 +47,9 @@ KINDS: dict[str, tuple[dict[str, Any], list[str | bytes]]] = {
 }
 
 
-async def told(client: Client, count: int) -> tuple[Any, list[str | bytes]]:
+async def told(client: PeerConnection, count: int) -> tuple[Any, list[str | bytes]]:
     """The gap message that came first, and the messages behind it."""
-    await client.wait_for(1 + count)
+    await client.wait_messages(1 + count)
     notice, *rest = client.messages
     assert isinstance(notice, str), "a text message, so that it is no event where those are binary"
     return json.loads(notice), rest
@@ -108,7 +107,7 @@ async def test_who_names_no_cursor_or_an_empty_one_gets_what_comes_and_is_told_n
         client = await listener.connect(target, [("Last-Event-ID", "")])
         assert "resume-status" not in client.headers
         await output.send(EVENTS[3])
-        await client.wait_for(1)
+        await client.wait_messages(1)
         await output.flush()
         assert client.messages == [line(3)]
 
@@ -172,8 +171,8 @@ async def test_a_refused_peer_that_reads_nothing_is_cut_and_holds_nobody_up(
 ) -> None:
     fields = config(history={"on-gap": "refuse"})
     async with trio_wsout.open_output(fields, listeners=[listener]) as output:
-        silent = await listener.connect("/?after=never", bounded=True)
-        silent.stall()
+        silent = await listener.connect("/?after=never", buffered=False)
+        silent.stop_reading()
         start = trio.current_time()
         receipt = await output.submit({"id": "1"})
         await receipt.wait()
@@ -248,13 +247,13 @@ async def test_a_trim_that_is_cancelled_with_its_peer_leaves_no_replay_waiting(
         for event in EVENTS[:3]:
             await output.send(event)
         await output.flush()
-        first = await listener.ask("/?after=e0")
+        first = await listener.knock("/?after=e0")
         await trio.sleep(1)
-        second = await listener.ask("/?after=e0")
+        second = await listener.knock("/?after=e0")
         await first.wait_ended()
         assert (trio.current_time(), history.cancelled) == (5, 1)
-        await second.wait_for(2)
+        await second.wait_messages(2)
         assert second.messages == [line(1), line(2)]
         third = await listener.connect("/?after=e1")
-        await third.wait_for(1)
+        await third.wait_messages(1)
         assert trio.current_time() == 5

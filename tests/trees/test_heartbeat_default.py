@@ -9,12 +9,10 @@ import trio
 import trio.testing
 import trio_wsout
 from trio_wsout.testing import Accept, open_peer
-from wsproto.events import Ping
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
-
-    from conftest import MemoryListener
+    from trio_wsout.testing import MemoryListener
 
 SERVER = {"bind": "127.0.0.1:0"}
 
@@ -27,14 +25,14 @@ async def test_a_device_that_vanished_is_missed(
     async with trio_wsout.open_output(config, listeners=[listener]) as output:
         vanished, there = await listener.connect(), await listener.connect()
         start = trio.current_time()
-        vanished.stall()  # its power is gone: nothing comes from it, and no FIN
+        vanished.stop_reading()  # its power is gone: nothing comes from it, and no FIN
         await trio.sleep(29.9)
         assert output.statistics().peers == 2
         await trio.sleep(0.2)
         assert (output.statistics().peers, output.statistics().heartbeat_misses) == (1, 1)
         await trio.sleep(3600)
         assert there.ended_at is None
-        assert there.pings == [start + 20 * (number + 1) for number in range(181)]
+        assert there.ping_times == [start + 20 * (number + 1) for number in range(181)]
 
 
 @pytest.mark.parametrize("mode", ["server-input", "client"])
@@ -56,7 +54,7 @@ async def test_with_none_nobody_is_pinged_or_missed(
         config = {"mode": mode, "server": SERVER, "heartbeat": "none"}
         async with trio_wsout.open_output(config, listeners=[listener]) as output:
             client = await listener.connect()
-            client.stall()
+            client.stop_reading()
             await trio.sleep(80_000)
             assert output.statistics().peers == 1
             assert client.pings == []
@@ -159,14 +157,14 @@ async def test_a_pong_to_a_periodic_ping_does_not_confirm_what_was_written_behin
     config = {"mode": "server-output", "server": SERVER, "heartbeat": {"payload": "hb"}}
     async with trio_wsout.open_output(config, listeners=[listener]) as output:
         client = await listener.connect()
-        client.answers_pings = False
+        client.pong_after = None
         await trio.sleep(21)
         assert len(client.pings) == 1
         await output.send("x")
-        await client.wait_for(1)
-        await client.send(Ping(payload=b"hb").response())
+        await client.wait_messages(1)
+        await client.pong(b"hb")
         await trio.sleep(1)
         assert output.statistics().unconfirmed == 1
-        await client.send(Ping(payload=b"hb 1").response())
+        await client.pong(b"hb 1")
         await trio.sleep(1)
         assert output.statistics().unconfirmed == 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio_wsout
-from tests.trees.conftest import Client, MemoryListener
+from trio_wsout.testing import MemoryListener, PeerConnection
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -57,7 +57,7 @@ async def test_an_error_of_accepting_is_logged_and_accepting_goes_on(
         client = await listener.connect()
         assert client.status == 101
         await output.send("one")
-        await client.wait_for(1)
+        await client.wait_messages(1)
     assert listener.times == [pytest.approx(at) for at in times], "one that repeats waits a moment"
     warnings = [each for each in caplog.records if each.levelno >= logging.WARNING]
     told = f"a connection was not accepted: [Errno {number}] {os.strerror(number)}"
@@ -82,14 +82,14 @@ async def test_a_peer_that_goes_before_its_answer_is_out_holds_up_nothing(
     level: str, listener: MemoryListener, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     async with trio_wsout.open_output(config(delivery={"level": level}), listeners=[listener]) as output:
-        client = Client(listener.dial(bounded=True))
-        await client.ask()
+        client = PeerConnection(listener.dial(buffered=False))
+        await client.request()
         await trio.sleep(1)
         receipt = await output.submit("one")
 
         async def leave() -> None:
             await trio.sleep(1)
-            await trio.aclose_forcefully(client.stream)
+            await client.cut()
 
         nursery.start_soon(leave)
         with trio.fail_after(60):
@@ -103,8 +103,8 @@ async def test_a_peer_that_reads_no_answer_confirms_nothing_by_the_cancellation_
 ) -> None:
     with trio.move_on_after(2):
         async with trio_wsout.open_output(config(), listeners=[listener]) as output:
-            client = Client(listener.dial(bounded=True))
-            await client.ask()
+            client = PeerConnection(listener.dial(buffered=False))
+            await client.request()
             await trio.sleep(1)
             await output.send("one")
             await trio.sleep_forever()
@@ -119,12 +119,12 @@ async def test_a_peer_that_reads_no_answer_makes_nobody_wait_where_slow_peers_ar
     server = {"slow-peer": "disconnect", "send-buffer-capacity": 4}
     async with trio_wsout.open_output(config(server=server), listeners=[listener]) as output:
         good = await listener.connect()
-        client = Client(listener.dial(bounded=True))
-        await client.ask()
+        client = PeerConnection(listener.dial(buffered=False))
+        await client.request()
         await trio.sleep(1)
         for number in range(1000):
             await output.send(number)
-        await good.wait_for(1000)
+        await good.wait_messages(1000)
         assert trio.current_time() == 1
         if answered:
             nursery.start_soon(client.run)
@@ -139,12 +139,12 @@ async def test_what_was_sent_while_a_peer_was_answered_comes_where_slow_peers_ar
 ) -> None:
     server = {"slow-peer": "disconnect", "send-buffer-capacity": 4}
     async with trio_wsout.open_output(config(server=server), listeners=[listener]) as output:
-        client = Client(listener.dial(bounded=True))
-        await client.ask()
+        client = PeerConnection(listener.dial(buffered=False))
+        await client.request()
         await trio.sleep(1)
         for number in range(3):
             await output.send(str(number))
         nursery.start_soon(client.run)
-        await client.wait_for(3)
+        await client.wait_messages(3)
         await output.flush()
         assert (client.messages, output.statistics().listener.expelled) == (["0", "1", "2"], 0)

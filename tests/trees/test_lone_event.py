@@ -13,8 +13,7 @@ from trio_wsout._tasks.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
-
-    from conftest import MemoryListener
+    from trio_wsout.testing import MemoryListener
 
 SERVER: dict[str, Any] = {"mode": "server-output", "server": {"bind": "127.0.0.1:0"}}
 
@@ -81,7 +80,7 @@ async def test_an_event_that_comes_alone_waits_where_the_log_is_full(
     }
     async with trio_wsout.open_output(fields, listeners=[listener]) as output:
         client = await listener.connect()
-        client.answers_pings = False
+        client.pong_after = None
         for number in range(3):  # one in flight, one in the log, one in the queue
             await trio.sleep(0.01)
             output.send_nowait(str(number))

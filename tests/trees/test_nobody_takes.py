@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from trio.testing import MockClock
-
-    from conftest import MemoryListener
+    from trio_wsout.testing import MemoryListener
 
 SAID = r"nothing was taken from output\.received for retry\.timeout \(30 s\)"
 FULL = 64 + 3
@@ -230,7 +229,7 @@ async def test_a_relay_whose_application_takes_nothing_says_so_as_well(
         ) as output:
             client = await listener.connect()
             for number in range(FULL + 100):
-                await client.say(str(number))
+                await client.send(str(number))
             await trio.sleep(1)
             await output.send("x")
             with pytest.raises(trio_wsout.DeliveryError, match=SAID):

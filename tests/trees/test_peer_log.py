@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio_wsout
-from tests.trees.conftest import MemoryListener
-from trio.testing import memory_stream_pair
-from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, Request, TextMessage
+from trio_wsout.testing import MemoryListener, open_peer
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -35,7 +32,7 @@ async def test_messages_that_nobody_can_read_are_told_once_a_minute(
         first, second = await listener.connect(), await listener.connect()
         for number in range(100):
             for client in (first, second):
-                await client.say("{")
+                await client.send("{")
             await trio.sleep(0.9)
             told = lines(caplog, "a received message was dropped")
             assert len(told) == (1 if 0.9 * (number + 1) < 60 else 2)
@@ -50,29 +47,14 @@ async def test_messages_that_nobody_can_read_are_told_once_a_minute(
 async def test_a_link_tells_of_a_server_likewise(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def serve(stream: trio.abc.Stream) -> None:
-        websocket = WSConnection(ConnectionType.SERVER)
-        while data := await stream.receive_some():
-            websocket.receive_data(bytes(data))
-            for event in websocket.events():
-                if isinstance(event, Request):
-                    answer = websocket.send(AcceptConnection())
-                    await stream.send_all(answer + websocket.send(TextMessage(data="{")) * 50)
-                elif type(event).__name__ in ("Ping", "CloseConnection"):
-                    await stream.send_all(websocket.send(event.response()))
-
-    async def open_stream(_host: str, _port: int) -> trio.abc.Stream:
-        ours, theirs = memory_stream_pair()
-        nursery.start_soon(serve, theirs)
-        return ours
-
     document = {"url": "ws://h/", "payload": "json", "connect": {"mode": "eager"}}
-    async with trio.open_nursery() as nursery:
-        async with trio_wsout.open_output(document, open_stream=open_stream, receive=True):
+    async with open_peer() as peer:
+        async with trio_wsout.open_output(document, open_stream=peer.open_stream, receive=True):
+            for _ in range(50):
+                await peer.send("{")
             await trio.sleep(61)
             told = lines(caplog, "dropped")
             assert told[1:] == [f"49 more like this, the latest: {told[0]}"]
-        nursery.cancel_scope.cancel()
 
 
 async def test_what_an_application_raises_for_each_handshake_is_told_once_a_minute(
@@ -97,7 +79,7 @@ async def test_what_a_relay_can_not_pass_on_is_told_once_a_minute(
     async with trio_wsout.open_output(fields, listeners=[listener]):
         client = await listener.connect()
         for _ in range(7):
-            await client.say('{"s": 1}')
+            await client.send('{"s": 1}')
         await trio.sleep(1)
         assert len(lines(caplog, "was not passed on")) == 1
 
@@ -115,8 +97,8 @@ async def test_no_output_hides_what_another_has_to_tell(
     ):
         for each in (listener, other):
             client = await each.connect()
-            await client.say("{")
-            await client.say("[")
+            await client.send("{")
+            await client.send("[")
         await trio.sleep(1)
         assert len(lines(caplog, "dropped")) == 2
 
@@ -127,7 +109,7 @@ async def test_peers_that_are_missed_are_told_once_a_minute(
     heartbeat = {"ping-interval": "2s", "timeout": "1s", "action": "log-only"}
     async with trio_wsout.open_output(config(heartbeat=heartbeat), listeners=[listener]) as output:
         for _ in range(5):
-            (await listener.connect()).answers_pings = False
+            (await listener.connect()).pong_after = None
         await trio.sleep(10)
         assert output.statistics().heartbeat_misses >= 5
         assert len(lines(caplog, "no sign of life")) == 1

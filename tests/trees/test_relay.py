@@ -16,16 +16,20 @@ import trio_wsout
 from attrs import define, field
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.trees.conftest import Client, MemoryListener
-from trio_wsout.testing import Accept, MemoryPeer, Unreachable, open_peer
-from wsproto.events import CloseConnection, Ping, TextMessage
-from wsproto.utilities import LocalProtocolError
+from trio_wsout.testing import (
+    Accept,
+    MemoryListener,
+    MemoryPeer,
+    PeerConnection,
+    PeerProtocol,
+    Unreachable,
+    open_peer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trio.testing import MockClock
-    from wsproto.events import Event
 
 Step = tuple[str, int, int]
 
@@ -40,49 +44,9 @@ def linked(**more: Any) -> dict[str, Any]:
     return config(url="ws://up.test/", connect={"mode": "eager"}, reconnect=reconnect, **more)
 
 
-class Talker(Client):
-    """A client that may talk while it answers pings, and joins the parts that a full buffer makes of messages."""
-
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        super().__init__(stream)
-        self._sending = trio.Lock()
-        self._part = ""
-
-    async def send(self, event: Event) -> None:
-        async with self._sending:
-            await super().send(event)
-
-    async def _on(self, event: Event) -> None:
-        if isinstance(event, TextMessage):
-            self._part += event.data
-            if not event.message_finished:
-                return
-            event, self._part = TextMessage(data=self._part), ""
-        await super()._on(event)
-
-    async def talk(self, name: str, *numbers: int) -> None:
-        for number in numbers:
-            await self.say(f"{name}:{number}")
-
-
-@define
-class Room:
-    """Where talkers come in."""
-
-    listener: MemoryListener
-    nursery: trio.Nursery
-
-    async def enter(self, target: str = "/", *, bounded: bool = False) -> Talker:
-        client = Talker(self.listener.dial(bounded=bounded))
-        self.nursery.start_soon(client.run)
-        await client.ask(target)
-        assert await client.wait_status() == 101
-        return client
-
-
-@pytest.fixture
-async def room(listener: MemoryListener, nursery: trio.Nursery) -> Room:
-    return Room(listener, nursery)
+async def talk(peer: PeerConnection, name: str, *numbers: int) -> None:
+    for number in numbers:
+        await peer.send(f"{name}:{number}")
 
 
 def told(messages: Sequence[str | bytes], name: str) -> list[int]:
@@ -95,7 +59,7 @@ def told(messages: Sequence[str | bytes], name: str) -> list[int]:
 class Member:
     """A peer of the relay, and what had been said when it came."""
 
-    client: Talker
+    client: PeerConnection
     name: str
     before: dict[str, int]
     said: int = 0
@@ -108,16 +72,16 @@ class Script:
     """Runs the steps: peers that come, talk and go, a link that is cut, and one peer that only listens."""
 
     output: trio_wsout.Output
-    room: Room
+    listener: MemoryListener
     up: MemoryPeer | None
-    observer: Talker = field(init=False)
+    observer: PeerConnection = field(init=False)
     members: list[Member] = field(factory=list)
     said: dict[str, int] = field(factory=dict)
     down: list[tuple[int, int]] = field(factory=list)
     """What the other end of the link said: number, and the connection on which it did."""
 
     async def run(self, steps: Sequence[Step]) -> None:
-        self.observer = await self.room.enter()
+        self.observer = await self.listener.connect()
         for what, number, count in steps:
             await self._step(what, number, count)
             await trio.lowlevel.checkpoint()
@@ -130,7 +94,7 @@ class Script:
         match what:
             case "join":
                 name, before = f"p{len(self.members)}", dict(self.said)
-                self.members.append(Member(await self.room.enter(), name, before))
+                self.members.append(Member(await self.listener.connect(), name, before))
             case "sleep":
                 await trio.sleep(count / 1000)
             case "application":
@@ -161,13 +125,13 @@ class Script:
     async def _act(self, what: str, member: Member, count: int) -> None:
         if what == "say":
             for _ in range(count):
-                await member.client.say(self._next(member.name))
+                await member.client.send(self._next(member.name))
         elif what == "leave":
             member.gone = what
-            await member.client.send(CloseConnection(code=1000))
+            await member.client.close(1000)
         else:
             member.gone = what
-            await trio.aclose_forcefully(member.client.stream)
+            await member.client.cut()
 
 
 def run(steps: Sequence[Step], **fields: Any) -> Script:
@@ -177,7 +141,7 @@ def run(steps: Sequence[Step], **fields: Any) -> Script:
             async with trio_wsout.open_output(
                 fields, listeners=[listener], open_stream=up.open_stream if "url" in fields else None
             ) as output:
-                script = Script(output, Room(listener, nursery), up if "url" in fields else None)
+                script = Script(output, listener, up if "url" in fields else None)
                 await script.run(steps)
             nursery.cancel_scope.cancel()
         return script
@@ -280,15 +244,13 @@ async def test_a_graceful_end_under_traffic_raises_nothing_and_tells_everybody(
     for pause in range(8):
         async with trio.open_nursery() as nursery, open_peer() as up:
             listener = MemoryListener(nursery)
-            room = Room(listener, nursery)
 
-            async def talk(client: Talker, name: str) -> None:
-                with suppress(trio.BrokenResourceError, trio.ClosedResourceError, LocalProtocolError):
-                    for number in range(10**6):
-                        await client.talk(name, number)
+            async def talk_up(client: PeerConnection, name: str) -> None:
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await talk(client, name, *range(10**6))
 
             async def talk_down(up: MemoryPeer = up) -> None:
-                with suppress(trio.BrokenResourceError, trio.ClosedResourceError, LocalProtocolError):
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     for number in range(10**6):
                         await up.send(f"down:{number}")
 
@@ -296,9 +258,9 @@ async def test_a_graceful_end_under_traffic_raises_nothing_and_tells_everybody(
             async with trio_wsout.open_output(
                 fields, listeners=[listener], open_stream=up.open_stream
             ) as output:
-                clients = [await room.enter() for _ in range(4)]
+                clients = [await listener.connect() for _ in range(4)]
                 for number, client in enumerate(clients[:3]):
-                    nursery.start_soon(talk, client, f"p{number}")
+                    nursery.start_soon(talk_up, client, f"p{number}")
                 nursery.start_soon(talk_down)
                 for _ in range(40 * pause):
                     await trio.lowlevel.checkpoint()
@@ -317,24 +279,24 @@ async def test_a_graceful_end_under_traffic_raises_nothing_and_tells_everybody(
 
 
 async def test_a_link_that_gives_up_breaks_the_relay_with_connect_error(
-    room: Room, autojump_clock: MockClock
+    listener: MemoryListener, autojump_clock: MockClock
 ) -> None:
     async with open_peer() as up:
         up.plan(Accept(), then=Unreachable())
         with pytest.raises(trio_wsout.ConnectError) as caught:
             async with trio_wsout.open_output(
                 linked(reconnect={"max-attempts": 3}),
-                listeners=[room.listener],
+                listeners=[listener],
                 open_stream=up.open_stream,
             ) as output:
-                speaker, hearer = await room.enter(), await room.enter()
-                await speaker.talk("p", 0)
+                speaker, hearer = await listener.connect(), await listener.connect()
+                await talk(speaker, "p", 0)
                 await up.wait_messages(1)
                 await output.flush()
                 await up.cut()
                 await trio.sleep(0.001)
-                await speaker.talk("p", 1)
-                await hearer.wait_for(2)
+                await talk(speaker, "p", 1)
+                await hearer.wait_messages(2)
                 receipt = await output.submit("application:0")
                 with pytest.raises(trio_wsout.DeliveryError):
                     await receipt.wait()
@@ -350,7 +312,7 @@ async def test_a_link_that_gives_up_breaks_the_relay_with_connect_error(
 
 
 async def test_what_a_link_that_gave_up_left_goes_to_who_takes_undelivered_events(
-    room: Room, autojump_clock: MockClock
+    listener: MemoryListener, autojump_clock: MockClock
 ) -> None:
     taking, taken = trio.open_memory_channel[trio_wsout.Undelivered](10)
     async with open_peer() as up:
@@ -358,10 +320,10 @@ async def test_what_a_link_that_gave_up_left_goes_to_who_takes_undelivered_event
         fields = linked(reconnect={"max-attempts": 2})
         with pytest.raises(trio_wsout.ConnectError) as caught:
             async with trio_wsout.open_output(
-                fields, listeners=[room.listener], open_stream=up.open_stream, undelivered=taking
+                fields, listeners=[listener], open_stream=up.open_stream, undelivered=taking
             ) as output:
-                (speaker, _) = await room.enter(), await room.enter()
-                await speaker.talk("p", 0)
+                (speaker, _) = await listener.connect(), await listener.connect()
+                await talk(speaker, "p", 0)
                 await up.wait_messages(1)
                 await output.send("application:0")
                 await up.wait_messages(2)
@@ -378,7 +340,7 @@ async def test_what_a_link_that_gave_up_left_goes_to_who_takes_undelivered_event
 
 
 async def test_a_link_that_gives_up_while_it_is_full_leaves_nobody_waiting_and_everything_reported(
-    room: Room, autojump_clock: MockClock
+    listener: MemoryListener, autojump_clock: MockClock
 ) -> None:
     count, sent = 3000, 0
 
@@ -394,7 +356,7 @@ async def test_a_link_that_gives_up_while_it_is_full_leaves_nobody_waiting_and_e
         fields = linked(reconnect={"max-attempts": 2})
         with trio.fail_after(60), pytest.raises(trio_wsout.ConnectError) as caught:
             async with trio_wsout.open_output(
-                fields, listeners=[room.listener], open_stream=up.open_stream
+                fields, listeners=[listener], open_stream=up.open_stream
             ) as output:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(send_all, output)
@@ -405,44 +367,44 @@ async def test_a_link_that_gives_up_while_it_is_full_leaves_nobody_waiting_and_e
 
 
 async def test_a_ping_is_answered_when_everything_before_it_was_passed_on(
-    room: Room, autojump_clock: MockClock
+    listener: MemoryListener, autojump_clock: MockClock
 ) -> None:
     fields = config(server={"send-buffer-capacity": 1, "slow-peer-timeout": "10s"})
-    async with trio_wsout.open_output(fields, listeners=[room.listener]):
-        narrow, speaker = await room.enter(bounded=True), await room.enter()
-        narrow.stall()
-        await speaker.talk("p", *range(60))
-        await speaker.send(Ping(payload=b"behind 60"))
+    async with trio_wsout.open_output(fields, listeners=[listener]):
+        narrow, speaker = await listener.connect(buffered=False), await listener.connect()
+        narrow.stop_reading()
+        await talk(speaker, "p", *range(60))
+        await speaker.ping(b"behind 60")
         await trio.sleep(5)
         assert speaker.pongs == []
-        narrow.go_on()
-        await narrow.wait_for(60)
+        narrow.resume_reading()
+        await narrow.wait_messages(60)
         await trio.testing.wait_all_tasks_blocked()
-        assert speaker.pongs == [5]
+        assert (speaker.pongs, speaker.pong_times) == ([b"behind 60"], [5])
 
 
 async def test_an_eager_link_that_does_not_open_ends_the_opening_of_the_relay(
-    room: Room, autojump_clock: MockClock
+    listener: MemoryListener, autojump_clock: MockClock
 ) -> None:
     async with open_peer() as up:
         up.plan(then=Unreachable())
         fields = linked()
         fields["connect"]["eager-timeout"] = "2s"
         with pytest.raises(trio_wsout.ConnectError):
-            async with trio_wsout.open_output(fields, listeners=[room.listener], open_stream=up.open_stream):
+            async with trio_wsout.open_output(fields, listeners=[listener], open_stream=up.open_stream):
                 pytest.fail("the block must not begin")
         assert trio.current_time() == 2
 
 
-async def test_without_a_url_a_relay_has_no_link(room: Room, autojump_clock: MockClock) -> None:
-    async with trio_wsout.open_output(config(), listeners=[room.listener], receive=True) as output:
-        one, two = await room.enter("/a?x=1"), await room.enter("/b")
-        await one.talk("one", 0)
+async def test_without_a_url_a_relay_has_no_link(listener: MemoryListener, autojump_clock: MockClock) -> None:
+    async with trio_wsout.open_output(config(), listeners=[listener], receive=True) as output:
+        one, two = await listener.connect("/a?x=1"), await listener.connect("/b")
+        await talk(one, "one", 0)
         received = await output.received.receive()
         assert (received.event, received.peer.path, received.peer.address) == ("one:0", "/a", "memory")
-        await two.wait_for(1)
+        await two.wait_messages(1)
         await output.send("application:0")
-        await one.wait_for(1)
+        await one.wait_messages(1)
         await output.flush()
         figures = output.statistics()
         assert (figures.listener.state, figures.peers, figures.link) == ("listening", 2, None)
@@ -453,11 +415,11 @@ async def test_without_a_url_a_relay_has_no_link(room: Room, autojump_clock: Moc
 
 
 async def test_an_application_that_takes_nothing_makes_peers_wait_and_one_that_left_does_not(
-    room: Room, autojump_clock: MockClock
+    listener: MemoryListener, autojump_clock: MockClock
 ) -> None:
-    async with trio_wsout.open_output(config(), listeners=[room.listener], receive=True) as output:
-        one, two = await room.enter(), await room.enter()
-        await one.talk("one", *range(200))
+    async with trio_wsout.open_output(config(), listeners=[listener], receive=True) as output:
+        one, two = await listener.connect(), await listener.connect()
+        await talk(one, "one", *range(200))
         await trio.sleep(100)
         assert 0 < len(two.messages) < 100
         for _ in range(50):
@@ -465,20 +427,20 @@ async def test_an_application_that_takes_nothing_makes_peers_wait_and_one_that_l
         await trio.sleep(1)
         assert 50 < len(two.messages) < 150
         await output.received.aclose()
-        await two.wait_for(200)
+        await two.wait_messages(200)
     assert told(two.messages, "one") == list(range(200))
     assert output.statistics().dropped > 0
 
 
 @pytest.mark.parametrize("taking_after", [0, 3], ids=["takes", "takes late"])
 async def test_what_waits_for_its_turn_while_all_is_full_reaches_the_application_and_the_others_once(
-    taking_after: float, room: Room, autojump_clock: MockClock
+    taking_after: float, listener: MemoryListener, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     fields = config(server={"send-buffer-capacity": 1, "slow-peer-timeout": "1h"}, heartbeat="none")
-    async with trio_wsout.open_output(fields, listeners=[room.listener], receive=True) as output:
-        narrow = await room.enter(bounded=True)
-        speaker, other = await room.enter(), await room.enter()
-        narrow.stall()
+    async with trio_wsout.open_output(fields, listeners=[listener], receive=True) as output:
+        narrow = await listener.connect(buffered=False)
+        speaker, other = await listener.connect(), await listener.connect()
+        narrow.stop_reading()
         taken: list[object] = []
 
         async def take() -> None:
@@ -486,14 +448,13 @@ async def test_what_waits_for_its_turn_while_all_is_full_reaches_the_application
             async for item in output.received:
                 taken.append(item.event)
 
-        room.nursery.start_soon(take)
-        await speaker.stream.send_all(
-            b"".join([speaker.websocket.send(TextMessage(data=f"s:{number}")) for number in range(300)])
-        )
+        nursery.start_soon(take)
+        encode = PeerProtocol(server=False).message
+        await speaker.send_raw(b"".join([encode(f"s:{number}") for number in range(300)]))
         await trio.sleep(1)
         assert output.statistics().accepted < 200, "the queues are full"
-        narrow.go_on()
-        await narrow.wait_for(300)
+        narrow.resume_reading()
+        await narrow.wait_messages(300)
         await trio.sleep(1)
         everything = list(range(300))
         assert told(narrow.messages, "s") == told(other.messages, "s") == everything
@@ -504,24 +465,24 @@ async def test_what_waits_for_its_turn_while_all_is_full_reaches_the_application
 
 @pytest.mark.parametrize("store", [None, "memory:"])
 async def test_a_flooding_peer_delays_others_by_one_turn_and_no_more(
-    store: str | None, room: Room, autojump_clock: MockClock
+    store: str | None, listener: MemoryListener, autojump_clock: MockClock
 ) -> None:
     history = {} if store is None else {"history": {"store": store}}
     fields = config(server={"send-buffer-capacity": 1, "slow-peer-timeout": "1h"}, **history)
-    async with trio_wsout.open_output(fields, listeners=[room.listener]) as output:
-        narrow = await room.enter(bounded=True)
-        flooder = await room.enter()
-        quiet = [await room.enter() for _ in range(10)]
-        narrow.stall()
-        await flooder.talk("flood", *range(600))
+    async with trio_wsout.open_output(fields, listeners=[listener]) as output:
+        narrow = await listener.connect(buffered=False)
+        flooder = await listener.connect()
+        quiet = [await listener.connect() for _ in range(10)]
+        narrow.stop_reading()
+        await talk(flooder, "flood", *range(600))
         await trio.sleep(1)
         accepted = output.statistics().accepted
         assert accepted < 400, "the flooder has to wait"
         for client in quiet:
-            await client.talk("quiet", 0)
+            await talk(client, "quiet", 0)
         await trio.sleep(1)
-        narrow.go_on()
-        await narrow.wait_for(610)
+        narrow.resume_reading()
+        await narrow.wait_messages(610)
         said = [str(each).partition(":")[0] for each in narrow.messages]
         first = said.index("quiet")
         last = len(said) - 1 - said[::-1].index("quiet")
@@ -544,22 +505,20 @@ async def test_a_message_that_cannot_be_read_is_dropped_counted_and_warned_of(
     payload: str,
     bad: str | bytes,
     good: str | bytes,
-    room: Room,
+    listener: MemoryListener,
     autojump_clock: MockClock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with open_peer() as up:
         fields = linked(payload=payload)
-        async with trio_wsout.open_output(
-            fields, listeners=[room.listener], open_stream=up.open_stream
-        ) as output:
-            one, two = await room.enter(), await room.enter()
-            await one.say(bad)
-            await one.say(good)
-            await two.wait_for(1)
+        async with trio_wsout.open_output(fields, listeners=[listener], open_stream=up.open_stream) as output:
+            one, two = await listener.connect(), await listener.connect()
+            await one.send(bad)
+            await one.send(good)
+            await two.wait_messages(1)
             await up.send(bad)
             await up.send(good)
-            await two.wait_for(2)
+            await two.wait_messages(2)
             await up.wait_messages(1)
             figures = output.statistics()
         assert (one.messages, two.messages, up.messages) == ([good], [good, good], [good])
@@ -571,14 +530,14 @@ async def test_a_message_that_cannot_be_read_is_dropped_counted_and_warned_of(
 
 
 async def test_an_object_that_holds_the_key_of_the_stamp_is_not_passed_on(
-    room: Room, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    listener: MemoryListener, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     fields = config(payload="json", delivery={"stamp": "seq"})
-    async with trio_wsout.open_output(fields, listeners=[room.listener]) as output:
-        one, two = await room.enter(), await room.enter()
+    async with trio_wsout.open_output(fields, listeners=[listener]) as output:
+        one, two = await listener.connect(), await listener.connect()
         for message in ('{"seq": 1}', '{"n": 1}', "[2]"):
-            await one.say(message)
-        await two.wait_for(2)
+            await one.send(message)
+        await two.wait_messages(2)
         first, second = [json.loads(each) for each in two.messages]
         assert (first["n"], "seq" in first, second) == (1, True, [2])
         assert output.statistics().dropped == 1
@@ -587,33 +546,33 @@ async def test_an_object_that_holds_the_key_of_the_stamp_is_not_passed_on(
 
 @pytest.mark.parametrize(("payload", "said"), [("binary", "text"), ("binary-base64", "dGV4dA==")])
 async def test_a_text_of_a_peer_becomes_bytes_where_the_payload_is_binary(
-    payload: str, said: str, room: Room, autojump_clock: MockClock
+    payload: str, said: str, listener: MemoryListener, autojump_clock: MockClock
 ) -> None:
-    async with trio_wsout.open_output(config(payload=payload), listeners=[room.listener]):
-        one, two = await room.enter(), await room.enter()
-        await one.say(said)
-        await two.wait_for(1)
+    async with trio_wsout.open_output(config(payload=payload), listeners=[listener]):
+        one, two = await listener.connect(), await listener.connect()
+        await one.send(said)
+        await two.wait_messages(1)
         assert two.messages == [b"text"]
 
 
 @pytest.mark.parametrize("policy", ["wait", "disconnect", "drop-oldest"])
 @pytest.mark.parametrize("link", [False, True], ids=["no link", "link"])
 async def test_a_stalled_peer_costs_the_others_at_most_the_time_of_the_policy(
-    link: bool, policy: str, room: Room, autojump_clock: MockClock
+    link: bool, policy: str, listener: MemoryListener, autojump_clock: MockClock
 ) -> None:
     server = {"send-buffer-capacity": 4, "slow-peer": policy, "slow-peer-timeout": "3s"}
     fields = (linked if link else config)(server=server, payload="json", delivery={"stamp": "seq"})
     async with open_peer() as up:
         async with trio_wsout.open_output(
-            fields, listeners=[room.listener], open_stream=up.open_stream if link else None
+            fields, listeners=[listener], open_stream=up.open_stream if link else None
         ) as output:
-            speaker, good = await room.enter(), await room.enter()
-            stalled = await room.enter(bounded=True)
-            stalled.stall()
+            speaker, good = await listener.connect(), await listener.connect()
+            stalled = await listener.connect(buffered=False)
+            stalled.stop_reading()
             await output.wait_peers(3)
             for n in range(300):
-                await speaker.say(json.dumps({"n": n}))
-            await good.wait_for(300)
+                await speaker.send(json.dumps({"n": n}))
+            await good.wait_messages(300)
             assert trio.current_time() == (3 if policy == "wait" else 0)
             assert [json.loads(each)["n"] for each in good.messages] == list(range(300))
             figures = output.statistics()
@@ -623,10 +582,10 @@ async def test_a_stalled_peer_costs_the_others_at_most_the_time_of_the_policy(
             if link:
                 await up.wait_messages(300)
                 assert [json.loads(each)["n"] for each in up.messages] == list(range(300))
-            stalled.go_on()
+            stalled.resume_reading()
             if policy == "drop-oldest":
                 while json.loads(stalled.messages[-1] if stalled.messages else "{}").get("n") != 299:
-                    await stalled.wait_for(len(stalled.messages) + 1)
+                    await stalled.wait_messages(len(stalled.messages) + 1)
                 got = [json.loads(each) for each in stalled.messages]
                 assert any("gap" in each for each in got)
             else:
@@ -638,48 +597,48 @@ async def test_a_stalled_peer_costs_the_others_at_most_the_time_of_the_policy(
 
 
 async def test_a_peer_that_talks_while_its_replay_runs_gets_none_of_its_own(
-    room: Room, autojump_clock: MockClock
+    listener: MemoryListener, autojump_clock: MockClock
 ) -> None:
     fields = config(
         payload="json", delivery={"stamp": "seq"}, history={}, cursor={"query-parameter": "since"}
     )
-    async with trio_wsout.open_output(fields, listeners=[room.listener]) as output:
-        hearer = await room.enter()
+    async with trio_wsout.open_output(fields, listeners=[listener]) as output:
+        hearer = await listener.connect()
         for n in range(3000):
             await output.send({"from": "application", "n": n})
-        await hearer.wait_for(3000)
+        await hearer.wait_messages(3000)
         cursor = json.loads(hearer.messages[0])["seq"]
-        client = await room.enter(f"/?since={cursor}", bounded=True)
-        await client.wait_for(1)
-        client.stall()
+        client = await listener.connect(f"/?since={cursor}", buffered=False)
+        await client.wait_messages(1)
+        client.stop_reading()
         assert len(client.messages) < 2999
         for n in range(50):
-            await client.say(json.dumps({"from": "client", "n": n}))
+            await client.send(json.dumps({"from": "client", "n": n}))
             await output.send({"from": "application", "n": 3000 + n})
-        await hearer.wait_for(3100)
-        client.go_on()
-        await client.wait_for(3049)
+        await hearer.wait_messages(3100)
+        client.resume_reading()
+        await client.wait_messages(3049)
         await output.flush()
         await trio.sleep(1)
         got = [json.loads(each) for each in client.messages]
         assert [(each["from"], each["n"]) for each in got] == [("application", n) for n in range(1, 3050)]
-        again = await room.enter(f"/?since={cursor}")  # another connection is another peer
-        await again.wait_for(3099)
+        again = await listener.connect(f"/?since={cursor}")  # another connection is another peer
+        await again.wait_messages(3099)
         assert again.messages == hearer.messages[1:]
 
 
 async def test_what_comes_down_the_link_leaves_no_trace_when_all_have_it(
-    room: Room, autojump_clock: MockClock
+    listener: MemoryListener, autojump_clock: MockClock
 ) -> None:
     async with open_peer() as up:
         async with trio_wsout.open_output(
-            linked(), listeners=[room.listener], open_stream=up.open_stream
+            linked(), listeners=[listener], open_stream=up.open_stream
         ) as output:
-            hearer = await room.enter()
+            hearer = await listener.connect()
             before = {id(each) for each in gc.get_objects() if isinstance(each, set) and len(each) >= 2000}
             for number in range(2000):
                 await up.send(f"down:{number}")
-            await hearer.wait_for(2000)
+            await hearer.wait_messages(2000)
             await output.flush()
             grown = [each for each in gc.get_objects() if isinstance(each, set) and len(each) >= 2000]
             assert [f"a set of {len(each)}" for each in grown if id(each) not in before] == []
@@ -687,14 +646,14 @@ async def test_what_comes_down_the_link_leaves_no_trace_when_all_have_it(
 
 @pytest.mark.parametrize("text", ['"abc"', '{"a":  1}', "123456789012345678901234567890", "[1.50]", "null"])
 async def test_json_that_comes_down_the_link_goes_on_as_it_came(
-    room: Room, autojump_clock: MockClock, text: str
+    listener: MemoryListener, autojump_clock: MockClock, text: str
 ) -> None:
     async with open_peer() as up:
         async with trio_wsout.open_output(
-            linked(payload="json"), listeners=[room.listener], open_stream=up.open_stream
+            linked(payload="json"), listeners=[listener], open_stream=up.open_stream
         ) as output:
-            client = await room.enter()
+            client = await listener.connect()
             await up.send(text)
-            await client.wait_for(1)
+            await client.wait_messages(1)
             assert client.messages == [text]
             assert output.statistics().dropped == 0

@@ -7,47 +7,42 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio_wsout
-from tests.trees.test_relay import Room, Talker, config, linked
+from tests.trees.test_relay import config, linked
 from trio_wsout.testing import open_peer
 
 if TYPE_CHECKING:
-    from tests.trees.conftest import MemoryListener
     from trio.testing import MockClock
+    from trio_wsout.testing import MemoryListener, PeerConnection
 
 BATCH = {"mode": "fixed", "fixed-size": 2, "timeout": "1s"}
 
 
-@pytest.fixture
-async def room(listener: MemoryListener, nursery: trio.Nursery) -> Room:
-    return Room(listener, nursery)
-
-
-async def say(speaker: Talker, text: str) -> None:
+async def say(speaker: PeerConnection, text: str) -> None:
     """Say something, and have it passed on."""
-    await speaker.say(text)
+    await speaker.send(text)
     await trio.sleep(0.01)
 
 
 @pytest.mark.parametrize("more", [{}, {"history": {"store": "memory:"}}], ids=["live", "history"])
 async def test_what_is_passed_on_goes_at_once_and_ends_no_batch(
-    room: Room, autojump_clock: MockClock, more: dict[str, Any]
+    listener: MemoryListener, autojump_clock: MockClock, more: dict[str, Any]
 ) -> None:
     fields = linked(batch=BATCH, delivery={"stamp": "at"}, payload="json", **more)
     async with (
         open_peer() as up,
-        trio_wsout.open_output(fields, listeners=[room.listener], open_stream=up.open_stream) as output,
+        trio_wsout.open_output(fields, listeners=[listener], open_stream=up.open_stream) as output,
     ):
-        speaker, hearer = await room.enter(), await room.enter()
+        speaker, hearer = await listener.connect(), await listener.connect()
         start = trio.current_time()
         receipt = await output.submit({"own": "x"})
         await say(speaker, '{"peer":"p"}')
-        await hearer.wait_for(1)
-        await hearer.wait_for(1)
-        assert hearer.times[0] == start
+        await hearer.wait_messages(1)
+        await hearer.wait_messages(1)
+        assert hearer.message_times[0] == start
         await output.send({"own": "y"})
         await say(speaker, '{"peer":"q"}')
         await up.send('{"down":1}')
-        await hearer.wait_for(4)
+        await hearer.wait_messages(4)
         epoch = hearer.messages[0].split('"')[-2].split("-")[0]
         expected = [
             f'{{"peer":"p","at":"{epoch}-1"}}',
@@ -71,18 +66,18 @@ async def test_what_is_passed_on_goes_at_once_and_ends_no_batch(
 
 
 async def test_the_link_sends_the_batches_that_the_peers_get_and_no_later(
-    room: Room, autojump_clock: MockClock
+    listener: MemoryListener, autojump_clock: MockClock
 ) -> None:
     fields = linked(batch={"mode": "document", "timeout": "1s", "header": "h"})
     async with (
         open_peer() as up,
-        trio_wsout.open_output(fields, listeners=[room.listener], open_stream=up.open_stream) as output,
+        trio_wsout.open_output(fields, listeners=[listener], open_stream=up.open_stream) as output,
     ):
-        hearer = await room.enter()
+        hearer = await listener.connect()
         start = trio.current_time()
         for number in range(150):
             await output.send(number)
-        await hearer.wait_for(1)
+        await hearer.wait_messages(1)
         await up.wait_messages(1)
         assert trio.current_time() == start + 1.0, "a batch waits once, not once here and once for the link"
         await output.send("after")
@@ -94,12 +89,12 @@ async def test_the_link_sends_the_batches_that_the_peers_get_and_no_later(
 
 
 async def test_an_open_batch_is_part_of_what_a_flush_waits_for_and_of_what_is_left(
-    room: Room, autojump_clock: MockClock
+    listener: MemoryListener, autojump_clock: MockClock
 ) -> None:
     fields = config(batch={**BATCH, "fixed-size": 10}, **{"shutdown-timeout": "0s"})
     with pytest.raises(trio_wsout.DeliveryError) as caught:
-        async with trio_wsout.open_output(fields, listeners=[room.listener]) as output:
-            speaker, hearer = await room.enter(), await room.enter()
+        async with trio_wsout.open_output(fields, listeners=[listener]) as output:
+            speaker, hearer = await listener.connect(), await listener.connect()
             await output.send("x")
             await say(speaker, "p")
             await output.send("y")
@@ -107,7 +102,7 @@ async def test_an_open_batch_is_part_of_what_a_flush_waits_for_and_of_what_is_le
             assert hearer.messages == ["p", "x\ny"]
             figures = output.statistics()
             assert (figures.accepted, figures.confirmed, figures.queued) == (3, 3, 0)
-            hearer.answers_pings = False
+            hearer.pong_after = None
             await say(speaker, "q")
             await output.send("z")
             await say(speaker, "r")
@@ -116,7 +111,9 @@ async def test_an_open_batch_is_part_of_what_a_flush_waits_for_and_of_what_is_le
     assert (figures.accepted, figures.confirmed, figures.undelivered) == (6, 3, 3)
 
 
-async def test_who_resumes_between_gets_each_event_once(room: Room, autojump_clock: MockClock) -> None:
+async def test_who_resumes_between_gets_each_event_once(
+    listener: MemoryListener, autojump_clock: MockClock
+) -> None:
     fields = config(
         batch={**BATCH, "fixed-size": 2},
         delivery={"stamp": "at"},
@@ -124,8 +121,8 @@ async def test_who_resumes_between_gets_each_event_once(room: Room, autojump_clo
         history={"store": "memory:"},
         cursor={"query-parameter": "after"},
     )
-    async with trio_wsout.open_output(fields, listeners=[room.listener]) as output:
-        speaker, hearer = await room.enter(), await room.enter()
+    async with trio_wsout.open_output(fields, listeners=[listener]) as output:
+        speaker, hearer = await listener.connect(), await listener.connect()
         for number in range(9):
             await output.send({"own": number})
             await say(speaker, f'{{"peer":{number}}}')
@@ -134,8 +131,8 @@ async def test_who_resumes_between_gets_each_event_once(room: Room, autojump_clo
         numbers = [int(line.split("-")[1].split('"')[0]) for line in lines]
         assert numbers == list(range(1, 19))
         for number, line in enumerate(lines, 1):
-            again = await room.enter(f"/?after={line.split(chr(34))[-2]}")
+            again = await listener.connect(f"/?after={line.split(chr(34))[-2]}")
             await trio.sleep(0.1)
             got = [each for message in again.messages for each in message.split("\n")]
             assert got == lines[number:]
-            await trio.aclose_forcefully(again.stream)
+            await again.cut()

@@ -12,9 +12,9 @@ from attrs import evolve
 from trio_wsout.testing import Accept, open_peer
 
 if TYPE_CHECKING:
-    from tests.trees.conftest import Client, MemoryListener
     from trio.testing import MockClock
     from trio_wsout import Received
+    from trio_wsout.testing import MemoryListener, PeerConnection
 
 
 def config(**more: Any) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def config(**more: Any) -> dict[str, Any]:
 TOKENS = {"bearer": {"ann": "a-token", "bob": "b-token"}}
 
 
-async def enter(listener: MemoryListener, name: str) -> Client:
+async def enter(listener: MemoryListener, name: str) -> PeerConnection:
     client = await listener.connect(headers=[("Authorization", f"Bearer {name[0]}-token")])
     assert client.status == 101
     return client
@@ -35,14 +35,14 @@ async def test_each_message_says_who_sent_it(listener: MemoryListener, autojump_
     fields = config(server={"auth": TOKENS, "sender-field": "from"})
     async with trio_wsout.open_output(fields, listeners=[listener], receive=True) as output:
         ann, bob = await enter(listener, "ann"), await enter(listener, "bob")
-        await ann.say('{ "n": 12345678901234567890123 }')
-        await bob.wait_for(1)
+        await ann.send('{ "n": 12345678901234567890123 }')
+        await bob.wait_messages(1)
         await trio.sleep(1)  # it has answered the ping behind that
-        await bob.say('{"from": "ann", "n": 2}')
-        await bob.say("[1]")
-        await ann.wait_for(2)
+        await bob.send('{"from": "ann", "n": 2}')
+        await bob.send("[1]")
+        await ann.wait_messages(2)
         await output.send({"from": "the hub"})
-        await ann.wait_for(3)
+        await ann.wait_messages(3)
         assert bob.messages == ['{ "n": 12345678901234567890123 ,"from":"ann"}', '{"from":"the hub"}']
         assert ann.messages == ['{"from":"bob","n":2}', "[1]", '{"from":"the hub"}']
         received = [await output.received.receive() for _ in range(3)]
@@ -57,8 +57,8 @@ async def test_a_stamp_goes_beside_the_sender(listener: MemoryListener, autojump
     fields = config(server={"auth": TOKENS, "sender-field": "from"}, delivery={"stamp": "seq"})
     async with trio_wsout.open_output(fields, listeners=[listener]):
         ann, bob = await enter(listener, "ann"), await enter(listener, "bob")
-        await ann.say('{"n":1}')
-        await bob.wait_for(1)
+        await ann.send('{"n":1}')
+        await bob.wait_messages(1)
     (message,) = bob.messages
     assert message.startswith('{"n":1,"from":"ann","seq":"')
 
@@ -74,12 +74,12 @@ async def test_who_may_not_send_is_dropped_and_counted_and_goes_on_hearing(
         fields, listeners=[listener], authenticate=authenticate, receive=True
     ) as output:
         ann, bob = await enter(listener, "ann"), await enter(listener, "bob")
-        await bob.say('"unheard"')
+        await bob.send('"unheard"')
         await trio.sleep(1)
-        await ann.say('"heard"')
+        await ann.send('"heard"')
         item = await output.received.receive()
         assert (item.event, item.peer.identity, item.peer.may_send) == ("heard", "ann", True)
-        await bob.wait_for(1)
+        await bob.wait_messages(1)
         figures = output.statistics()
         assert (figures.received, figures.dropped) == (2, 1)
     assert (ann.messages, bob.messages) == ([], ['"heard"'])
@@ -95,8 +95,8 @@ async def test_server_input_hears_only_who_may_send(
     async with trio_wsout.open_output(fields, listeners=[listener], authenticate=authenticate) as output:
         ann, bob = await enter(listener, "ann"), await enter(listener, "bob")
         for number in range(200):
-            await bob.say(str(number))
-        await ann.say('"heard"')
+            await bob.send(str(number))
+        await ann.send('"heard"')
         assert (await output.received.receive()).event == "heard"
         await trio.sleep(1)
         assert output.statistics().dropped == 200
@@ -118,13 +118,13 @@ async def test_the_application_may_change_and_refuse(
         ) as output:
             ann, bob = await enter(listener, "ann"), await enter(listener, "bob")
             for text in ('"secret"', '"hello"', '"secret"'):
-                await ann.say(text)
-            await bob.wait_for(1)
+                await ann.send(text)
+            await bob.wait_messages(1)
             await up.send('"down"')
             await up.send('"secret"')
-            await bob.wait_for(2)
+            await bob.wait_messages(2)
             await output.send("mine")
-            await bob.wait_for(3)
+            await bob.wait_messages(3)
             received = [(await output.received.receive()).event for _ in range(2)]
             assert output.statistics().dropped == 3
             await output.flush()
@@ -145,8 +145,8 @@ async def test_an_on_message_that_raises_costs_that_message(
     async with trio_wsout.open_output(fields, listeners=[listener], on_message=on_message) as output:
         ann, bob = await enter(listener, "ann"), await enter(listener, "bob")
         for text in ('"canary"', '"hello"'):
-            await ann.say(text)
-        await bob.wait_for(1)
+            await ann.send(text)
+        await bob.wait_messages(1)
         assert bob.messages == ['"hello"']
         assert output.statistics().dropped == 1
     assert "on_message raised KeyError" in caplog.text
@@ -176,9 +176,9 @@ async def test_credentials_are_asked_for_and_given_to_authenticate(
         ann = await listener.connect(headers=[("Authorization", f"Basic {pair}")])
         cellar = await listener.connect("/?token=t")
         assert (await listener.connect(headers=[("Authorization", "Bearer b")])).status == 403
-        await ann.say('"1"')
+        await ann.send('"1"')
         assert (await output.received.receive()).peer.identity == "ann"
-        await cellar.say('"2"')
+        await cellar.send('"2"')
         assert (await output.received.receive()).peer.identity == "the cellar"
         assert output.statistics().listener.refused == 3
     assert [each.identity for each in asked] == ["ann", "cellar", "bob"]

@@ -13,15 +13,15 @@ import trio_wsout
 from attrs import define, field
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.trees.conftest import MemoryListener
 from trio_wsout._core.history import Limits
 from trio_wsout.stores.history_memory import MemoryHistoryStore
+from trio_wsout.testing import MemoryListener
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.trees.conftest import Client
     from trio_wsout._core.history import Entry, Extent
+    from trio_wsout.testing import PeerConnection
 
 Step = tuple[str, int]
 
@@ -89,11 +89,11 @@ class HeldHistory(MemoryHistoryStore):
         return found
 
 
-def events_of(client: Client) -> list[Any]:
+def events_of(client: PeerConnection) -> list[Any]:
     return [json.loads(line) for message in client.messages for line in str(message).split("\n")]
 
 
-def cursor_of(client: Client, n: int) -> str | None:
+def cursor_of(client: PeerConnection, n: int) -> str | None:
     """Cursor of the event with this number, as a client that gets everything sees it."""
     return next((event.get("seq", str(n)) for event in events_of(client) if event["n"] == n), None)
 
@@ -102,7 +102,7 @@ def cursor_of(client: Client, n: int) -> str | None:
 class Listener:
     """Who resumed: after which event, and what came."""
 
-    client: Client
+    client: PeerConnection
     after: int | None
     """Number of the event whose cursor it asked with; None: it asked with none that there was."""
     resumed: bool = field(init=False)
@@ -150,7 +150,7 @@ class Script:
             for what, number in steps:
                 await self._step(what, number)
             for each in self.resuming:
-                each.client.go_on()
+                each.client.resume_reading()
             # Whoever is closed for being slow has been, and all others have caught up.
             await trio.sleep(60)
             await self.output.flush()
@@ -170,18 +170,18 @@ class Script:
                 each = self.resuming[number % len(self.resuming)]
                 if what == "cut":
                     each.cut = True
-                    await trio.aclose_forcefully(each.client.stream)
+                    await each.client.cut()
                 elif what == "go on":
-                    each.client.go_on()
+                    each.client.resume_reading()
                 elif not each.stalled:
-                    each.client.stall()
+                    each.client.stop_reading()
                 each.stalled = what == "stall"
 
     async def _resume(self, number: int) -> None:
         events = events_of(self.all)
         event = events[-1 - number % len(events)] if events else None
         asked = "unknown" if event is None else event.get("seq", event["n"])
-        client = await self.listener.connect(f"/?since={asked}", bounded=True)
+        client = await self.listener.connect(f"/?since={asked}", buffered=False)
         self.resuming.append(Listener(client, None if event is None else event["n"]))
 
 
@@ -233,7 +233,7 @@ def test_what_comes_by_replay_and_what_comes_live_make_one_order_without_gap_or_
             assert len(got) == script.sent - (0 if each.after is None else each.after + 1)
 
 
-def check_gaps(everything: Client, each: Listener, *, last: int) -> None:
+def check_gaps(everything: PeerConnection, each: Listener, *, last: int) -> None:
     """What came is in order, once; what is missing is told, with the last event before it and one behind it.
 
     From the event that a notice calls the first on, nothing is missing that another notice does not tell.
@@ -277,7 +277,7 @@ async def test_events_that_leave_around_a_read_are_told_however_late_the_store_a
         everything = await listener.connect()
         for n in range(6):
             await output.send({"n": n})
-        await everything.wait_for(6)
+        await everything.wait_messages(6)
         reading, read = history.hold("read")
         cursor = cursor_of(everything, 4)
         client = await listener.connect(f"/?since={cursor}")
@@ -294,14 +294,14 @@ async def test_events_that_leave_around_a_read_are_told_however_late_the_store_a
             for n in (6, 7, 8):
                 output.send_nowait({"n": n})
             with trio.move_on_after(1):
-                await everything.wait_for(9)
+                await everything.wait_messages(9)
             reached, answer = history.hold("found")
             read.set()
             await reached.wait()
         await trio.sleep(1)
         output.send_nowait({"n": 9})
         with trio.move_on_after(1):
-            await everything.wait_for(10)
+            await everything.wait_messages(10)
         answer.set()
         await trio.sleep(10)
         resumed = Listener(client, 4)

@@ -12,8 +12,7 @@ from trio_wsout.testing import Accept, Unreachable, open_peer
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
-
-    from conftest import MemoryListener
+    from trio_wsout.testing import MemoryListener
 
 SERVER = {"bind": "127.0.0.1:0"}
 
@@ -50,9 +49,9 @@ async def test_an_acknowledgement_names_the_event_as_it_was_sent(
         for name in "abc":
             event["id"] = name
             await output.send(event)
-        await client.wait_for(3)
+        await client.wait_messages(3)
         for name, confirmed in (("b", 2), ("c", 3)):
-            await client.say(json.dumps({"ack": name}))
+            await client.send(json.dumps({"ack": name}))
             await trio.sleep(1)
             assert output.statistics().confirmed == confirmed
 
@@ -69,7 +68,7 @@ async def test_a_history_keeps_the_cursor_that_was_sent(
             await output.send(event)
         await output.flush()
         client = await listener.connect("/?since=1")
-        await client.wait_for(2)
+        await client.wait_messages(2)
         assert client.headers["resume-status"] == "resumed"
         assert client.messages == ['{"id":2}', '{"id":3}']
 

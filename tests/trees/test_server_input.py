@@ -11,39 +11,31 @@ import pytest
 import trio
 import trio.testing
 import trio_wsout
+from attrs import define, field
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.trees.conftest import Client, MemoryListener
-from wsproto.events import CloseConnection, Ping
-from wsproto.utilities import LocalProtocolError
+from trio_wsout.testing import MemoryListener, PeerConnection
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
-    from wsproto.events import Event
 
 MOST_WAITING = 100
 """More than wait for the application, with what each of a few peers may have on its way."""
 
 
-class Talker(Client):
-    """A client that may talk while it answers pings."""
+@define(eq=False)
+class Talker(PeerConnection):
+    """A peer that counts."""
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        super().__init__(stream)
-        self._sending = trio.Lock()
-        self._counting = trio.Lock()
-        self.said = 0
-
-    async def send(self, event: Event) -> None:
-        async with self._sending:
-            await super().send(event)
+    said: int = field(default=0, init=False)
+    _counting: trio.Lock = field(factory=trio.Lock, init=False)
 
     async def count(self, name: str, more: int) -> None:
-        """Say its name and the next numbers, so many, or until the connection is over."""
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError, LocalProtocolError):
+        """Send its name and the next numbers, so many, or until the connection is over."""
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             async with self._counting:
                 for _ in range(more):
-                    await self.say(json.dumps({"from": name, "n": self.said}))
+                    await self.send(json.dumps({"from": name, "n": self.said}))
                     self.said += 1
 
 
@@ -52,12 +44,12 @@ def config(**more: Any) -> dict[str, Any]:
     return {"mode": "server-input", "server": server, **more}
 
 
-async def enter(listener: MemoryListener, nursery: trio.Nursery, *, bounded: bool = False) -> Talker:
-    client = Talker(listener.dial(bounded=bounded))
-    nursery.start_soon(client.run)
-    await client.ask()
-    assert await client.wait_status() == 101
-    return client
+async def enter(listener: MemoryListener, nursery: trio.Nursery, *, buffered: bool = True) -> Talker:
+    talker = Talker(listener.dial(buffered=buffered))
+    nursery.start_soon(talker.run)
+    await talker.request()
+    assert await talker.wait_status() == 101
+    return talker
 
 
 async def take(output: trio_wsout.Output, count: int) -> list[Any]:
@@ -68,13 +60,13 @@ async def test_all_that_waits_is_taken_at_once(listener: MemoryListener, autojum
     async with trio_wsout.open_output(config(payload="json"), listeners=[listener]) as output:
         client = await listener.connect()
         for number in range(20):
-            await client.say(str(number))
+            await client.send(str(number))
         await trio.sleep(1)
         assert [item.event for item in await output.received.receive_many()] == list(range(20))
         with trio.move_on_after(1) as waiting:
             await output.received.receive_many()
         assert waiting.cancelled_caught
-        await client.say("20")
+        await client.send("20")
         await trio.sleep(1)
     assert [item.event for item in await output.received.receive_many()] == [20]
     with pytest.raises(trio.EndOfChannel):
@@ -87,12 +79,12 @@ async def test_a_ping_is_answered_when_the_application_has_room_for_all_before_i
     async with trio_wsout.open_output(config(payload="json"), listeners=[listener]) as output:
         client = await enter(listener, nursery)
         await client.count("p", 100)
-        await client.send(Ping(payload=b"behind 100"))
+        await client.ping(b"behind 100")
         await trio.sleep(5)
         assert client.pongs == []
         await take(output, 100)
         await trio.sleep(1)
-        assert client.pongs == [5]
+        assert (client.pongs, client.pong_times) == ([b"behind 100"], [5])
 
 
 async def test_a_message_comes_with_who_sent_it(listener: MemoryListener, autojump_clock: MockClock) -> None:
@@ -104,9 +96,9 @@ async def test_a_message_comes_with_who_sent_it(listener: MemoryListener, autoju
     async with trio_wsout.open_output(fields, listeners=[listener], authenticate=authenticate) as output:
         ann = await listener.connect("/in/here%20?ann", [("X-Device", "7")], subprotocols=["v1"])
         bob = await listener.connect("/?bob", [("Authorization", "Bearer secret")])
-        await ann.say("hello")
+        await ann.send("hello")
         by_ann = await output.received.receive()
-        await bob.say("hi")
+        await bob.send("hi")
         by_bob = await output.received.receive()
     assert (by_ann.event, by_bob.event) == ("hello", "hi")
     peer = by_ann.peer
@@ -141,7 +133,7 @@ async def test_messages_are_decoded_by_the_payload(
 ) -> None:
     async with trio_wsout.open_output(config(payload=payload), listeners=[listener]) as output:
         client = await listener.connect()
-        await client.say(message)
+        await client.send(message)
         assert await take(output, 1) == [event]
 
 
@@ -167,8 +159,8 @@ async def test_while_nobody_takes_messages_peers_are_not_read_and_nothing_is_los
         payload="json", heartbeat={"ping-interval": "20s", "timeout": "10s"}, server={"idle-timeout": "60s"}
     )
     async with trio_wsout.open_output(fields, listeners=[listener]) as output:
-        flooder = await enter(listener, nursery, bounded=True)
-        quiet = await enter(listener, nursery, bounded=True)
+        flooder = await enter(listener, nursery, buffered=False)
+        quiet = await enter(listener, nursery, buffered=False)
         nursery.start_soon(flooder.count, "flooder", 1000)
         await trio.sleep(1)
         nursery.start_soon(quiet.count, "quiet", 3)
@@ -191,7 +183,7 @@ async def test_a_peer_that_does_not_answer_pings_is_dead_once_it_is_read_again(
     fields = config(payload="json", heartbeat={"ping-interval": "20s", "timeout": "10s"})
     async with trio_wsout.open_output(fields, listeners=[listener]) as output:
         client = await enter(listener, nursery)
-        client.answers_pings = False
+        client.pong_after = None
         await client.count("p", 70)
         await trio.sleep(600)
         assert output.statistics().peers == 1
@@ -231,7 +223,7 @@ async def test_batches_are_taken_apart(
     fields = config(payload="json", batch={"mode": mode, **batch})
     async with trio_wsout.open_output(fields, listeners=[listener]) as output:
         client = await listener.connect()
-        await client.say(message)
+        await client.send(message)
         await trio.sleep(1)
         await output.aclose()
         assert await take(output, len(events)) == events
@@ -264,8 +256,8 @@ async def test_a_message_that_cannot_be_read_is_dropped_counted_and_warned_of(
     good = "begin\n1\nend" if "header" in batch else "[1]" if "wrap-as-json" in batch else "1"
     async with trio_wsout.open_output(config(**fields), listeners=[listener]) as output:
         client = await listener.connect()
-        await client.say(message)
-        await client.say(good)
+        await client.send(message)
+        await client.send(good)
         assert await take(output, 1) == [1]
         figures = output.statistics()
         assert (figures.received, figures.dropped, figures.peers) == (2, 1, 1)
@@ -279,7 +271,7 @@ async def test_an_application_that_left_makes_nobody_wait(
     listener: MemoryListener, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     async with trio_wsout.open_output(config(payload="json"), listeners=[listener]) as output:
-        client = await enter(listener, nursery, bounded=True)
+        client = await enter(listener, nursery, buffered=False)
         nursery.start_soon(client.count, "p", 500)
         await take(output, 10)
         await output.received.aclose()
@@ -296,7 +288,7 @@ async def test_what_a_peer_sent_before_its_close_reaches_an_application_that_com
     async with trio_wsout.open_output(config(payload="json"), listeners=[listener]) as output:
         client = await enter(listener, nursery)
         await client.count("p", 300)
-        await client.send(CloseConnection(code=1000))
+        await client.close(1000)
         await trio.sleep(60)
         assert [each["n"] for each in await take(output, 300)] == list(range(300))
         await client.wait_closed()
@@ -365,7 +357,7 @@ STEPS = st.lists(
 
 @given(STEPS, st.booleans())
 def test_what_peers_send_arrives_once_and_in_the_order_of_each(
-    steps: list[tuple[str, int]], bounded: bool
+    steps: list[tuple[str, int]], buffered: bool
 ) -> None:
     clients: list[Talker] = []
     gone: dict[int, str] = {}
@@ -377,10 +369,10 @@ def test_what_peers_send_arrives_once_and_in_the_order_of_each(
             nursery.start_soon(client.count, str(number), 40)
         elif what == "cut":
             gone[number] = what
-            await trio.aclose_forcefully(client.stream)
-        elif not bounded:
+            await client.cut()
+        elif buffered:
             gone[number] = what
-            await client.send(CloseConnection(code=1000))
+            await client.close(1000)
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
@@ -389,7 +381,7 @@ def test_what_peers_send_arrives_once_and_in_the_order_of_each(
                 for what, number in steps:
                     here = [each for each in range(len(clients)) if each not in gone]
                     if what == "enter":
-                        clients.append(await enter(listener, nursery, bounded=bounded))
+                        clients.append(await enter(listener, nursery, buffered=buffered))
                     elif what == "sleep":
                         await trio.sleep(number / 10)
                     elif what == "take":

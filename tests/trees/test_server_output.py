@@ -14,12 +14,10 @@ import trio_wsout
 from tests.trees.conftest import LateListener
 from trio_wsout._core.history import Limits
 from trio_wsout.stores.history_memory import MemoryHistoryStore
-from wsproto.events import CloseConnection, Ping
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
-
-    from conftest import MemoryListener
+    from trio_wsout.testing import MemoryListener
 
 
 def config(**more: Any) -> dict[str, Any]:
@@ -65,7 +63,7 @@ async def test_a_peer_gets_what_is_sent_after_it_came(
         await output.flush()
         client = await listener.connect()
         await output.send("after")
-        await client.wait_for(1)
+        await client.wait_messages(1)
     assert client.messages == ["after"]
 
 
@@ -73,9 +71,9 @@ async def test_confirmed_is_what_every_peer_has(listener: MemoryListener, autoju
     async with trio_wsout.open_output(config(), listeners=[listener]) as output:
         good = await listener.connect()
         silent = await listener.connect()
-        silent.answers_pings = False
+        silent.pong_after = None
         receipt = await output.submit("x")
-        await good.wait_for(1)
+        await good.wait_messages(1)
         await trio.sleep(5)
         assert not receipt.settled
         await silent.stream.aclose()  # gone: nobody waits for it any more
@@ -104,7 +102,7 @@ async def test_many_peers_are_asked_what_they_have_a_second_later_and_at_once_wh
         clients = [await listener.connect() for _ in range(20)]
         start = trio.current_time()
         await output.send("nobody waits")
-        await clients[0].wait_for(1)
+        await clients[0].wait_messages(1)
         assert output.statistics().confirmed == 0
         while output.statistics().confirmed == 0:
             await trio.sleep(0.125)
@@ -123,7 +121,7 @@ async def test_delivery_written_needs_no_answer(listener: MemoryListener, autoju
     fields = config(delivery={"level": "written"})
     async with trio_wsout.open_output(fields, listeners=[listener]) as output:
         client = await listener.connect()
-        client.answers_pings = False
+        client.pong_after = None
         receipt = await output.submit("x")
         await receipt.wait()
         assert client.pings == []
@@ -136,16 +134,16 @@ async def test_delivery_acked_waits_for_every_peers_application(
     async with trio_wsout.open_output(fields, listeners=[listener]) as output:
         first, second = await listener.connect(), await listener.connect()
         receipts = [await output.submit({"n": n}) for n in range(3)]
-        await first.wait_for(3)
-        await second.wait_for(3)
-        await first.say(json.dumps({"ack": json.loads(first.messages[2])["seq"]}))
+        await first.wait_messages(3)
+        await second.wait_messages(3)
+        await first.send(json.dumps({"ack": json.loads(first.messages[2])["seq"]}))
         await trio.sleep(1)
         assert not receipts[0].settled
-        await second.say(json.dumps({"ack": json.loads(second.messages[1])["seq"]}))
+        await second.send(json.dumps({"ack": json.loads(second.messages[1])["seq"]}))
         await receipts[1].wait()
         assert not receipts[2].settled
-        await second.say('{"ack": "nothing"}')
-        await second.say(json.dumps({"ack": json.loads(second.messages[2])["seq"]}))
+        await second.send('{"ack": "nothing"}')
+        await second.send(json.dumps({"ack": json.loads(second.messages[2])["seq"]}))
         await receipts[2].wait()
         assert output.statistics().unknown_acks == 1
 
@@ -156,7 +154,7 @@ async def test_unconfirmed_in_flight_is_bounded_and_a_peer_that_never_confirms_i
     fields = config(delivery={"max-unconfirmed": 2}, retry={"timeout": "3s"})
     async with trio_wsout.open_output(fields, listeners=[listener]) as output:
         client = await listener.connect()
-        client.answers_pings = False
+        client.pong_after = None
         receipts = [await output.submit(str(n)) for n in range(4)]
         await client.wait_ended()
         assert client.messages == ["0", "1"]
@@ -170,8 +168,8 @@ async def test_a_peer_that_takes_nothing_of_one_message_is_cut_after_retry_timeo
     listener: MemoryListener, autojump_clock: MockClock
 ) -> None:
     async with trio_wsout.open_output(config(retry={"timeout": "3s"}), listeners=[listener]) as output:
-        client = await listener.connect(bounded=True)
-        client.stall()
+        client = await listener.connect(buffered=False)
+        client.stop_reading()
         receipts = [await output.submit(str(n)) for n in range(2)]
         for receipt in receipts:
             await receipt.wait()
@@ -186,17 +184,17 @@ async def test_slow_peer_wait_makes_the_sender_wait_and_then_closes_the_peer(
 ) -> None:
     fields = config(server={"send-buffer-capacity": 4, "slow-peer-timeout": "5s"})
     async with trio_wsout.open_output(fields, listeners=[listener]) as output:
-        good = await listener.connect(bounded=True)
-        slow = await listener.connect(bounded=True)
+        good = await listener.connect(buffered=False)
+        slow = await listener.connect(buffered=False)
         await output.wait_peers(2)
-        slow.stall()
+        slow.stop_reading()
         for n in range(600):
             await output.send(str(n))
         assert trio.current_time() == 5
-        await good.wait_for(600)
+        await good.wait_messages(600)
         assert good.messages == [str(n) for n in range(600)]
         assert output.statistics().listener.expelled == 1
-        slow.go_on()
+        slow.resume_reading()
         await slow.wait_closed()
         assert slow.close_code == 1013
         assert slow.messages == [str(n) for n in range(len(slow.messages))]
@@ -209,18 +207,18 @@ async def test_slow_peer_wait_goes_on_when_the_peer_reads_in_time(
 ) -> None:
     fields = config(server={"send-buffer-capacity": 4})
     async with trio_wsout.open_output(fields, listeners=[listener]) as output, trio.open_nursery() as nursery:
-        slow = await listener.connect(bounded=True)
+        slow = await listener.connect(buffered=False)
         await output.wait_peers(1)
-        slow.stall()
+        slow.stop_reading()
 
         async def read_on() -> None:
             await trio.sleep(4.5)
-            slow.go_on()
+            slow.resume_reading()
 
         nursery.start_soon(read_on)
         for n in range(600):
             await output.send(str(n))
-        await slow.wait_for(600)
+        await slow.wait_messages(600)
         assert trio.current_time() == 4.5
         assert slow.messages == [str(n) for n in range(600)]
         assert output.statistics().listener.expelled == 0
@@ -232,18 +230,18 @@ async def test_slow_peer_disconnect_closes_it_at_once(
     fields = config(server={"send-buffer-capacity": 4, "slow-peer": "disconnect"})
     async with trio_wsout.open_output(fields, listeners=[listener]) as output:
         good = await listener.connect()
-        slow = await listener.connect(bounded=True)
+        slow = await listener.connect(buffered=False)
         await output.wait_peers(2)
-        slow.stall()
+        slow.stop_reading()
         for n in range(600):
             await output.send(str(n))
-        await good.wait_for(600)
+        await good.wait_messages(600)
         assert trio.current_time() == 0
         assert good.messages == [str(n) for n in range(600)]
         assert output.statistics().listener.expelled == 1
         await trio.sleep(5.001)
         assert output.statistics().peers == 1  # the time for saying goodbye is over, too
-        slow.go_on()
+        slow.resume_reading()
         await slow.wait_ended()
         assert slow.close_code is None
 
@@ -254,18 +252,18 @@ async def test_slow_peer_drop_oldest_costs_only_that_peer_and_tells_it(
     fields = config(server={"send-buffer-capacity": 4, "slow-peer": "drop-oldest"}, delivery={"stamp": "seq"})
     async with trio_wsout.open_output(fields, listeners=[listener]) as output:
         good = await listener.connect()
-        slow = await listener.connect(bounded=True)
+        slow = await listener.connect(buffered=False)
         await output.wait_peers(2)
-        slow.stall()
+        slow.stop_reading()
         for n in range(600):
             await output.send({"n": n})
-        await good.wait_for(600)
+        await good.wait_messages(600)
         assert [json.loads(each)["n"] for each in good.messages] == list(range(600))
         assert trio.current_time() == 0
-        slow.go_on()
+        slow.resume_reading()
         await output.flush()
         while json.loads(slow.messages[-1]).get("n") != 599:
-            await slow.wait_for(len(slow.messages) + 1)
+            await slow.wait_messages(len(slow.messages) + 1)
         lost = output.statistics().listener.lost_by_slow
         got = [json.loads(each) for each in slow.messages]
     stamps = {each["n"]: each["seq"] for each in map(json.loads, good.messages)}
@@ -307,11 +305,11 @@ async def test_heartbeat_pings_quiet_peers_and_cuts_dead_ones(
     fields = config(heartbeat={"ping-interval": "20s", "timeout": "10s"})
     async with trio_wsout.open_output(fields, listeners=[listener]) as output:
         alive, dead = await listener.connect(), await listener.connect()
-        dead.answers_pings = False
+        dead.pong_after = None
         await dead.wait_ended()
         assert trio.current_time() == 30
         await trio.sleep(15)
-        assert alive.pings == [20, 40]
+        assert alive.ping_times == [20, 40]
         assert output.statistics().peers == 1
         assert output.statistics().heartbeat_misses == 1
 
@@ -322,7 +320,7 @@ async def test_heartbeat_log_only_warns(
     fields = config(heartbeat={"ping-interval": "20s", "timeout": "10s", "action": "log-only"})
     async with trio_wsout.open_output(fields, listeners=[listener]) as output:
         dead = await listener.connect()
-        dead.answers_pings = False
+        dead.pong_after = None
         await trio.sleep(31)
         assert dead.ended_at is None
         assert output.statistics().heartbeat_misses == 1
@@ -338,7 +336,7 @@ async def test_idle_timeout_is_about_messages_not_pings(
         await trio.sleep(30)
         await output.send("x")
         await trio.sleep(30)
-        await talks.say("still here")
+        await talks.send("still here")
         await client.wait_closed()
         assert (client.close_code, client.closed_at) == (1001, 90)
         await talks.wait_closed()
@@ -350,10 +348,10 @@ async def test_a_peers_ping_is_answered(listener: MemoryListener, autojump_clock
     async with trio_wsout.open_output(config(), listeners=[listener]) as output:
         client = await listener.connect()
         for payload in (b"first", b"", b"x" * 125):
-            await client.say("before")
-            await client.send(Ping(payload=payload))
+            await client.send("before")
+            await client.ping(payload)
         await trio.testing.wait_all_tasks_blocked()
-        assert client.answers == [b"first", b"", b"x" * 125]
+        assert client.pongs == [b"first", b"", b"x" * 125]
         assert output.statistics().received == 3
 
 
@@ -447,7 +445,7 @@ async def test_who_does_not_answer_the_close_is_cut_in_time(
 ) -> None:
     async with trio_wsout.open_output(config(), listeners=[listener]):
         client = await listener.connect()
-        client.answers_close = False
+        client.answer_close = False
     assert client.close_code == 1001
     assert trio.current_time() == 5
 
@@ -460,7 +458,7 @@ async def test_what_is_not_confirmed_within_shutdown_timeout_is_raised(
             {**config(), "shutdown-timeout": "2s"}, listeners=[listener]
         ) as output:
             client = await listener.connect()
-            client.answers_pings = False
+            client.pong_after = None
             await output.send({"n": 1})
     assert trio.current_time() == 1.8, "a tenth of the time is for Closes"
     assert client.close_code == 1001
@@ -475,10 +473,10 @@ async def test_at_the_end_nobody_waits_for_a_peer_that_is_stalled(
     fields = config() if history is None else config(history=history)
     with pytest.raises(trio_wsout.DeliveryError) as caught:
         async with trio_wsout.open_output(fields, listeners=[listener]) as output:
-            stalled = await listener.connect(bounded=True)
-            stalled.stall()
+            stalled = await listener.connect(buffered=False)
+            stalled.stop_reading()
             deaf = await listener.connect()
-            deaf.answers_pings = False
+            deaf.pong_after = None
             others = [await listener.connect() for _ in range(10)]
             for n in range(5):
                 await output.send({"n": n})
@@ -501,8 +499,8 @@ async def test_who_comes_in_as_the_output_ends_is_told_at_once(
 
     async with trio_wsout.open_output(config(), listeners=[listener], authenticate=hesitate) as output:
         first = await listener.connect()
-        first.answers_close = False
-        late = await listener.ask()
+        first.answer_close = False
+        late = await listener.knock()
         await trio.sleep(1)
         await output.send("x")
     assert trio.current_time() == 8, "the first peer had five seconds, and nobody made it longer"
@@ -533,7 +531,7 @@ async def test_a_peer_that_closes_is_answered(listener: MemoryListener, autojump
     async with trio_wsout.open_output(config(), listeners=[listener]) as output:
         for _ in range(50):  # the order in which tasks run is random
             client = await listener.connect()
-            await client.send(CloseConnection(code=1000))
+            await client.close(1000)
             await client.wait_closed()
             assert client.close_code == 1000
             await client.wait_ended()
@@ -551,7 +549,7 @@ async def test_a_peer_that_breaks_the_protocol_hears_why(
             await client.wait_closed()
             assert client.close_code == 1002
             client = await listener.connect()
-            await client.say("x" * 11)
+            await client.send("x" * 11)
             await client.wait_closed()
             assert client.close_code == 1009
 
@@ -642,7 +640,7 @@ async def test_batches_go_to_peers_as_one_message(
         client = await listener.connect()
         for n in range(4):
             await output.send({"n": n})
-        await client.wait_for(2)
+        await client.wait_messages(2)
         assert trio.current_time() == 1
         assert client.messages == ['[{"n":0},{"n":1},{"n":2}]', '[{"n":3}]']
         await output.flush()
@@ -663,13 +661,13 @@ async def test_resume_gives_exactly_what_follows_the_cursor(
         first = await listener.connect()
         for n in range(5):
             await output.send({"n": n})
-        await first.wait_for(5)
+        await first.wait_messages(5)
         cursor = json.loads(first.messages[2])["s"]
         again = await listener.connect(headers=[("Last-Event-ID", cursor)])
         assert again.headers["resume-status"] == "resumed"
-        await again.wait_for(2)
+        await again.wait_messages(2)
         await output.send({"n": 5})
-        await again.wait_for(3)
+        await again.wait_messages(3)
         assert [json.loads(each)["n"] for each in again.messages] == [3, 4, 5]
         figures = output.statistics()
         assert (figures.history.events, figures.history.replayed) == (5, 2)
@@ -684,11 +682,11 @@ async def test_an_unknown_cursor_meets_an_explicit_gap(
         first = await listener.connect()
         for n in range(7):
             await output.send({"n": n})
-        await first.wait_for(7)
+        await first.wait_messages(7)
         asked = json.loads(first.messages[0])["s"] if cursor == "tooold" else cursor
         again = await listener.connect(f"/?c={asked}")
         assert again.headers["resume-status"] == "gap"
-        await again.wait_for(6)
+        await again.wait_messages(6)
         got = [json.loads(each) for each in again.messages]
         assert got[0] == {"gap": {"asked": asked, "first": json.loads(first.messages[2])["s"]}}
         assert [each["n"] for each in got[1:]] == [2, 3, 4, 5, 6]
@@ -701,11 +699,11 @@ async def test_the_last_event_that_left_the_history_is_no_gap(
         first = await listener.connect()
         for n in range(7):
             await output.send({"n": n})
-        await first.wait_for(7)
+        await first.wait_messages(7)
         cursor = json.loads(first.messages[1])["s"]
         again = await listener.connect(f"/?c={cursor}")
         assert again.headers["resume-status"] == "resumed"
-        await again.wait_for(5)
+        await again.wait_messages(5)
         assert [json.loads(each)["n"] for each in again.messages] == [2, 3, 4, 5, 6]
 
 
@@ -746,7 +744,7 @@ async def test_a_history_that_cannot_be_read_is_503_for_who_resumes_and_nobody_e
         client = await listener.connect("/?c=1-1")
         assert (client.status, client.headers["retry-after"]) == (503, "1")
         await output.send("x")
-        await bystander.wait_for(1)
+        await bystander.wait_messages(1)
         assert (output.statistics().listener.refused, output.statistics().peers) == (1, 1)
     assert "a peer that wants to resume was refused with 503: the disk is gone" in caplog.text
 

@@ -14,8 +14,7 @@ from trio_wsout.testing import Accept, open_peer
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
-
-    from conftest import MemoryListener
+    from trio_wsout.testing import MemoryListener
 
 NO_PINGS = "no ping was ever answered by this peer; for servers that answer none there is delivery.level: written, and heartbeat: none if they send nothing either"
 STALLED = "a message was not confirmed within retry.timeout"
@@ -111,7 +110,7 @@ async def test_pongs_without_the_payload_of_the_ping_are_told(autojump_clock: Mo
             async with trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
                 await output.send("x")
                 await peer.wait_messages(1)
-                await peer.send_raw(b"\x8a\x00")
+                await peer.connections[-1].send_raw(b"\x8a\x00")
 
 
 async def test_one_early_cut_accuses_nobody_and_the_third_does(
@@ -206,7 +205,7 @@ async def test_peers_of_a_listener_that_never_do_what_confirms_are_told_of_once(
     async with trio_wsout.open_output(serving, listeners=[listener]) as output:
         clients = [await listener.connect() for _ in range(3)]
         for client in clients:
-            client.answers_pings = level == "acked"
+            client.pong_after = 0 if level == "acked" else None
         await output.send("x")
         await output.flush()
         await trio.sleep(1)
@@ -224,7 +223,7 @@ async def test_a_peer_of_a_listener_that_answered_once_is_not_accused(
         await output.send("x")
         await output.flush()
         assert output.statistics().peers == 1
-        client.answers_pings = False
+        client.pong_after = None
         await output.send("y")
         await output.flush()
         await trio.sleep(1)

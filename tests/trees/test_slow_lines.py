@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from trio.testing import MockClock
-
-    from conftest import Client, MemoryListener
+    from trio_wsout.testing import MemoryListener, PeerConnection
 
 RATE = 1000
 """Bytes a second of a slow line."""
@@ -224,7 +223,7 @@ SERVER: dict[str, Any] = {
 }
 
 
-async def admitted(listener: MemoryListener, output: trio_wsout.Output) -> Client:
+async def admitted(listener: MemoryListener, output: trio_wsout.Output) -> PeerConnection:
     client = await listener.connect()
     await output.wait_peers(1)
     return client

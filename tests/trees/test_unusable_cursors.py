@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trio.testing import MockClock
-
-    from conftest import MemoryListener
+    from trio_wsout.testing import MemoryListener
 
     Store = FileCursorStore | SqliteCursorStore
 
@@ -163,8 +162,8 @@ async def test_what_peers_of_a_relay_send_is_passed_on_and_its_cursor_is_not_ado
         async with trio_wsout.open_output(relay, open_stream=up.open_stream, listeners=[listener]) as output:
             one, other = await listener.connect(), await listener.connect()
             for value in ("a", "two\nlines", LONG):
-                await one.say(json.dumps({"at": {"id": value}}))
-            await other.wait_for(3)
+                await one.send(json.dumps({"at": {"id": value}}))
+            await other.wait_messages(3)
             await up.wait_messages(3)
             await output.flush()
             await trio.sleep(1)

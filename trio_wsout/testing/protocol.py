@@ -1,0 +1,190 @@
+"""One side of a WebSocket connection without I/O, for peers of your own: over sockets, in threads, in other processes.
+
+What comes is decoded as the library does it; what is sent needs to be nothing that RFC 6455 allows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+
+from attrs import define, field, frozen
+
+from trio_wsout._wire.decoder import NO_STATUS, Close, Decoder, Ping, Violation
+from trio_wsout._wire.frames import BINARY, CLOSE, PING, PONG, TEXT, masked_frame, plain_frame
+
+__all__ = ["Close", "Headers", "PeerEvent", "PeerProtocol", "Ping", "Pong", "Request", "Response"]
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+"""Joined to the key of a request before it is hashed (RFC 6455 section 1.3)."""
+
+Headers = Mapping[str, str] | Sequence[tuple[str, str]]
+"""Headers to send: a mapping, or pairs where a name comes twice."""
+
+
+@frozen
+class Request:
+    """The opening handshake of a client."""
+
+    path: str
+    """Path and query."""
+    headers: dict[str, str]
+    """Names in lower case."""
+
+
+@frozen
+class Response:
+    """The answer of a server to the opening handshake."""
+
+    status: int
+    """HTTP status; 101 opens the connection."""
+    headers: dict[str, str]
+    """Names in lower case."""
+
+
+@frozen
+class Pong:
+    """A pong."""
+
+    payload: bytes
+
+
+PeerEvent = Request | Response | str | bytes | Ping | Pong | Close
+"""What can come. A text message is a `str`, a binary one `bytes`."""
+
+
+@define(eq=False)
+class PeerProtocol:
+    """Decodes what comes on one connection, and encodes what is to be sent."""
+
+    server: bool = field(kw_only=True)
+    """Whether this side is the server of the connection."""
+    body: bytes = field(default=b"", init=False)
+    """What followed a response other than 101."""
+    _decoder: Decoder | None = field(default=None, init=False)
+    """None until the handshake is done."""
+    _head: bytes = field(default=b"", init=False)
+    _key: str = field(default="", init=False)
+    _refused: bool = field(default=False, init=False)
+
+    # -- what comes -------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes | bytearray) -> list[PeerEvent]:
+        """Take the next bytes; return what is complete now. Pongs come before the messages they were mixed with.
+
+        Raises:
+            AssertionError: The other side broke the protocol.
+        """
+        if self._decoder is not None:
+            return self._decoded(self._decoder, bytes(data))
+        if self._refused:
+            self.body += data
+            return []
+        head, end, rest = (self._head + data).partition(b"\r\n\r\n")
+        if not end:
+            self._head = head
+            return []
+        first, *lines = head.decode("utf-8", "replace").split("\r\n")
+        pairs = (line.partition(":") for line in lines)
+        headers = {name.lower(): value.strip(" \t") for name, _, value in pairs}
+        if self.server:
+            self._key = headers.get("sec-websocket-key", "")
+            self._decoder = Decoder(masked=True, most=sys.maxsize)
+            return [Request(first.split(" ")[1], headers), *self.feed(rest)]
+        response = Response(int(first.split(" ")[1]), headers)
+        self._refused = response.status != HTTPStatus.SWITCHING_PROTOCOLS
+        if not self._refused:
+            assert headers.get("sec-websocket-accept") == self._accept_value, "the accept value is wrong"  # noqa: S101
+            self._decoder = Decoder(masked=False, most=sys.maxsize)
+        return [response, *self.feed(rest)]
+
+    def _decoded(self, decoder: Decoder, data: bytes) -> list[PeerEvent]:
+        parts, pongs = decoder.feed(data)
+        events: list[PeerEvent] = [Pong(payload) for payload in pongs]
+        for part in parts:
+            if isinstance(part, list):
+                events += part
+            elif isinstance(part, Violation):
+                raise AssertionError(f"the other side sent {part.words}")
+            else:
+                events.append(part)
+        return events
+
+    # -- what is sent -----------------------------------------------------------------------------------
+
+    def request(
+        self,
+        path: str = "/",
+        headers: Headers = (),
+        *,
+        host: str = "peer.test",
+        subprotocols: Sequence[str] = (),
+    ) -> bytes:
+        """Return the opening handshake of a client."""
+        self._key = b64encode(os.urandom(16)).decode()
+        own = [
+            ("Host", host),
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+            ("Sec-WebSocket-Key", self._key),
+            ("Sec-WebSocket-Version", "13"),
+        ]
+        if subprotocols:
+            own.append(("Sec-WebSocket-Protocol", ", ".join(subprotocols)))
+        return _head(f"GET {path} HTTP/1.1", own, headers)
+
+    def accept(self, *, subprotocol: str | None = None, headers: Headers = ()) -> bytes:
+        """Return the response that opens the connection of the request that came."""
+        own = [
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+            ("Sec-WebSocket-Accept", self._accept_value),
+        ]
+        if subprotocol is not None:
+            own.append(("Sec-WebSocket-Protocol", subprotocol))
+        return _head("HTTP/1.1 101 Switching Protocols", own, headers)
+
+    def refuse(self, status: int, headers: Headers = ()) -> bytes:
+        """Return a response without a body that refuses the request that came."""
+        return _head(f"HTTP/1.1 {status} {_phrase(status)}", [("Content-Length", "0")], headers)
+
+    def message(self, message: str | bytes) -> bytes:
+        """Return a message in one frame: text or binary, by its type."""
+        if isinstance(message, str):
+            return self._frame(message.encode(), TEXT)
+        return self._frame(message, BINARY)
+
+    def ping(self, payload: bytes = b"") -> bytes:
+        """Return a ping."""
+        return self._frame(payload, PING)
+
+    def pong(self, payload: bytes = b"") -> bytes:
+        """Return a pong."""
+        return self._frame(payload, PONG)
+
+    def close(self, code: int = 1000, reason: str = "") -> bytes:
+        """Return a Close; the code 1005 leaves code and reason out (RFC 6455 section 7.1.5)."""
+        return self._frame(b"" if code == NO_STATUS else code.to_bytes(2, "big") + reason.encode(), CLOSE)
+
+    def _frame(self, payload: bytes, opcode: int) -> bytes:
+        return plain_frame(payload, opcode) if self.server else masked_frame(payload, opcode)
+
+    @property
+    def _accept_value(self) -> str:
+        return b64encode(hashlib.sha1(self._key.encode() + _GUID).digest()).decode()  # noqa: S324 - RFC 6455 says so
+
+
+def _head(first: str, own: Sequence[tuple[str, str]], more: Headers) -> bytes:
+    pairs = [*own, *(more.items() if isinstance(more, Mapping) else more)]
+    return "\r\n".join([first, *(f"{name}: {value}" for name, value in pairs), "", ""]).encode()
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
