@@ -19,6 +19,9 @@ def python(script: str) -> str:
 def test_nothing_is_imported_before_it_is_asked_for() -> None:
     script = "import sys, trio_wsout; print('trio' in sys.modules, 'cattrs' in sys.modules); trio_wsout.open_output; "
     assert python(script + "print('trio' in sys.modules)").split() == ["False", "False", "True"]
+    assert (
+        python("import sys; from trio_wsout import *; print('trio_wsout.testing' in sys.modules)") == "False"
+    )
 
 
 def test_help_imports_no_library() -> None:

@@ -71,7 +71,7 @@ class PeerConnection:
     """What the peer does without being told to."""
     server: bool = field(default=False, kw_only=True)
     """Whether the peer is the server of the connection."""
-    pong_after: float | None = field(default=None, init=False)
+    pong_after: float | None = field(default=0.0, init=False)
     """Seconds before a ping is answered; None: it never is. May be set at any time."""
     answer_close: bool = field(default=True, init=False)
     """Whether a Close is answered. May be set at any time."""
@@ -107,7 +107,9 @@ class PeerConnection:
     """When the stream was opened."""
     ended_at: float | None = field(default=None, init=False)
     """When the connection was over; None while it is not."""
-    _changed: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, kw_only=True)
+    _changed: trio.lowlevel.ParkingLot = field(
+        factory=trio.lowlevel.ParkingLot, alias="changed", kw_only=True
+    )
     """Where tasks wait for a change."""
     _protocol: PeerProtocol = field(init=False)
     _writing: trio.Lock = field(factory=trio.Lock, init=False)
@@ -219,7 +221,7 @@ class PeerConnection:
         await trio.aclose_forcefully(self.stream)
 
     def stop_reading(self) -> None:
-        """Read nothing from now on, as a peer whose network is gone, or whose application is busy."""
+        """Read nothing from now on, as a peer whose network is gone; the end of the connection is not noticed either."""
         self._reading = trio.Event()
 
     def resume_reading(self) -> None:
