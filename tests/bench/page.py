@@ -83,7 +83,7 @@ def _scaling(results: Results) -> dict[str, str]:
 
 def figures(results: Results, drawn: set[str]) -> str:
     """The part of the page that is measured."""
-    parts = [_how(results), "## The bars\n", _bars(results)]
+    parts = [_how(results), "## Goals\n", _bars(results)]
     for key, measured in results.works.items():
         parts.append(f"\n## {measured.work.title}\n")
         late = f"late-{measured.work.peers}" if measured.work.pace and not measured.work.tls else ""
@@ -99,7 +99,7 @@ def figures(results: Results, drawn: set[str]) -> str:
     if results.idle:
         parts.append(_idle(results))
     if results.lines:
-        parts += ["\n## A straight line\n", *(f"- {each}" for each in lines_text(results))]
+        parts += ["\n## Cost per event and per peer\n", *(f"- {each}" for each in lines_text(results))]
     return "\n".join(parts)
 
 
@@ -109,14 +109,14 @@ def _how(results: Results) -> str:
     missing = "".join(f" Not there: {name} ({why})." for name, why in results.missing.items())
     return (
         f"Measured on {results.date}: {machine}. {versions}.{missing}\n\n"
-        f"Medians of {results.rounds} rounds (of one for other numbers of peers, other sizes and TLS), "
-        f"the subjects in turn, each about {results.seconds:g} s. {MEANING}\n"
+        f"Medians of {results.rounds} rounds (one round for other numbers of peers, other sizes and TLS). "
+        f"The subjects ran in turn, about {results.seconds:g} s each. {MEANING}\n"
     )
 
 
 def _bars(results: Results) -> str:
     words = {True: "yes", False: "**no**", None: ""}
-    lines = ["| bar | wanted | measured | holds |", "|---|---|---|---|"]
+    lines = ["| goal | wanted | measured | met |", "|---|---|---|---|"]
     lines += [
         f"| {each.what} | {each.wanted} | {each.figure} | {words[each.holds]} |" for each in bars(results)
     ]
@@ -139,7 +139,7 @@ def _table(measured: Measured) -> str:
 def _idle(results: Results) -> str:
     peers = int(next(iter(results.idle.values()))["peers"])
     lines = [f"\n## {peers:,} idle peers, heartbeats every 20 s\n", "![Memory](performance/idle.svg)\n"]
-    lines += ["| | KiB of memory a peer | % of a core |", "|---|---|---|"]
+    lines += ["| | KiB of memory per peer | % of a core |", "|---|---|---|"]
     lines += [
         f"| {name} | {told['bytes'] / 1024:.1f} | {told['cpu'] * 100:.1f} |"
         for name, told in results.idle.items()

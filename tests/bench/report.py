@@ -8,8 +8,8 @@ from results import Results
 from subject import BASE
 
 MEANING = (
-    "Frames or messages in a second of the measured process's own CPU time, all threads, and of wall time; ratios "
-    f"to {BASE}. 'load' is how busy the one process at the other end was: well under 100 %, or it is what was measured."
+    "Frames or messages per second: of the measured process's CPU time, with all its threads, and of wall-clock time. "
+    f"Ratios are to {BASE}. 'load' is how busy the load generator was: near 100 % it may have limited the result."
 )
 
 
@@ -54,7 +54,7 @@ def idle_table(results: Results) -> str:
     peers = int(next(iter(results.idle.values()))["peers"])
     lines = [
         f"\n{peers:,} idle peers, heartbeats every 20 s",
-        f"{'':32}{'KiB a peer':>16}{'% of a core':>14}",
+        f"{'':32}{'KiB per peer':>16}{'% of a core':>14}",
     ]
     for name, told in results.idle.items():
         lines.append(f"{name:32}{told['bytes'] / 1024:16.1f}{told['cpu'] * 100:14.1f}")
@@ -68,11 +68,11 @@ def lines_text(results: Results) -> list[str]:
     peers, events = results.lines["peers"], results.lines["events"]
     return [
         (
-            f"An event costs {peers.base * 1e6:.1f} µs and {peers.slope * 1e6:.3f} µs for each peer "
+            f"An event costs {peers.base * 1e6:.1f} µs plus {peers.slope * 1e6:.3f} µs per peer "
             f"({', '.join(f'{x:,.0f}' for x, _ in peers.points)} peers; farthest point {peers.off:.1%} off the line)."
         ),
         (
-            f"100 peers: {events.slope * 1e6:.1f} µs for each event, {events.base * 1e3:.1f} ms at the start "
+            f"100 peers: {events.slope * 1e6:.1f} µs per event, and {events.base * 1e3:.1f} ms at the start "
             f"({', '.join(f'{x:,.0f}' for x, _ in events.points)} events; farthest point {events.off:.1%} off the line)."
         ),
     ]
