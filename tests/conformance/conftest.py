@@ -15,10 +15,12 @@ import pytest
 import trio
 import trio_wsout
 from attrs import define, field, frozen
+from trio_wsout._core.admission import Admission, Places
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout._wire.accept import Acceptor
 from trio_wsout._wire.connection import FAREWELL, Connection
 from trio_wsout._wire.frames import BINARY, TEXT, plain_frame
+from trio_wsout._wire.peer_log import PeerLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -141,8 +143,16 @@ class EchoServer:
 
     def __init__(self) -> None:
         self.port = 0
-        config = {"mode": "server-output", "server": {"bind": "127.0.0.1:0"}, "max-message-size": LARGEST}
-        self._acceptor = Acceptor(trio_wsout.load_config(config))
+        document = {"mode": "server-output", "server": {"bind": "127.0.0.1:0"}, "max-message-size": LARGEST}
+        config = trio_wsout.load_config(document)
+        self._acceptor = Acceptor(
+            admission=Admission(config),
+            places=Places(None),
+            heartbeat=None,
+            max_message_size=config.max_message_size,
+            text=True,
+            peer_log=PeerLog(),
+        )
 
     async def open(self, nursery: trio.Nursery) -> None:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")

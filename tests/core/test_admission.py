@@ -19,10 +19,11 @@ from trio_wsout._core.handshake import Admit, Deny, Handshake
 from trio_wsout._core.received import Peer
 from trio_wsout._core.request import build_request
 from trio_wsout._wire.accept import Acceptor
+from trio_wsout._wire.peer_log import PeerLog
 from trio_wsout.config import Config, Cursor, Mode, Server
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 """The key of RFC 6455 section 1.3."""
@@ -562,6 +563,21 @@ def raw(request: Head) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode()
 
 
+def acceptor_by(
+    config: Config, authenticate: Callable[[Handshake], Awaitable[Admit | Deny]] | None = None
+) -> Acceptor:
+    assert config.server is not None
+    return Acceptor(
+        admission=Admission(config),
+        authenticate=authenticate,
+        places=Places(config.server.max_connections),
+        heartbeat=config.heartbeat,
+        max_message_size=config.max_message_size,
+        text=True,
+        peer_log=PeerLog(),
+    )
+
+
 def read_by_peers(acceptor: Acceptor, requests: Sequence[bytes]) -> list[tuple[int, dict[str, str]]]:
     """Status and headers of the answers that peers get who come one after the other, and stay."""
     answers = []
@@ -595,7 +611,7 @@ def read_by_peers(acceptor: Acceptor, requests: Sequence[bytes]) -> list[tuple[i
 
 @pytest.mark.parametrize(("status", "request_head", "fields"), TABLE.values(), ids=TABLE)
 def test_a_peer_reads_that_status(status: int, request_head: Head, fields: Mapping[str, Any]) -> None:
-    acceptor = Acceptor(config(**fields))
+    acceptor = acceptor_by(config(**fields))
     ((came, headers),) = read_by_peers(acceptor, [raw(request_head)])
     assert came == status
     for name, value in BESIDES.get(status, {}).items():
@@ -616,27 +632,27 @@ def test_a_peer_reads_that_status(status: int, request_head: Head, fields: Mappi
     ids=["100 headers", "101 headers", "nearly 16 KiB", "over 16 KiB", "a target over 16 KiB"],
 )
 def test_heads_are_bounded(status: int, request_head: Head) -> None:
-    ((came, _),) = read_by_peers(Acceptor(config()), [raw(request_head)])
+    ((came, _),) = read_by_peers(acceptor_by(config()), [raw(request_head)])
     assert came == status
 
 
 @given(st.binary(min_size=16, max_size=16))
 def test_the_accept_value_is_the_rfcs(nonce: bytes) -> None:
     key = base64.b64encode(nonce).decode()
-    ((status, headers),) = read_by_peers(Acceptor(config()), [raw(head(sec_websocket_key=key))])
+    ((status, headers),) = read_by_peers(acceptor_by(config()), [raw(head(sec_websocket_key=key))])
     digest = hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()
     assert (status, headers["sec-websocket-accept"]) == (101, base64.b64encode(digest).decode())
 
 
 def test_the_accept_value_of_the_rfcs_example() -> None:
-    ((_, headers),) = read_by_peers(Acceptor(config()), [raw(head())])
+    ((_, headers),) = read_by_peers(acceptor_by(config()), [raw(head())])
     assert headers["sec-websocket-accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
     assert (headers["upgrade"].lower(), headers["connection"].lower()) == ("websocket", "upgrade")
     assert not {"sec-websocket-protocol", "sec-websocket-extensions"} & headers.keys()
 
 
 def test_who_finds_no_place_is_asked_to_come_again() -> None:
-    acceptor = Acceptor(config(max_connections=2))
+    acceptor = acceptor_by(config(max_connections=2))
     peers = [raw(head()), raw(head(upgrade=None)), raw(head()), raw(head()), raw(head(upgrade=None))]
     answers = read_by_peers(acceptor, peers)
     assert [status for status, _ in answers] == [101, 426, 101, 503, 426]
@@ -653,7 +669,7 @@ def test_who_is_denied_gives_the_place_back(verdicts: list[int], most: int) -> N
         status = next(coming)
         return Admit() if status == 101 else Deny(status=status)
 
-    acceptor = Acceptor(config(max_connections=most), authenticate)
+    acceptor = acceptor_by(config(max_connections=most), authenticate)
     came = [status for status, _ in read_by_peers(acceptor, [raw(head())] * len(verdicts))]
     asked = iter(verdicts)
     inside = 0

@@ -21,6 +21,7 @@ import trio
 from attrs import evolve
 
 from trio_wsout._core.acknowledgement import AckReader
+from trio_wsout._core.admission import Admission, Places
 from trio_wsout._core.log import Log
 from trio_wsout._core.packing import Packer
 from trio_wsout._core.statistics import HistoryStatistics, ListenerStatistics
@@ -62,14 +63,21 @@ class ServerTree(Tree):
         self._epoch = time.time_ns() // 1_000_000
         self.fan_out = self._make_fan_out(config, server)
         self.ledger.on_awaited = self.fan_out.ask_all
-        text, peer_log = self.encoder.is_text, self.peer_log
         self.listener = Listener(
             server,
             config.heartbeat,
             config.retry,
             self,
             self.fan_out,
-            Acceptor(config, hooks.authenticate, text=text, resolve=self._resolve, peer_log=peer_log),
+            Acceptor(
+                admission=Admission(config, self._resolve),
+                authenticate=hooks.authenticate,
+                places=Places(server.max_connections),
+                heartbeat=config.heartbeat,
+                max_message_size=config.max_message_size,
+                text=self.encoder.is_text,
+                peer_log=self.peer_log,
+            ),
             hooks.listeners,
             self._resolve,
         )

@@ -26,7 +26,6 @@ from trio_wsout._wire.listen import (
     open_listeners,
     remove_socket,
 )
-from trio_wsout._wire.tls import ServerContext
 from trio_wsout.config.sections import SlowPeer
 from trio_wsout.errors import HistoryError
 
@@ -119,9 +118,7 @@ class Listener:
             ConfigError: One of them can't be used.
         """
         server = self._server
-        self.acceptor.check_credentials()
-        if server.tls is not None:
-            self.acceptor.tls = ServerContext(server.tls, self._resolve)
+        self.acceptor.open(server.tls, self._resolve)
         self._listeners = self._given if self._given is not None else await open_listeners(server.bind)
         self.addresses = listening_at(self._listeners)
         if self._given is None:
