@@ -245,7 +245,7 @@ def _attributes(described: type, without: tuple[str, ...]) -> str:
     found = {name: (kind, told) for name, kind, told in _ATTRIBUTE_DOC.findall(inspect.getsource(described))}
     standard: dict[str, object] = {}
     if has(described):
-        standard = {each.name: each.default for each in fields(described)}
+        standard = {each.name: each.default for each in fields(described) if each.init}
         found = {each.name: found.get(each.name, (each.type, "")) for each in fields(described)}
     rows = []
     for name, (kind, told) in found.items():

@@ -56,8 +56,8 @@ class Output(trio.abc.SendChannel[Any]):
         # What every event needs, looked up once.
         self._ledger = tree.ledger
         self._encode = tree.encode
-        self._waits = not tree.at_once
-        self._offer = tree.intake.send_nowait
+        self._waits = tree.waits_for_disk
+        self._offer = tree.entry.send_nowait
 
     # -- sending ----------------------------------------------------------------------------------------
 
@@ -91,7 +91,7 @@ class Output(trio.abc.SendChannel[Any]):
     async def submit(self, event: object) -> Receipt:
         """Accept an event as `send` does; gives a receipt, to wait for its fate."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        receipt = Receipt(event, received=self._tree.bounding)
+        receipt = Receipt((event,), self._tree.bounding)
         item = self._encode(event, receipt)
         if self._waits or not self._try_put(item):
             await self._put(item)
@@ -113,7 +113,7 @@ class Output(trio.abc.SendChannel[Any]):
             message = "end_document() needs batch.mode: document"
             raise ValueError(message)
         await trio.lowlevel.checkpoint_if_cancelled()
-        receipt = Receipt(received=self._tree.bounding)
+        receipt = Receipt((), self._tree.bounding)
         await self._put(DocumentEnd(receipt))
         return receipt
 
@@ -203,7 +203,7 @@ class Output(trio.abc.SendChannel[Any]):
     async def _put(self, item: Accepted | DocumentEnd) -> None:  # noqa: ASYNC910 - send is a checkpoint
         self._check_open()
         try:
-            await self._tree.intake.send(item)
+            await self._tree.entry.send(item)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._raise_ended()
         self._tree.accepted += isinstance(item, Accepted)

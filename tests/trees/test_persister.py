@@ -44,7 +44,7 @@ async def test_of_two_saves_the_newer_is_kept(autojump_clock: MockClock) -> None
         nursery.start_soon(cursor_saver.run)
         await trio.sleep(0.5)  # the save of the first is under way
         cursor_saver.confirmed([Accepted(b"", event={}, cursor="2")])
-        await cursor_saver.settle()
+        await cursor_saver.save()
         assert store.kept is not None
         assert store.kept.value == "2"
         nursery.cancel_scope.cancel()

@@ -3,14 +3,14 @@
 ::
 
     client
-    ├─ spool journal where there is a spool: events → disk, many with one sync; then to the sender
-    ├─ sender      events → batches → window
-    ├─ supervisor  dial, watch, back off
+    ├─ spool journal        where there is a spool: events → disk, many with one sync; then to the sender
+    ├─ sender               events → batches → messages → window
+    ├─ heartbeat            the deadlines of the connection: ping, warn, cut
+    ├─ reconnect supervisor dial, serve, back off
     │  └─ connection
-    │     ├─ writer   window → socket
-    │     └─ reader   always drains; → received; pongs confirm
-    ├─ watch       the deadlines of the connection: ping, warn, cut
-    └─ cursor saver confirmed cursor → store
+    │     ├─ writer         window → socket
+    │     └─ reader         always drains; → received; pongs confirm
+    └─ cursor saver         where there is a cursor: confirmed cursor → store
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from attrs import evolve
 
 from trio_wsout._core.acknowledgement import AckReader
 from trio_wsout._core.callables import CallableError, awaitable
+from trio_wsout._core.delivery import DeliveryWindow
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.link import Link, State
 from trio_wsout._core.message import Accepted, Refused
 from trio_wsout._core.packing import Packer
 from trio_wsout._core.request import RequestError, build_request, files_named
 from trio_wsout._core.statistics import LinkStatistics, SpoolStatistics
-from trio_wsout._modes.tree import Tree, stop_when_broken
+from trio_wsout._modes.tree import Tree
+from trio_wsout._tasks.backlog import Backlog
 from trio_wsout._tasks.cursor_saver import CursorSaver
 from trio_wsout._tasks.outbox import Outbox
 from trio_wsout._tasks.reader import Inbox, RawInbox
@@ -38,6 +40,7 @@ from trio_wsout._tasks.sender import LinkSender, Sender
 from trio_wsout._tasks.spool_journal import SpoolJournal
 from trio_wsout._tasks.supervisor import Supervisor
 from trio_wsout._tasks.text_files import read_text_files
+from trio_wsout._tasks.wakeup import cancel_when
 from trio_wsout._wire.dial import AttemptFailed, Dialer
 from trio_wsout.config.sections import ConnectMode, DeliveryLevel
 from trio_wsout.config.templates import TemplateError
@@ -51,7 +54,7 @@ if TYPE_CHECKING:
     from trio_wsout._core.request import Request
     from trio_wsout._core.statistics import Statistics
     from trio_wsout._modes.hooks import Hooks
-    from trio_wsout._tasks.sender import Source
+    from trio_wsout._tasks.intake import Source
     from trio_wsout.config.sections import Config
 
 __all__ = ["ClientTree"]
@@ -65,35 +68,33 @@ class ClientTree(Tree):
     def __init__(self, config: Config, hooks: Hooks, *, inbox: Callable[..., Inbox] | None = None) -> None:
         """Make the tree, with the inbox that `inbox` makes; `run` brings it to life."""
         super().__init__(config, hooks)
+        delivery = config.delivery
         self._epoch = time.time_ns() // 1_000_000
         self.link = Link(config.reconnect, refreshable=bool(hooks.token or hooks.headers))
         self.outbox = Outbox(
-            config.delivery, config.retry, self.ledger, self.counters, self.link.message_passed
+            DeliveryWindow(delivery, config.retry),
+            config.retry.timeout,
+            self.ledger,
+            self.counters,
+            self.link.message_passed,
         )
         self.cursor_saver: CursorSaver | None = None
         self.ledger.on_confirmed = self._confirmed
         self._packer = Packer(config, self.encoder, epoch=self._epoch, resolve=self._resolve)
-        plain = self._packer.alone and config.delivery.stamp is None and config.spool is None
-        self.sender = (LinkSender if plain else Sender)(self._packer, self.outbox, self.ledger)
-        acked = config.delivery.level is DeliveryLevel.ACKED
-        self._acks = AckReader(config.delivery.ack_pointer, self._epoch) if acked else None
-        kind = inbox or (RawInbox if hooks.raw else Inbox)
-        self.inbox = kind(
-            config.payload,
-            self._giving if hooks.receive else None,
-            self._acks,
-            counters=self.counters,
-            peer_log=self.peer_log,
-        )
-        self._source: Source = self._taking
+        self._acks: AckReader | None = None
+        if delivery.level is DeliveryLevel.ACKED:
+            self._acks = AckReader(delivery.ack_pointer, self._epoch)
         self.spool_journal: SpoolJournal | None = None
-        if config.spool is not None:
-            store = hooks.spool or open_spool_store(config.spool, config.spool_bytes)
-            self.spool_journal = SpoolJournal(store, config.spool_bytes, self.ledger, self._revive)
-            self.intake, self._source = self.spool_journal, self.spool_journal.backlog
-            self.at_once = False
+        self.sender = self._make_sender(config)
+        self.inbox = (inbox or (RawInbox if hooks.raw else Inbox))(
+            config.payload,
+            self.received if hooks.receive else None,
+            self._acks,
+            self.counters,
+            self.peer_log,
+        )
         if not hooks.receive:
-            self._giving.end()
+            self.received.end()
         open_stream = None if hooks.open_stream is None else hooks.opened
         self._files = files_named(config)
         self._dialer = Dialer(
@@ -105,15 +106,29 @@ class ClientTree(Tree):
             open_stream,
         )
         self.supervisor = Supervisor(
-            config,
+            config.connect.timeout,
+            config.heartbeat,
             self.link,
             self._dialer,
             self.outbox,
             self.inbox,
-            make_request=self._make_request,
-            draw=hooks.drawn,
-            on_state=hooks.on_state,
+            self._make_request,
+            hooks.drawn,
+            hooks.on_state,
         )
+
+    def _make_sender(self, config: Config) -> Sender[Source] | LinkSender:
+        """Return the sender; where there is a spool, make that, and put it before the sender."""
+        packer, outbox, ledger, intake = self._packer, self.outbox, self.ledger, self._intake
+        if config.spool is not None:
+            store = self._hooks.spool or open_spool_store(config.spool, config.spool_bytes)
+            backlog = Backlog(store, ledger, self._revive)
+            self.entry = self.spool_journal = SpoolJournal(store, config.spool_bytes, ledger, backlog)
+            self.waits_for_disk = True
+            return Sender(packer, backlog, outbox, ledger)
+        if packer.alone and config.delivery.stamp is None:
+            return LinkSender(packer, intake, outbox, ledger, outbox.window)
+        return Sender(packer, intake, outbox, ledger)
 
     # -- life -------------------------------------------------------------------------------------------
 
@@ -121,23 +136,23 @@ class ClientTree(Tree):
         """Run the tree until it was closed by `finish`, broke, or is cancelled.
 
         Raises:
-            CursorError: The stored cursor can't be read; nothing was sent.
-            SpoolError: The spool can't be used; nothing was sent.
+            CursorError: The stored cursor can't be read; no event was sent.
+            SpoolError: The spool can't be used; no event was sent.
         """
         await self._open_cursor()
         await self._open_spool()
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(stop_when_broken, self.ledger, nursery.cancel_scope)
+                nursery.start_soon(cancel_when, self.ledger.broke, nursery.cancel_scope)
                 nursery.start_soon(self.peer_log.run)
                 if self.spool_journal is not None:
                     nursery.start_soon(self.spool_journal.run)
-                nursery.start_soon(self.sender.run, self._source)
+                nursery.start_soon(self.sender.run)
                 self._bound_waits(nursery)
                 if self.cursor_saver is not None:
                     nursery.start_soon(self.cursor_saver.run)
                 if self._config.connect.mode is ConnectMode.EAGER or self._hooks.receive:
-                    # Who takes what comes in needs the link from the start, and may never send.
+                    # An application that takes messages needs the link from the start, and may never send.
                     self.link.wanted()
                 task_status.started()
                 await self.supervisor.run()
@@ -151,13 +166,13 @@ class ClientTree(Tree):
                 with trio.CancelScope(shield=True):
                     await self.spool_journal.aclose()
             self.ended.set()
-            self.supervisor.wake()
+            self.supervisor.notify_changed()
 
     async def begin(self) -> None:
         """Wait until an eager link is open.
 
         Raises:
-            ConnectError: It was not within ``connect.eager-timeout``, or gave up.
+            ConnectError: It did not open within ``connect.eager-timeout``, or gave up.
         """
         connect = self._config.connect
         if connect.mode is not ConnectMode.EAGER:
@@ -176,26 +191,26 @@ class ClientTree(Tree):
         raise ConnectError(message, attempts=self.link.failures, cause=cause)
 
     async def finish(self) -> None:
-        """End gracefully: everything confirmed or reported, cursor saved, Close; then `run` returns."""
+        """End gracefully: everything is confirmed or reported, the cursor saved, the link closed; then `run` returns."""
         if not self._hooks.to_the_end():
             self.inbox.stop()
         await self._end_document()
         await self.flush()
         if self.cursor_saver is not None:
-            await self.cursor_saver.settle()
+            await self.cursor_saver.save()
         self.supervisor.close()
 
-    def whereabouts(self) -> str:
-        """The link's state, its last trouble, and what its peer has never done."""
+    def situation(self) -> str:
+        """Return the link's state, its last trouble, and what its peer has never done."""
         trouble, silence = self.supervisor.last_error, self.outbox.window.silence
-        told = f", last trouble: {trouble}" if trouble else ""
-        more = f"; {silence}" if silence and silence not in told else ""
-        return f"the link is {self.link.state.value}{told}{more}"
+        last = f", last trouble: {trouble}" if trouble else ""
+        more = f"; {silence}" if silence and silence not in last else ""
+        return f"the link is {self.link.state.value}{last}{more}"
 
     # -- for Output ---------------------------------------------------------------------------------------
 
     async def wait_peers(self, count: int) -> None:
-        """Wait until the link is open, making it dial if it is lazy; it has one peer at most."""
+        """Wait until the link is open; a lazy one dials for it. It has one peer at most."""
         if count > 1:
             raise ValueError("a link has one peer, never more")
         self.outbox.wanted.notify()
@@ -204,7 +219,7 @@ class ClientTree(Tree):
             self.ledger.raise_if_broken()
             if self.ended.is_set() or self.link.state is State.CLOSED:
                 raise trio.ClosedResourceError
-            await self.supervisor.wait_change()
+            await self.supervisor.wait_changed()
 
     def statistics(self) -> Statistics:
         """Return the figures of this moment."""
@@ -250,7 +265,7 @@ class ClientTree(Tree):
         await self.cursor_saver.load(cursor.initial_value, self._cursor)
 
     async def _open_spool(self) -> None:
-        """Take the spool over; numbers and stamps go on as they were, so that a receiver knows what comes again."""
+        """Take the spool over. Numbers and stamps go on as they were, so that a receiver knows repeated events."""
         spool_journal = self.spool_journal
         if spool_journal is None:
             return
@@ -262,27 +277,27 @@ class ClientTree(Tree):
         self.ledger.on_failed = spool_journal.failed
         if found.torn:
             _log.warning(
-                "spool %s: a torn end was cut off, of events that were not accepted", spool_journal.place
+                "spool %s: a torn end was cut off, of events that were not accepted", spool_journal.location
             )
         if self.accepted:
-            _log.info("spool %s: %d events of an earlier run go first", spool_journal.place, self.accepted)
+            _log.info("spool %s: %d events of an earlier run go first", spool_journal.location, self.accepted)
 
     def _revive(self, event: object) -> Accepted:
-        """An event that was accepted before, perhaps by another configuration; what can't be sent is undelivered."""
+        """Encode an event of an earlier run; if this configuration can't send it, it is undelivered."""
         try:
             return self.encode(event, own=False)
         except ValueError as error:
             return Refused(b"", event, reason=str(error))
 
     def _abandon(self, holding: Iterable[Accepted]) -> None:
-        """The tree has ended: where there is a spool, what is on disk stays there."""
+        """Count what is lost as undelivered; if there is a spool, what is on disk stays there."""
         spool_journal = self.spool_journal
         if spool_journal is None:
             super()._abandon(holding)
             return
         count, broken, self.ledger.on_failed = spool_journal.events, self.ledger.broken, None
         reason = self.end_reason if broken is None else f"the output broke: {broken}"
-        stay = f"in the spool at {spool_journal.place}"
+        stay = f"in the spool at {spool_journal.location}"
         staying = f"{reason}; the event stays {stay} and goes first at the next start"
         lost = spool_journal.close(staying)
         self.ledger.keep(holding, staying)
@@ -300,7 +315,7 @@ class ClientTree(Tree):
             self.kept = f"{events} not confirmed: {reason}; what was not confirmed stays {stay} and goes first at the next start"
 
     def _resolve(self, source: str, name: str | None) -> str | None:
-        """The value of a ``${…}`` in this attempt; None: there is none."""
+        """Return the value of a ``${…}`` in this attempt; None if there is none."""
         match source:
             case "cursor":
                 return None if self.cursor_saver is None else self.cursor_saver.value
@@ -310,9 +325,9 @@ class ClientTree(Tree):
                 return super()._resolve(source, name)
 
     async def _make_request(self) -> Request:
-        """The opening handshake of this attempt, with fresh credentials from the application."""
+        """Make the opening handshake of this attempt, with fresh credentials from the application."""
         cursor = self._config.cursor
-        resumes = cursor is not None and (cursor.resume_on_reconnect or not self.supervisor.opened.is_set())
+        resumes = cursor is not None and (cursor.resume_on_reconnect or not self.supervisor.opened)
         try:
             hooks = self._hooks
             headers = None if hooks.headers is None else await awaitable("headers", hooks.headers())

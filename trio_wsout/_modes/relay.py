@@ -1,18 +1,18 @@
-"""Mode relay: peers to peers, and both ways with the link where there is a `url`.
+"""Mode relay: messages of each peer go to all others, and both ways with the link if there is a `url`.
 
 ::
 
     relay
-    ├─ sender     events of the application, the peers and the link, in turns → the log that all peers read
-    ├─ journal    where there is a history: messages → history → the log
-    ├─ watch      the deadlines of all peers
-    ├─ listener   accept → handshake → admit, each peer in a guarded nursery
+    ├─ sender                  events of application, peers and link, in turns → log → all sockets that can be written to
+    ├─ history journal         where there is a history: messages → history, many with one commit → log
+    ├─ heartbeat               the deadlines of all peers: ping, warn, cut
+    ├─ listener                accept → handshake → admit, each peer guarded
     │  └─ peer
-    │     ├─ fan-out  history, then the log without its own → one joined write per wake-up
-    │     └─ reader   messages → its turn at the sender; → received
-    └─ link       client mode's own tree, where there is a url
-       ├─ uplink    the log without what came down → the link
-       └─ downlink  what comes down → its turn at the sender; → received
+    │     ├─ fan-out           history → socket, then log → socket where the sender could not write it
+    │     └─ reader            messages → its turn at the sender; → received
+    └─ link                    where there is a url: the tree of mode client, without its own intake
+       ├─ uplink               log without what came down → the link's sender
+       └─ downlink             what comes down → its turn at the sender; → received
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import traceback
 from collections import deque
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import trio
-from attrs import evolve
+from attrs import define, evolve, field
 
 from trio_wsout._core.callables import CallableError
 from trio_wsout._core.edits import Edits
@@ -42,15 +42,11 @@ from trio_wsout.errors import EventError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from trio_wsout._core.acknowledgement import AckReader
     from trio_wsout._core.received import Peer
-    from trio_wsout._core.statistics import Counters, Statistics
+    from trio_wsout._core.statistics import Statistics
     from trio_wsout._modes.hooks import Hooks
     from trio_wsout._tasks.ledger import Flush
-    from trio_wsout._tasks.reader import Taking
-    from trio_wsout._tasks.sender import Source
     from trio_wsout._tasks.served_peer import ServedPeer
-    from trio_wsout._wire.peer_log import PeerLog
     from trio_wsout.config.sections import Config, Server
 
     Edit = Callable[[RawReceived], RawReceived | None]
@@ -71,80 +67,56 @@ class RelayTree(ServerTree):
     def __init__(self, config: Config, server: Server, hooks: Hooks) -> None:
         """Make the tree; `run` brings it to life."""
         super().__init__(config, server, hooks)
-        self._queue = FairQueue()
+        self._queue = self._fair_queue = queue = FairQueue()
+        self.entry = queue.source(_APPLICATION)
+        self._down = queue.source(_EACH)
         self.stopping = False
         """Whether nothing is passed on any more."""
-        self.intake = self._queue.source(_APPLICATION)
-        self._down = self._queue.source(_EACH)
-        self._taking = self._queue
-        self._link: ClientTree | None = None
-        self._taken_over = False
-        self._edits = Edits(
-            config.payload, None if config.server is None else config.server.sender_field, hooks.on_message
-        )
+        self._link: _LinkTree | None = None
+        self._adopted = False
+        """Whether the link's error was adopted."""
+        self._edits = Edits(config.payload, server.sender_field, hooks.on_message)
         if config.url is not None:
-            uplink = Uplink(self.fan_out.log, self._plain, self.fan_out.settle, self._queue.notify)
+            uplink = Uplink(self.fan_out.log, self._plain, self.fan_out.settle, queue.notify)
             self._link = _LinkTree(
                 _link_config(config), evolve(hooks, receive=True), uplink, self._edit(signed=False)
             )
             self.fan_out.uplink = uplink
-            # What comes down goes on: behind it lie the pongs for what went up, and so the uplink's room.
-            self._queue.hold(lambda: uplink.full, but=self._down)
+            # What comes down is taken nevertheless: behind it lie the pongs for what went up, which make room.
+            queue.restrict(lambda: uplink.full, to=self._down)
         if not hooks.receive:
-            self._giving.end()
+            self.received.end()
 
     # -- life -------------------------------------------------------------------------------------------
 
-    def _source(self) -> Source:
-        return self._queue
-
     async def _start_tasks(self, nursery: trio.Nursery) -> None:
-        """Start sender and archive, and the link with both ways."""
+        """Start sender and journal, and the link with both ways."""
         await super()._start_tasks(nursery)
         self._bound_waits(nursery)
-        link, uplink = self._link, self.fan_out.uplink
-        if link is not None and uplink is not None:
-            await nursery.start(link.run)
-            nursery.start_soon(self._break_with, link)
-            nursery.start_soon(uplink.run, link.intake)
-            nursery.start_soon(self._take_down, link, uplink)
+        if self._link is not None:
+            await nursery.start(self._link.run)
+            nursery.start_soon(self._break_with, self._link)
+            nursery.start_soon(self._link.uplink.run, self._link.entry)
+            nursery.start_soon(self._take_down, self._link)
 
-    def _abandon(self, holding: Iterable[Accepted]) -> None:
-        """Also what waits while the link is full is undelivered; what the link reported is, and is not told again."""
-        self._queue.hold_nothing()
-        self._take_over()
-        super()._abandon(self._untold(holding))
-
-    def _untold(self, holding: Iterable[Accepted]) -> list[Accepted]:
-        """What the link has not reported; the rest is counted."""
-        told = {} if self.fan_out.uplink is None else self.fan_out.uplink.failed
-        left: list[Accepted] = []
-        for event in holding:
-            reason = told.pop(event.seq, None)
-            if reason is None:
-                left.append(event)
-            else:
-                self.ledger.failed(event, reason)
-        return left
-
-    async def _break_with(self, link: ClientTree) -> None:
-        """A link that broke breaks the relay, and says what of its events it had reported."""
+    async def _break_with(self, link: _LinkTree) -> None:
+        """Break the relay when its link is broken and has ended."""
         await link.ledger.broke.wait()
         await link.ended.wait()
-        self._take_over()
+        self._adopt_error()
 
-    def _take_over(self) -> None:
-        """Be broken by what broke the link, if anything did; once, for then it says what it says twice."""
+    def _adopt_error(self) -> None:
+        """Adopt the link's error, if it is broken. Only once: adopting it again would append its events again."""
         error = None if self._link is None else self._link.ledger.broken
-        if error is not None and not self._taken_over:
-            self._taken_over = True
+        if error is not None and not self._adopted:
+            self._adopted = True
             self.ledger.break_with(error)
 
-    async def _take_down(self, link: ClientTree, uplink: Uplink) -> None:
-        """Give to every peer what comes down the link."""
-        turns = _TurnTaking(self, self._down, uplink)
+    async def _take_down(self, link: _LinkTree) -> None:
+        """Pass everything that comes down the link on to the peers."""
+        taker = _TurnTaker(self, self._down, link.uplink)
         async for item in link.received:
-            await turns.send(item)
+            await taker.send(item)
 
     async def begin(self) -> None:
         """Wait until an eager link is open."""
@@ -160,62 +132,84 @@ class RelayTree(ServerTree):
         await super().finish()
 
     async def _post_all(self) -> Flush:
-        """Have also what waits for its turn posted."""
+        """Wait until everything is posted, what waits for its turn, too; return the mark behind it."""
         flush = await super()._post_all()
-        while len(self._queue) and not flush.abandoned:
+        while len(self._fair_queue) and not flush.abandoned:
             flush = await super()._post_all()
         return flush
 
-    async def _part(self) -> None:
+    async def _close_peers(self) -> None:
         async with trio.open_nursery() as nursery:
             if self._link is not None:
                 nursery.start_soon(self._link.finish)
-            await super()._part()
+            await super()._close_peers()
         if self._link is not None:
             await self._link.ended.wait()
+
+    def _abandon(self, holding: Iterable[Accepted]) -> None:
+        """Count what is left as undelivered, what waits for room on the link, too; the link has reported some of it."""
+        self._fair_queue.lift_restriction()
+        self._adopt_error()
+        super()._abandon(self._unreported(holding))
+
+    def _unreported(self, holding: Iterable[Accepted]) -> list[Accepted]:
+        """Return the events that the link has not reported; count the others."""
+        failed = {} if self._link is None else self._link.uplink.failed
+        left: list[Accepted] = []
+        for event in holding:
+            reason = failed.pop(event.seq, None)
+            if reason is None:
+                left.append(event)
+            else:
+                self.ledger.failed(event, reason)
+        return left
 
     # -- Host ---------------------------------------------------------------------------------------------
 
     def inbox_for(self, peer: ServedPeer) -> Inbox:
-        """What a peer that may send sends waits for its turn."""
+        """Return an inbox whose messages wait for their turn, if the peer may send."""
         if not peer.peer.may_send:
-            return self._deaf_inbox()
-        turns = self._queue.source(_EACH)
-        taking = _TurnTaking(self, turns, peer)
-        edit = self._edit(signed=True)
+            return self._dropping_inbox()
+        turns = self._fair_queue.source(_EACH)
         return _PeerInbox(
-            turns,
             self._config.payload,
-            taking,
+            _TurnTaker(self, turns, peer),
             self._acks,
-            edit=edit,
-            counters=self.counters,
-            peer_log=self.peer_log,
+            self.counters,
+            self.peer_log,
+            edit=self._edit(signed=True),
+            turns=turns,
         )
 
+    # -- messages on their way ----------------------------------------------------------------------------
+
     def _edit(self, *, signed: bool) -> Edit | None:
-        """What is done to each message of a peer (`signed`) or of the link; None: nothing."""
+        """Return what edits each message of a peer (`signed`) or of the link; None if nothing does."""
         return None if self._edits.nothing else partial(self._edited, signed=signed)
 
     def _edited(self, message: RawReceived, *, signed: bool) -> RawReceived | None:
-        """The message as it is passed on; None, counted, if it is refused or its edit failed."""
-        edited: RawReceived | None = None
+        """Return a message as it is passed on; None, counted, if it is refused or its edit failed."""
         try:
             edited = self._edits.edited(message, signed=signed)
         except (CallableError, EventError) as error:
-            self._tell_refused(message.peer, str(error))
+            self._drop(self.peer_log.error, message, "%s", str(error))
+            return None
         except Exception as error:  # noqa: BLE001 - the application's, whatever it is
             # Its text may hold what the peer sent.
             where = "".join(traceback.format_tb(error.__traceback__)).rstrip()
-            self._tell_refused(message.peer, f"on_message raised {type(error).__name__}\n{where}")
+            reason = f"on_message raised {type(error).__name__}\n{where}"
+            self._drop(self.peer_log.error, message, "%s", reason)
+            return None
         self.counters.dropped += edited is None
         return edited
 
-    def _tell_refused(self, peer: Peer, reason: str) -> None:
-        self.peer_log.error("a message from %s was not passed on: %s", peer.address, reason)
+    def _drop(self, log: Callable[..., object], message: Received, reason: str, *values: str) -> None:
+        """Count a message that is not passed on, and log why; `reason` names the kind, of which few are logged."""
+        self.counters.dropped += 1
+        log(f"a message from %s was not passed on: {reason}", message.peer.address, *values)
 
     def accepted_from(self, source: ServedPeer | Uplink, item: RawReceived) -> Accepted | None:
-        """A message as an event that all others get; None, counted and logged: it can't be passed on."""
+        """Return a message as an event for all others; None, counted and logged, if it can't be passed on."""
         config = self._config
         if self.stopping:
             self.counters.dropped += 1
@@ -228,14 +222,10 @@ class RelayTree(ServerTree):
             else:  # as it came, with a stamp
                 payload = self.encoder.event(JsonLine.joined(item.raw))
         except ValueError as error:
-            self.counters.dropped += 1
-            self.peer_log.warning("a message from %s was not passed on: %s", item.peer.address, error)
+            self._drop(self.peer_log.warning, item, "%s", str(error))
             return None
         if len(payload) > config.max_message_size:
-            self.counters.dropped += 1
-            self.peer_log.warning(
-                "a message from %s was not passed on: it exceeds max-message-size", item.peer.address
-            )
+            self._drop(self.peer_log.warning, item, "it exceeds max-message-size")
             return None
         accepted = Accepted(payload, item.event, source=source)
         if self._cursor is not None:
@@ -243,26 +233,26 @@ class RelayTree(ServerTree):
         return accepted
 
     def _plain(self, event: Accepted) -> bytes:
-        """An event as the link sends it, which has stamps of its own."""
+        """Return an event as the link sends it, which has stamps of its own."""
         return event.payload if self._packer is None else self._packer.plain(event)
 
-    def application_takes_nowait(self, item: Received) -> bool:
-        """Give a message to the application, if it asked; False: there is no room."""
+    def give_nowait(self, item: Received) -> bool:
+        """Give a message to the application, if it asked for them; return false if there is no room."""
         if not self.receives:
             return True
         run = deque((item,))
         try:
-            self._giving.put_nowait(run)
+            self.received.put_nowait(run)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.counters.dropped += 1
             return True
         return not run
 
-    async def application_takes(self, item: Received) -> None:
-        """Give a message to the application, if it asked; waits for room."""
+    async def give(self, item: Received) -> None:
+        """Give a message to the application, if it asked for them, waiting for room."""
         if self.receives:
             try:
-                await self._giving.put(deque((item,)))
+                await self.received.put(deque((item,)))
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 self.counters.dropped += 1
         else:
@@ -270,10 +260,10 @@ class RelayTree(ServerTree):
 
     # -- for Output -----------------------------------------------------------------------------------------
 
-    def whereabouts(self) -> str:
-        """The peers, and the link."""
-        peers = super().whereabouts()
-        return peers if self._link is None else f"{peers}; {self._link.whereabouts()}"
+    def situation(self) -> str:
+        """Return how many peers there are and how much they lack, and the link's state."""
+        peers = super().situation()
+        return peers if self._link is None else f"{peers}; {self._link.situation()}"
 
     def statistics(self) -> Statistics:
         """Return the figures of this moment, with those of the link."""
@@ -294,36 +284,26 @@ class RelayTree(ServerTree):
 
 
 class _LinkTree(ClientTree):
-    """The link. What it has not reported while it lived is the relay's to tell, which has it in its log."""
+    """The link. The relay reports what this has not reported when it ends: it has all of it in its log."""
 
     def __init__(self, config: Config, hooks: Hooks, uplink: Uplink, edit: Edit | None) -> None:
         super().__init__(config, hooks, inbox=partial(_RelayInbox, edit=edit))
-        self._uplink = uplink
+        self.uplink = uplink
 
     def _bound_waits(self, nursery: trio.Nursery) -> None:
-        """The relay itself takes what comes down."""
+        """Bound nothing: the relay itself takes what comes down."""
 
     def _abandon(self, holding: Iterable[Accepted]) -> None:
-        self._uplink.end()
+        self.uplink.end()
         self.ledger.abandon(self._unconfirmed(holding), self.end_reason)
 
 
+@define(eq=False, weakref_slot=False)
 class _RelayInbox(Inbox):
     """Keeps the bytes of what it decodes, and drops what is refused."""
 
-    def __init__(
-        self,
-        payload: Payload,
-        channel: Taking | None,
-        acks: AckReader | None,
-        *,
-        edit: Edit | None,
-        counters: Counters,
-        peer_log: PeerLog,
-    ) -> None:
-        """Decode for `channel`; `edit` returns what is passed on of a message, None if there is nothing to do."""
-        super().__init__(payload, channel, acks, counters=counters, peer_log=peer_log)
-        self._edit = edit
+    _edit: Edit | None = field(alias="edit", kw_only=True)
+    """Returns a message as it is passed on; None if nothing is edited."""
 
     def items(self, messages: Sequence[str | bytes], peer: Peer) -> list[Received]:
         items: list[Received] = []
@@ -335,48 +315,37 @@ class _RelayInbox(Inbox):
         return items
 
 
+@define(eq=False, weakref_slot=False)
 class _PeerInbox(_RelayInbox):
-    """Settled when the sender has taken everything.
+    """An inbox whose messages are passed on once the sender has taken them.
 
-    So what a peer may take for confirmed is on its way to the others. When the peer comes back before its earlier
-    connection is found dead, what still waits from that is what it sends again, and nothing is overtaken.
+    So everything that a peer may take for confirmed is on its way to the others. If the peer comes back before its
+    earlier connection is found dead, what still waits from that one is what it sends again, and nothing is overtaken.
     """
 
-    def __init__(
-        self,
-        turns: FairSender,
-        payload: Payload,
-        channel: Taking,
-        acks: AckReader | None,
-        *,
-        edit: Edit | None,
-        counters: Counters,
-        peer_log: PeerLog,
-    ) -> None:
-        super().__init__(payload, channel, acks, edit=edit, counters=counters, peer_log=peer_log)
-        self._turns = turns
+    _turns: FairSender = field(alias="turns", kw_only=True)
 
-    async def settled_soon(self) -> bool:
+    async def passed_on_soon(self) -> bool:
         for _ in range(_TURNS):
             await trio.lowlevel.checkpoint()
             if not self._turns.waiting:
                 return True
         return False
 
-    async def wait_settled(self) -> None:
-        await self._turns.wait_taken()
+    async def wait_passed_on(self) -> None:
+        await self._turns.wait_empty()
 
 
-class _TurnTaking:
-    """Where one source's messages go: to the application if it asked, and to the sender in their turn."""
+@define(eq=False, weakref_slot=False)
+class _TurnTaker:
+    """A `Taker` for the messages of one source: to the application if it asked, and to the sender in their turn."""
 
-    def __init__(self, tree: RelayTree, turns: FairSender, source: ServedPeer | Uplink) -> None:
-        self._tree = tree
-        self._turns = turns
-        self._source = source
+    _tree: RelayTree
+    _turns: FairSender
+    _source: ServedPeer | Uplink
 
     def put_nowait(self, run: deque[Received]) -> None:
-        while run and not self._turns.full and self._tree.application_takes_nowait(run[0]):
+        while run and not self._turns.full and self._tree.give_nowait(run[0]):
             accepted = self._accepted(run.popleft())
             if accepted is not None:
                 self._turns.send_nowait(accepted)
@@ -389,22 +358,21 @@ class _TurnTaking:
             self.put_nowait(run)
 
     async def send(self, value: Received) -> None:
-        await self._tree.application_takes(value)
+        await self._tree.give(value)
         accepted = self._accepted(value)
         if accepted is not None:
             await self._turns.send(accepted)
             self._tree.accepted += 1
 
     def end(self) -> None:
-        """The relay's queue has other sources."""
+        """Do nothing: the relay's queue has other sources."""
 
     def _accepted(self, value: Received) -> Accepted | None:
-        assert isinstance(value, RawReceived)  # noqa: S101 - this tree makes no others
-        return self._tree.accepted_from(self._source, value)
+        return self._tree.accepted_from(self._source, cast("RawReceived", value))  # this tree makes no others
 
 
 def _link_config(config: Config) -> Config:
-    """The link's part of a relay's configuration: a client's, whose batches end where the relay's do."""
+    """Return the link's part of a relay's configuration: that of a client whose batches end where the relay's do."""
     batch = config.batch
     if batch is not None:
         batch = evolve(batch, mode=BatchMode.DOCUMENT, fixed_size=None, timeout=inf)

@@ -25,15 +25,16 @@ from trio_wsout._core.admission import Admission, Places
 from trio_wsout._core.log import Log
 from trio_wsout._core.packing import Packer
 from trio_wsout._core.statistics import HistoryStatistics, ListenerStatistics
-from trio_wsout._modes.tree import Tree, stop_when_broken
+from trio_wsout._modes.tree import Tree
 from trio_wsout._tasks.fan_out import FanOut, gap_frame
 from trio_wsout._tasks.history_journal import HistoryJournal
 from trio_wsout._tasks.intake import Intake
 from trio_wsout._tasks.listener import Listener
 from trio_wsout._tasks.reader import Inbox
 from trio_wsout._tasks.replay import Replay
-from trio_wsout._tasks.sender import AudienceSender, Sender
+from trio_wsout._tasks.sender import FanOutSender, Sender
 from trio_wsout._tasks.served_peer import GOING_AWAY, Resumption
+from trio_wsout._tasks.wakeup import cancel_when
 from trio_wsout._wire.accept import Acceptor
 from trio_wsout._wire.frames import BINARY, TEXT
 from trio_wsout.config.sections import DeliveryLevel, Mode, OnGap
@@ -43,15 +44,15 @@ if TYPE_CHECKING:
     from trio_wsout._core.message import Accepted
     from trio_wsout._core.statistics import Statistics
     from trio_wsout._modes.hooks import Hooks
+    from trio_wsout._tasks.intake import Source
     from trio_wsout._tasks.ledger import Flush
-    from trio_wsout._tasks.sender import Sink, Source
     from trio_wsout._tasks.served_peer import ServedPeer
     from trio_wsout.config.sections import Config, Server
 
 __all__ = ["ServerTree"]
 
-_PARTING = 1.0
-"""Most seconds of shutdown-timeout that are kept for Closes; no more than a tenth of it."""
+_CLOSING = 1.0
+"""Seconds of shutdown-timeout that are kept for Closes, at most; never more than a tenth of it."""
 
 
 class ServerTree(Tree):
@@ -84,13 +85,11 @@ class ServerTree(Tree):
         self._history_journal: HistoryJournal | None = None
         self._tells_gaps = config.history is None or config.history.on_gap is OnGap.TELL
         self._packer: Packer | None = None
-        self._sender: Sender | None = None
+        self._sender: Sender[Source] | None = None
         self._acks: AckReader | None = None
         self._closing = trio.Event()
-        self._waits: set[trio.CancelScope] = set()
-        """Who waits for peers: in vain, once the tree has ended."""
         self._unsettled: list[Accepted] = []
-        self._reserve = min(_PARTING, config.shutdown_timeout / 10)
+        self._reserve = min(_CLOSING, config.shutdown_timeout / 10)
 
     def _make_fan_out(self, config: Config, server: Server) -> FanOut:
         delivery, advice = config.delivery, "heartbeat: none"
@@ -121,69 +120,72 @@ class ServerTree(Tree):
             await self.listener.open()
             await self._open_history()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(stop_when_broken, self.ledger, nursery.cancel_scope)
+                nursery.start_soon(cancel_when, self.ledger.broke, nursery.cancel_scope)
                 nursery.start_soon(self.peer_log.run)
                 await self._start_tasks(nursery)
                 nursery.start_soon(self.listener.run, nursery)
                 task_status.started()
                 await self._closing.wait()
-                await self._part()
+                await self._close_peers()
                 nursery.cancel_scope.cancel()
         finally:
             self._abandon(self._holding())
-            self._giving.end()
+            self.received.end()
             self.ended.set()
-            for waiting in self._waits:
-                waiting.cancel()
+            self.fan_out.notify_changed()
             with trio.CancelScope(shield=True):
                 await self.listener.aclose()
                 if self._history_journal is not None:
                     await self._history_journal.aclose()
 
     async def _start_tasks(self, nursery: trio.Nursery) -> None:
-        """Start what this mode has beside the listener."""
+        """Start the tasks that this mode has beside the listener."""
         await trio.lowlevel.checkpoint()
         if self._history_journal is not None:
             nursery.start_soon(self._history_journal.run)
         if self._sender is not None:
-            nursery.start_soon(self._sender.run, self._source())
-
-    def _source(self) -> Source:
-        """Where the sender takes from."""
-        return self._taking
-
-    def _sink(self) -> Sink:
-        """Where the sender's messages go."""
-        return self.fan_out if self._history_journal is None else self._history_journal
+            nursery.start_soon(self._sender.run)
 
     async def _open_history(self) -> None:
+        """Open the history, if there is one, and make what depends on its epoch: the packer and the sender."""
         config, after = self._config, 0
         if config.history is not None:
-            store = self._hooks.history or open_history_store(config.history)
-            self._history_journal = HistoryJournal(config, store, self.fan_out, self.ledger)
+            cursor = config.cursor
+            self._history_journal = HistoryJournal(
+                self._hooks.history or open_history_store(config.history),
+                self.fan_out,
+                self.ledger,
+                max_age=config.history.max_age,
+                by_stamp=cursor is None or (cursor.value_field or cursor.value_pointer) is None,
+            )
             extent = await self._history_journal.open(self._epoch)
             self._epoch, after = extent.epoch, extent.tail
         self.fan_out.epoch = self._epoch
         if config.delivery.level is DeliveryLevel.ACKED:
             self._acks = AckReader(config.delivery.ack_pointer, self._epoch)
         self._packer = Packer(config, self.encoder, epoch=self._epoch, resolve=self._resolve, after=after)
-        if self._history_journal is None and isinstance(self._source(), Intake):
-            self._sender = AudienceSender(self._packer, self.fan_out, self.ledger)
+        queue = self._queue
+        if self._history_journal is not None:
+            self._sender = Sender(self._packer, queue, self._history_journal, self.ledger)
+        elif isinstance(queue, Intake):
+            sender = FanOutSender(self._packer, queue, self.fan_out, self.ledger, self.fan_out.log)
+            queue.offer_first = sender.take_alone
+            self._sender = sender
         else:
-            self._sender = Sender(self._packer, self._sink(), self.ledger)
+            self._sender = Sender(self._packer, queue, self.fan_out, self.ledger)
 
     async def begin(self) -> None:
-        """A listener has nobody to wait for."""
+        """Wait for nothing: a listener is open once the tree runs."""
         await trio.lowlevel.checkpoint()
 
     async def finish(self) -> None:
-        """End gracefully: nobody new, everything confirmed, every peer told by Close 1001; then `run` returns.
+        """End gracefully: no new peers, everything is confirmed, every peer gets Close 1001; then `run` returns.
 
-        A peer that has everything goes at once. Who has not when most of the time is over goes then.
+        A peer that has everything goes without waiting for others; the rest go when most of the time is over.
         """
         self.listener.stop()
         if not self._hooks.to_the_end():
-            self._giving.end()
+            self.received.end()
         with trio.move_on_at(trio.current_effective_deadline() - self._reserve):
             await self._end_document()
             flush = await self._post_all()
@@ -192,34 +194,34 @@ class ServerTree(Tree):
             self._closing.set()
             return
         self.out_of_time()
-        # Who goes now has not confirmed what it lacks; the account is closed before.
+        # A peer that goes now has not confirmed what it lacks: so the account is closed first.
         self._unsettled = [event for message in self.fan_out.log.drain() for event in message.events]
         self._closing.set()
 
     async def _post_all(self) -> Flush:
-        """Have everything accepted so far posted to the peers; gives the mark behind it."""
+        """Wait until everything accepted so far is posted to the peers; return the mark behind it."""
         flush = await self._mark()
         await flush.passed.wait()
         if self._history_journal is not None:
             await self._history_journal.wait_posted()
         return flush
 
-    async def _part(self) -> None:
-        """Tell every peer that this is the end, also who comes in only now; wait until they are gone."""
+    async def _close_peers(self) -> None:
+        """Close every peer, those that are admitted meanwhile, too, and wait until they are gone."""
         while self.fan_out.peers:
             for peer in list(self.fan_out.peers):
                 peer.close(GOING_AWAY)
             await self.fan_out.wait_changed()
 
-    def whereabouts(self) -> str:
-        """How many peers there are, and how much they lack."""
+    def situation(self) -> str:
+        """Return how many peers there are, and how much they lack."""
         count = len(self.fan_out.peers)
         return (
             f"{count} peer{'' if count == 1 else 's'} connected, {self.fan_out.log.unsettled} messages open"
         )
 
     def _holding(self) -> list[Accepted]:
-        """What left the intake and is not confirmed, in order."""
+        """Return the events that left the intake and are not confirmed, in order."""
         left = [
             *self._unsettled,
             *[event for message in self.fan_out.log.drain() for event in message.events],
@@ -255,32 +257,23 @@ class ServerTree(Tree):
         return Resumption(replay=replay, resumed=not start.gap)
 
     def inbox_for(self, peer: ServedPeer) -> Inbox:
-        """What peers send is drained and counted, acknowledgements are heard."""
+        """Return an inbox that counts and drops what the peer sends, except acknowledgements."""
         del peer
-        return self._deaf_inbox()
+        return self._dropping_inbox()
 
-    def _deaf_inbox(self) -> Inbox:
-        """An inbox whose messages nobody gets."""
-        return Inbox(self._config.payload, None, self._acks, counters=self.counters, peer_log=self.peer_log)
+    def _dropping_inbox(self) -> Inbox:
+        return Inbox(self._config.payload, None, self._acks, self.counters, self.peer_log)
 
     # -- for Output -----------------------------------------------------------------------------------------
 
     async def wait_peers(self, count: int) -> None:
         """Wait until so many peers are connected at the same time."""
         await trio.lowlevel.checkpoint()
-        with trio.CancelScope() as waiting:  # noqa: ASYNC912 - the checkpoint was before
-            self._waits.add(waiting)
-            try:
-                while len(self.fan_out.peers) < count:
-                    if self.ended.is_set():
-                        break
-                    await self.fan_out.wait_changed()
-                else:
-                    return
-            finally:
-                self._waits.remove(waiting)
-        self.ledger.raise_if_broken()
-        raise trio.ClosedResourceError
+        while len(self.fan_out.peers) < count:
+            if self.ended.is_set():
+                self.ledger.raise_if_broken()
+                raise trio.ClosedResourceError
+            await self.fan_out.wait_changed()
 
     def statistics(self) -> Statistics:
         """Return the figures of this moment."""

@@ -3,11 +3,11 @@
 ::
 
     server-input
-    ├─ watch      the deadlines of all peers
-    └─ listener   accept → handshake → admit, each peer in a guarded nursery
+    ├─ heartbeat       the deadlines of all peers: ping, warn, cut
+    └─ listener        accept → handshake → admit, each peer guarded
        └─ peer
-          ├─ fan-out  pings and answers only
-          └─ reader   messages → events → received; waits while nobody takes them
+          ├─ fan-out   pings and answers only
+          └─ reader    messages → events → received; waits while the application takes none
 """
 
 from __future__ import annotations
@@ -42,15 +42,8 @@ class ServerInputTree(ServerTree):
         raise RuntimeError("mode server-input takes no events, it only receives; use server-output or relay")
 
     def inbox_for(self, peer: ServedPeer) -> Inbox:
-        """What every peer that may send sends goes to the application."""
+        """Return an inbox that passes messages on to the application, if the peer may send."""
         if not peer.peer.may_send:
-            return self._deaf_inbox()
+            return self._dropping_inbox()
         kind = RawInbox if self._hooks.raw else Inbox
-        return kind(
-            self._config.payload,
-            self._giving,
-            None,
-            unpacker=self._unpacker,
-            counters=self.counters,
-            peer_log=self.peer_log,
-        )
+        return kind(self._config.payload, self.received, None, self.counters, self.peer_log, self._unpacker)

@@ -1,11 +1,11 @@
-"""What the trees of all modes share: the way in, the account, the way out."""
+"""The part that the trees of all modes share: accepting and encoding events, the account of them, and the end."""
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 import trio
 from attrs import evolve
@@ -19,7 +19,6 @@ from trio_wsout._core.statistics import Counters, Statistics
 from trio_wsout._tasks.intake import DocumentEnd, Intake
 from trio_wsout._tasks.ledger import Flush, Ledger
 from trio_wsout._tasks.received_channel import Handover
-from trio_wsout._tasks.sender import Source
 from trio_wsout._tasks.text_files import read_text_file
 from trio_wsout._wire.peer_log import PeerLog
 from trio_wsout._wire.tls import client_context, key_password
@@ -33,12 +32,12 @@ if TYPE_CHECKING:
 
     from trio_wsout._core.message import Fate
     from trio_wsout._modes.hooks import Hooks
-    from trio_wsout._tasks.intake import Item
-    from trio_wsout._tasks.received_channel import ReceivedChannel
+    from trio_wsout._tasks.fair_queue import FairQueue
+    from trio_wsout._tasks.intake import Entry
     from trio_wsout.config.sections import Config
     from trio_wsout.errors import Undelivered
 
-__all__ = ["Entry", "Queue", "Tree", "stop_when_broken"]
+__all__ = ["Tree"]
 
 _INTAKE = 256
 """Events that wait between ``send`` and the sender: enough that a task switch serves many."""
@@ -46,76 +45,49 @@ _RECEIVED = 64
 """Received messages that wait for the application."""
 
 
-class Entry(Protocol):
-    """Where `Output` puts what it accepts."""
-
-    def send_nowait(self, value: Item) -> None:
-        """Put an item; raises trio.WouldBlock where there is no room."""
-        ...
-
-    async def send(self, value: Item) -> None:
-        """Put an item; waits for room."""
-        ...
-
-
-class Queue(Source, Protocol):
-    """What waits there."""
-
-    def close(self) -> None:
-        """Nobody receives any more."""
-        ...
-
-
 class Tree(ABC):
     """The tree of one output, and what its tasks share with `Output`."""
-
-    accepted: int
-    """Events that were accepted."""
-
-    left: list[Undelivered]
-    """What was not confirmed when the tree ended."""
-
-    kept: str
-    """What of it stays in the spool and why, in one sentence; empty: nothing."""
-
-    at_once: bool
-    """Whether an event is accepted as soon as there is room for it."""
-
-    end_reason: str
-    """Why events that are left were not confirmed."""
 
     def __init__(self, config: Config, hooks: Hooks) -> None:
         """Make the tree; `run` brings it to life."""
         self._config = config
         self._hooks = hooks
         self.encoder = Encoder(config.payload, config.batch, stamp=config.delivery.stamp)
-        self.overhead = self.encoder.overhead(None, None) + _stamp_room(config.delivery.stamp)
         self._event, self._dict = self.encoder.event, self.encoder.plain_dict
-        self._most = config.max_message_size - self.overhead
+        overhead = self.encoder.overhead(None, None) + _stamp_room(config.delivery.stamp)
+        self._most = config.max_message_size - overhead
         self._cursor: CursorReader | None = None
         if config.cursor is not None:
             self._cursor = CursorReader(config.cursor, in_header=goes_into_header(config))
         self.ledger = Ledger(hooks.undelivered)
         self.counters = Counters()
         self.peer_log = PeerLog()
-        intake = Intake(_INTAKE)
-        self.intake: Entry = intake
-        self._taking: Queue = intake
-        self._giving = Handover(_RECEIVED)
-        self.received: ReceivedChannel = self._giving
+        self._intake = Intake(_INTAKE)
+        self.entry: Entry = self._intake
+        """Takes what `Output` accepts; another entry than the intake where there is a spool, or other sources."""
+        self._queue: Intake | FairQueue = self._intake
+        """Where events wait in memory."""
+        self.received = Handover(_RECEIVED)
         self.receives = hooks.receive
+        """Whether the application may take messages."""
         self.bounding: Handover | None = None
-        """What bounds waits for confirmations, while `received` has to be taken from; None: nothing."""
-        self.ended = trio.Event()
+        """Bounds waits for confirmations while the application has to take messages; None: nothing does."""
         self.accepted = 0
-        self.left = []
-        self.kept = ""
-        self.at_once = True
+        """Events that were accepted."""
+        self.waits_for_disk = False
+        """Whether `send` waits until the event is on disk, even if there is room."""
+        self.ended = trio.Event()
         self.end_reason = "the output was closed before the event was confirmed"
+        """Why events that are left were not confirmed."""
+        self.left: list[Undelivered] = []
+        """Events that were not confirmed when the tree ended."""
+        self.kept = ""
+        """A sentence about events that stay in the spool, and why; empty if none do."""
         self._late = False
+        """Whether shutdown-timeout went by."""
 
     def encode(self, event: object, fate: Fate | None = None, *, own: bool = True) -> Accepted:
-        """An event as the sender takes it.
+        """Return an event as the sender takes it; `own`: the application sends it.
 
         Raises:
             EventError: It can't be encoded, is too large, or is the application's own and holds a cursor that no
@@ -123,7 +95,7 @@ class Tree(ABC):
         """
         try:
             kind = type(event)
-            # An attribute that is called where it stands would be looked for in the class first, and all its bases.
+            # Called as `self._event(event)`, it would be looked for in the class and all its bases first.
             encode = self._dict if kind is dict else self._event
             encoded = encode(event)
         except Base64Error as error:
@@ -138,10 +110,10 @@ class Tree(ABC):
         return accepted
 
     def check_tls(self) -> None:
-        """Find what of `tls` can't be used, before anything is begun.
+        """Check `tls` before anything is begun.
 
         Raises:
-            ConfigError: A certificate, key or password can't.
+            ConfigError: A certificate, key or password can't be used.
         """
         url, tls = self._config.url, self._config.tls
         if url is not None and not url.startswith("ws:"):
@@ -154,27 +126,26 @@ class Tree(ABC):
 
     @abstractmethod
     async def begin(self) -> None:
-        """What `open_output` waits for once the tree runs: the link, if it is eager."""
+        """Wait for what `open_output` has to wait for once the tree runs: the link, if it is eager."""
 
     @abstractmethod
     async def finish(self) -> None:
-        """End gracefully: everything confirmed or reported, the peers told; then `run` returns.
+        """End gracefully: everything is confirmed or reported, the peers get a Close, and then `run` returns.
 
-        Nobody may send any more. The caller bounds the time. When the output breaks on the way, it
-        returns at once.
+        Nothing may be sent any more. The caller bounds the time. If the output breaks meanwhile, this returns.
         """
 
     def out_of_time(self) -> None:
-        """What is not confirmed now was not confirmed within shutdown-timeout; the first call tells where things stood."""
+        """Give shutdown-timeout, and how things stand now, as the reason of what is not confirmed. Only once."""
         if self._late:
             return
         self._late = True
         limit = self._config.shutdown_timeout
-        self.end_reason = f"not confirmed within shutdown-timeout ({limit:g} s); {self.whereabouts()}"
+        self.end_reason = f"not confirmed within shutdown-timeout ({limit:g} s); {self.situation()}"
 
     @abstractmethod
-    def whereabouts(self) -> str:
-        """Where things stand, for the reason of what was not confirmed in time."""
+    def situation(self) -> str:
+        """Return how things stand, for the reason of what was not confirmed in time."""
 
     @abstractmethod
     async def wait_peers(self, count: int) -> None:
@@ -208,41 +179,41 @@ class Tree(ABC):
         )
 
     async def flush(self) -> bool:
-        """Wait until every event accepted so far is confirmed or reported; False: the output ended first."""
+        """Wait until every event accepted so far is confirmed or reported, and return true; false: the output ended first."""
         flush = await self._mark()
         await flush.done.wait()
         return not flush.abandoned
 
     async def _end_document(self) -> None:
-        """End the document, if there are documents: with the output, the document ends."""
+        """End the document with the output, if there are documents."""
         batch = self._config.batch
         if batch is not None and batch.mode is BatchMode.DOCUMENT:
             with suppress(trio.BrokenResourceError):
-                await self.intake.send(DocumentEnd())
+                await self.entry.send(DocumentEnd())
         else:
             await trio.lowlevel.checkpoint()
 
     async def _mark(self) -> Flush:
-        """Put a mark behind everything accepted so far; abandoned already, if the output has ended."""
+        """Put a mark behind everything accepted so far, and return it; if the output has ended, it is abandoned."""
         flush = Flush()
         try:
-            await self.intake.send(flush)
+            await self.entry.send(flush)
         except trio.BrokenResourceError:
             flush.abandon()
         return flush
 
     def _bound_waits(self, nursery: trio.Nursery) -> None:
-        """Where the application takes what comes, have waits for confirmations end when it takes nothing."""
+        """If the application takes messages, have waits for confirmations end when it takes none."""
         if self.receives:
-            self.bounding = self._giving
-            nursery.start_soon(self._giving.heartbeat_task, self._config.retry.timeout)
+            self.bounding = self.received
+            nursery.start_soon(self.received.watch_progress, self._config.retry.timeout)
 
     def _resolve(self, source: str, name: str | None) -> str | None:
-        """The value of a ``${…}``; None: there is none.
+        """Return the value of a ``${…}``; None if there is none.
 
         Raises:
-            TemplateError: `secrets` raised or gave no text, a file can't be read, or the value is one that no
-                bytes can say. It costs an attempt or a batch.
+            TemplateError: `secrets` raised or returned no text, a file can't be read, or the value is no Unicode.
+                It costs an attempt or a batch.
         """
         if source == "file":
             return read_text_file(name or "")
@@ -265,7 +236,7 @@ class Tree(ABC):
         raise TemplateError(message)
 
     def _abandon(self, holding: Iterable[Accepted]) -> None:
-        """The tree has ended: what the tasks hold and what waits is undelivered, and is kept in `left`."""
+        """Count everything that the tasks hold and that waits as undelivered, and put it into `left`."""
         left = self._unconfirmed(holding)
         broken = self.ledger.broken
         self.left = self.ledger.abandon(
@@ -275,27 +246,20 @@ class Tree(ABC):
             broken.undelivered += tuple(self.left)
 
     def _unconfirmed(self, holding: Iterable[Accepted]) -> list[Accepted]:
-        """What the tasks hold, and what waits, which is closed."""
+        """Close the queue of what waits; return what the tasks hold and what waits there."""
         left = list(holding)
-        try:
+        with suppress(trio.WouldBlock):
             while True:
-                item = self._taking.receive_nowait()
+                item = self._queue.receive_nowait()
                 if isinstance(item, Accepted):
                     self.ledger.taken += 1
                     left.append(item)
                 else:
                     item.abandon()
-        except trio.WouldBlock:
-            self._taking.close()
+        self._queue.close()
         return left
 
 
-async def stop_when_broken(ledger: Ledger, scope: trio.CancelScope) -> None:
-    """Cancel `scope` when the output breaks."""
-    await ledger.broke.wait()
-    scope.cancel()
-
-
 def _stamp_room(stamp: str | None) -> int:
-    """Bytes that a stamp adds to an event at most: key, two numbers of 64 bits, quotes and a comma."""
+    """Return how many bytes a stamp adds to an event at most: key, two numbers of 64 bits, quotes and a comma."""
     return 0 if stamp is None else 6 * len(stamp) + 48

@@ -1,8 +1,7 @@
-"""The backlog: what is on disk and not with the sender yet, most of it on disk only.
+"""The backlog of a spool: events that are on disk and that the sender has not taken yet.
 
-As long as they are few, events wait in memory. Past that they wait on disk only, and so do all behind them, until
-what is read back has caught up: a peer that is away costs disk and not memory. What an earlier life left is
-read back first.
+While they are few, they wait in memory, too. Beyond that they wait on disk only, and so do all behind them, until what is
+read back has caught up: a peer that is away costs disk and not memory. Events of an earlier run are read back first.
 """
 
 from __future__ import annotations
@@ -12,10 +11,11 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import trio
+from attrs import define, field
 
 from trio_wsout._core.message import Accepted
 from trio_wsout._core.spool_format import decode_event
-from trio_wsout._tasks.intake import DocumentEnd
+from trio_wsout._tasks.intake import DocumentEnd, Item, Mark
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import SpoolError
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from trio_wsout._core.message import Fate
-    from trio_wsout._tasks.intake import Item, Mark
     from trio_wsout._tasks.ledger import Ledger
     from trio_wsout.stores.spool import SpoolStore
 
@@ -31,54 +30,56 @@ __all__ = ["Backlog"]
 
 _IN_MEMORY = 1024
 _IN_MEMORY_BYTES = 8 << 20
-"""Most events, and bytes but at least one group, that are in memory, too."""
+"""Most events, and bytes but at least one group, that wait in memory, too."""
 _READ = 64 << 10
 """Bytes that are read back in one go."""
 _REMEMBERED = 8192
 """Receipts and document ends that are remembered for events that are on disk only."""
 
 
+@define(eq=False)
 class Backlog:
     """Events that are on disk, in order, with the marks between them; a `Source`."""
 
-    last: int
+    _store: SpoolStore
+    _ledger: Ledger
+    _revive: Callable[[object], Accepted]
+    """Makes an accepted event of one that was read back."""
+    last: int = field(default=0, init=False)
     """Number of the newest event."""
-
-    def __init__(self, store: SpoolStore, ledger: Ledger, revive: Callable[[object], Accepted]) -> None:
-        """Read back from `store`; `revive` makes an accepted event of one that was read."""
-        self._store = store
-        self._ledger = ledger
-        self._revive = revive
-        self._memory: deque[Item] = deque()
-        self._memory_bytes = 0
-        self._to_take = Wakeup()
-        self._behind = False
-        self._read = 0
-        self._marks: deque[tuple[int, Mark]] = deque()
-        self._fates: dict[int, Fate] = {}
-        self._forgotten = trio.Event()
-        self._closed = False
-        self.last = 0
+    _memory: deque[Item] = field(factory=deque[Item], init=False)
+    _memory_bytes: int = field(default=0, init=False)
+    _to_take: Wakeup = field(factory=Wakeup, init=False)
+    _behind: bool = field(default=False, init=False)
+    """Whether events wait on disk only: all behind number `_read`."""
+    _read: int = field(default=0, init=False)
+    _marks: deque[tuple[int, Mark]] = field(factory=deque[tuple[int, Mark]], init=False)
+    """Marks between them, each with the number of the event before it."""
+    _fates: dict[int, Fate] = field(factory=dict[int, "Fate"], init=False)
+    """Their fates, by number, where somebody waits for one."""
+    _forgotten: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
+    """Tasks that wait until some of these marks and fates have gone."""
+    _closed: bool = field(default=False, init=False)
 
     def begin(self, settled: int, last: int) -> None:
-        """Begin with the events behind number `settled`, which an earlier life left."""
+        """Begin with the events of an earlier run: those behind number `settled`, up to `last`."""
         self._read, self.last = settled, last
         self._behind = last > settled
         if self._behind:
-            # Whatever document the earlier life was in has ended with it.
+            # Whatever document the earlier run was in has ended with it.
             self._marks.append((last, DocumentEnd()))
 
-    # -- what comes ---------------------------------------------------------------------------------------
+    # -- putting ------------------------------------------------------------------------------------------
 
     async def wait_remembering(self, item: Accepted | Mark) -> None:
-        """Wait while an item needs memory although its events are on disk only, and there is no more of it."""
+        """Wait for memory if an item needs some although events wait on disk only: a mark, or an event with a receipt."""
         if isinstance(item, Accepted) and item.fate is None:
             return  # noqa: ASYNC910 - `send` waits for the disk
         while self._behind and not self._closed and len(self._marks) + len(self._fates) >= _REMEMBERED:
-            await self._forgotten.wait()
+            await self._forgotten.park()
 
     def extend(self, group: Sequence[Item], size: int) -> None:
-        """These are on disk now, with `size` bytes: events get their numbers, and marks their place."""
+        """Add events that are on disk now, with `size` bytes, and the marks between them."""
         few = len(self._memory) + len(group) <= _IN_MEMORY and self._memory_bytes + size <= _IN_MEMORY_BYTES
         if size and self._memory and not (few or self._behind):
             self._behind, self._read = True, self.last
@@ -105,7 +106,7 @@ class Backlog:
     # -- Source -------------------------------------------------------------------------------------------
 
     def receive_nowait(self) -> Item:
-        """The next item that is in memory; raises trio.WouldBlock when there is none."""
+        """Return the next item that is in memory; raises trio.WouldBlock if none is."""
         if not self._memory:
             raise trio.WouldBlock
         item = self._memory.popleft()
@@ -124,13 +125,13 @@ class Backlog:
         return self.receive_nowait()
 
     async def _read_back(self) -> None:
-        """Have some of what is on disk only in memory; a spool that can't be read breaks the output."""
+        """Read some of what is on disk only; a spool that can't be read breaks the output."""
         try:
             kept = await self._store.after(self._read, _READ)
         except SpoolError as error:
             self._ledger.break_with(error)
             await trio.sleep_forever()
-        # What was written meanwhile and is not accepted yet comes with its own group.
+        # Events that were written meanwhile and are not accepted yet come with their own group.
         for each in islice(kept, self.last - self._read):
             self._read += 1
             item = self._revive(decode_event(each))
@@ -139,13 +140,12 @@ class Backlog:
             while self._marks and self._marks[0][0] == self._read:
                 self._memory.append(self._marks.popleft()[1])
         self._behind = self._read < self.last
-        self._forgotten.set()
-        self._forgotten = trio.Event()
+        self._forgotten.unpark_all()
 
     def close(self, reason: str) -> None:
-        """Nothing is taken any more: who waits for an event that stays here hears `reason`."""
+        """Let nothing more be taken, and tell tasks that wait for an event that stays `reason`."""
         self._closed = True
-        self._forgotten.set()
+        self._forgotten.unpark_all()
         for item in (*self._memory, *(mark for _, mark in self._marks)):
             if not isinstance(item, Accepted):
                 item.abandon()

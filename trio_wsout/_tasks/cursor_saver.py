@@ -1,4 +1,4 @@
-"""The persister: the confirmed cursor goes to its store, soon, but not for every message (SPEC 9)."""
+"""The cursor saver: puts the confirmed cursor into its store, soon, but not for every message (SPEC 9)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 import trio
+from attrs import define, field
 
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import CursorError
@@ -28,28 +29,25 @@ _COALESCE = 0.1
 """Seconds that a confirmed cursor may wait, so that one write serves many confirmations."""
 
 
+@define(eq=False)
 class CursorSaver:
-    """Holds the cursor of one output and keeps its store up to date."""
+    """The cursor of one output; keeps its store up to date, and breaks the output if the store fails."""
 
-    value: str | None
-    """The cursor now: of the last confirmed event that has one, or what was stored."""
-
-    def __init__(self, store: CursorStore, ledger: Ledger, counters: Counters) -> None:
-        """Keep `store` up to date; if it fails, it breaks the output of `ledger`."""
-        self._store = store
-        self._ledger = ledger
-        self._counters = counters
-        self._epoch = 1
-        self._changed = Wakeup()
-        self._one_saves = trio.Lock()
-        self._saved: str | None = None
-        self.value = None
+    _store: CursorStore
+    _ledger: Ledger
+    _counters: Counters
+    value: str | None = field(default=None, init=False)
+    """The value of the last confirmed event that has a cursor, or the stored one; None if there is neither."""
+    _saved: str | None = field(default=None, init=False)
+    _epoch: int = field(default=1, init=False)
+    _changed: Wakeup = field(factory=Wakeup, init=False)
+    _one_saves: trio.Lock = field(factory=trio.Lock, init=False)
 
     async def load(self, initial: str | None, reader: CursorReader) -> None:
-        """Start from what is stored, or else from `initial`, as far as `reader` can use them; opens a new epoch.
+        """Start a new epoch from the stored cursor, or else from `initial`, if `reader` can use them.
 
         Raises:
-            CursorError: What is stored can't be read.
+            CursorError: The stored cursor can't be read.
         """
         stored = await self._store.load()
         self._epoch = 1 if stored is None else stored.epoch + 1
@@ -61,7 +59,7 @@ class CursorSaver:
         self.value = self._saved = kept or first
 
     def confirmed(self, messages: Sequence[Message]) -> None:
-        """These messages are confirmed: the cursor becomes the value of the last event that has one."""
+        """Take the cursor of the last of these confirmed messages that has one."""
         before = self.value
         for message in messages:
             value = message.events[-1].cursor
@@ -77,11 +75,11 @@ class CursorSaver:
         while True:
             await self._changed.wait()
             await trio.sleep(_COALESCE)
-            await self.settle()
+            await self.save()
 
-    async def settle(self) -> None:
-        """Save now what is not saved yet. One save at a time: of two the older could end last."""
-        async with self._one_saves:
+    async def save(self) -> None:
+        """Save the cursor now, if it is not saved yet."""
+        async with self._one_saves:  # of two saves at a time the older could end last
             value = self.value
             if value is None or value == self._saved:
                 return

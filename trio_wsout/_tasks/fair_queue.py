@@ -1,10 +1,11 @@
-"""A queue with many sources that take turns, and one receiver; backpressure reaches each source alone."""
+"""A queue with many sources that take turns and one receiver; a full source waits alone."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import trio
+from attrs import define, field
 
 from trio_wsout._core.round_robin import RoundRobin
 from trio_wsout._tasks.wakeup import Wakeup
@@ -17,51 +18,51 @@ if TYPE_CHECKING:
 __all__ = ["FairQueue", "FairSender"]
 
 
+@define(eq=False)
 class FairQueue:
     """The receiving end; a `Source`."""
 
-    def __init__(self) -> None:
-        self._turns = RoundRobin["Item"]()
-        self._wakeup = Wakeup()
-        self._held: Callable[[], bool] = bool
-        self._free: FairSender | None = None
-        self.closed = False
+    _turns: RoundRobin[Item] = field(factory=RoundRobin["Item"], init=False)
+    _wakeup: Wakeup = field(factory=Wakeup, init=False)
+    _restricted: Callable[[], bool] = field(default=bool, init=False)
+    _favoured: FairSender | None = field(default=None, init=False)
+    closed: bool = field(default=False, init=False)
 
     def __len__(self) -> int:
-        """How many items wait."""
+        """Return how many items wait."""
         return len(self._turns)
 
     def source(self, most: int) -> FairSender:
-        """A new source, of which at most `most` items wait."""
+        """Return a new source, of which at most `most` items wait."""
         return FairSender(self, most)
 
-    def hold(self, while_: Callable[[], bool], *, but: FairSender) -> None:
-        """While that is so nothing is taken but from one source; `notify` says that it may have ended."""
-        self._held, self._free = while_, but
+    def restrict(self, while_: Callable[[], bool], *, to: FairSender) -> None:
+        """Take only from the source `to` while `while_` returns true; `notify` says that this may have changed."""
+        self._restricted, self._favoured = while_, to
 
-    def hold_nothing(self) -> None:
-        """From now on everything is taken: for the end, when it is only counted."""
-        self._held = bool
+    def lift_restriction(self) -> None:
+        """Take from all sources again."""
+        self._restricted = bool
 
     def notify(self) -> None:
-        """There may be something to take."""
+        """Wake the receiver: there may be something to take."""
         self._wakeup.notify()
 
     def put(self, source: FairSender, item: Item, most: int) -> bool:
-        """Part of a source."""
+        """Put an item for its source, and return true, if fewer than `most` of that source wait."""
         if not self._turns.put(source, item, most):
             return False
         self._wakeup.notify()
         return True
 
     def receive_nowait(self) -> Item:
-        """The next item; raises trio.WouldBlock when none waits."""
-        taken = self._turns.take(self._free if self._held() else None)
-        if taken is None:
+        """Return the next item; raises trio.WouldBlock if none waits."""
+        turn = self._turns.take(self._favoured if self._restricted() else None)
+        if turn is None:
             raise trio.WouldBlock
-        source, item = taken
+        source, item = turn
         if isinstance(source, FairSender):
-            source.taken()
+            source.was_taken()
         return item
 
     async def receive(self) -> Item:
@@ -74,22 +75,21 @@ class FairQueue:
                 await self._wakeup.wait()
 
     def close(self) -> None:
-        """Nobody receives any more: who sends gets trio.BrokenResourceError."""
+        """Refuse further items; tasks that send get trio.BrokenResourceError."""
         self.closed = True
 
 
+@define(eq=False)
 class FairSender:
-    """One sending end."""
+    """The sending end of one source; an `Entry`."""
 
-    waiting: int
+    _queue: FairQueue
+    _most: int
+    waiting: int = field(default=0, init=False)
     """How many items of this source wait."""
-
-    def __init__(self, queue: FairQueue, most: int) -> None:
-        self._queue = queue
-        self._most = most
-        self.waiting = 0
-        self._down_to = 0
-        self._fewer: trio.Event | None = None
+    _fewer: trio.Event | None = field(default=None, init=False)
+    """Set when at most `_down_to` items wait; None if no task waits for that."""
+    _down_to: int = field(default=0, init=False)
 
     @property
     def full(self) -> bool:
@@ -97,7 +97,7 @@ class FairSender:
         return self.waiting >= self._most
 
     def send_nowait(self, value: Item) -> None:
-        """Put an item; raises trio.WouldBlock while too many of this source wait."""
+        """Put an item, as `Entry` says."""
         if self._queue.closed:
             raise trio.BrokenResourceError
         if not self._queue.put(self, value, self._most):
@@ -105,30 +105,30 @@ class FairSender:
         self.waiting += 1
 
     async def send(self, value: Item) -> None:
-        """Put an item; waits while too many of this source wait."""
+        """Put an item, waiting for room, as `Entry` says."""
         await trio.lowlevel.checkpoint()
         while True:
             try:
                 self.send_nowait(value)
             except trio.WouldBlock:
-                await self._wait_for(self._most - 1)
+                await self._wait_until_at_most(self._most - 1)
             else:
                 return
 
-    async def wait_taken(self) -> None:
-        """Wait until all items of this source were taken."""
+    async def wait_empty(self) -> None:
+        """Wait until no item of this source waits."""
         await trio.lowlevel.checkpoint()
         while self.waiting:
-            await self._wait_for(0)
+            await self._wait_until_at_most(0)
 
-    async def _wait_for(self, count: int) -> None:
-        """Wait until at most so many wait; all who wait at a time wait for the same."""
+    async def _wait_until_at_most(self, count: int) -> None:
+        """Wait until at most `count` items wait, or whatever the task asked for that began to wait first."""
         if self._fewer is None:
             self._fewer, self._down_to = trio.Event(), count
         await self._fewer.wait()
 
-    def taken(self) -> None:
-        """Part of the queue: an item of this source was taken."""
+    def was_taken(self) -> None:
+        """Take note that the queue gave an item of this source away."""
         self.waiting -= 1
         if self._fewer is not None and self.waiting <= self._down_to:
             self._fewer.set()

@@ -99,9 +99,9 @@ class FanOut:
     log: Log
     opcode: int
     """Whether messages are texts (1) or bytes (2): RFC 6455 section 5.2."""
-    _stamped: bool
+    _stamped: bool = field(alias="stamped")
     """Whether events carry stamps, by which a peer can be told of a gap."""
-    _advice: str
+    _advice: str = field(alias="advice")
     """What to set for peers that answer no ping and send nothing."""
     peer_log: PeerLog
     epoch: int = field(default=0, init=False)
@@ -119,7 +119,7 @@ class FanOut:
     """Whether a message is confirmed once it is written (level written)."""
     _ask_timer: _AskTimer = field(init=False)
     _room: Wakeup = field(factory=Wakeup, init=False)
-    _changed: trio.Event = field(factory=trio.Event, init=False)
+    _changed: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     _warned_of_silence: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -311,7 +311,7 @@ class FanOut:
         self.peers.add(peer)
         self.counters.admitted += 1
         _coming.info("peer %s came", peer.peer.address)
-        self._change()
+        self.notify_changed()
 
     def leave(self, peer: Member) -> None:
         """Remove a peer whose connection is over."""
@@ -319,15 +319,15 @@ class FanOut:
         self.idle.discard(peer)
         self.counters.received_bytes += peer.connection.received_bytes
         _coming.info("peer %s left%s", peer.peer.address, _why(peer.connection.disconnection))
-        self._change()
-
-    def _change(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+        self.notify_changed()
 
     async def wait_changed(self) -> None:
-        """Wait until a peer comes or goes."""
-        await self._changed.wait()
+        """Wait until a peer comes or goes, or the tree ends."""
+        await self._changed.park()
+
+    def notify_changed(self) -> None:
+        """Wake the tasks in `wait_changed`."""
+        self._changed.unpark_all()
 
     def complete_now(self) -> None:
         """Let each peer go as soon as it has everything: nothing more will be posted."""

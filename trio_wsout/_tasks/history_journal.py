@@ -1,4 +1,4 @@
-"""The archive: messages go into the history first and then to the peers, many with one commit (SPEC 11)."""
+"""The history journal: messages go into the history first, many with one commit, and then to the peers (SPEC 11)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 import trio
-from attrs import frozen
+from attrs import define, field, frozen
 
 from trio_wsout._core.acknowledgement import stamp_of
 from trio_wsout._core.history import Entry, Extent, first_cursor
@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from trio_wsout._core.message import Accepted, Message
     from trio_wsout._tasks.fan_out import FanOut
     from trio_wsout._tasks.ledger import Ledger
-    from trio_wsout.config.sections import Config
     from trio_wsout.stores.history import HistoryStore
 
-__all__ = ["HistoryJournal", "Start"]
+__all__ = ["HistoryJournal", "ReplayStart"]
 
 _WAITING = 256
 """Messages that wait for the next commit."""
@@ -32,40 +31,44 @@ _REPLAYED = 1024
 _REPLAYED_BYTES = 64 * 1024
 """Events, and bytes, read from the history in one go."""
 _TRIMS = 10
-"""Times in `max-age` that events are looked for which are too old."""
+"""How many times within `max-age` old events are removed."""
 
 
 @frozen(kw_only=True)
-class Start:
+class ReplayStart:
     """Where the replay for a peer begins."""
 
     position: int
-    """The last event that it has."""
+    """The position of the last event that the peer has."""
     gap: bool
-    """Whether events after what it asked for are missing."""
+    """Whether events are missing behind the cursor that it asked for."""
     first: str | None
-    """Cursor of the first retained event that has one, where there is a gap; None: nothing is retained, or none has."""
+    """If so, the first cursor that is retained; None if nothing is retained, or no event has one."""
 
 
+@define(eq=False)
 class HistoryJournal:
     """Keeps every message before the peers get it; a `Sink`."""
 
-    def __init__(self, config: Config, store: HistoryStore, fan_out: FanOut, ledger: Ledger) -> None:
-        cursor, history = config.cursor, config.history
-        named = cursor is not None and (cursor.value_field or cursor.value_pointer) is not None
-        self._by_stamp = not named
-        self._max_age = history.max_age if history is not None else None
-        self._store = store
-        self._fan_out = fan_out
-        self._ledger = ledger
-        self._waiting: deque[Message] = deque()
-        self._keeping: deque[Message] = deque()
-        self._wakeup = Wakeup()
-        self._room = Wakeup()
-        self._posted = Wakeup()
-        self._closed = False
-        self._asking: set[trio.Event] = set()
-        self.extent = Extent(epoch=0, floor=0, tail=0, events=0, size=0)
+    _store: HistoryStore
+    _fan_out: FanOut
+    _ledger: Ledger
+    _max_age: float | None = field(alias="max_age")
+    """Seconds that an event is kept; None: for ever."""
+    _by_stamp: bool = field(alias="by_stamp")
+    """Whether stamps are the cursors: the configuration names none in the events."""
+    extent: Extent = field(default=Extent(epoch=0, floor=0, tail=0, events=0, size=0), init=False)
+    """What the history holds."""
+    _waiting: deque[Message] = field(factory=deque["Message"], init=False)
+    """Messages that wait for the next commit."""
+    _keeping: deque[Message] = field(factory=deque["Message"], init=False)
+    """Messages of the commit under way, until they are posted."""
+    _wakeup: Wakeup = field(factory=Wakeup, init=False)
+    _room: Wakeup = field(factory=Wakeup, init=False)
+    _posted: Wakeup = field(factory=Wakeup, init=False)
+    _closed: bool = field(default=False, init=False)
+    _writes: set[trio.Event] = field(factory=set[trio.Event], init=False)
+    """Writes under way, each as an event that is set when it has ended."""
 
     async def open(self, epoch: int) -> Extent:
         """Take the history over.
@@ -80,28 +83,28 @@ class HistoryJournal:
     # -- Sink -------------------------------------------------------------------------------------------
 
     def accept(self, message: Message) -> bool:
-        """Take a message if not too many wait for the commit."""
+        """Take a message, and return true, if not too many wait for the commit."""
         if len(self._waiting) >= _WAITING:
             return False
         self._waiting.append(message)
         return True
 
     async def put(self, message: Message) -> None:
-        """Take a message; waits while too many wait."""
+        """Take a message, waiting while too many wait."""
         while not self.accept(message):
             self._wakeup.notify()
             await self._room.wait()
 
     def notify(self) -> None:
-        """Messages wait: have them kept."""
+        """Have messages kept that were taken."""
         if self._waiting:
             self._wakeup.notify()
 
     def leftovers(self) -> list[Accepted]:
-        """What was not posted yet, in order; for the end."""
+        """Return the events that are not posted yet, in order; for the end."""
         return [event for message in (*self._keeping, *self._waiting) for event in message.events]
 
-    # -- work -------------------------------------------------------------------------------------------
+    # -- writing ----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Keep and post until cancelled; a history that fails breaks the output."""
@@ -112,7 +115,7 @@ class HistoryJournal:
                 if self._waiting:
                     await self._keep()
                 else:
-                    await self._learn(self._store.trim(time.time()))
+                    await self._write(self._store.trim(time.time()))
         except HistoryError as error:
             self._ledger.break_with(error)
 
@@ -120,17 +123,17 @@ class HistoryJournal:
         while self._waiting:
             self._keeping, self._waiting = self._waiting, deque()
             self._room.notify()
-            await self._learn(self._store.append(self._entries(self._keeping)))
-            keeping, offer = self._keeping, self._fan_out.accept
+            await self._write(self._store.append(self._entries(self._keeping)))
+            keeping, accept = self._keeping, self._fan_out.accept
             while keeping:
-                if not offer(keeping[0]):
+                if not accept(keeping[0]):
                     await self._fan_out.put(keeping[0])
                 keeping.popleft()
             self._fan_out.notify()
         self._posted.notify()
 
     async def wait_posted(self) -> None:
-        """Wait until everything that was put is posted, or the history is closed. For one task."""
+        """Wait until every message taken so far is posted, or the history is closed. For one task."""
         while (self._waiting or self._keeping) and not self._closed:
             await self._posted.wait()
 
@@ -148,42 +151,46 @@ class HistoryJournal:
             for event in message.events
         ]
 
-    async def _learn(self, answer: Awaitable[Extent]) -> None:
-        """Learn what the log holds from an answer to a write; one that was overtaken by another tells nothing new."""
-        answered = trio.Event()
-        self._asking.add(answered)
+    async def _write(self, extent: Awaitable[Extent]) -> None:
+        """Await a write to the store, and take the extent that it returns, unless a later write has returned before."""
+        done = trio.Event()
+        self._writes.add(done)
         try:
-            extent = await answer
-            if (extent.tail, extent.floor) >= (self.extent.tail, self.extent.floor):
-                self.extent = extent
+            found = await extent
+            if (found.tail, found.floor) >= (self.extent.tail, self.extent.floor):
+                self.extent = found
         finally:
-            self._asking.remove(answered)
-            answered.set()
+            self._writes.remove(done)
+            done.set()
 
     # -- reading ------------------------------------------------------------------------------------------
 
-    async def locate(self, asked: str) -> Start:
-        """Where the replay for a peer begins that asks for what follows a cursor.
+    async def locate(self, asked: str) -> ReplayStart:
+        """Find where the replay begins for a peer that asks for what follows the cursor `asked`.
 
         Raises:
-            HistoryError: It can't be read.
+            HistoryError: The history can't be read.
         """
         if self._max_age is not None:
-            await self._learn(self._store.trim(time.time()))
+            await self._write(self._store.trim(time.time()))
         position = await self._store.find(asked)
         if position is not None and position >= self.extent.floor:
-            return Start(position=position, gap=False, first=None)
+            return ReplayStart(position=position, gap=False, first=None)
         floor = self.extent.floor
         oldest = await self._store.after(floor, most=1, most_bytes=1)
         if oldest and oldest[0].cursor is None:
             oldest = await self._store.after(floor, most=_REPLAYED, most_bytes=_REPLAYED_BYTES)
-        return Start(position=floor, gap=True, first=first_cursor(oldest))
+        return ReplayStart(position=floor, gap=True, first=first_cursor(oldest))
 
     async def after(self, position: int) -> Sequence[Entry]:
-        """The next events after `position`; `extent.floor` is no older than what they show."""
+        """Return the next events behind `position`; `extent` is then no older than they are.
+
+        Raises:
+            HistoryError: The history can't be read.
+        """
         entries = await self._store.after(position, most=_REPLAYED, most_bytes=_REPLAYED_BYTES)
-        for answered in tuple(self._asking):
-            await answered.wait()
+        for done in tuple(self._writes):
+            await done.wait()
         return entries
 
     async def aclose(self) -> None:

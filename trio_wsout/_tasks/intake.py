@@ -1,16 +1,15 @@
-"""The intake: what `send` accepted waits here for the sender, who may take all of it at once.
+"""The intake: accepted events wait here for the sender, which takes all of them in one go.
 
-A memory channel does the same one event at a time. Then putting and taking cost more than encoding
-the event does, so this one gives what it has as a whole.
+A memory channel does the same for one event at a time; its price for each would be higher than that of encoding it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
-from attrs import define
+from attrs import define, field
 
 from trio_wsout._core.message import Accepted
 from trio_wsout._tasks.ledger import Flush
@@ -21,71 +20,95 @@ if TYPE_CHECKING:
 
     from trio_wsout._core.message import Fate
 
-__all__ = ["BatchEnd", "DocumentEnd", "Intake", "Item", "Mark"]
+__all__ = ["BatchEnd", "DocumentEnd", "Entry", "Intake", "Item", "Mark", "Source"]
 
 
 @define(eq=False)
 class DocumentEnd:
-    """Mark in the intake: the document ends here."""
+    """Mark between events: the document ends here."""
 
     fate: Fate | None = None
-    """Who waits for the end."""
+    """Told when the end has come; None if nobody waits for it."""
 
     def abandon(self) -> None:
-        """The output has ended: nobody will say that the document has."""
+        """Tell that the output ended first."""
         if self.fate is not None:
             self.fate.failed("the output ended before the document did")
 
 
 @define(eq=False)
 class BatchEnd:
-    """Mark in the intake: the batch ends here."""
+    """Mark between events: the batch ends here."""
 
     def abandon(self) -> None:
-        """The output has ended; nobody waits for a batch."""
+        """Do nothing: nobody waits for the end of a batch."""
 
 
 Mark = DocumentEnd | BatchEnd | Flush
-"""What stands between events."""
+"""A mark between events."""
 
 Item = Accepted | Mark
-"""What travels from ``send`` to the sender."""
+"""An event, or a mark between events, on its way from ``send`` to the sender."""
 
 
-@define(eq=False)
-class _Waiting:
-    """Who waits in `send` for room, and with what."""
-
-    item: Item
-    task: trio.lowlevel.Task
-    refused: bool = False
-    """Whether it never will be let in."""
-
-
-class Intake:
-    """A bounded queue with one taker. Who waits for room is let in in the order of waiting."""
-
-    def __init__(self, most: int) -> None:
-        """Let at most `most` items wait, beside those of who waits in `send`."""
-        self._most = most
-        self._items: deque[Item] = deque()
-        self._outside: deque[_Waiting] = deque()
-        self._wakeup = Wakeup()
-        self._closed = False
-        self.offer_first: Callable[[Item], bool] | None = None
-        """Who is offered an item that comes where nothing waits; gives whether it was taken. None: nobody."""
-
-    # -- who puts -----------------------------------------------------------------------------------------
+class Entry(Protocol):
+    """Takes what `Output` accepts."""
 
     def send_nowait(self, value: Item) -> None:
         """Put an item.
 
         Raises:
             trio.WouldBlock: There is no room.
-            trio.BrokenResourceError: Nobody takes any more.
+            trio.BrokenResourceError: Nothing is taken any more.
         """
+        ...
+
+    async def send(self, value: Item) -> None:
+        """Put an item, waiting for room; raises trio.BrokenResourceError as `send_nowait` does."""
+        ...
+
+
+class Source(Protocol):
+    """Gives items to the sender."""
+
+    async def receive(self) -> Item:
+        """Wait for the next item; cancelled, it has taken none."""
+        ...
+
+    def receive_nowait(self) -> Item:
+        """Return the next item; raises trio.WouldBlock if none waits."""
+        ...
+
+
+@define(eq=False)
+class _Waiting:
+    """A task that waits in `Intake.send` for room."""
+
+    item: Item
+    task: trio.lowlevel.Task
+    refused: bool = False
+    """Whether it was woken because there will never be room."""
+
+
+@define(eq=False)
+class Intake:
+    """A bounded queue with one taker; an `Entry` and a `Source`. Tasks that wait for room get it in their order."""
+
+    _most: int
+    """Items that may wait, beside those of tasks that wait for room."""
+    offer_first: Callable[[Item], bool] | None = field(default=None, init=False)
+    """Offered an item that comes while nothing waits, and returns whether it took it; None: nothing is offered."""
+    _items: deque[Item] = field(factory=deque[Item], init=False)
+    _outside: deque[_Waiting] = field(factory=deque[_Waiting], init=False)
+    _wakeup: Wakeup = field(factory=Wakeup, init=False)
+    _closed: bool = field(default=False, init=False)
+
+    # -- putting ------------------------------------------------------------------------------------------
+
+    def send_nowait(self, value: Item) -> None:
+        """Put an item, as `Entry` says."""
         items = self._items
-        if len(items) >= self._most:  # so it is, too, when nobody takes any more
+        if len(items) >= self._most:  # true, too, once it is closed
             raise trio.BrokenResourceError if self._closed else trio.WouldBlock
         if not items:
             if self.offer_first is not None and self.offer_first(value):
@@ -94,22 +117,18 @@ class Intake:
         items.append(value)
 
     async def send(self, value: Item) -> None:
-        """Put an item; waits for room. Cancelled, it has put none.
-
-        Raises:
-            trio.BrokenResourceError: Nobody takes any more.
-        """
+        """Put an item, waiting for room, as `Entry` says; cancelled, it has put none."""
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
             self.send_nowait(value)
         except trio.WouldBlock:
-            await self._wait(_Waiting(value, trio.lowlevel.current_task()))
+            await self._wait_for_room(_Waiting(value, trio.lowlevel.current_task()))
         else:
             await trio.lowlevel.cancel_shielded_checkpoint()
 
-    async def _wait(self, waiting: _Waiting) -> None:
+    async def _wait_for_room(self, waiting: _Waiting) -> None:
         def leave(_: object) -> trio.lowlevel.Abort:
-            # Called in the moment of the cancellation: who was let in before it is not cancelled here any more.
+            # Called in the moment of the cancellation: a task that was let in before is not cancelled here any more.
             self._outside.remove(waiting)
             return trio.lowlevel.Abort.SUCCEEDED
 
@@ -118,15 +137,15 @@ class Intake:
         if waiting.refused:
             raise trio.BrokenResourceError
 
-    # -- who takes ----------------------------------------------------------------------------------------
+    # -- taking -------------------------------------------------------------------------------------------
 
     @property
     def waiting(self) -> Sequence[Item]:
-        """What can be taken now, oldest first; not to be kept."""
+        """What can be taken now, oldest first; not a copy, and only valid until the next call."""
         return self._items
 
     def take(self, count: int) -> list[Item]:
-        """Take so many of `waiting`."""
+        """Take the first `count` items of `waiting`."""
         items = self._items
         if count == len(items):  # nearly always; it takes a tenth of the time
             taken = list(items)
@@ -141,7 +160,7 @@ class Intake:
         return taken
 
     def receive_nowait(self) -> Item:
-        """Take the next item; raises trio.WouldBlock when none waits."""
+        """Return the next item, as `Source` says."""
         if not self._items:
             raise trio.WouldBlock
         return self.take(1)[0]
@@ -153,14 +172,14 @@ class Intake:
 
     async def wait(self) -> None:
         """Wait until something can be taken."""
-        # Waiting is a checkpoint by itself, and one turn of the loop later is when a lone event is late.
+        # Waiting is a checkpoint by itself; a second one would make a lone event a turn of the loop late.
         if self._items:
             await trio.lowlevel.checkpoint()
         while not self._items:
             await self._wakeup.wait()
 
     def close(self) -> None:
-        """Nobody takes any more, or puts; what waits can still be taken."""
+        """Refuse further items; what waits can still be taken."""
         self._closed = True
         self._most = 0
         self.offer_first = None

@@ -1,4 +1,4 @@
-"""The account of every accepted event: confirmed, or undelivered and reported; and who waits for that."""
+"""The ledger: the account of every accepted event, confirmed or undelivered, and the tasks that wait for its fate."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ __all__ = ["Flush", "Ledger"]
 
 @define(eq=False)
 class Flush:
-    """Mark in the intake: the open batch goes now, and `done` is set when all before it have their fate."""
+    """Mark between events: the open batch goes now, and `done` is set when everything before the mark has settled."""
 
     done: trio.Event = field(factory=trio.Event)
     """Set when every earlier event is confirmed or reported, or the output has ended."""
     passed: trio.Event = field(factory=trio.Event)
     """Set when every earlier event has left the intake and the open batch, or the output has ended."""
     seq: int = 0
-    """Last event before the mark."""
+    """Number of the last event before the mark."""
     missing: int = 0
-    """Events before the mark that have no fate yet."""
+    """Events before the mark that have not settled."""
     abandoned: bool = False
-    """Whether `done` was set by the output's end, and not because all have their fate."""
+    """Whether `done` was set because the output ended."""
 
     def abandon(self) -> None:
-        """The output has ended: nobody counts any more."""
+        """Let nobody wait any longer: the output has ended."""
         self.abandoned = True
         self.passed.set()
         self.done.set()
@@ -44,50 +44,54 @@ class Flush:
 
 @define(eq=False)
 class _End:
-    """The end of a document, until all before it have their fate."""
+    """The end of a document, until everything before it has settled."""
 
     seq: int
-    """Last event before it."""
+    """Number of the last event before it."""
     missing: int
-    """Events that have no fate yet, of those behind the end before."""
+    """Events between the end before and this one that have not settled."""
     marker: Document | None
-    """The marker of its last part; None if nothing is marked, or there was no document."""
+    """The marker of its last part; None if documents are not marked, or there was none."""
     fate: Fate | None
-    """Who waits for it."""
+    """Told when the end has come; None if nobody waits for it."""
 
 
+@define(eq=False)
 class Ledger:
-    """Counts events and tells their fate: `taken` events left the intake."""
+    """Counts events and tells their fates."""
 
-    broken: OutputError | None
+    _channel: trio.abc.SendChannel[Undelivered] | None
+    """Takes undelivered events; without it, they break the output."""
+    on_confirmed: Callable[[Sequence[Message]], object] | None = field(default=None, init=False)
+    on_failed: Callable[[Accepted], object] | None = field(default=None, init=False)
+    on_awaited: Callable[[], object] | None = field(default=None, init=False)
+    """Called when a task begins to wait for confirmations."""
+    broken: OutputError | None = field(default=None, init=False)
     """Why the output is broken; None while it is not."""
-
-    def __init__(self, undelivered: trio.abc.SendChannel[Undelivered] | None) -> None:
-        """Report undelivered events to `undelivered`; without it, they break the output."""
-        self._channel = undelivered
-        self._waiters: list[Flush] = []
-        self._reporting: deque[tuple[Accepted, str]] = deque()
-        self._one_reports = trio.Lock()
-        self.on_confirmed: Callable[[Sequence[Message]], object] | None = None
-        self.on_awaited: Callable[[], object] | None = None
-        """Called when somebody begins to wait."""
-        self.on_failed: Callable[[Accepted], object] | None = None
-        self.broken = None
-        self.broke = trio.Event()
-        self.taken = 0
-        self._ends: deque[_End] = deque()
-        self._before_ends = 0
-        self.confirmed = 0
-        self.undelivered = 0
-        self.last_document: Document | None = None
+    broke: trio.Event = field(factory=trio.Event, init=False)
+    taken: int = field(default=0, init=False)
+    """Events that left the intake."""
+    confirmed: int = field(default=0, init=False)
+    undelivered: int = field(default=0, init=False)
+    last_document: Document | None = field(default=None, init=False)
+    """The marker of the latest confirmed part; None if there is none yet."""
+    _flushes: list[Flush] = field(factory=list[Flush], init=False)
+    """Marks that left the intake, and are not done."""
+    _ends: deque[_End] = field(factory=deque[_End], init=False)
+    _before_ends: int = field(default=0, init=False)
+    """Events before the last of `_ends` that have not settled."""
+    _reporting: deque[tuple[Accepted, str]] = field(factory=deque[tuple[Accepted, str]], init=False)
+    """Undelivered events that are not reported yet, each with its reason."""
+    _one_reports: trio.Lock = field(factory=trio.Lock, init=False)
 
     # -- fates ----------------------------------------------------------------------------------------
 
     def confirm(self, messages: Sequence[Message]) -> None:
-        """These messages reached the delivery level."""
+        """Confirm messages, which have reached the delivery level."""
         self.confirmed += events_in(messages)
         for message in messages:
-            if type(message) is Accepted:  # an event that went alone: the common case, and so short
+            # Runs for each event. Nearly all go alone and nobody waits for them: that path does nothing more.
+            if type(message) is Accepted:
                 if message.fate is not None:
                     message.fate.confirmed(None)
                 continue
@@ -97,29 +101,31 @@ class Ledger:
                     accepted.fate.confirmed(message.document)
         if self.on_confirmed is not None:
             self.on_confirmed(messages)
-        if self._waiters or self._ends:
+        if self._flushes or self._ends:
             self._settle([accepted for message in messages for accepted in message.events])
 
     def refused(self, accepted: Accepted, reason: str) -> None:
-        """This event is undelivered, and is reported by the next `report`."""
+        """Have the next `report` report an event as undelivered."""
         self._reporting.append((accepted, reason))
 
-    async def report(self, failed: Iterable[tuple[Accepted, str]]) -> None:
-        """These events are undelivered: give each to the channel, or break the output with them."""
+    async def report(self, failed: Iterable[tuple[Accepted, str]] = ()) -> None:
+        """Give each of these undelivered events, and those that were `refused`, to the channel; or break the output."""
         self._reporting.extend(failed)
         lost: list[Undelivered] = []
         try:
-            async with self._one_reports:  # for all who come meanwhile: each event once, in order
+            # The task that has the lock reports for all that come meanwhile: each event once, in order.
+            async with self._one_reports:
                 while self._reporting:
                     accepted, reason = self._reporting[0]
                     item = Undelivered(event=accepted.event, reason=reason)
                     if not await self._reported(item):
                         lost.append(item)
                     self._reporting.popleft()
-                    self._fail(accepted, reason)
+                    self.failed(accepted, reason)
         finally:  # when cancelled, too: they are counted
             if lost:
-                self.break_with(DeliveryError(_count(lost, "not delivered"), undelivered=lost))
+                detail = f"{len(lost)} event{'' if len(lost) == 1 else 's'} not delivered"
+                self.break_with(DeliveryError(detail, undelivered=lost))
 
     async def _reported(self, item: Undelivered) -> bool:
         if self._channel is None:
@@ -130,29 +136,42 @@ class Ledger:
             return False
         return True
 
+    def failed(self, accepted: Accepted, reason: str) -> None:
+        """Count an event as undelivered that was reported already."""
+        self.undelivered += 1
+        if accepted.fate is not None:
+            accepted.fate.failed(reason)
+        if self.on_failed is not None:
+            self.on_failed(accepted)
+        self._settle((accepted,))
+
+    # -- the end ----------------------------------------------------------------------------------------
+
     def abandon(self, left: Iterable[Accepted], reason: str) -> list[Undelivered]:
-        """Everything without a fate is undelivered, for `reason`; gives it, in order."""
+        """Count everything that has not settled as undelivered, for `reason`, and return it, in order."""
         items = [*self._reporting, *((accepted, reason) for accepted in left)]
         self._reporting.clear()
-        for end in self._ends:  # before the events: their fate now is no fate that an end waited for
+        for (
+            end
+        ) in self._ends:  # before the events: what is undelivered now has not settled in time for an end
             if end.fate is not None:
                 end.fate.failed(reason)
         self._ends.clear()
         for accepted, why in items:
-            self._fail(accepted, why)
-        for waiter in self._waiters:
-            waiter.abandon()
+            self.failed(accepted, why)
+        for flush in self._flushes:
+            flush.abandon()
         return [Undelivered(event=accepted.event, reason=why) for accepted, why in items]
 
     def keep(self, left: Iterable[Accepted], reason: str) -> None:
-        """These events, and what is still being reported, stay for a later life; who waits for them hears `reason`."""
+        """Keep these events, and those not reported yet, for a later run; tasks that wait for them are told `reason`."""
         for accepted in (*(each for each, _ in self._reporting), *left):
             if accepted.fate is not None:
                 accepted.fate.failed(reason)
         self._reporting.clear()
 
     def offer(self, items: Iterable[Undelivered]) -> list[Undelivered]:
-        """Give what the channel takes at once, for an end that can't wait; gives back the rest."""
+        """Give the channel what it takes without waiting; return the rest."""
         rest = list(items)
         if self._channel is not None and isinstance(self._channel, trio.MemorySendChannel):
             try:
@@ -163,40 +182,32 @@ class Ledger:
                 pass
         return rest
 
-    def failed(self, accepted: Accepted, reason: str) -> None:
-        """This event is undelivered, and was reported elsewhere."""
-        self._fail(accepted, reason)
-
-    def _fail(self, accepted: Accepted, reason: str) -> None:
-        self.undelivered += 1
-        if accepted.fate is not None:
-            accepted.fate.failed(reason)
-        if self.on_failed is not None:
-            self.on_failed(accepted)
-        self._settle((accepted,))
-
-    # -- who waits --------------------------------------------------------------------------------------
+    # -- tasks that wait --------------------------------------------------------------------------------
 
     @property
     def awaited(self) -> bool:
-        """Whether somebody waits for the fate of events."""
-        return bool(self._waiters)
+        """Whether a task waits for confirmations."""
+        return bool(self._flushes)
 
-    def heartbeat_task(self, flush: Flush, last: int) -> None:
-        """The mark left the intake behind event `last`: set its `done` when every event taken so far has its fate."""
+    @property
+    def _unsettled(self) -> int:
+        return self.taken - self.confirmed - self.undelivered
+
+    def flush_passed(self, flush: Flush, last: int) -> None:
+        """Set `done` of a mark when all events up to `last` have settled: it left the intake behind that one."""
         flush.seq = last
-        flush.missing = self.taken - self.confirmed - self.undelivered
+        flush.missing = self._unsettled
         flush.passed.set()
         if flush.missing == 0:
             flush.done.set()
             return
-        self._waiters.append(flush)
+        self._flushes.append(flush)
         if self.on_awaited is not None:
             self.on_awaited()
 
     def document_ended(self, fate: Fate | None, marker: Document | None, last: int) -> None:
-        """A document ended behind event `last`, with the part that `marker` says: tell it behind all earlier events."""
-        missing = self.taken - self.confirmed - self.undelivered
+        """Tell `fate` of the end of a document, and its marker, when all events up to `last` have settled."""
+        missing = self._unsettled
         self._ends.append(_End(last, missing - self._before_ends, marker, fate))
         self._before_ends = missing
         self._tell_ends()
@@ -205,44 +216,33 @@ class Ledger:
         ends = self._ends
         while ends and not ends[0].missing:
             end = ends.popleft()
-            latest = self.last_document
-            # The marker of a part that is no message: nothing else tells it.
-            if (
-                end.marker is not None
-                and not end.marker.count
-                and (latest is None or latest.id <= end.marker.id)
-            ):
-                self.last_document = end.marker
+            marker, latest = end.marker, self.last_document
+            # The marker of a part without events is in no message, and so nothing else tells it.
+            if marker is not None and not marker.count and (latest is None or latest.id <= marker.id):
+                self.last_document = marker
             if end.fate is not None:
-                end.fate.confirmed(end.marker)
+                end.fate.confirmed(marker)
 
-    def _settle_ends(self, events: Iterable[Accepted]) -> None:
-        for accepted in events:
+    def _settle(self, events: Sequence[Accepted]) -> None:
+        for accepted in events if self._ends else ():
             # Events settle in order, or nearly so: it is the first of the ends, or one not far behind it.
             end = next((end for end in self._ends if accepted.seq <= end.seq), None)
             if end is not None:
                 end.missing -= 1
                 self._before_ends -= 1
                 self._tell_ends()
-
-    def _settle(self, events: Sequence[Accepted]) -> None:
-        if self._ends:
-            self._settle_ends(events)
-        if not self._waiters:
+        if not self._flushes:
             return
-        for accepted in events:
-            for waiter in self._waiters:
-                if accepted.seq <= waiter.seq:
-                    waiter.missing -= 1
-        for waiter in self._waiters:
-            if waiter.missing == 0:
-                waiter.done.set()
-        self._waiters = [waiter for waiter in self._waiters if waiter.missing]
+        for flush in self._flushes:
+            flush.missing -= sum(accepted.seq <= flush.seq for accepted in events)
+            if flush.missing == 0:
+                flush.done.set()
+        self._flushes = [flush for flush in self._flushes if flush.missing]
 
     # -- broken -------------------------------------------------------------------------------------------
 
     def break_with(self, error: OutputError) -> None:
-        """The output is broken by `error`; the first one stays."""
+        """Break the output with `error`; of several the first stays, and gets the undelivered events of the others."""
         if self.broken is not None:
             self.broken.undelivered += error.undelivered
             return
@@ -250,11 +250,7 @@ class Ledger:
         self.broke.set()
 
     def raise_if_broken(self) -> None:
-        """Raise trio.BrokenResourceError from what broke the output, if it is broken."""
+        """Raise trio.BrokenResourceError, caused by what broke the output, if it is broken."""
         if self.broken is not None:
             message = f"the output is broken: {self.broken}"
             raise trio.BrokenResourceError(message) from self.broken
-
-
-def _count(items: Sequence[object], what: str) -> str:
-    return f"{len(items)} event{'' if len(items) == 1 else 's'} {what}"

@@ -21,7 +21,7 @@ from attrs import define, field
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.read_out import could_not_write
 from trio_wsout._tasks.heartbeat import Suspect, beat
-from trio_wsout._tasks.reader import run_reader
+from trio_wsout._tasks.reader import Reader
 from trio_wsout._tasks.wakeup import cancel_when, earliest
 from trio_wsout._wire.connection import FAREWELL
 
@@ -65,10 +65,10 @@ class LinkConnection:
         connection.on_ping(self._monitor.ping_written)
         connection.on_pong(self._pong_received)
         connection.on_control(outbox.to_write.notify)
-        outbox.on_released = self._reschedule
+        outbox.on_reading_resumed = self._reschedule
         self._reschedule()
         async with connection, trio.open_nursery() as reading:
-            reading.start_soon(run_reader, connection, inbox, outbox, self._monitor, peer)
+            reading.start_soon(Reader(connection, inbox, outbox, self._monitor, peer).run)
             async with trio.open_nursery() as writing:
                 writing.start_soon(self._write)
                 writing.start_soon(cancel_when, closing, writing.cancel_scope)
@@ -126,7 +126,7 @@ class LinkConnection:
     def _pong_received(self, payload: bytes) -> None:
         # Called by the reader itself: a task for pongs would cost a task switch for each.
         if self._monitor.pong_received(payload):
-            self._outbox.answered()
+            self._outbox.pong_received()
         elif not self._monitor.answered:
             self._outbox.window.strange_pong_received()
         self._reschedule()

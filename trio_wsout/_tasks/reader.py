@@ -1,4 +1,4 @@
-"""The reader: always drains the connection, and gives messages to who asked for them."""
+"""The reader: always drains the connection, and passes messages on to the application, the relay or nobody."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 import trio
+from attrs import define
 
 from trio_wsout._core.cursor import MISSING
 from trio_wsout._core.json_line import parse_json
@@ -26,95 +27,80 @@ if TYPE_CHECKING:
     from trio_wsout._wire.connection import Connection
     from trio_wsout._wire.peer_log import PeerLog
 
-__all__ = ["Inbox", "RawInbox", "Taking", "WritingSide", "run_reader"]
+__all__ = ["Inbox", "RawInbox", "Reader", "Taker", "WritingSide"]
 
 
-class Taking(Protocol):
-    """Who takes what came; a `Handover` does."""
+class Taker(Protocol):
+    """Takes received messages; a `Handover` does."""
 
     def put_nowait(self, run: deque[Received]) -> None:
-        """Take off the beginning of `run` what there is room for."""
+        """Take messages off the beginning of `run` for which there is room."""
         ...
 
     async def put(self, run: deque[Received]) -> None:
-        """Take all of `run`, waiting for room; what is left in it, cancelled or when it raises, was not taken."""
+        """Take all of `run`, waiting for room; cancelled, or when it raises, it leaves in `run` what it did not take."""
         ...
 
     def end(self) -> None:
-        """Nothing more will come."""
+        """Take note that no more messages will come."""
         ...
 
 
 class WritingSide(Protocol):
     """The writing side of a connection, as far as the reader has to do with it."""
 
-    def heard(self) -> None:
-        """A message came."""
+    def heard(self) -> object:
+        """Take note of a message."""
         ...
 
     def events_in_flight(self) -> list[Accepted]:
-        """The events that an acknowledgement may name, oldest first."""
+        """Return the events that an acknowledgement may name, oldest first."""
         ...
 
     def acked(self, seq: int) -> None:
-        """The peer's application has every event up to `seq`."""
+        """Take note that the peer's application has every event up to `seq`."""
         ...
 
     def reading_paused(self) -> None:
-        """This side stopped reading."""
+        """Take note that this side stopped reading."""
         ...
 
     def reading_resumed(self, now: float) -> None:
-        """This side reads again since `now`."""
+        """Take note that this side reads again since `now`."""
         ...
 
 
+@define(eq=False, weakref_slot=False)
 class Inbox:
-    """Where received messages go: acknowledgements to the window, the rest to the application or nowhere."""
+    """Decodes received messages. Acknowledgements go to the writing side, the rest to the taker, if there is one."""
 
-    __slots__ = ("_peer_log", "_unpacker", "acks", "channel", "counters", "payload")
-
-    def __init__(
-        self,
-        payload: Payload,
-        channel: Taking | None,
-        acks: AckReader | None,
-        *,
-        unpacker: Unpacker | None = None,
-        counters: Counters,
-        peer_log: PeerLog,
-    ) -> None:
-        """Decode by `payload` for `channel`; None: nobody asked."""
-        self.payload = payload
-        self._unpacker = unpacker
-        self.channel = channel
-        self.acks = acks
-        self.counters = counters
-        self._peer_log = peer_log
-
-    @property
-    def batched(self) -> bool:
-        """Whether a message holds many events."""
-        return self._unpacker is not None
+    _payload: Payload
+    taker: Taker | None
+    acks: AckReader | None
+    """Reads acknowledgements; None if messages are none (levels written and received)."""
+    counters: Counters
+    _peer_log: PeerLog
+    _unpacker: Unpacker | None = None
+    """Takes batches apart; None if a message is one event."""
 
     def stop(self) -> None:
-        """Nobody takes messages any more: end the channel, and drop what still comes."""
-        if self.channel is not None:
-            self.channel.end()
-            self.channel = None
+        """End the taker, and drop what still comes."""
+        if self.taker is not None:
+            self.taker.end()
+            self.taker = None
 
     def items(self, messages: Sequence[str | bytes], peer: Peer) -> list[Received]:
-        """The events of messages; those that can't be decoded are counted, and logged."""
+        """Return the events of messages; a message that can't be decoded is counted, and logged."""
         unpacker = self._unpacker
-        if unpacker is None and self.payload is Payload.JSON:
+        if unpacker is None and self._payload is Payload.JSON:
+            # Nearly always all of them are JSON, and this is all that there is to do.
             with suppress(ValueError):
-                # Nearly always this is all that there is to do.
                 return [Received(parse_json(message), peer) for message in messages]
         items: list[Received] = []
         for message in messages:
             try:
                 if unpacker is None:
-                    items.append(Received(decode(message, self.payload), peer))
+                    items.append(Received(decode(message, self._payload), peer))
                 else:
                     items += [Received(event, peer) for event in unpacker.events(message)]
             except MessageError as error:
@@ -122,22 +108,23 @@ class Inbox:
                 self._peer_log.warning("a received message was dropped: %s", error)
         return items
 
-    async def settled_soon(self) -> bool:
-        """Whether what was handed over counts as taken, at the latest after the turn of who takes it."""
+    async def passed_on_soon(self) -> bool:
+        """Return whether everything that was handed over is passed on, after a few turns of the loop at most."""
         await trio.lowlevel.checkpoint()
         return True
 
-    async def wait_settled(self) -> None:
-        """Wait until what was handed over counts as taken; only then pings and Closes behind it are answered."""
+    async def wait_passed_on(self) -> None:
+        """Wait until everything that was handed over is passed on; pings and Closes behind it are answered then."""
         await trio.lowlevel.checkpoint()
 
 
+@define(eq=False, weakref_slot=False)
 class RawInbox(Inbox):
     """Keeps the bytes of what it decodes; of a batch, which is many events, it keeps none."""
 
     def items(self, messages: Sequence[str | bytes], peer: Peer) -> list[Received]:
-        """The events of messages, each with the bytes of its message."""
-        if self.batched:
+        """Return the events of messages, each with the bytes of its message."""
+        if self._unpacker is not None:
             return super().items(messages, peer)
         items: list[Received] = []
         for message in messages:
@@ -146,41 +133,57 @@ class RawInbox(Inbox):
         return items
 
 
-class _Reading:
-    """One connection's messages, on their way to its inbox. While that takes nothing, the peer has to wait."""
+@define(eq=False, weakref_slot=False)
+class Reader:
+    """Reads one connection into its inbox. While the inbox takes nothing, the peer has to wait."""
 
-    __slots__ = ("_inbox", "_monitor", "_side")
+    _connection: Connection
+    _inbox: Inbox
+    _side: WritingSide
+    _monitor: HeartbeatMonitor
+    _peer: Peer
 
-    def __init__(self, inbox: Inbox, side: WritingSide, monitor: HeartbeatMonitor) -> None:
-        self._inbox = inbox
-        self._side = side
-        self._monitor = monitor
+    async def run(self) -> None:
+        """Read until the connection is over, many messages at a time."""
+        connection, inbox, side = self._connection, self._inbox, self._side
+        counters = inbox.counters
+        connection.before_answer(self._wait_passed_on)
+        while True:
+            try:
+                messages = await connection.receive_many()
+            except trio.EndOfChannel:
+                return
+            counters.received += len(messages)
+            side.heard()
+            if inbox.acks is not None:
+                messages = [each for each in messages if not self._acknowledges(each, inbox.acks)]
+            if inbox.taker is None:
+                counters.dropped += len(messages)
+            else:
+                await self._hand_over(inbox.taker, deque(inbox.items(messages, self._peer)))
 
-    async def settle(self) -> None:
-        """Wait until what was handed over counts as taken."""
-        if not await self._inbox.settled_soon():
+    async def _wait_passed_on(self) -> None:
+        """Wait until everything that was handed over is passed on."""
+        if not await self._inbox.passed_on_soon():
             with self._paused():
-                await self._inbox.wait_settled()
+                await self._inbox.wait_passed_on()
 
-    async def hand_over(self, items: list[Received]) -> None:
-        """Hand over, waiting for room where there is none; what nobody takes any more is dropped, and counted."""
-        inbox, run = self._inbox, deque(items)
+    async def _hand_over(self, taker: Taker, run: deque[Received]) -> None:
+        """Give messages to the taker, waiting for room; what it does not take is dropped, and counted."""
         try:
-            if inbox.channel is not None:
-                inbox.channel.put_nowait(run)
-                if run:
-                    with self._paused():
-                        await inbox.channel.put(run)
+            taker.put_nowait(run)
+            if run:
+                with self._paused():
+                    await taker.put(run)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            # The application closed its end, or `stop` ended ours while we waited.
+            # The application closed its end, or `stop` ended ours while this waited.
             pass
-        finally:
-            # Cancelled, nobody takes what is left either.
-            inbox.counters.dropped += len(run)
+        finally:  # when cancelled, too
+            self._inbox.counters.dropped += len(run)
 
     @contextmanager
     def _paused(self) -> Generator[None, None, None]:
-        """Meanwhile this side does not read, so the peer's silence means nothing."""
+        """Have the peer's silence mean nothing meanwhile, because this side does not read."""
         self._monitor.reading_paused()
         self._side.reading_paused()
         try:
@@ -190,36 +193,14 @@ class _Reading:
             self._monitor.reading_resumed(now)
             self._side.reading_resumed(now)
 
-
-async def run_reader(
-    connection: Connection, inbox: Inbox, side: WritingSide, monitor: HeartbeatMonitor, peer: Peer
-) -> None:
-    """Read until the connection is over, many messages at a time."""
-    counters = inbox.counters
-    reading = _Reading(inbox, side, monitor)
-    connection.before_answer(reading.settle)
-    while True:
-        try:
-            messages = await connection.receive_many()
-        except trio.EndOfChannel:
-            return
-        counters.received += len(messages)
-        side.heard()
-        if inbox.acks is not None:
-            messages = [each for each in messages if not _acknowledges(each, inbox.acks, inbox, side)]
-        if inbox.channel is None:
-            counters.dropped += len(messages)
-            continue
-        await reading.hand_over(inbox.items(messages, peer))
-
-
-def _acknowledges(message: str | bytes, acks: AckReader, inbox: Inbox, side: WritingSide) -> bool:
-    value = acks.value_in(message)
-    if value is MISSING:
-        return False
-    seq = acks.seq_of(value, side.events_in_flight())
-    if seq is None:
-        inbox.counters.unknown_acks += 1
-    else:
-        side.acked(seq)
-    return True
+    def _acknowledges(self, message: str | bytes, acks: AckReader) -> bool:
+        """Tell the writing side if a message is an acknowledgement, and return whether it is."""
+        value = acks.value_in(message)
+        if value is MISSING:
+            return False
+        seq = acks.seq_of(value, self._side.events_in_flight())
+        if seq is None:
+            self._inbox.counters.unknown_acks += 1
+        else:
+            self._side.acked(seq)
+        return True

@@ -1,4 +1,4 @@
-"""What `submit` and `end_document` return: the fate of one event, or the end of one document, to wait for."""
+"""Receipts: what `submit` and `end_document` return, to wait for the fate of an event or the end of a document."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import trio
+from attrs import define, field
 
 from trio_wsout.errors import DeliveryError, Undelivered
 
@@ -16,25 +17,17 @@ if TYPE_CHECKING:
 __all__ = ["Receipt"]
 
 
+@define(eq=False)
 class Receipt:
     """The fate of one accepted event, or of the end of a document."""
 
-    document: Document | None
+    document: Document | None = field(default=None, init=False)
     """The document marker of the event's batch, or of the document's last part, once confirmed and where documents
     are marked."""
-
-    def __init__(self, *events: object, received: Handover | None = None) -> None:
-        """Wait for the fate of an event, or without one of a document's end.
-
-        Args:
-            events: The event.
-            received: Wait no longer than somebody takes from it; None if nobody has to.
-        """
-        self._events = events
-        self._received = received
-        self._settled = trio.Event()
-        self._reason: str | None = None
-        self.document = None
+    _events: tuple[object, ...]
+    _received: Handover | None
+    _settled: trio.Event = field(factory=trio.Event, init=False)
+    _reason: str | None = field(default=None, init=False)
 
     @property
     def settled(self) -> bool:
@@ -42,12 +35,12 @@ class Receipt:
         return self._settled.is_set()
 
     async def wait(self) -> None:
-        """Wait until the event has reached the configured delivery level (SPEC 7); or until the document's end is told.
+        """Wait until the event has reached the configured delivery level (SPEC 7), or the document's end is confirmed.
 
         Raises:
-            DeliveryError: It will not be delivered; the error holds the event, if it is one's, and the reason. Or
-                nobody has taken from `Output.received` for `retry.timeout`: then it holds no event, and `settled` is
-                false.
+            DeliveryError: The event will not be delivered; the error holds it and the reason. Or the document's end
+                will not be confirmed. Or nobody has taken from `Output.received` for `retry.timeout`: then it holds
+                no event, and `settled` is false.
         """
         with nullcontext() if self._received is None else self._received.bounded():
             await self._settled.wait()
@@ -60,11 +53,11 @@ class Receipt:
             )
 
     def confirmed(self, document: Document | None) -> None:
-        """Part of `Fate`; called by the library."""
+        """Settle it. Part of `Fate`; called by the library."""
         self.document = document
         self._settled.set()
 
     def failed(self, reason: str) -> None:
-        """Part of `Fate`; called by the library."""
+        """Settle it as failed. Part of `Fate`; called by the library."""
         self._reason = reason
         self._settled.set()

@@ -1,12 +1,13 @@
-"""What peers sent waits here for the application, which takes it one at a time, or all of it at once.
+"""The channel of received messages: peers' messages wait here for the application, which takes one or all that wait.
 
-A memory channel does the same with two checkpoints for each item, one of who puts and one of who
-takes. Those cost more than reading the message does. So here a connection puts all that it has read
-at once, and who takes lets other tasks run when there is nothing more, or after a number of items.
+A memory channel does the same with two checkpoints for each item, and those cost more than reading a message does. So a
+connection puts everything it has read in one go, and the application lets other tasks run when nothing more waits, or
+after a number of items.
 
-While it is full and nobody takes, connections are not read, and so nothing that a peer confirms is seen. Who waits for
-that would wait for ever where it is the same task that should take. So such a wait ends once nobody has taken anything for
-some time (`Handover.heartbeat_task`). An application that is slow, and takes an item now and then, is not in that case.
+While the channel is full and the application takes nothing, connections are not read, and so no confirmation of a peer is
+seen. A task that waits for confirmations would wait for ever if it is the task that should take. So such a wait ends once
+nothing has been taken for some time (`Handover.watch_progress`); an application that is slow but takes something now
+and then is not affected.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import trio
+from attrs import define, field
 
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import DeliveryError
@@ -31,39 +33,41 @@ __all__ = ["MOST_IN_A_ROW", "Handover", "ReceivedChannel"]
 _log = logging.getLogger("trio_wsout")
 
 MOST_IN_A_ROW = 64
-"""Items that may be taken before other tasks run: about as long as one of their own turns."""
+"""Items that may be taken before other tasks run: they take about as long as a turn of another task."""
 
 
+@define(eq=False)
 class ReceivedChannel(trio.abc.ReceiveChannel["Received"]):
-    """What peers sent, in the order of each; any number of tasks may take from it, and each item goes to one.
+    """Messages from peers, in the order of each peer. Any number of tasks may take from it, and each item goes to one.
 
-    It ends with the output, once everything that waits was taken. The application may close it before:
-    then what waits is gone, and what still comes is dropped and counted.
+    It ends with the output, once everything that waits was taken. The application may close it before: then what
+    waits is gone, and what still comes is dropped and counted.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._items: deque[Received] = deque()
-        self._outside: deque[tuple[trio.Event, deque[Received]]] = deque()
-        """What is left of what connections wait to put, by turns; there is none but while `_items` is full."""
-        self._takers = trio.lowlevel.ParkingLot()
-        """Who waits for an item. Who is woken may find it taken, and waits again."""
-        self._row = MOST_IN_A_ROW
-        """Items until other tasks run."""
-        self._closed = False
-        """Whether the application closed it."""
-        self._ended = False
-        """Whether nothing more will come."""
-        self._progress_at = 0.0
-        """When, while connections wait to put, something was last taken, or the first of them began to wait."""
+    _most: int
+    _items: deque[Received] = field(factory=deque["Received"], init=False)
+    _outside: deque[tuple[trio.Event, deque[Received]]] = field(
+        factory=deque["tuple[trio.Event, deque[Received]]"], init=False
+    )
+    """Items that connections wait to put, each with the event that ends that wait; empty unless `_items` is full."""
+    _takers: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
+    """Tasks that wait for an item. One that is woken may find it taken, and waits again."""
+    _row: int = field(default=MOST_IN_A_ROW, init=False)
+    """Items that may be taken until other tasks run."""
+    _closed: bool = field(default=False, init=False)
+    """Whether the application closed it."""
+    _ended: bool = field(default=False, init=False)
+    """Whether nothing more will come."""
+    _progress_at: float = field(default=0.0, init=False)
+    """While connections wait to put: when an item was last taken, or the first of them began to wait."""
 
     async def receive(self) -> Received:
         """Wait for the next item; cancelled, it has taken none.
 
-        It is a cancellation point always; other tasks run at least once in 64 items.
+        It always is a cancellation point; other tasks run at least once in 64 items.
 
         Raises:
-            trio.EndOfChannel: The output has ended, and everything was taken.
+            trio.EndOfChannel: The output has ended, and every item was taken.
             trio.ClosedResourceError: The application closed the channel.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -74,7 +78,8 @@ class ReceivedChannel(trio.abc.ReceiveChannel["Received"]):
         return self._take()
 
     async def __anext__(self) -> Received:
-        """The next item, as `receive`; this is it once more, because a call less pays here."""
+        """Return the next item, as `receive` does."""
+        # `receive` once more: a call less pays here.
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._row and self._items:
             self._row -= 1
@@ -86,10 +91,10 @@ class ReceivedChannel(trio.abc.ReceiveChannel["Received"]):
         return self._take()
 
     def receive_nowait(self) -> Received:
-        """Take the next item if there is one; raises as `receive` does.
+        """Return the next item if one waits; raises as `receive` does.
 
         Raises:
-            trio.WouldBlock: Nothing waits.
+            trio.WouldBlock: No item waits.
         """
         if not self._items:
             self._raise_if_over()
@@ -97,7 +102,7 @@ class ReceivedChannel(trio.abc.ReceiveChannel["Received"]):
         return self._take()
 
     async def receive_many(self) -> list[Received]:
-        """Wait for the next items and take all that wait: at least one, at most 64; raises as `receive` does.
+        """Wait for items and return all that wait, from one to 64; raises as `receive` does.
 
         Other tasks run each time.
         """
@@ -108,13 +113,13 @@ class ReceivedChannel(trio.abc.ReceiveChannel["Received"]):
         return items
 
     def close(self) -> None:
-        """Take nothing more. Who waits in `receive` gets trio.ClosedResourceError."""
+        """Take nothing more; tasks that wait in `receive` get trio.ClosedResourceError."""
         self._closed = True
         self._items.clear()
         self._turn_away()
 
     async def aclose(self) -> None:
-        """As `close`; it is a checkpoint."""
+        """Close it as `close` does; this is a checkpoint."""
         self.close()
         await trio.lowlevel.checkpoint()
 
@@ -135,7 +140,7 @@ class ReceivedChannel(trio.abc.ReceiveChannel["Received"]):
             await self._takers.park()
 
     def _let_in(self) -> None:
-        """Fill the room with what connections wait to put, an item of each in turn."""
+        """Fill the room with items that connections wait to put, one of each in turn."""
         items, outside = self._items, self._outside
         if outside:
             self._progress_at = trio.current_time()
@@ -147,12 +152,12 @@ class ReceivedChannel(trio.abc.ReceiveChannel["Received"]):
             else:
                 del outside[0]
                 over.set()
-            # Where more tasks wait than were woken for what there was room for.
+            # More tasks may wait than there was room for items.
             if self._takers:
                 self._takers.unpark()
 
     def _turn_away(self) -> None:
-        """Wake everybody who waits, to find that it is over."""
+        """Wake every task that waits, to find that it is closed or has ended."""
         self._takers.unpark_all()
         while self._outside:
             over, _ = self._outside.popleft()
@@ -165,57 +170,57 @@ class ReceivedChannel(trio.abc.ReceiveChannel["Received"]):
             raise trio.EndOfChannel
 
 
+@define(eq=False)
 class Handover(ReceivedChannel):
-    """The channel with its other end: how connections put. The application does not see this."""
+    """The channel with its other end, into which connections put; a `Taker`. The application does not see this class."""
 
-    def __init__(self, most: int) -> None:
-        super().__init__(most)
-        self._stuck = Wakeup()
-        """Rings when a connection begins to wait to put."""
-        self._waits: set[trio.CancelScope] = set()
-        """What waits for something that only reading brings, and not for ever."""
-        self._gave_up = ""
+    _stuck: Wakeup = field(factory=Wakeup, init=False)
+    """Notified when a connection begins to wait to put."""
+    _waits: set[trio.CancelScope] = field(factory=set[trio.CancelScope], init=False)
+    """Waits for something that only reading brings."""
+    _gave_up: str = field(default="", init=False)
+    """Why such waits were ended; empty if none was."""
 
-    async def heartbeat_task(self, patience: float) -> None:
-        """Until cancelled, end what is `bounded` when connections wait and nobody has taken for so many seconds.
+    async def watch_progress(self, seconds: float) -> None:
+        """End `bounded` waits while connections wait to put and nothing was taken for `seconds`.
 
-        A WARNING says so, once. Where this is found late, because the process did not run, nobody could take either:
-        then there is as much time again, once.
+        It works until cancelled, and warns once. If the time was found to be over late, because the process did not run,
+        the application could not take either: then it has as much time again, once.
         """
         while True:
             await self._stuck.wait()
             extended = False
             while self._outside:
-                due = self._progress_at + patience
+                due = self._progress_at + seconds
                 await trio.sleep_until(due)
                 now = trio.current_time()
-                if not self._outside or now < self._progress_at + patience:
+                if not self._outside or now < self._progress_at + seconds:
                     extended = False
                 elif now > due and not extended:
-                    self._progress_at, extended = now + (now - due) - patience, True
+                    self._progress_at, extended = now + (now - due) - seconds, True
                 else:
-                    self._give_up(patience)
+                    self._give_up(seconds)
                     extended = False
 
-    def _give_up(self, patience: float) -> None:
+    def _give_up(self, seconds: float) -> None:
         message = (
-            f"nothing was taken from output.received for retry.timeout ({patience:g} s), and while it is full nothing is "
+            f"nothing was taken from output.received for retry.timeout ({seconds:g} s), and while it is full nothing is "
             "read, so that what the peer confirms is not seen; take from it in another task than the one that waits, or "
             "open the output without receive=True"
         )
         if not self._gave_up:
             _log.warning("%s", message)
         self._gave_up = message
-        self._progress_at = trio.current_time()  # who waits from now on has as long
+        self._progress_at = trio.current_time()  # waits that begin now have as long
         for scope in self._waits:
             scope.cancel()
 
     @contextmanager
     def bounded(self) -> Generator[None]:
-        """Bound a wait for what a peer confirms: see `heartbeat_task`.
+        """Bound a wait for confirmations, as `watch_progress` says.
 
         Raises:
-            DeliveryError: Nobody takes. Nothing is lost by that: what was accepted goes on.
+            DeliveryError: The application takes nothing. No event is lost by that: those accepted go on.
         """
         with trio.CancelScope() as scope:
             self._waits.add(scope)
@@ -227,7 +232,7 @@ class Handover(ReceivedChannel):
             raise DeliveryError(f"the wait for confirmations was given up: {self._gave_up}", undelivered=())
 
     def put_nowait(self, run: deque[Received]) -> None:
-        """Take off the beginning of `run` what there is room for; nobody who waits to put is overtaken.
+        """Take items off the beginning of `run` for which there is room; connections that wait are not overtaken.
 
         Raises:
             trio.BrokenResourceError: The application takes nothing more.
@@ -235,7 +240,7 @@ class Handover(ReceivedChannel):
         """
         self._raise_if_closed()
         items = self._items
-        room = self._most - len(items)  # none while somebody waits
+        room = self._most - len(items)  # none while a connection waits to put
         if len(run) <= room:
             count = len(run)
             items += run
@@ -247,9 +252,9 @@ class Handover(ReceivedChannel):
             self._takers.unpark(count=count)
 
     async def put(self, run: deque[Received]) -> None:
-        """Put all of `run`, waiting for room; raises as `put_nowait`.
+        """Put all of `run`, waiting for room; raises as `put_nowait` does.
 
-        Cancelled, or when it raises, what is left in `run` was not put.
+        Cancelled, or when it raises, it leaves in `run` what it did not put.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         self.put_nowait(run)
@@ -264,7 +269,7 @@ class Handover(ReceivedChannel):
         try:
             await over.wait()
         except BaseException:
-            # Cancelled it may still have been let in or turned away, before its task ran.
+            # It may have been let in or turned away between the cancellation and now.
             with suppress(ValueError):
                 self._outside.remove((over, run))
             raise
@@ -272,7 +277,7 @@ class Handover(ReceivedChannel):
             self._raise_if_closed()
 
     def end(self) -> None:
-        """Nothing more will come: who waits to put gets trio.ClosedResourceError."""
+        """End the channel; connections that wait to put get trio.ClosedResourceError."""
         self._ended = True
         self._turn_away()
 

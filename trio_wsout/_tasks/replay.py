@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from attrs import define
+from attrs import define, field
 
 from trio_wsout._core.history import first_cursor
 from trio_wsout._tasks.fan_out import gap_frame
@@ -46,9 +46,9 @@ class Replay:
     """Position of the last event that the peer has."""
     _cursor: str | None
     """The last cursor that the peer has; None if its last event has none."""
-    _notice: bytes
+    _notice: bytes = field(alias="notice")
     """The frame that tells of a gap before the next event; empty if there is none."""
-    _tells: bool
+    _tells: bool = field(alias="tells")
     """Whether gaps are told within the stream (history.on-gap)."""
 
     async def next_frames(self, peer: Member) -> bytes:

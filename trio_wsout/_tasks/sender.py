@@ -1,113 +1,106 @@
-"""The sender: events of the intake become batches, batches become messages of the window."""
+"""The sender: events of the intake become batches, batches become messages, and these go to the log or the window."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 import trio
+from attrs import define, field
 
 from trio_wsout._core.message import Accepted, Refused, all_plain
-from trio_wsout._tasks.intake import BatchEnd, DocumentEnd, Intake
+from trio_wsout._tasks.intake import BatchEnd, DocumentEnd, Intake, Source
 from trio_wsout._tasks.ledger import Flush
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from trio_wsout._core.delivery import DeliveryWindow
+    from trio_wsout._core.log import Log
     from trio_wsout._core.message import Message
     from trio_wsout._core.packing import Packer
-    from trio_wsout._tasks.fan_out import FanOut
     from trio_wsout._tasks.intake import Item
     from trio_wsout._tasks.ledger import Ledger
-    from trio_wsout._tasks.outbox import Outbox
 
-__all__ = ["AudienceSender", "LinkSender", "Sender", "Sink", "Source"]
+__all__ = ["FanOutSender", "LinkSender", "Sender", "Sink"]
 
 _LONE = 0.001
-"""Seconds after which an event comes alone."""
+"""Seconds without another event after which an event comes alone."""
 
-
-class Source(Protocol):
-    """Where the sender takes from."""
-
-    async def receive(self) -> Item:
-        """Wait for the next item; cancelled, it has taken none."""
-        ...
-
-    def receive_nowait(self) -> Item:
-        """The next item; raises trio.WouldBlock when none waits."""
-        ...
+S = TypeVar("S", bound=Source)
 
 
 class Sink(Protocol):
-    """Where the sender's messages go."""
+    """Takes the sender's messages."""
 
-    def accept(self, message: Message) -> bool:
-        """Take a message if there is room; gives whether there was."""
+    def accept(self, message: Message, /) -> bool:
+        """Take a message, and return true, if there is room for it."""
         ...
 
     async def put(self, message: Message) -> None:
-        """Take a message; waits while there is no room."""
+        """Take a message, waiting for room."""
         ...
 
     def notify(self) -> None:
-        """Messages were accepted: wake who writes them."""
+        """Write the messages that were taken, or wake the task that does."""
         ...
 
 
-class Sender:
-    """Empties one intake into one sink, in order."""
+@define(eq=False)
+class Sender(Generic[S]):
+    """Empties one source into one sink, in order."""
 
-    def __init__(self, packer: Packer, sink: Sink, ledger: Ledger) -> None:
-        self._packer = packer
-        self._sink = sink
-        self._ledger = ledger
-        self._waiting: deque[Message] = deque()
+    _packer: Packer
+    _source: S
+    _sink: Sink
+    _ledger: Ledger
+    _waiting: deque[Message] = field(factory=deque["Message"], init=False)
+    """Messages that the sink has no room for yet."""
 
     @property
     def pending(self) -> int:
-        """Events that left the intake and are in no message of the window yet."""
+        """How many events left the source and are not in the sink yet."""
         return sum(len(message.events) for message in self._waiting) + self._packer.pending
 
     def leftovers(self) -> list[Accepted]:
-        """What is in no message of the window yet, in order; for the end."""
+        """Return the events that are not in the sink yet, in order; for the end."""
         return [
             accepted for message in (*self._waiting, *self._packer.flush()) for accepted in message.events
         ]
 
-    async def run(self, source: Source) -> None:
+    async def run(self) -> None:
         """Work until cancelled."""
         while True:
             item: Item | None = None
             deadline = self._packer.deadline
             if deadline is None:
-                item = await self._receive(source)
+                item = await self._receive()
             else:
                 with trio.move_on_at(deadline):
-                    item = await self._receive(source)
+                    item = await self._receive()
             if item is not None:
-                await self._take_waiting(item, source)
+                await self._take_waiting(item)
             else:
                 await self._put(self._packer.poll(trio.current_time()))
-            self._ring()
+            self._notify()
 
-    async def _receive(self, source: Source) -> Item:
-        return await source.receive()
+    async def _receive(self) -> Item:
+        return await self._source.receive()
 
-    def _ring(self) -> None:
-        """Have what was taken written."""
+    def _notify(self) -> None:
         self._sink.notify()
 
-    async def _take_waiting(self, item: Item, source: Source) -> None:
-        """Take one item and all that waits behind it: a task switch serves many, and a plain event costs none."""
-        alone, offer = self._packer.alone, self._sink.accept
+    async def _take_waiting(self, item: Item) -> None:
+        """Take an item and everything that waits behind it."""
+        # One task switch serves all of them, and an event that goes alone in its message costs no call that awaits.
+        source, alone, accept = self._source, self._packer.alone, self._sink.accept
         try:
             while True:
                 if alone and type(item) is Accepted:
                     self._number(item)
-                    if not offer(item):
+                    if not accept(item):
                         await self._put((item,))
                 else:
                     await self._take(item)
@@ -130,7 +123,7 @@ class Sender:
                 except BaseException:
                     item.abandon()
                     raise
-                self._ledger.heartbeat_task(item, self._packer.taken)
+                self._ledger.flush_passed(item, self._packer.taken)
             case DocumentEnd():
                 messages, marker = self._packer.end_document()
                 self._ledger.document_ended(item.fate, marker, self._packer.taken)
@@ -144,7 +137,7 @@ class Sender:
         if refusal is not None:
             self._packer.number(accepted)
         elif accepted.source is not None:
-            # What a relay passes on goes as it came, and at once: a batch of its own events stays open.
+            # A relay passes messages of peers on as they came and without delay; a batch of its own events stays open.
             self._packer.number(accepted)
             messages = (accepted,)
         else:
@@ -153,10 +146,10 @@ class Sender:
             self._ledger.refused(accepted, refusal)
         await self._put(messages)
         if refusal is not None:
-            await self._ledger.report(())
+            await self._ledger.report()
 
     async def _put(self, messages: Iterable[Message]) -> None:
-        """Put messages into the window, waiting for room; cancelled, `leftovers` has what is not in it."""
+        """Put messages into the sink, waiting for room; if this is cancelled, `leftovers` returns what is not in it."""
         waiting = self._waiting
         waiting.extend(messages)
         while waiting:
@@ -164,78 +157,71 @@ class Sender:
             waiting.popleft()
 
 
-class AudienceSender(Sender):
-    """A sender to peers, with nothing between: an event that comes alone is written by who sends it.
+@define(eq=False)
+class FanOutSender(Sender[Source]):
+    """A sender to peers, with nothing between: an event that comes alone is written by the task that sends it.
 
-    A task switch, with the turn of the loop that it takes, costs as much as writing to ten peers, and the event
-    would be late by that. Those that come in numbers wait for the switch, and go together.
+    A task switch, with the turn of the loop that it takes, costs as much as writing to ten peers, and the event would
+    be late by that. Events that come in numbers wait for the switch, and are written together.
     """
 
-    def __init__(self, packer: Packer, fan_out: FanOut, ledger: Ledger) -> None:
-        super().__init__(packer, fan_out, ledger)
-        self._log = fan_out.log
-        self._free = False
-        self._last = -inf
+    _log: Log
+    _receiving: bool = field(default=False, init=False)
+    """Whether the sender's task waits for an item, so that nothing is before the next one."""
+    _notified_at: float = field(default=-inf, init=False)
 
-    async def run(self, source: Source) -> None:
-        """Work until cancelled."""
-        assert isinstance(source, Intake)  # noqa: S101 - where nothing waits there, nothing is before an event
-        source.offer_first = self._take_alone
-        await super().run(source)
-
-    async def _receive(self, source: Source) -> Item:
-        self._free = True
+    async def _receive(self) -> Item:
+        self._receiving = True
         try:
-            return await super()._receive(source)
+            return await self._source.receive()
         finally:
-            self._free = False
+            self._receiving = False
 
-    def _ring(self) -> None:
-        super()._ring()
-        # What comes right behind belongs to what was written now: many at a time cost a part of one by one.
-        self._last = trio.current_time()
+    def _notify(self) -> None:
+        self._sink.notify()
+        # An event right behind belongs to what was written now: many in one write cost a part of one by one.
+        self._notified_at = trio.current_time()
 
-    def _take_alone(self, item: Item) -> bool:
-        """Take what comes where nothing waits, if it is a plain event, comes alone, and there is room for it."""
+    def take_alone(self, item: Item) -> bool:
+        """Take an item, and return true, if it is an event that comes alone and every peer has room for it."""
         if (
-            not (self._free and self._packer.alone and type(item) is Accepted)
-            or trio.current_time() - self._last < _LONE
+            not (self._receiving and self._packer.alone and type(item) is Accepted)
+            or trio.current_time() - self._notified_at < _LONE
             or self._log.full
         ):
             return False
         self._number(item)
         self._sink.accept(item)
-        self._ring()
+        self._notify()
         return True
 
 
-class LinkSender(Sender):
-    """A sender of events that go as they are: one a message, without a stamp, to a link.
+@define(eq=False)
+class LinkSender(Sender[Intake]):
+    """A sender to a link of events that go as they are: each alone in its message, without a stamp.
 
-    All that waits and has room in the window goes there at once, so that numbering an event and moving
-    it costs a part of what encoding it does. Only what must wait, or is no plain event, goes singly.
+    Everything that waits and has room in the window goes there in one go, so that numbering an event and moving it costs
+    a part of encoding it. Only what must wait, or is no plain event, goes singly.
     """
 
-    def __init__(self, packer: Packer, outbox: Outbox, ledger: Ledger) -> None:
-        super().__init__(packer, outbox, ledger)
-        self._window = outbox.window
+    _window: DeliveryWindow
 
-    async def run(self, source: Source) -> None:
+    async def run(self) -> None:
         """Work until cancelled."""
-        assert isinstance(source, Intake)  # noqa: S101 - a link has no other
+        source = self._source
         while True:
             await source.wait()
             while source.waiting:
-                if not self._move(source):
+                if not self._move():
                     await self._take(source.receive_nowait())
             self._sink.notify()
 
-    def _move(self, intake: Intake) -> int:
-        """Move what has room, unless something waits that is no plain event; gives how many events."""
-        waiting = intake.waiting
+    def _move(self) -> int:
+        """Move the events that have room to the window and return how many; none if an item of another kind waits."""
+        waiting = self._source.waiting
         if not all_plain(waiting):
             return 0
         count = self._window.accept_many(cast("Sequence[Accepted]", waiting))
-        self._packer.number_many(cast("list[Accepted]", intake.take(count)))
+        self._packer.number_many(cast("list[Accepted]", self._source.take(count)))
         self._ledger.taken += count
         return count

@@ -25,7 +25,7 @@ from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.packing import PackingError
 from trio_wsout._core.read_out import could_not_write
 from trio_wsout._tasks.heartbeat import Suspect, beat
-from trio_wsout._tasks.reader import run_reader
+from trio_wsout._tasks.reader import Reader
 from trio_wsout._tasks.replay import Overtaken
 from trio_wsout._tasks.wakeup import Wakeup, earliest
 from trio_wsout._wire.connection import FAREWELL
@@ -82,9 +82,9 @@ class ServedPeer:
     peer: Peer
     monitor: HeartbeatMonitor
     _fan_out: FanOut
-    _write_timeout: float
+    _write_timeout: float = field(alias="write_timeout")
     """Seconds that a part of the history may take to be written."""
-    _idle_timeout: float | None
+    _idle_timeout: float | None = field(alias="idle_timeout")
     """Seconds without a message in either direction before Close 1001; None: never."""
     connection: Connection = field(init=False)
     due: float = field(default=inf, init=False)
@@ -147,7 +147,7 @@ class ServedPeer:
 
     async def _read(self, inbox: Inbox) -> None:
         try:
-            await run_reader(self.connection, inbox, self, self.monitor, self.peer)
+            await Reader(self.connection, inbox, self, self.monitor, self.peer).run()
         finally:
             self._reading = False
             self._wakeup.notify()

@@ -1,4 +1,4 @@
-"""The spooler: what is sent goes to disk first, many events with one sync, and then on, in order (SPEC 7).
+"""The spool journal: accepted events go to disk first, many with one sync, and then to the sender, in order (SPEC 7).
 
 It is the `Entry` of `send`; behind it stands the `Backlog`, which is the `Source` of the sender.
 """
@@ -11,13 +11,12 @@ from math import inf
 from typing import TYPE_CHECKING
 
 import trio
+from attrs import define, field
 
 from trio_wsout._core.message import Accepted
 from trio_wsout._core.spool_account import Settled
 from trio_wsout._core.spool_format import EVENT_OVERHEAD, HEADER_SIZE, RECORD_OVERHEAD, encode_event
-from trio_wsout._tasks.backlog import Backlog
 from trio_wsout._tasks.ledger import Flush
-from trio_wsout._tasks.sending import Sending
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import EventError, SpoolError
 from trio_wsout.stores.spool import SpoolFullError
@@ -26,77 +25,127 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from trio_wsout._core.message import Message
+    from trio_wsout._tasks.backlog import Backlog
     from trio_wsout._tasks.intake import Item
     from trio_wsout._tasks.ledger import Ledger
     from trio_wsout.stores.spool import Spooled, SpoolStore
 
 __all__ = ["SpoolJournal"]
 
-_AT_ONCE = 256
+_NOWAIT = 256
 """Events of `send_nowait` that wait for the disk."""
 _GROUP = 1024
 _GROUP_BYTES = 1 << 20
 """Most events, and bytes but at least one event, of one group."""
-_TELL_AFTER = 0.1
-"""Seconds that a settled event may wait for a group that tells it along; then it is told alone."""
+_STORE_AFTER = 0.1
+"""Seconds that a settled number waits for a group to be stored with; then it is stored alone."""
 _RETRY = 1.0
-"""Seconds until a spool that was full is tried again, if nothing is settled before."""
+"""Seconds until a spool that was full is tried again, if nothing settles before."""
 
 
+@define(eq=False)
+class _Sending:
+    """An item that is not on disk yet."""
+
+    item: Item
+    kept: bytes
+    """The event as it is kept; empty for a mark."""
+    task: trio.lowlevel.Task | None = None
+    """The task that waits in `send`; None for `send_nowait`, and for marks."""
+    writing: bool = False
+    """Whether it is being written now: too late to take it back."""
+    given_up: bool = False
+    """Whether the task was cancelled while the item was being written."""
+    on_disk: bool | None = None
+    """None while that is not decided."""
+    _asleep: bool = False
+
+    async def wait(self, take_back: Callable[[], object]) -> bool:
+        """Wait until it is decided whether the item is on disk, and return that.
+
+        Cancelled before the item is being written, it is taken back, and has not been sent. After that the write is
+        waited for: nobody could say what became of the event.
+        """
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self.given_up = self.writing
+            if self.writing:
+                return trio.lowlevel.Abort.FAILED
+            take_back()
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self.task = trio.lowlevel.current_task()
+        while self.on_disk is None:
+            self._asleep = True
+            # One task switch for each event is all that the wait costs; an event and a shielded scope cost three.
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        return self.on_disk
+
+    def wake(self) -> None:
+        """Wake the task that waits, if one does."""
+        if self._asleep and self.task is not None:
+            self._asleep = False
+            trio.lowlevel.reschedule(self.task)
+
+
+@define(eq=False)
 class SpoolJournal:
     """The spool of one output, with the waiting around it."""
 
-    size: int
+    _store: SpoolStore
+    _max_bytes: int
+    _ledger: Ledger
+    backlog: Backlog
+    size: int = field(default=0, init=False)
     """Bytes on disk."""
-    torn: int
+    torn: int = field(default=0, init=False)
     """Torn groups that were cut off as it was opened."""
-
-    def __init__(
-        self, store: SpoolStore, max_bytes: int, ledger: Ledger, revive: Callable[[object], Accepted]
-    ) -> None:
-        """Keep events in `store`; `revive` makes an accepted event of one that is read back."""
-        self._store = store
-        self._most = max_bytes - HEADER_SIZE - RECORD_OVERHEAD - EVENT_OVERHEAD
-        self._ledger = ledger
-        self.backlog = Backlog(store, ledger, revive)
-        self._waiting: dict[Sending, None] = {}
-        self._at_once = 0
-        self._wakeup = Wakeup()
-        self._freed = Wakeup()
-        self._full: str | None = None
-        # Settled numbers, up to which one the disk was told so, and when it has to be told more.
-        self._settled = Settled(0)
-        self._told = 0
-        self._telling = 0
-        self._tell_at = inf
-        self._closed = False
-        self.size = 0
-        self.torn = 0
+    _waiting: dict[_Sending, None] = field(factory=dict[_Sending, None], init=False)
+    """In order."""
+    _nowait: int = field(default=0, init=False)
+    """How many of them are of `send_nowait`."""
+    _wakeup: Wakeup = field(factory=Wakeup, init=False)
+    _freed: Wakeup = field(factory=Wakeup, init=False)
+    _full: str | None = field(default=None, init=False)
+    """Why nothing more fits; None if the latest group fitted."""
+    _settled: Settled = field(factory=lambda: Settled(0), init=False)
+    _stored: int = field(default=0, init=False)
+    """The number up to which all are settled, as it is on disk."""
+    _storing: int = field(default=0, init=False)
+    """The same, as it is or will be on disk."""
+    _store_at: float = field(default=inf, init=False)
+    """When it is to be stored anew."""
+    _closed: bool = field(default=False, init=False)
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Where the spool is, for people."""
         return self._store.location
 
     @property
     def events(self) -> int:
-        """Events on disk that are not settled."""
+        """Events on disk that have not settled."""
         return self.backlog.last - self._settled.upto - self._settled.beyond
 
     @property
     def waits(self) -> str | None:
-        """Why `send` waits; None: for nothing but the next sync."""
+        """Why `send` waits; None if for nothing but the next sync."""
         return self._full if self._waiting else None
 
+    @property
+    def _most(self) -> int:
+        """Bytes of an event that fits into an empty spool."""
+        return self._max_bytes - HEADER_SIZE - RECORD_OVERHEAD - EVENT_OVERHEAD
+
     async def open(self, epoch: int) -> Spooled:
-        """Take the spool over; what is left in it goes first.
+        """Take the spool over; the events in it go first.
 
         Raises:
             SpoolError: It can't be used, or is damaged.
         """
         found = await self._store.open(epoch)
         self._settled = Settled(found.settled)
-        self._told = self._telling = found.settled
+        self._stored = self._storing = found.settled
         self.backlog.begin(found.settled, found.last)
         self.size, self.torn = found.size, found.torn
         return found
@@ -104,19 +153,19 @@ class SpoolJournal:
     # -- Entry ------------------------------------------------------------------------------------------
 
     def send_nowait(self, value: Item) -> None:
-        """Take an event if not too many wait for the disk: it is there a moment later."""
-        sending = Sending(value, self._kept(value))
-        if self._at_once >= _AT_ONCE and not self._closed:
+        """Take an item, as `Entry` says; an event is on disk a moment later."""
+        sending = _Sending(value, self._kept(value))
+        if self._nowait >= _NOWAIT and not self._closed:
             raise trio.WouldBlock
         self._put(sending)
-        self._at_once += 1
+        self._nowait += 1
 
     async def send(self, value: Item) -> None:
         """Take an event, and wait until it is on disk; or take a mark, behind all events so far.
 
-        Cancelled while it waits for its turn, it has taken nothing. Once it is being written that is waited for.
+        Cancelled while it waits for its turn, it has taken nothing. A write of the event is waited for.
         """
-        sending = Sending(value, self._kept(value))
+        sending = _Sending(value, self._kept(value))
         await trio.lowlevel.checkpoint_if_cancelled()
         if not isinstance(value, Flush):
             await self.backlog.wait_remembering(value)
@@ -126,7 +175,7 @@ class SpoolJournal:
         elif not await sending.wait(partial(self._waiting.pop, sending)):
             raise trio.BrokenResourceError
 
-    def _put(self, sending: Sending) -> None:
+    def _put(self, sending: _Sending) -> None:
         if self._closed:
             raise trio.BrokenResourceError
         self._waiting[sending] = None
@@ -147,18 +196,18 @@ class SpoolJournal:
         """Write until cancelled; a spool that can't be written breaks the output."""
         try:
             while True:
-                with trio.move_on_at(self._tell_at):
+                with trio.move_on_at(self._store_at):
                     await self._wakeup.wait()
                 while self._waiting:
                     await self._write(self._next_group())
-                if trio.current_time() >= self._tell_at:
+                if trio.current_time() >= self._store_at:
                     await self._append(())
         except SpoolError as error:
             self._ledger.break_with(error)
 
-    def _next_group(self) -> list[Sending]:
-        """What waits, oldest first, as much as one group may hold."""
-        group: list[Sending] = []
+    def _next_group(self) -> list[_Sending]:
+        """Return what waits, oldest first, as much as one group may hold."""
+        group: list[_Sending] = []
         size, most = 0, min(_GROUP_BYTES, self._most)
         for sending in islice(self._waiting, _GROUP):
             size += EVENT_OVERHEAD + len(sending.kept)
@@ -168,7 +217,7 @@ class SpoolJournal:
             group.append(sending)
         return group
 
-    async def _write(self, group: Sequence[Sending]) -> None:
+    async def _write(self, group: Sequence[_Sending]) -> None:
         events = [sending.kept for sending in group if sending.kept]
         try:
             if events:
@@ -182,18 +231,19 @@ class SpoolJournal:
         self._full = None
         for sending in group:
             del self._waiting[sending]
-            self._at_once -= sending.task is None and bool(sending.kept)
+            self._nowait -= sending.task is None and bool(sending.kept)
             sending.on_disk = True
             sending.wake()
         self.backlog.extend([sending.item for sending in group], sum([len(event) for event in events]))
 
     async def _append(self, events: Sequence[bytes]) -> None:
-        self._telling, self._tell_at = self._settled.upto, inf
-        self.size = await self._store.append(events, self._telling)
-        self._told = self._telling
+        """Append a group, and store with it up to which number all are settled."""
+        self._storing, self._store_at = self._settled.upto, inf
+        self.size = await self._store.append(events, self._storing)
+        self._stored = self._storing
 
-    def _give_back(self, group: Iterable[Sending]) -> None:
-        """Nothing of the group was kept: who was cancelled meanwhile may go."""
+    def _give_back(self, group: Iterable[_Sending]) -> None:
+        """Let the tasks go that were cancelled while this group was being written: none of it was kept."""
         for sending in group:
             sending.writing = False
             if sending.given_up:
@@ -202,7 +252,7 @@ class SpoolJournal:
     # -- fates ------------------------------------------------------------------------------------------
 
     def confirmed(self, messages: Sequence[Message]) -> None:
-        """The events of these messages are confirmed: they may leave."""
+        """Let the events of confirmed messages leave the spool."""
         first, last = 0, -1
         for message in messages:
             for accepted in message.events:
@@ -213,22 +263,26 @@ class SpoolJournal:
         self._settle(first, last)
 
     def failed(self, accepted: Accepted) -> None:
-        """This event is undelivered and was reported: it may leave."""
+        """Let an event leave the spool that was reported as undelivered."""
         self._settle(accepted.seq, accepted.seq)
 
     def _settle(self, first: int, last: int) -> None:
         if first > last:
             return
         self._settled.add(first, last)
-        if self._settled.upto > self._telling and self._tell_at == inf:
-            self._tell_at = trio.current_time() + _TELL_AFTER
+        if self._settled.upto > self._storing and self._store_at == inf:
+            self._store_at = trio.current_time() + _STORE_AFTER
             self._wakeup.notify()
         self._freed.notify()
 
     # -- the end ----------------------------------------------------------------------------------------
 
     def close(self, reason: str) -> list[Accepted]:
-        """Take nothing more; who waits for an event that stays hears `reason`. Gives what was accepted and never kept."""
+        """Take nothing more, and tell tasks that wait for an event that stays `reason`.
+
+        Returns:
+            The events that were accepted, and are not on disk.
+        """
         self._closed = True
         waiting = list(self._waiting)
         self._waiting.clear()
@@ -241,8 +295,8 @@ class SpoolJournal:
         return [each.item for each in waiting if each.task is None and isinstance(each.item, Accepted)]
 
     async def aclose(self) -> None:
-        """Tell what is settled, and close the spool."""
-        if self._settled.upto > self._told and not isinstance(self._ledger.broken, SpoolError):
+        """Store which events have settled, and close the spool."""
+        if self._settled.upto > self._stored and not isinstance(self._ledger.broken, SpoolError):
             try:
                 await self._append(())
             except SpoolError as error:

@@ -1,4 +1,4 @@
-"""The supervisor: dials, watches one connection at a time, and backs off between them."""
+"""The reconnect supervisor: dials, serves one connection at a time, and backs off between them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 import trio
-from attrs import evolve
+from attrs import define, evolve, field
 
 from trio_wsout._core.callables import plain
 from trio_wsout._core.disconnection import BY_SILENCE, Cause, Disconnection
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trio_wsout._tasks.reader import Inbox
     from trio_wsout._wire.connection import Connection
     from trio_wsout._wire.dial import Dialer
-    from trio_wsout.config.sections import Config
+    from trio_wsout.config.sections import Heartbeat
 
 __all__ = ["Supervisor"]
 
@@ -37,85 +37,77 @@ _changes = logging.getLogger("trio_wsout.link")
 """Each change of the link's state; attempts that repeat a failure at level DEBUG."""
 
 _SILENCES = 3
-"""Connections that the peer itself ended without ever doing what confirms, until that is told: one may be an accident."""
+"""Connections that the peer itself ended without ever having confirmed anything, until a warning: one may be an accident."""
 
 
+@define(eq=False)
 class Supervisor:
     """Keeps one link open until it is told to close it, or gives up."""
 
-    connection: Connection | None
+    _connect_timeout: float
+    """Seconds for one attempt, from the credentials to the end of the handshake."""
+    _heartbeat: Heartbeat | None
+    _link: Link
+    _dialer: Dialer
+    _outbox: Outbox
+    _inbox: Inbox
+    _make_request: Callable[[], Awaitable[Request]]
+    """Makes the opening handshake of an attempt."""
+    _draw: Callable[[], float]
+    """Uniform in [0, 1), for the jitter."""
+    _on_state: Callable[[LinkChange], object] | None
+    """Called at every change of the link's state."""
+    connection: Connection | None = field(default=None, init=False)
     """The open connection; None while there is none."""
-
-    monitor: HeartbeatMonitor | None
+    monitor: HeartbeatMonitor | None = field(default=None, init=False)
     """The monitor of the open connection; None while there is none."""
+    subprotocol: str | None = field(default=None, init=False)
+    """The subprotocol of the latest connection; None if there was none."""
+    last_error: str | None = field(default=None, init=False)
+    """Why the latest attempt or connection ended; None if none did."""
+    opened: bool = field(default=False, init=False)
+    """Whether a connection was ever open."""
+    _heartbeat_task: HeartbeatTask = field(factory=HeartbeatTask, init=False)
+    _closing: trio.Event = field(factory=trio.Event, init=False)
+    _changed: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
+    _announced: State | None = field(default=None, init=False)
+    _silences: int = field(default=0, init=False)
+    """Connections that ended although the peer had never confirmed anything."""
+    _warned_of_silence: bool = field(default=False, init=False)
 
-    def __init__(
-        self,
-        config: Config,
-        link: Link,
-        dialer: Dialer,
-        outbox: Outbox,
-        inbox: Inbox,
-        *,
-        make_request: Callable[[], Awaitable[Request]],
-        draw: Callable[[], float],
-        on_state: Callable[[LinkChange], object] | None,
-    ) -> None:
-        """Dial what `make_request` gives; `draw` is uniform in [0, 1); `on_state` hears of changes."""
-        self._config = config
-        self._link = link
-        self._dialer = dialer
-        self._outbox = outbox
-        self._inbox = inbox
-        self._make_request = make_request
-        self._draw = draw
-        self._on_state = on_state
-        self._closing = trio.Event()
-        self._announced: State | None = None
-        self._changed = trio.Event()
-        self._silences = 0
-        self._warned = False
-        self.opened = trio.Event()
-        self.connection = None
-        self.subprotocol: str | None = None
-        self._heartbeat_task = HeartbeatTask()
-        self.monitor = None
-        self.last_error: str | None = None
+    # -- for the tree -----------------------------------------------------------------------------------
 
-    # -- from outside -----------------------------------------------------------------------------------
-
-    async def wait_change(self) -> None:
+    async def wait_changed(self) -> None:
         """Wait for the next change of the link's state, or the end of the tree."""
-        await self._changed.wait()
+        await self._changed.park()
 
-    def wake(self) -> None:
-        """Wake who is in `wait_change`."""
-        self._changed.set()
-        self._changed = trio.Event()
+    def notify_changed(self) -> None:
+        """Wake the tasks in `wait_changed`."""
+        self._changed.unpark_all()
 
     def close(self) -> None:
         """Have `run` close the connection politely, if one is open, and return."""
         self._closing.set()
 
     async def run(self) -> None:
-        """Serve the link until it is closed by `close` or has given up (which breaks the output)."""
+        """Keep the link open until `close`, or until it gives up, which breaks the output."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stop_waiting, nursery.cancel_scope)
             nursery.start_soon(self._heartbeat_task.run)
-            await self._serve()
+            await self._keep_open()
             nursery.cancel_scope.cancel()
         self._link.close()
         self._announce(None)
 
     async def _stop_waiting(self, scope: trio.CancelScope) -> None:
-        """On `close`, an open connection closes itself; dialling and backing off just stop."""
+        """On `close`, stop dialling and backing off; an open connection closes itself."""
         await self._closing.wait()
         if self._link.state is not State.OPEN:
             scope.cancel()
 
     # -- the loop -----------------------------------------------------------------------------------------
 
-    async def _serve(self) -> None:
+    async def _keep_open(self) -> None:
         link = self._link
         if link.state is State.IDLE:
             await self._outbox.wanted.wait()
@@ -125,8 +117,8 @@ class Supervisor:
             disconnection, undelivered = await self._attempt()
             closing = self._closing.is_set()
             if not closing:
-                self._judge(disconnection)
-            # Only now: where the channel is full this waits, and nobody is to take the link for open meanwhile.
+                self._link_ended(disconnection)
+            # After the change of state: this waits while the channel is full, and nobody must take the link for open then.
             await self._outbox.ledger.report(undelivered)
             if closing or self._closing.is_set():
                 return
@@ -136,7 +128,7 @@ class Supervisor:
             await trio.sleep_until(link.deadline if link.deadline is not None else trio.current_time())
             link.poll(trio.current_time())
 
-    def _judge(self, disconnection: Disconnection) -> None:
+    def _link_ended(self, disconnection: Disconnection) -> None:
         now = trio.current_time()
         self._link.ended(disconnection, now, self._draw())
         self.last_error = disconnection.detail
@@ -152,12 +144,13 @@ class Supervisor:
         )
 
     def _announce(self, delay: float | None) -> None:
+        """Tell log and application of a new state; `delay`: seconds until the next attempt, None if none follows."""
         link = self._link
         if link.state is self._announced:
             return
-        was, self._announced = self._announced, link.state
-        self._tell(was, delay)
-        self.wake()
+        before, self._announced = self._announced, link.state
+        self._log_change(before, delay)
+        self.notify_changed()
         if self._on_state is None:
             return
         try:
@@ -166,13 +159,13 @@ class Supervisor:
         except Exception:  # noqa: BLE001 - the application's fault must not cost the link
             _log.exception("on_state raised")
 
-    def _tell(self, was: State | None, delay: float | None) -> None:
-        """Log a change; a server that is absent is warned of once, and again each minute."""
+    def _log_change(self, before: State | None, delay: float | None) -> None:
+        """Log a change of state; the absence of a server is a warning once, and again each minute."""
         link, level, why = self._link, logging.INFO, ""
         if delay is not None and link.last is not None:
             attempts = f" ({link.failures} failures in a row)" if link.failures > 1 else ""
             why = f": {link.last.detail}{attempts}; next attempt in {delay:.2g} s"
-            if was is not State.OPEN:
+            if before is not State.OPEN:
                 level = (
                     logging.WARNING
                     if link.still_failing
@@ -189,60 +182,64 @@ class Supervisor:
     # -- one attempt, one connection ------------------------------------------------------------------------
 
     async def _attempt(self) -> tuple[Disconnection, list[tuple[Accepted, str]]]:
-        """Dial, and use the connection to its end; gives why it ended, and what is undelivered by that."""
+        """Dial, and serve the connection to its end.
+
+        Returns:
+            Why it ended, and the events that are undelivered by that, each with its reason.
+        """
         try:
-            connection = await self._open()
+            connection = await self._dial()
         except AttemptFailed as failed:
             return failed.disconnection, []
-        disconnection = await self._use(connection)
+        disconnection = await self._serve(connection)
         return disconnection, self._outbox.disconnected(disconnection)
 
-    async def _use(self, connection: Connection) -> Disconnection:
-        """Run an open connection to its end; gives why it ended."""
-        self.monitor = monitor = HeartbeatMonitor(self._config.heartbeat)
-        self._begin(connection, monitor)
+    async def _dial(self) -> Connection:
+        """Open a connection within connect.timeout, from the credentials to the end of the handshake."""
+        timeout = self._connect_timeout
+        ends_at = trio.current_time() + timeout
+        deadline = HandshakeDeadline(self._heartbeat_task, ends_at)
+        try:
+            with deadline.scope():
+                return await self._dialer.dial(self._make_request, ends_at)
+        finally:
+            deadline.end()
+        detail = f"connect.timeout ({timeout:g} s) went by without {self._dialer.stage}"
+        raise AttemptFailed(Disconnection(cause=Cause.TIMED_OUT, detail=detail))
+
+    async def _serve(self, connection: Connection) -> Disconnection:
+        """Serve an open connection to its end, and return why it ended."""
+        self.monitor = monitor = HeartbeatMonitor(self._heartbeat)
+        self._opened(connection, monitor)
         peer = Peer(address=self._dialer.address, subprotocol=connection.subprotocol)
         try:
-            running = LinkConnection(connection, monitor, self._outbox, self._heartbeat_task)
-            await running.run(self._inbox, peer=peer, closing=self._closing)
+            serving = LinkConnection(connection, monitor, self._outbox, self._heartbeat_task)
+            await serving.run(self._inbox, peer=peer, closing=self._closing)
         finally:
             self.connection = self.monitor = None
             self._inbox.counters.received_bytes += connection.received_bytes
             self._inbox.counters.heartbeat_misses += monitor.misses
         return self._explained(await connection.wait_ended())
 
-    def _explained(self, disconnection: Disconnection) -> Disconnection:
-        """The ending, with what the peer never does, where that can be why; a WARNING says that once."""
-        silence = self._outbox.window.silence
-        if silence is None or disconnection.cause is Cause.LOCAL:
-            return disconnection
-        self._silences += 1
-        if disconnection.cause not in BY_SILENCE and self._silences < _SILENCES:
-            return disconnection
-        if not self._warned:
-            self._warned = True
-            _log.warning("link: %s", silence)
-        return evolve(disconnection, detail=f"{disconnection.detail}; {silence}")
-
-    def _begin(self, connection: Connection, monitor: HeartbeatMonitor) -> None:
+    def _opened(self, connection: Connection, monitor: HeartbeatMonitor) -> None:
         now = trio.current_time()
         monitor.opened(now, knows_progress=connection.progress() is not None)
         self.connection = connection
         self._outbox.window.connected(now)
         self._link.opened(now)
         self.subprotocol = connection.subprotocol
-        self.opened.set()
+        self.opened = True
         self._announce(None)
 
-    async def _open(self) -> Connection:
-        """Everything from credentials to the handshake inside connect.timeout."""
-        timeout = self._config.connect.timeout
-        deadline = trio.current_time() + timeout
-        patience = HandshakeDeadline(self._heartbeat_task, deadline)
-        try:
-            with patience.scope():
-                return await self._dialer.dial(self._make_request, deadline)
-        finally:
-            patience.end()
-        detail = f"connect.timeout ({timeout:g} s) went by without {self._dialer.stage}"
-        raise AttemptFailed(Disconnection(cause=Cause.TIMED_OUT, detail=detail))
+    def _explained(self, disconnection: Disconnection) -> Disconnection:
+        """Add what the peer never did, if that can be why the connection ended; warn of it once."""
+        silence = self._outbox.window.silence
+        if silence is None or disconnection.cause is Cause.LOCAL:
+            return disconnection
+        self._silences += 1
+        if disconnection.cause not in BY_SILENCE and self._silences < _SILENCES:
+            return disconnection
+        if not self._warned_of_silence:
+            self._warned_of_silence = True
+            _log.warning("link: %s", silence)
+        return evolve(disconnection, detail=f"{disconnection.detail}; {silence}")

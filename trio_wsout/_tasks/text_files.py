@@ -20,24 +20,22 @@ _MOST = 64 * 1024
 
 
 def read_text_file(path: str) -> str | None:
-    """The text of a file without the white space at its end; None if there is no such file.
+    """Return the text of a file without the white space at its end; None if there is no such file.
 
     Raises:
-        TemplateError: It can't be read, or is no text; the message names the path and holds nothing of the content.
+        TemplateError: The file can't be read or is no text; the message names the path and holds nothing of the content.
     """
     try:
-        # A pipe without a writer must not block, and nor must it be waited for.
+        # A pipe without a writer must not block here.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        try:
+            return _text(path, descriptor)
+        finally:
+            os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise _refused(path, f"can't be read: {error.strerror}") from None
-    try:
-        return _text(path, descriptor)
-    except OSError as error:
-        raise _refused(path, f"can't be read: {error.strerror}") from None
-    finally:
-        os.close(descriptor)
 
 
 def _text(path: str, descriptor: int) -> str:
@@ -62,15 +60,15 @@ def _refused(path: str, reason: str) -> TemplateError:
 
 
 async def read_text_files(paths: Iterable[str]) -> Mapping[str, str | TemplateError | None]:
-    """The texts of files, read in a thread, for a disk may be slow; in the place of one, why it can't be read."""
+    """Return the texts of files by path, read in a thread because a disk may be slow; of a file that can't be read, why."""
 
     def read() -> dict[str, str | TemplateError | None]:
-        return {path: _tried(path) for path in paths}
+        return {path: _text_or_error(path) for path in paths}
 
     return await trio.to_thread.run_sync(read, abandon_on_cancel=True)
 
 
-def _tried(path: str) -> str | TemplateError | None:
+def _text_or_error(path: str) -> str | TemplateError | None:
     try:
         return read_text_file(path)
     except TemplateError as error:

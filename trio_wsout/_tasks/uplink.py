@@ -1,18 +1,17 @@
-"""What a relay sends up its link, beside its peers: when the link has it, and when it never will.
+"""The uplink of a relay: takes messages of the log to the link, and tells the log when they have settled there.
 
-The link is client mode's own tree. It is one more member of the log's audience: a message settles
-when the link has confirmed it, too. Batches of the relay are the link's batches, and what peers send goes
-up alone, as it goes to the others.
+The link is client mode's own tree, and one more member of the fan-out: a message has settled when it has on the link,
+too. Batches of the relay stay batches on the link; what peers send goes up alone, as it goes to the other peers.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 import trio
-from attrs import define
+from attrs import define, field
 
 from trio_wsout._core.message import Accepted, BatchMessage
 from trio_wsout._tasks.intake import BatchEnd
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from trio_wsout._core.batching import Document
     from trio_wsout._core.log import Log
     from trio_wsout._core.message import Message
+    from trio_wsout._tasks.intake import Entry
 
 __all__ = ["Uplink"]
 
@@ -31,46 +31,35 @@ _WAITING = 256
 """Events that wait for the link's intake."""
 
 
-class Entry(Protocol):
-    """Where the link takes events in."""
-
-    async def send(self, value: Accepted | BatchEnd) -> None:
-        """Put an event, or the mark behind a batch; waits for room."""
-        ...
-
-
+@define(eq=False)
 class Uplink:
     """The way from the log to the link."""
 
-    subscription = None
-    """The link has none: it is handed the messages of the log."""
+    _log: Log
+    _plain: Callable[[Accepted], bytes]
+    """Returns the payload of an event as the link sends it."""
+    _settle: Callable[[], object]
+    """Called when a message has settled on the link."""
+    _made_room: Callable[[], object]
+    """Called when the uplink may be no longer `full`."""
+    failed: dict[int, str] = field(factory=dict[int, str], init=False)
+    """Events that the link reported as undelivered and whose messages have not settled: their reasons, by number."""
+    _waiting: deque[Accepted | BatchEnd] = field(factory=deque["Accepted | BatchEnd"], init=False)
+    _open: dict[int, int] = field(factory=dict[int, int], init=False)
+    """Events without a fate, by the number of their message in the log."""
+    _wakeup: Wakeup = field(factory=Wakeup, init=False)
+    _confirmed: int = field(init=False)
+    """The first message that has not settled on the link."""
+    _over: bool = field(default=False, init=False)
 
-    sent_early = None
+    subscription: ClassVar[None] = None
+    """It has none: the fan-out hands it the messages."""
+    sent_early: ClassVar[None] = None
     """It gets nothing from the history."""
 
-    def __init__(
-        self,
-        log: Log,
-        plain: Callable[[Accepted], bytes],
-        settle: Callable[[], object],
-        room: Callable[[], object],
-    ) -> None:
-        """Take part in `log`; `plain` gives what the link sends of an event.
-
-        `room` is called when it is no longer full.
-        """
-        self._log = log
-        self._plain = plain
-        self._settle = settle
-        self._waiting: deque[Accepted | BatchEnd] = deque()
-        self._open: dict[int, int] = {}
-        self._wakeup = Wakeup()
-        self._room = room
-        self._confirmed = log.end
-        self._over = False
-        self.failed: dict[int, str] = {}
-        """Why the link will not have an event, which it has reported, by its number; until it settles."""
-        log.confirmed.add(self, self._confirmed)
+    def __attrs_post_init__(self) -> None:
+        self._confirmed = self._log.end
+        self._log.confirmed.add(self, self._confirmed)
 
     @property
     def full(self) -> bool:
@@ -78,7 +67,7 @@ class Uplink:
         return len(self._waiting) >= _WAITING
 
     def offer(self, message: Message, number: int) -> None:
-        """The message `number` was posted: have it sent up, unless it came down."""
+        """Send a message up that was posted as `number`, unless it came down."""
         if message.source is self:
             return
         self._open[number] = message.count
@@ -92,33 +81,33 @@ class Uplink:
         self._wakeup.notify()
 
     async def run(self, intake: Entry) -> None:
-        """Hand on what waits until cancelled, or until the link has ended; then its owner says why."""
+        """Pass on what waits until cancelled, or until the link has ended; why it has is told elsewhere."""
         with suppress(trio.BrokenResourceError):
             while True:
                 while self._waiting:
                     await intake.send(self._waiting[0])
                     self._waiting.popleft()
-                    self._room()
+                    self._made_room()
                 await self._wakeup.wait()
 
     def advance(self) -> None:
-        """Let the log know what the link has."""
+        """Tell the log how far its messages have settled on the link."""
         number = next(iter(self._open), self._log.end)
         self._log.confirmed.move(self, self._confirmed, number)
         self._confirmed = number
 
     def end(self) -> None:
-        """The link has ended: what it neither confirmed nor reported stays open in the log, for the relay to report."""
+        """Ignore failures from now on: the link has ended, and the relay reports what stays open in its log."""
         self._over = True
 
-    def fail(self, number: int, seq: int, reason: str) -> None:
-        """The link will not have the event `seq` of the message `number`, and has reported it, unless it has ended."""
+    def event_failed(self, number: int, seq: int, reason: str) -> None:
+        """Take note that the link reported the event `seq` of the message `number` as undelivered."""
         if not self._over:
             self.failed[seq] = reason
-            self.settled(number)
+            self.event_settled(number)
 
-    def settled(self, number: int) -> None:
-        """An event of the message `number` has its fate."""
+    def event_settled(self, number: int) -> None:
+        """Take note that one event of the message `number` has its fate."""
         self._open[number] -= 1
         if not self._open[number]:
             del self._open[number]
@@ -134,10 +123,8 @@ class _Fate:
     _seq: int
 
     def confirmed(self, document: Document | None) -> None:
-        """The link has it."""
         del document
-        self._uplink.settled(self._number)
+        self._uplink.event_settled(self._number)
 
     def failed(self, reason: str) -> None:
-        """The link will not have it."""
-        self._uplink.fail(self._number, self._seq, reason)
+        self._uplink.event_failed(self._number, self._seq, reason)
