@@ -85,6 +85,8 @@ def test_in_40_columns_what_matters_is_there() -> None:
 def test_the_bar_tells_percent_and_time_left() -> None:
     assert progress_bar(0, 100, 5) == "  0% [----------]"
     assert progress_bar(50, 100, 5000) == " 50% [#####-----] 1:23:20 left"
+    assert progress_bar(50, 100, 307) == " 50% [#####-----] 5:07 left"
+    assert progress_bar(50, 100, 754) == " 50% [#####-----] 12:34 left"
     assert progress_bar(100, 100, 5) == "100% [##########]"
     assert progress_bar(200, 100, 5) == "100% [##########]", "it has grown meanwhile"
     assert progress_bar(0, 0, 0) == "100% [##########]"

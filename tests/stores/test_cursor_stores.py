@@ -167,7 +167,7 @@ async def test_what_is_no_file_of_ours_is_refused(
 
 async def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
     store = STORES["file"](tmp_path / "none")
-    with pytest.raises(CursorError, match="none is not there; create it, or name another place"):
+    with pytest.raises(CursorError, match="none is not there; create it, or name another path"):
         await store.load()
     with pytest.raises(CursorError, match="No such file.*intact"):
         await store.save(SEVEN)
@@ -185,7 +185,7 @@ async def test_what_cannot_be_written_is_found_before_the_first_save(
     await store.save(SEVEN)
     # Root may write everywhere.
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(CursorError, match="writ.*writable for this user, or name another place"):
+    with pytest.raises(CursorError, match="writ.*writable for this user, or name another path"):
         await store.load()
 
 

@@ -403,7 +403,7 @@ async def test_a_disk_too_full_for_a_segment_leaves_nothing_half_made(small_disk
         filler.unlink()
         await store.append([b"first"], 0)
     mount(small_disk, "remount,ro")
-    with pytest.raises(SpoolError, match="name a place that can be written to"):
+    with pytest.raises(SpoolError, match="name a path that can be written to"):
         async with opened(path):
             pass
     mount(small_disk, "remount,rw")

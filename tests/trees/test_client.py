@@ -637,7 +637,7 @@ async def test_a_cursor_that_cannot_be_saved_breaks_the_output(tmp_path: Path) -
         cursor={"header-name": "C", "value-field": "id", "persist-to": str(tmp_path / "there" / "c")},
     )
     async with open_peer() as peer:
-        with pytest.raises(trio_wsout.CursorError, match="create it, or name another place"):
+        with pytest.raises(trio_wsout.CursorError, match="create it, or name another path"):
             async with trio_wsout.open_output(place, open_stream=peer.open_stream):
                 pytest.fail("the block must not begin")
         (tmp_path / "there").mkdir()

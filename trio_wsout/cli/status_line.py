@@ -10,6 +10,7 @@ import os
 import select
 import shutil
 from contextlib import suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import trio
@@ -30,7 +31,6 @@ _COLOURS = {"open": "32", "backing-off": "33", "gave-up": "31", "dialling": "36"
 _LEAST_ROWS = 3
 _BAR = 10
 """Characters of the progress bar."""
-_HOUR = 3600
 
 
 def status_line(now: Statistics, rate: float, mode: Mode, width: int, progress: str = "") -> str:
@@ -71,14 +71,9 @@ def progress_bar(read: int, total: int, seconds: float) -> str:
     full = int(part * _BAR)
     line = f"{part:4.0%} [{'#' * full}{'-' * (_BAR - full)}]"
     if 0 < part < 1:
-        line += f" {_clock(seconds / part - seconds)} left"
+        left = str(timedelta(seconds=round(seconds / part - seconds)))
+        line += f" {left.removeprefix('0:').removeprefix('0')} left"
     return line
-
-
-def _clock(seconds: float) -> str:
-    whole = round(seconds)
-    hours = f"{whole // _HOUR}:{whole // 60 % 60:02}" if whole >= _HOUR else f"{whole // 60}"
-    return f"{hours}:{whole % 60:02}"
 
 
 def summary(now: Statistics, mode: Mode, seconds: float, skipped: int) -> str:
@@ -99,7 +94,7 @@ def summary(now: Statistics, mode: Mode, seconds: float, skipped: int) -> str:
 
 
 def can_show() -> bool:
-    """Return whether standard error is a terminal that has room for the line, and can keep it in its place."""
+    """Return whether standard error is a terminal that has room for the line, and can keep it in its last row."""
     return os.isatty(ERR) and os.environ.get("TERM", "dumb") != "dumb" and _size()[1] >= _LEAST_ROWS
 
 

@@ -1,11 +1,15 @@
-"""The cause of an error of the system or of SQLite, in words, and advice on what to do about it."""
+"""What is wrong with a file or directory, in words, and advice on what to do about it."""
+
+# ruff: noqa: PTH110, PTH112 - pathlib raises where a name is too long; os.path returns False
 
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
+from pathlib import Path
 
-__all__ = ["cause_and_advice"]
+__all__ = ["cause_and_advice", "unusable_directory"]
 
 _SPACE = "free some space"
 _ACCESS = "make the file and its directory writable for this user"
@@ -15,9 +19,9 @@ _ERRNO = {
     errno.EDQUOT: _SPACE,
     errno.EACCES: _ACCESS,
     errno.EPERM: _ACCESS,
-    errno.EROFS: "name a place that can be written to",
+    errno.EROFS: "name a path that can be written to",
     errno.ENOENT: "create its directory",
-    errno.ENOTDIR: "a part of its path is no directory; name another place",
+    errno.ENOTDIR: "a part of its path is no directory; name another path",
     errno.ELOOP: "symbolic links are refused; name the file itself",
     errno.EISDIR: "it is a directory; name a file",
     errno.ENAMETOOLONG: "name a shorter path",
@@ -31,10 +35,10 @@ _SQLITE = {
     sqlite3.SQLITE_READONLY: _ACCESS,
     sqlite3.SQLITE_PERM: _ACCESS,
     sqlite3.SQLITE_BUSY: "another process holds it; only one may use it at a time: stop the other",
-    sqlite3.SQLITE_NOTADB: "restore it or remove it to start anew, or name another place",
+    sqlite3.SQLITE_NOTADB: "restore it or remove it to start anew, or name another path",
     sqlite3.SQLITE_CORRUPT: "restore it or remove it to start anew",
 }
-_OTHERWISE = "mend that, or name another place"
+_OTHERWISE = "mend that, or name another path"
 
 
 def cause_and_advice(error: OSError | sqlite3.Error | ValueError, field: str) -> tuple[str, str]:
@@ -52,4 +56,17 @@ def cause_and_advice(error: OSError | sqlite3.Error | ValueError, field: str) ->
     if isinstance(error, sqlite3.Error | UnicodeDecodeError):
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
         return str(error), _SQLITE.get(code & 0xFF, _OTHERWISE)
-    return "it is no path", f"name another place in {field}"
+    return "it is no path", f"name another path in {field}"
+
+
+def unusable_directory(directory: Path) -> str | None:
+    """Return why no file can be made in a directory, with advice; None if one can."""
+    if not os.path.exists(directory):
+        return f"the directory {directory} is not there; create it, or name another path"
+    if not os.path.isdir(directory):
+        return f"{directory} is no directory; name another path"
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return (
+            f"nothing can be written into {directory}; make it writable for this user, or name another path"
+        )
+    return None

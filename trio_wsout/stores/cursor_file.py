@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from trio_wsout.stores.advice import unusable_directory
 from trio_wsout.stores.cursor import FORMAT, DiskCursorStore, StoredCursor, checksum
 
 if TYPE_CHECKING:
@@ -40,16 +41,9 @@ class FileCursorStore(DiskCursorStore):
     def _load(self) -> StoredCursor | None:
         """Read the file, after making sure that it can be replaced."""
         stored = self._read()
-        directory = self._path.parent
-        if not directory.is_dir():
-            raise self._error(
-                f"the directory {directory} is not there; create it, or name another place in cursor.persist-to"
-            )
-        if not os.access(directory, os.W_OK | os.X_OK):
-            raise self._error(
-                f"nothing can be written into {directory}; make it writable for this user, or name another place "
-                "in cursor.persist-to"
-            )
+        reason = unusable_directory(self._path.parent)
+        if reason is not None:
+            raise self._error(f"{reason} in cursor.persist-to")
         return stored
 
     def _read(self) -> StoredCursor | None:
@@ -62,7 +56,7 @@ class FileCursorStore(DiskCursorStore):
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
-            raise self._error("is not a plain file; name another place in cursor.persist-to")
+            raise self._error("is not a plain file; name another path in cursor.persist-to")
         with os.fdopen(descriptor, "rb") as file:
             if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 raise self._error(

@@ -36,7 +36,7 @@ class SqliteCursorStore(DiskCursorStore):
             check_length(self._path)
             if exists and not os.access(self._path, os.W_OK):
                 raise self._error(
-                    "can't be written; make the file writable for this user, or name another place"
+                    "can't be written; make the file writable for this user, or name another path"
                 )
             with closing(self._connect()) as connection:
                 row = connection.execute(_LOAD, (self._state_id,)).fetchone()

@@ -44,19 +44,19 @@ async def open_cursor_store(cursor: Cursor, *, url: str | None) -> CursorStore:
         CursorError: The directory can't be made.
     """
     state_id = cursor.state_id if cursor.state_id is not None else default_state_id(url or "")
-    place = cursor.persist_to
-    if place == "memory:" or (place is None and cursor.state_id is None):
+    persist_to = cursor.persist_to
+    if persist_to == "memory:" or (persist_to is None and cursor.state_id is None):
         await trio.lowlevel.checkpoint()
         return MemoryCursorStore()
-    if place is None:
+    if persist_to is None:
         directory = state_directory()
         await trio.to_thread.run_sync(_make_state_directory, directory)
         return FileCursorStore(file_in_directory(directory, state_id), state_id)
-    if place.startswith("sqlite:"):
+    if persist_to.startswith("sqlite:"):
         await trio.lowlevel.checkpoint()
-        return SqliteCursorStore(Path(place.removeprefix("sqlite:")), state_id)
-    path = Path(place)
-    if place.endswith(("/", os.sep)):
+        return SqliteCursorStore(Path(persist_to.removeprefix("sqlite:")), state_id)
+    path = Path(persist_to)
+    if persist_to.endswith(("/", os.sep)):
         await trio.to_thread.run_sync(_make_directory, path)
     if await trio.to_thread.run_sync(os.path.isdir, path):
         path = file_in_directory(path, state_id)
@@ -71,12 +71,12 @@ def open_history_store(history: History) -> HistoryStore:
     Raises:
         HistoryError: `store` is something else.
     """
-    place, limits = history.store, Limits.of(history)
-    if place == "memory:":
+    limits = Limits.of(history)
+    if history.store == "memory:":
         return MemoryHistoryStore(limits)
-    path = place.removeprefix("sqlite:")
-    if not path or path == place:
-        raise HistoryError(f"history.store {place!r} is no place for events; set memory: or sqlite:PATH")
+    path = history.store.removeprefix("sqlite:")
+    if not path or path == history.store:
+        raise HistoryError(f"history.store {history.store!r} names no store; set memory: or sqlite:PATH")
     return SqliteHistoryStore(Path(path), limits)
 
 
@@ -111,15 +111,13 @@ def state_directory() -> Path:
 
 
 def _home() -> Path:
-    if os.environ.get("HOME") == "":
-        raise _no_state_directory("HOME is empty, so there is no home directory to keep the cursor in")
-    try:
-        return Path.home()
-    except RuntimeError:
-        reason = (
-            "HOME is not set and this user has no entry, so there is no home directory to keep the cursor in"
-        )
-    raise _no_state_directory(reason)
+    reason = "HOME is empty"
+    if os.environ.get("HOME") != "":
+        try:
+            return Path.home()
+        except RuntimeError:
+            reason = "HOME is not set and this user has no entry"
+    raise _no_state_directory(f"{reason}, so there is no home directory to keep the cursor in")
 
 
 def _no_state_directory(reason: str) -> ConfigError:

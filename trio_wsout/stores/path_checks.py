@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from trio_wsout.config.addresses import UnixAddress, parse_bind
 from trio_wsout.errors import ConfigError, Problem
+from trio_wsout.stores.advice import unusable_directory
 from trio_wsout.stores.from_config import ELSEWHERE, state_directory
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def check_paths(config: Config) -> list[Problem]:
         reasons["spool.path"] = _check_directory(Path(config.spool.path), parents=False)
     address = None if config.server is None else parse_bind(config.server.bind)
     if isinstance(address, UnixAddress):
-        reasons["server.bind"] = _check_writable(Path(address.path).parent)
+        reasons["server.bind"] = unusable_directory(Path(address.path).parent)
     return [Problem(path=path, reason=reason) for path, reason in reasons.items() if reason is not None]
 
 
@@ -42,16 +43,16 @@ def check_paths(config: Config) -> list[Problem]:
 
 
 def _check_cursor(cursor: Cursor) -> str | None:
-    place = cursor.persist_to
-    if place is None:
+    path = cursor.persist_to
+    if path is None:
         return _check_state_directory()
-    if place == "memory:":
+    if path == "memory:":
         return None
-    if place.startswith(_SQLITE):
-        return _check_file(place.removeprefix(_SQLITE))
-    if place.endswith(("/", os.sep)) or os.path.isdir(place):
-        return _check_directory(Path(place), parents=True)
-    return _check_file(place)
+    if path.startswith(_SQLITE):
+        return _check_file(path.removeprefix(_SQLITE))
+    if path.endswith(("/", os.sep)) or os.path.isdir(path):
+        return _check_directory(Path(path), parents=True)
+    return _check_file(path)
 
 
 def _check_state_directory() -> str | None:
@@ -70,8 +71,8 @@ def _check_file(path: str) -> str | None:
     if os.path.isdir(path):
         return f"{path} is a directory; name a file in it"
     if os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
-        return f"{path} can't be read and written by this user; chown or chmod it, or name another place"
-    return _check_writable(Path(path).parent)
+        return f"{path} can't be read and written by this user; chown or chmod it, or name another path"
+    return unusable_directory(Path(path).parent)
 
 
 def _check_directory(path: Path, *, parents: bool) -> str | None:
@@ -79,16 +80,4 @@ def _check_directory(path: Path, *, parents: bool) -> str | None:
     nearest = path
     while not os.path.exists(nearest) and nearest != nearest.parent and (parents or nearest == path):
         nearest = nearest.parent
-    return _check_writable(nearest)
-
-
-def _check_writable(directory: Path) -> str | None:
-    if not os.path.exists(directory):
-        return f"the directory {directory} is not there; create it, or name another place"
-    if not os.path.isdir(directory):
-        return f"{directory} is no directory; name another place"
-    if not os.access(directory, os.W_OK | os.X_OK):
-        return (
-            f"nothing can be written into {directory} by this user; make it writable, or name another place"
-        )
-    return None
+    return unusable_directory(nearest)
