@@ -9,9 +9,8 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import attrs
 import trio
-from attrs import define, field
+from attrs import asdict, define, field
 
 from trio_wsout._core.json_line import JsonLine
 from trio_wsout._core.link import State
@@ -19,7 +18,17 @@ from trio_wsout._modes.hooks import Hooks
 from trio_wsout.cli.exit_codes import CONFIGURATION, INTERRUPTED, NO_CONNECTION, OK, SOME_UNDELIVERED
 from trio_wsout.cli.lines import STANDARD_INPUT, InputLines, escape_lines, line_of
 from trio_wsout.cli.status_line import can_show, progress_of, run_status_line, summary
-from trio_wsout.cli.terminal import GONE, OUT, count, report, silence, wait_reader_gone, write_all, write_text
+from trio_wsout.cli.terminal import (
+    GONE,
+    OUT,
+    count,
+    count_were,
+    report,
+    silence,
+    wait_reader_gone,
+    write_all,
+    write_text,
+)
 from trio_wsout.cli.undelivered_file import UndeliveredFile, read_undelivered, undelivered_line
 from trio_wsout.config.sections import BatchMode, Mode, Payload
 from trio_wsout.errors import (
@@ -281,7 +290,7 @@ async def _prepare_and_run(run: Run) -> int:
         run.inform(summary(figures, run.config.mode, trio.current_time() - run.began, run.skipped))
         if run.options.stats:
             # Not by orjson: a cursor may hold lone surrogates, which this escapes.
-            report(json.dumps(attrs.asdict(figures)))
+            report(json.dumps(asdict(figures)))
     return code
 
 
@@ -533,8 +542,7 @@ def _report_failure(run: Run, failure: OutputError) -> None:
     if lost:
         run.undelivered.count += lost
         run.undelivered.append(failure.undelivered)
-        was = "was" if lost == 1 else "were"
-        report(f"{count(lost, 'accepted event')} {was} not confirmed, {run.undelivered.outcome}", "error")
+        report(f"{count_were(lost, 'accepted event')} not confirmed, {run.undelivered.outcome}", "error")
 
 
 def _report_unsent(run: Run, lines: InputLines) -> None:
@@ -543,9 +551,11 @@ def _report_unsent(run: Run, lines: InputLines) -> None:
     unsent = [line for line in [*run.unsent, *lines.rest(waiting=waiting)] if line.strip()]
     if unsent:
         run.undelivered.append([undelivered_line(line) for line in unsent])
-        were = "was" if len(unsent) == 1 else "were"
-        what = f"{count(len(unsent), 'line')} {were} read and not sent"
-        report(f"line {run.number + 1} and on: {what}, {run.undelivered.outcome}", "error")
+        lines_were = count_were(len(unsent), "line")
+        report(
+            f"from line {run.number + 1} on: {lines_were} read and not sent, {run.undelivered.outcome}",
+            "error",
+        )
 
 
 def _report_unheard(run: Run, figures: Statistics) -> None:
@@ -556,11 +566,10 @@ def _report_unheard(run: Run, figures: Statistics) -> None:
         unheard = count(listener.unheard, "message")
         run.inform(f"no peer was there for {unheard}; --wait-peers 1 waits for one")
     if listener is not None and listener.lost_by_slow:
-        lost = "message was" if listener.lost_by_slow == 1 else "messages were"
-        run.inform(f"{listener.lost_by_slow:,} {lost} lost by slow peers (server.slow-peer: drop-oldest)")
+        lost = count_were(listener.lost_by_slow, "message")
+        run.inform(f"{lost} lost by slow peers (server.slow-peer: drop-oldest)")
     if figures.dropped and config.mode is not Mode.SERVER_OUTPUT:
-        dropped = "message that came was" if figures.dropped == 1 else "messages that came were"
-        run.inform(f"{figures.dropped:,} {dropped} dropped, as unreadable or too late")
+        run.inform(f"{count_were(figures.dropped, 'received message')} dropped, as unreadable or too late")
 
 
 def _exit_code(run: Run, failure: OutputError | None) -> int:

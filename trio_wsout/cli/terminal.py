@@ -25,6 +25,7 @@ __all__ = [
     "OUT",
     "Screen",
     "count",
+    "count_were",
     "escape_controls",
     "is_ready",
     "print_result",
@@ -161,6 +162,11 @@ def report_log(*, verbose: bool, quiet: bool) -> None:
 def count(number: int, thing: str) -> str:
     """Return a number of things in words: "1 line", "2 lines"."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def count_were(number: int, thing: str) -> str:
+    """Return a number of things with the verb of a sentence: "1 line was", "2 lines were"."""
+    return f"{count(number, thing)} {'was' if number == 1 else 'were'}"
 
 
 def escape_controls(text: str) -> str:
