@@ -15,15 +15,15 @@ import pytest
 import trio
 import trio.testing
 import trio_wsout
-from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, CloseConnection, Event, Ping, Pong, Request, TextMessage
+from trio_wsout.testing import PeerProtocol
+from trio_wsout.testing.protocol import Close, Ping, Request, Response
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
     from trio.testing import MockClock
-
-    from conftest import MemoryListener
+    from trio_wsout.testing import MemoryListener
+    from trio_wsout.testing.protocol import PeerEvent
 
 ROUNDS = 8
 """Times that each is tried, for the order of tasks is a matter of luck."""
@@ -36,21 +36,24 @@ class RawPeer:
 
     all: list[RawPeer] = []  # noqa: RUF012 - closed and emptied after each test
 
-    def __init__(self, role: ConnectionType) -> None:
+    def __init__(self, *, server: bool) -> None:
         self.socket, theirs = socket.socketpair()
         self.all.append(self)
         self.socket.setblocking(False)
         self.stream = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
-        self.websocket = WSConnection(role)
+        self.protocol = PeerProtocol(server=server)
         self.over = False
-        self._came: list[Event] = []
-        self.early: list[Event] = []
+        self._came: list[PeerEvent] = []
+        self.early: list[PeerEvent] = []
         """What came with the answer to the handshake."""
 
-    def say(self, *events: Event) -> None:
-        self.socket.sendall(b"".join([self.websocket.send(event) for event in events]))
+    def say(self, *frames: bytes) -> None:
+        self.socket.sendall(b"".join(frames))
 
-    def hear(self) -> list[Event]:
+    def text(self, text: str) -> bytes:
+        return self.protocol.message(text)
+
+    def hear(self) -> list[PeerEvent]:
         """What has come since the last time."""
         self._read()
         came, self._came = self._came, []
@@ -66,12 +69,12 @@ class RawPeer:
                 data = b""
             self.over = not data
             if data:
-                self.websocket.receive_data(data)
-                self._came += self.websocket.events()
+                self._came += self.protocol.feed(data)
 
-    def pings(self) -> list[Pong]:
-        """The answers to the pings that have come by now."""
-        return [event.response() for event in self.hear() if isinstance(event, Ping)]
+    def pongs(self, events: Iterable[PeerEvent] | None = None) -> list[bytes]:
+        """The answers to the pings among these, or among what has come by now."""
+        came = self.hear() if events is None else events
+        return [self.protocol.pong(event.payload) for event in came if isinstance(event, Ping)]
 
     @property
     def cut(self) -> bool:
@@ -95,7 +98,7 @@ class Server:
 
     async def open_stream(self, host: str, port: int) -> trio.abc.Stream:
         await trio.lowlevel.checkpoint()
-        peer = RawPeer(ConnectionType.SERVER)
+        peer = RawPeer(server=True)
         self.peers.append(peer)
         return peer.stream
 
@@ -104,7 +107,7 @@ class Server:
         await trio.testing.wait_all_tasks_blocked()
         peer = self.peers[-1]
         assert [type(event) for event in peer.hear()] == [Request]
-        peer.say(AcceptConnection())
+        peer.say(peer.protocol.accept())
         await trio.testing.wait_all_tasks_blocked()
         return peer
 
@@ -145,12 +148,12 @@ async def listening(
 
 async def visitor(listener: MemoryListener, target: str = "/") -> RawPeer:
     """A peer whose handshake was answered."""
-    peer = RawPeer(ConnectionType.CLIENT)
+    peer = RawPeer(server=False)
     listener.add(peer.stream)
-    peer.say(Request(host="memory", target=target))
+    peer.say(peer.protocol.request(target))
     await trio.testing.wait_all_tasks_blocked()
     answer, *peer.early = peer.hear()
-    assert isinstance(answer, AcceptConnection)
+    assert isinstance(answer, Response)
     return peer
 
 
@@ -167,7 +170,7 @@ async def test_a_link_finds_the_pong_first(mock_clock: MockClock) -> None:
     async with link(heartbeat=BEAT, retry={"timeout": "1d"}) as (output, peer, server):
         for late in range(ROUNDS):
             await passes(mock_clock, 20)
-            pongs = peer.pings()
+            pongs = peer.pongs()
             assert len(pongs) == 1
             peer.say(*pongs)
             mock_clock.jump(10 + 100 * late)  # the process does not run
@@ -175,7 +178,7 @@ async def test_a_link_finds_the_pong_first(mock_clock: MockClock) -> None:
             assert not peer.cut
         assert (len(server.peers), output.statistics().heartbeat_misses) == (1, 0)
         await passes(mock_clock, 20)
-        assert len(peer.pings()) == 1
+        assert len(peer.pongs()) == 1
         await passes(mock_clock, 9.75)
         assert not peer.cut
         await passes(mock_clock, 0.25)
@@ -188,8 +191,8 @@ async def test_a_link_finds_the_pong_behind_much_else_first(mock_clock: MockCloc
         for _ in range(ROUNDS):
             await output.send("x")
             await trio.testing.wait_all_tasks_blocked()
-            (pong,) = peer.pings()
-            peer.say(*[TextMessage(data=SHORT)] * 100, pong)
+            (pong,) = peer.pongs()
+            peer.say(*[peer.text(SHORT)] * 100, pong)
             mock_clock.jump(1000)
             await trio.testing.wait_all_tasks_blocked()
             assert output.statistics().unconfirmed == 0
@@ -197,7 +200,7 @@ async def test_a_link_finds_the_pong_behind_much_else_first(mock_clock: MockCloc
         await output.send("x")
         await passes(mock_clock, 0)
         await passes(mock_clock, 29.75)
-        peer.say(*[TextMessage(data=SHORT)] * 100)
+        peer.say(*[peer.text(SHORT)] * 100)
         assert not peer.cut
         await passes(mock_clock, 0.25)
         assert peer.cut, "life is no confirmation"
@@ -208,7 +211,7 @@ async def test_what_could_not_be_asked_for_meanwhile_is_not_late(mock_clock: Moc
         for _ in range(ROUNDS):
             await output.send("first")
             await trio.testing.wait_all_tasks_blocked()
-            (pong,) = peer.pings()
+            (pong,) = peer.pongs()
             await passes(mock_clock, 5)
             await output.send("second")  # no ping goes for it before the first is answered
             await trio.testing.wait_all_tasks_blocked()
@@ -217,7 +220,7 @@ async def test_what_could_not_be_asked_for_meanwhile_is_not_late(mock_clock: Moc
             await trio.testing.wait_all_tasks_blocked()
             await passes(mock_clock, 29.75)
             assert not peer.cut, "its time begins with the answer that was found"
-            peer.say(*peer.pings())
+            peer.say(*peer.pongs())
             await passes(mock_clock, 0)
             assert output.statistics().unconfirmed == 0
 
@@ -231,11 +234,11 @@ async def test_a_link_that_starts_slowly_finds_the_first_pong_first(mock_clock: 
             await passes(mock_clock, 0)
             await passes(mock_clock, 1)
             again = await server.open()
-            again.say(*again.pings())
+            again.say(*again.pongs())
             mock_clock.jump(31)
             await trio.testing.wait_all_tasks_blocked()
             assert not again.cut
-            assert any(isinstance(event, TextMessage) for event in again.hear())
+            assert any(isinstance(event, str) for event in again.hear())
 
 
 async def test_a_link_finds_the_acknowledgement_first(mock_clock: MockClock) -> None:
@@ -244,8 +247,8 @@ async def test_a_link_finds_the_acknowledgement_first(mock_clock: MockClock) -> 
         for _ in range(ROUNDS):
             await output.send({"n": 1})
             await trio.testing.wait_all_tasks_blocked()
-            texts = [event.data for event in peer.hear() if isinstance(event, TextMessage)]
-            peer.say(TextMessage(data=json.dumps({"ack": json.loads(texts[-1])["s"]})))
+            texts = [event for event in peer.hear() if isinstance(event, str)]
+            peer.say(peer.text(json.dumps({"ack": json.loads(texts[-1])["s"]})))
             mock_clock.jump(1000)
             await trio.testing.wait_all_tasks_blocked()
             assert output.statistics().unconfirmed == 0
@@ -258,13 +261,13 @@ async def test_a_write_that_could_not_go_on_meanwhile_costs_no_connection(mock_c
             for _ in range(8):
                 await output.send("x" * 100_000)
             await trio.testing.wait_all_tasks_blocked()
-            pongs = peer.pings()  # takes what the socket holds, which is not all
+            pongs = peer.pongs()  # takes what the socket holds, which is not all
             assert output.statistics().written < output.statistics().accepted
             peer.say(*pongs)
             mock_clock.jump(1000)
             for _ in range(20):
                 await trio.testing.wait_all_tasks_blocked()
-                peer.say(*peer.pings())
+                peer.say(*peer.pongs())
             assert output.statistics().unconfirmed == 0
         assert not peer.cut
 
@@ -278,7 +281,7 @@ async def test_an_answer_to_the_handshake_is_found_first(mock_clock: MockClock) 
             await trio.testing.wait_all_tasks_blocked()
             peer = server.peers[-1]
             assert peer.hear()
-            peer.say(AcceptConnection())
+            peer.say(peer.protocol.accept())
             mock_clock.jump(1000)
             await trio.testing.wait_all_tasks_blocked()
             assert output.statistics().link.state == "open"
@@ -298,7 +301,7 @@ async def test_a_listener_finds_the_pong_first(listener: MemoryListener, mock_cl
     async with listening(listener, heartbeat=BEAT) as (output, peer):
         for late in range(ROUNDS):
             await passes(mock_clock, 20)
-            peer.say(*peer.pings())
+            peer.say(*peer.pongs())
             mock_clock.jump(10 + 100 * late)
             await trio.testing.wait_all_tasks_blocked()
             assert not peer.cut
@@ -318,9 +321,9 @@ async def test_of_many_peers_only_those_are_cut_who_said_nothing(
         peers = [first] + [await visitor(listener) for _ in range(99)]
         await passes(mock_clock, 20)
         for number, peer in enumerate(peers):
-            pongs = peer.pings()
+            pongs = peer.pongs()
             if number % 3:
-                peer.say(*[TextMessage(data=SHORT)] * number, *pongs)
+                peer.say(*[peer.text(SHORT)] * number, *pongs)
         mock_clock.jump(1000)
         await trio.testing.wait_all_tasks_blocked()
         assert [peer.cut for peer in peers] == [number % 3 == 0 for number in range(100)]
@@ -334,9 +337,9 @@ async def test_a_listener_finds_the_confirmation_first(
         for _ in range(ROUNDS):
             await output.send("x")
             await trio.testing.wait_all_tasks_blocked()
-            pongs = peer.pings()
+            pongs = peer.pongs()
             assert len(pongs) == 1
-            peer.say(*[TextMessage(data=SHORT)] * 100, *pongs)
+            peer.say(*[peer.text(SHORT)] * 100, *pongs)
             mock_clock.jump(1000)
             await trio.testing.wait_all_tasks_blocked()
             assert output.statistics().unconfirmed == 0
@@ -355,13 +358,13 @@ async def test_a_peer_that_said_something_is_not_idle(
     server = SERVER | {"idle-timeout": "60s"}
     async with listening(listener, server=server, heartbeat="none") as (_, peer):
         for _ in range(ROUNDS):
-            peer.say(TextMessage(data="x"))
+            peer.say(peer.text("x"))
             mock_clock.jump(1000)
             await trio.testing.wait_all_tasks_blocked()
         await passes(mock_clock, 59.75)
         assert peer.hear() == []
         await passes(mock_clock, 0.25)
-        assert [type(event) for event in peer.hear()] == [CloseConnection]
+        assert [type(event) for event in peer.hear()] == [Close]
 
 
 async def test_a_peer_that_took_what_there_was_is_not_slow(
@@ -374,12 +377,12 @@ async def test_a_peer_that_took_what_there_was_is_not_slow(
                 for _ in range(20):
                     nursery.start_soon(output.send, "x" * 100_000)
                 await trio.testing.wait_all_tasks_blocked()
-                peer.say(*peer.pings())  # it takes all that there is, and has room now
+                peer.say(*peer.pongs())  # it takes all that there is, and has room now
                 mock_clock.jump(4.9)
                 mock_clock.jump(100)
                 for _ in range(100):
                     await trio.testing.wait_all_tasks_blocked()
-                    peer.say(*peer.pings())
+                    peer.say(*peer.pongs())
             await output.flush()
         assert output.statistics().listener.expelled == 0
         for _ in range(20):
@@ -401,11 +404,11 @@ async def test_a_peer_whose_confirmations_lay_unread_is_not_slow(
             for _ in range(3):
                 output.send_nowait("x")
             await trio.testing.wait_all_tasks_blocked()
-            peer.say(*[TextMessage(data=SHORT)] * 100, *peer.pings())
+            peer.say(*[peer.text(SHORT)] * 100, *peer.pongs())
             mock_clock.jump(20)
             for _ in range(5):
                 await trio.testing.wait_all_tasks_blocked()
-                peer.say(*peer.pings())
+                peer.say(*peer.pongs())
             assert output.statistics().unconfirmed == 0
         assert output.statistics().listener.expelled == 0
 
@@ -413,14 +416,14 @@ async def test_a_peer_whose_confirmations_lay_unread_is_not_slow(
 async def test_a_handshake_that_lies_there_is_taken(listener: MemoryListener, mock_clock: MockClock) -> None:
     async with listening(listener, heartbeat="none") as (output, _):
         for number in range(ROUNDS):
-            peer = RawPeer(ConnectionType.CLIENT)
+            peer = RawPeer(server=False)
             listener.add(peer.stream)
             await trio.testing.wait_all_tasks_blocked()
-            peer.say(Request(host="memory", target="/"))
+            peer.say(peer.protocol.request())
             mock_clock.jump(1000)
             await trio.testing.wait_all_tasks_blocked()
             assert output.statistics().peers == number + 2
-        silent = RawPeer(ConnectionType.CLIENT)
+        silent = RawPeer(server=False)
         listener.add(silent.stream)
         await passes(mock_clock, 0)
         await passes(mock_clock, 9.75)
@@ -439,9 +442,8 @@ async def test_the_last_words_before_the_answer_to_a_close_are_heard(
             peer = await visitor(listener)
             await passes(mock_clock, 60)
             (close,) = peer.hear()
-            assert isinstance(close, CloseConnection)
-            # wsproto says nothing behind a Close that it has read: the message is put before it by hand.
-            peer.socket.sendall(b"\x81\x81\0\0\0\0x" + peer.websocket.send(close.response()))
+            assert isinstance(close, Close)
+            peer.say(peer.text("x"), peer.protocol.close(close.code))
             mock_clock.jump(1000)
             await trio.testing.wait_all_tasks_blocked()
             assert output.received.receive_nowait().event == "x"
@@ -460,22 +462,22 @@ async def test_a_part_of_the_history_that_could_not_go_on_meanwhile_costs_no_pee
         await output.send({"n": 0})
         await trio.testing.wait_all_tasks_blocked()
         events = first.hear()
-        cursor = next(json.loads(each.data)["s"] for each in events if isinstance(each, TextMessage))
-        first.say(*[event.response() for event in events if isinstance(event, Ping)])
+        cursor = next(json.loads(each)["s"] for each in events if isinstance(each, str))
+        first.say(*first.pongs(events))
         for _ in range(3):
             await output.send({"n": "x" * 500_000})
             for _ in range(20):
                 await trio.testing.wait_all_tasks_blocked()
-                first.say(*first.pings())
+                first.say(*first.pongs())
         for _ in range(ROUNDS):
             peer = await visitor(listener, f"/?since={cursor}")
             mock_clock.jump(1000)
-            count = sum(isinstance(event, TextMessage) and event.message_finished for event in peer.early)
+            count = sum(isinstance(event, str) for event in peer.early)
             for _ in range(20):
                 await trio.testing.wait_all_tasks_blocked()
                 came = peer.hear()
-                count += sum(isinstance(event, TextMessage) and event.message_finished for event in came)
-                peer.say(*[event.response() for event in came if isinstance(event, Ping)])
+                count += sum(isinstance(event, str) for event in came)
+                peer.say(*peer.pongs(came))
             assert not peer.over
             assert count == 3
         silent = await visitor(listener, f"/?since={cursor}")
