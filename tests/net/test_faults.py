@@ -25,9 +25,8 @@ from trio_wsout._core.disconnection import Cause
 from trio_wsout._modes.client import ClientTree
 from trio_wsout._tasks.ledger import Ledger
 from trio_wsout._tasks.outbox import Outbox
-from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, CloseConnection, Event, Ping, Pong, Request, TextMessage
-from wsproto.utilities import LocalProtocolError
+from trio_wsout.testing import PeerProtocol
+from trio_wsout.testing.protocol import Close, Ping, Pong, Request, Response
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
     import trustme
     from trio_wsout._core.message import Message as WindowMessage
+    from trio_wsout.testing.protocol import PeerEvent
 
 pytestmark = [pytest.mark.faults, pytest.mark.network]
 
@@ -91,7 +91,7 @@ class Line:
     def __init__(
         self,
         stream: trio.abc.Stream,
-        role: ConnectionType,
+        protocol: PeerProtocol,
         close_after: Callable[[], int | None],
         seen: set[Identity],
     ) -> None:
@@ -108,22 +108,27 @@ class Line:
         self.pong = b""
         """The payload of the latest pong."""
         self.ponged = trio.Event()
-        self._websocket = WSConnection(role)
+        self.protocol = protocol
         self._close_after = close_after
         self._seen = seen
-        self._parts: list[str] = []
         self._lock = trio.Lock()
+        self._closed = False
 
-    async def say(self, *events: Event) -> None:
+    async def say(self, *frames: bytes) -> None:
         async with self._lock:
-            await self.stream.send_all(b"".join([self._websocket.send(each) for each in events]))
+            if not self._closed:
+                await self.stream.send_all(b"".join(frames))
+
+    async def close(self, code: int) -> None:
+        """Say Close, after which nothing more is said."""
+        await self.say(self.protocol.close(code))
+        self._closed = True
 
     async def run(self) -> None:
         """Read to the end; a message that is torn there is not kept."""
-        with suppress(trio.BrokenResourceError, LocalProtocolError):
+        with suppress(trio.BrokenResourceError):
             while data := await self.stream.receive_some(65536):
-                self._websocket.receive_data(bytes(data))
-                for each in self._websocket.events():
+                for each in self.protocol.feed(data):
                     await self._on(each)
 
     async def wait_pong(self, payload: bytes) -> None:
@@ -131,29 +136,26 @@ class Line:
             self.ponged = trio.Event()
             await self.ponged.wait()
 
-    async def _on(self, event: Event) -> None:
+    async def _on(self, event: PeerEvent) -> None:
         match event:
-            case Request() | AcceptConnection():
+            case Request() | Response():
                 if isinstance(event, Request):
-                    await self.say(AcceptConnection())
+                    await self.say(self.protocol.accept())
                 self.opened_at = trio.current_time()
                 self.opened.set()
-            case TextMessage():
+            case str():
                 await self._on_text(event)
             case Pong():
-                self.pong = bytes(event.payload)
+                self.pong = event.payload
                 self.ponged.set()
-            case Ping() | CloseConnection():
-                await self.say(event.response())
+            case Ping():
+                await self.say(self.protocol.pong(event.payload))
+            case Close():
+                await self.close(event.code)
             case _:
-                pytest.fail(f"unexpected: {event}")
+                pytest.fail(f"unexpected: {event!r}")
 
-    async def _on_text(self, event: TextMessage) -> None:
-        self._parts.append(event.data)
-        if not event.message_finished:
-            return
-        text = "".join(self._parts)
-        self._parts.clear()
+    async def _on_text(self, text: str) -> None:
         one = identify(text)
         self.arrived.append(one)
         self.times.append(trio.current_time())
@@ -163,7 +165,7 @@ class Line:
                 self.went_on_at = min(self.went_on_at, self.times[-1])
             self._seen.add(one)
         if len(self.times) == self._close_after():
-            await self.say(CloseConnection(code=1012))
+            await self.close(1012)
 
 
 class End:
@@ -198,15 +200,15 @@ class End:
 
     async def serve(self, stream: trio.abc.Stream) -> None:
         """Be the server of a connection, to its end."""
-        await self._run(Line(stream, ConnectionType.SERVER, self._close_after, self.seen))
+        await self._run(Line(stream, PeerProtocol(server=True), self._close_after, self.seen))
 
     async def dial(self, port: int) -> None:
         """Be the client of a connection, to its end; ask for what follows the latest message."""
         stream = await trio.open_tcp_stream("127.0.0.1", port)
-        line = Line(stream, ConnectionType.CLIENT, self._close_after, self.seen)
-        asked = [] if self.cursor is None else [(b"last-event-id", self.cursor.encode())]
+        line = Line(stream, PeerProtocol(server=False), self._close_after, self.seen)
+        asked = {} if self.cursor is None else {"Last-Event-ID": self.cursor}
         with suppress(trio.BrokenResourceError):
-            await line.say(Request(host="peer", target="/feed", extra_headers=asked))
+            await line.say(line.protocol.request("/feed", asked))
         await self._run(line)
 
     async def follow(self, port: int) -> None:
@@ -510,14 +512,14 @@ class Upstream(End):
 
     async def _talk(self, line: Line) -> None:
         await line.opened.wait()
-        with suppress(trio.BrokenResourceError, LocalProtocolError):
+        with suppress(trio.BrokenResourceError):
             while not self.done or self._confirmed < self._said:
                 self._said = self._said if self.done else self._confirmed + FEW
                 numbers = range(self._confirmed, self._said)
                 events = [json.dumps(event("upstream", number, SIZE)) for number in numbers]
-                barrier = Ping(payload=str(self._said).encode())
-                await line.say(*[TextMessage(data=each) for each in events], barrier)
-                await line.wait_pong(bytes(barrier.payload))
+                barrier = str(self._said).encode()
+                await line.say(*map(line.protocol.message, events), line.protocol.ping(barrier))
+                await line.wait_pong(barrier)
                 self._confirmed = numbers.stop
                 while not self.done and self._confirmed > len(self.seen) // 2:
                     await trio.sleep(0.005)
@@ -662,9 +664,7 @@ async def test_a_peer_that_is_cut_while_a_relay_reads_nothing_overtakes_none_of_
                 stream = await trio.open_tcp_stream("127.0.0.1", port)
                 async with stream:
                     stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                    await stream.send_all(
-                        WSConnection(ConnectionType.CLIENT).send(Request(host="h", target="/"))
-                    )
+                    await stream.send_all(PeerProtocol(server=False).request())
                     expelled = relay.statistics().listener.expelled
                     await until(lambda: relay.statistics().listener.expelled > expelled)
 
@@ -822,7 +822,7 @@ class Talker(End):
     async def _talk(self, line: Line) -> None:
         await line.opened.wait()
         for message in self._messages:
-            await line.say(TextMessage(data=message))
+            await line.say(line.protocol.message(message))
 
 
 async def test_a_thousand_unread_messages_are_no_reason_for_an_alarm(figures: Callable[[str], None]) -> None:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio_wsout
-from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, CloseConnection, Event, Ping, Request, TextMessage
+from trio_wsout.testing import PeerProtocol
+from trio_wsout.testing.protocol import Close, Ping, Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     import trustme
     from layers import Layer
+    from trio_wsout.testing.protocol import PeerEvent
 
 ROUNDS = 4
 STILL = 1.0
@@ -34,12 +35,11 @@ BEAT = {"ping-interval": "300ms", "timeout": "500ms"}
 class ThreadPeer:
     """A peer in a thread: answers each ping a moment later, and says when."""
 
-    def __init__(self, role: ConnectionType) -> None:
-        self.websocket = WSConnection(role)
-        self.role = role
+    def __init__(self, *, server: bool) -> None:
+        self.protocol = PeerProtocol(server=server)
         self.pinged = threading.Event()
         self.answers: list[float] = []
-        self.closes: list[CloseConnection] = []
+        self.closes: list[Close] = []
         self.cut = threading.Event()
         self.events = 0
         self.stream: socket.socket | None = None
@@ -48,30 +48,29 @@ class ThreadPeer:
         """Run to the end of the connection."""
         self.stream = stream
         with stream:
-            if self.role is ConnectionType.CLIENT:
-                stream.sendall(self.websocket.send(Request(host="127.0.0.1", target="/")))
+            if not self.protocol.server:
+                stream.sendall(self.protocol.request())
             with contextlib.suppress(OSError):
                 while data := stream.recv(65536):
-                    self.websocket.receive_data(data)
-                    for event in self.websocket.events():
+                    for event in self.protocol.feed(data):
                         self.on(event, stream)
         self.cut.set()
 
     def say(self, text: str) -> None:
         assert self.stream is not None
-        self.stream.sendall(self.websocket.send(TextMessage(data=text)))
+        self.stream.sendall(self.protocol.message(text))
 
-    def on(self, event: Event, stream: socket.socket) -> None:
+    def on(self, event: PeerEvent, stream: socket.socket) -> None:
         self.events += 1
         if isinstance(event, Request):
-            stream.sendall(self.websocket.send(AcceptConnection()))
-        elif isinstance(event, CloseConnection):
+            stream.sendall(self.protocol.accept())
+        elif isinstance(event, Close):
             self.closes.append(event)
-            stream.sendall(self.websocket.send(event.response()))
+            stream.sendall(self.protocol.close(event.code))
         elif isinstance(event, Ping):
             self.pinged.set()
             time.sleep(0.1)
-            stream.sendall(self.websocket.send(event.response()))
+            stream.sendall(self.protocol.pong(event.payload))
             self.answers.append(time.monotonic())
 
 
@@ -90,7 +89,7 @@ class ThreadServer:
                 stream, _ = self.listener.accept()
                 if self._context is not None:
                     stream = self._context.wrap_socket(stream, server_side=True)
-                self.peers.append(ThreadPeer(ConnectionType.SERVER))
+                self.peers.append(ThreadPeer(server=True))
                 threading.Thread(target=self.peers[-1].serve, args=(stream,), daemon=True).start()
 
 
@@ -216,7 +215,7 @@ async def test_a_peer_that_took_all_meanwhile_is_not_slow(layer: Layer | None) -
 
 def visit(output: trio_wsout.Output, layer: Layer | None) -> ThreadPeer:
     """A peer of the listener, in a thread of its own."""
-    peer = ThreadPeer(ConnectionType.CLIENT)
+    peer = ThreadPeer(server=False)
     port = int(output.statistics().addresses[0].rpartition(":")[2])
 
     def run() -> None:
