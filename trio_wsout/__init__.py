@@ -10,9 +10,9 @@ from importlib import import_module
 TYPE_CHECKING = False  # type checkers know the name; `typing` itself takes a while to import
 
 if TYPE_CHECKING:
+    from trio_wsout._core.admission import Admit, Deny, Handshake
     from trio_wsout._core.batching import Document
     from trio_wsout._core.disconnection import Cause, Disconnection
-    from trio_wsout._core.handshake import Admit, Deny, Handshake
     from trio_wsout._core.link import LinkChange, State
     from trio_wsout._core.received import Peer, Received
     from trio_wsout._core.statistics import (
@@ -74,9 +74,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "trio_wsout._core.admission": ("Admit", "Deny", "Handshake"),
     "trio_wsout._core.batching": ("Document",),
     "trio_wsout._core.disconnection": ("Cause", "Disconnection"),
-    "trio_wsout._core.handshake": ("Admit", "Deny", "Handshake"),
     "trio_wsout._core.link": ("LinkChange", "State"),
     "trio_wsout._core.received": ("Peer", "Received"),
     "trio_wsout._core.statistics": (

@@ -25,7 +25,7 @@ from trio_wsout.errors import ConfigError, DeliveryError, OutputError, Problem
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
-    from trio_wsout._core.handshake import Admit, Deny, Handshake
+    from trio_wsout._core.admission import Admit, Deny, Handshake
     from trio_wsout._core.link import LinkChange
     from trio_wsout._core.received import Received
     from trio_wsout._core.statistics import Statistics

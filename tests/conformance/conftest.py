@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio_wsout
 from attrs import define, field, frozen
-from trio_wsout._core.admission import Admission, Places
+from trio_wsout._core.admission import Admission
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout._wire.accept import Acceptor
 from trio_wsout._wire.connection import FAREWELL, Connection
@@ -146,8 +146,8 @@ class EchoServer:
         document = {"mode": "server-output", "server": {"bind": "127.0.0.1:0"}, "max-message-size": LARGEST}
         config = trio_wsout.load_config(document)
         self._acceptor = Acceptor(
-            admission=Admission(config),
-            places=Places(None),
+            admission=Admission(config.server),
+            max_connections=None,
             heartbeat=None,
             max_message_size=config.max_message_size,
             text=True,

@@ -13,9 +13,7 @@ import trio
 import trio.testing
 from hypothesis import example, given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from trio_wsout._core.admission import RETRY_AFTER, Admission, Answer, Head, Places
-from trio_wsout._core.handshake import Admit, Deny, Handshake
+from trio_wsout._core.admission import RETRY_AFTER, Admission, Admit, Deny, Handshake, Head, Response
 from trio_wsout._core.received import Peer
 from trio_wsout._core.request import build_request
 from trio_wsout._wire.accept import Acceptor
@@ -70,12 +68,18 @@ def config(*, subprotocols: tuple[str, ...] = (), cursor: Cursor | None = None, 
     )
 
 
-def judge(request: Head, **fields: Any) -> Handshake | Answer:
-    return Admission(config(**fields)).judge(request, "192.0.2.1:4711")
+def admission(
+    *, subprotocols: tuple[str, ...] = (), cursor: Cursor | None = None, **server: Any
+) -> Admission:
+    return Admission(Server(bind="127.0.0.1:0", **server), cursor, subprotocols)
 
 
-def status_of(judged: Handshake | Answer) -> int:
-    return judged.status if isinstance(judged, Answer) else 101
+def judge(request: Head, **fields: Any) -> Handshake | Response:
+    return admission(**fields).judge(request, "192.0.2.1:4711")
+
+
+def status_of(judged: Handshake | Response) -> int:
+    return judged.status if isinstance(judged, Response) else 101
 
 
 ONE = ("https://example.com",)
@@ -240,7 +244,7 @@ TABLE: Mapping[str, tuple[int, Head, Mapping[str, Any]]] = {
 def test_a_request_gets_its_status(status: int, request_head: Head, fields: Mapping[str, Any]) -> None:
     judged = judge(request_head, **fields)
     assert status_of(judged) == status
-    if isinstance(judged, Answer):
+    if isinstance(judged, Response):
         assert dict(judged.headers) == BESIDES.get(status, {})
         assert judged.body
         assert judged.body.isprintable()
@@ -332,13 +336,13 @@ def test_the_cursor_that_a_client_sends_in_the_query_comes(value: str, name: str
 def test_the_subprotocol_is_the_first_of_ours_that_the_client_offers(
     ours: list[str], lines: list[list[str]], comma: str
 ) -> None:
-    admission = Admission(config(subprotocols=tuple(ours)))
-    judged = admission.judge(head(sec_websocket_protocol=[comma.join(line) for line in lines]), "x")
+    judging = admission(subprotocols=tuple(ours))
+    judged = judging.judge(head(sec_websocket_protocol=[comma.join(line) for line in lines]), "x")
     assert isinstance(judged, Handshake)
     offered = [name for line in lines for name in line]
     assert list(judged.subprotocols) == offered
     common = [name for name in ours if name in offered]
-    assert admission.choose(judged.subprotocols) == (common[0] if common else None)
+    assert judging.choose_subprotocol(judged.subprotocols) == (common[0] if common else None)
 
 
 KEYS = st.sampled_from([KEY, "A" * 21 + "B==", "", "x"]) | st.from_regex(
@@ -414,7 +418,7 @@ def test_whatever_comes_is_judged_and_never_repeated(
     )
     cursor = Cursor(header_name="x-other", query_parameter="since")
     judged = judge(request, allowed_origins=("https://example.com", "http://[::1]:80"), cursor=cursor)
-    assert isinstance(judged, Answer)
+    assert isinstance(judged, Response)
     assert 200 <= judged.status < 500
     assert mark not in repr(judged)
 
@@ -474,38 +478,6 @@ def test_an_origin_is_allowed_by_scheme_host_and_port(
     judged = judge(head(origin=text), allowed_origins=tuple(written(each) for each in listed))
     allowed = place_of(origin) in [place_of(each) for each in listed]
     assert status_of(judged) == (101 if allowed else 403)
-
-
-class PlacesMachine(RuleBasedStateMachine):
-    """Peers come and go; the model is how many are in."""
-
-    @initialize(most=st.none() | st.integers(1, 5))
-    def begin(self, most: int | None) -> None:
-        self.most = most
-        self.places = Places(most)
-        self.inside = 0
-        self.began = True
-
-    @rule()
-    def take(self) -> None:
-        taken = self.places.take()
-        assert taken == (self.most is None or self.inside < self.most)
-        self.inside += taken
-
-    @precondition(lambda self: getattr(self, "inside", 0) > 0)
-    @rule()
-    def free(self) -> None:
-        self.places.free()
-        self.inside -= 1
-
-    @invariant()
-    def no_more_are_in_than_may_be(self) -> None:
-        if hasattr(self, "began"):
-            assert self.places.taken == self.inside
-            assert self.most is None or 0 <= self.places.taken <= self.most
-
-
-TestPlacesMachine = PlacesMachine.TestCase
 
 
 @given(st.integers() | st.integers(390, 610))
@@ -568,9 +540,9 @@ def acceptor_by(
 ) -> Acceptor:
     assert config.server is not None
     return Acceptor(
-        admission=Admission(config),
+        admission=Admission(config.server, config.cursor, config.subprotocols),
         authenticate=authenticate,
-        places=Places(config.server.max_connections),
+        max_connections=config.server.max_connections,
         heartbeat=config.heartbeat,
         max_message_size=config.max_message_size,
         text=True,
@@ -611,13 +583,13 @@ def read_by_peers(acceptor: Acceptor, requests: Sequence[bytes]) -> list[tuple[i
 
 @pytest.mark.parametrize(("status", "request_head", "fields"), TABLE.values(), ids=TABLE)
 def test_a_peer_reads_that_status(status: int, request_head: Head, fields: Mapping[str, Any]) -> None:
-    acceptor = acceptor_by(config(**fields))
+    acceptor = acceptor_by(config(max_connections=3, **fields))
     ((came, headers),) = read_by_peers(acceptor, [raw(request_head)])
     assert came == status
     for name, value in BESIDES.get(status, {}).items():
         assert headers[name.lower()] == value
     assert acceptor.refused == (status >= 400)
-    assert acceptor.places.taken == (status == 101)
+    assert acceptor.capacity.value == 3 - (status == 101)
 
 
 @pytest.mark.parametrize(
@@ -657,7 +629,7 @@ def test_who_finds_no_place_is_asked_to_come_again() -> None:
     answers = read_by_peers(acceptor, peers)
     assert [status for status, _ in answers] == [101, 426, 101, 503, 426]
     assert answers[3][1]["retry-after"] == str(RETRY_AFTER)
-    assert (acceptor.places.taken, acceptor.refused) == (2, 3)
+    assert (acceptor.capacity.value, acceptor.refused) == (0, 3)
 
 
 @given(st.lists(st.sampled_from([101, 400, 401, 403, 429, 500, 599]), max_size=8), st.integers(1, 3))
@@ -677,4 +649,4 @@ def test_who_is_denied_gives_the_place_back(verdicts: list[int], most: int) -> N
         expected = 503 if inside == most else next(asked)
         assert status == expected
         inside += status == 101
-    assert acceptor.places.taken == inside
+    assert acceptor.capacity.value == most - inside

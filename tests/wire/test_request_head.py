@@ -10,10 +10,9 @@ import trio
 import trio.testing
 from hypothesis import example, given
 from hypothesis import strategies as st
-from trio_wsout._core.admission import Admission, Answer, Head
-from trio_wsout._core.handshake import Handshake
+from trio_wsout._core.admission import Admission, Handshake, Head, Response
 from trio_wsout._wire.http_request import read_head
-from trio_wsout.config import Config, Mode, Server
+from trio_wsout.config import Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,9 +22,7 @@ GOOD = (
     b"GET /feed HTTP/1.1\r\nHost: peer\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
 )
-ADMISSION = Admission(
-    Config(mode=Mode.SERVER_OUTPUT, server=Server(bind="127.0.0.1:0"), subprotocols=("b", "c"))
-)
+ADMISSION = Admission(Server(bind="127.0.0.1:0"), subprotocols=("b", "c"))
 
 
 class Pieces(trio.abc.ReceiveStream):
@@ -45,10 +42,10 @@ class Pieces(trio.abc.ReceiveStream):
         """Nothing is open."""
 
 
-def read(pieces: Iterable[bytes]) -> tuple[Head, bytes] | Answer | None:
+def read(pieces: Iterable[bytes]) -> tuple[Head, bytes] | Response | None:
     """What `read_head` gives; of what came behind the head, whatever it had read of it."""
 
-    async def main() -> tuple[Head, bytes] | Answer | None:
+    async def main() -> tuple[Head, bytes] | Response | None:
         return await read_head(Pieces(pieces))  # type: ignore[arg-type] # it only reads
 
     return trio.run(main)
@@ -56,7 +53,7 @@ def read(pieces: Iterable[bytes]) -> tuple[Head, bytes] | Answer | None:
 
 def status_of(data: bytes) -> int | None:
     came = read([data])
-    return came.status if isinstance(came, Answer) else None
+    return came.status if isinstance(came, Response) else None
 
 
 @pytest.mark.parametrize("lines", [b"", b"\r\n", b"\n", b"\r\n\n"])
@@ -93,7 +90,7 @@ def test_lists_stand_on_any_number_of_lines(lines: bytes, first: bool) -> None:
     handshake = ADMISSION.judge(came[0], "a")
     assert isinstance(handshake, Handshake)
     assert handshake.subprotocols == (("a", "c", "b") if b"Protocol" in lines else ())
-    assert ADMISSION.choose(handshake.subprotocols) == ("b" if b"Protocol" in lines else None)
+    assert ADMISSION.choose_subprotocol(handshake.subprotocols) == ("b" if b"Protocol" in lines else None)
 
 
 @pytest.mark.parametrize("begun", [b"\x16\x03\x01", b"\x00", b" GET", b"\r\r", b"\r\n\rG", b"\r\n" * 3])
@@ -120,7 +117,7 @@ def test_the_limit_of_a_head_does_not_depend_on_segments(size: int) -> None:
     for step in (1000, MOST - 1, MOST, MOST + 1):
         came = read(data[at : at + step] for at in range(0, size, step))
         if size > MOST:
-            assert isinstance(came, Answer)
+            assert isinstance(came, Response)
             assert came.status == 431
         else:
             assert isinstance(came, tuple)

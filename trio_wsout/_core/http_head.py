@@ -1,9 +1,9 @@
-"""The head of an HTTP message: its fields, and where it ends in bytes that come cut in any way.
+"""The head of an HTTP message: its fields, and its end in bytes that come in pieces of any size.
 
 Rules (RFC 9110 section 5, RFC 9112 section 2)
 ----------------------------------------------
-1. A head ends with its first empty line; a line ends with LF, and a CR before that belongs to the end.
-2. A limit counts the bytes up to that end, so it does not depend on how the bytes are cut.
+1. A head ends with its first empty line. A line ends with LF; a CR before it is part of the line's end.
+2. A limit counts the bytes up to that end, so it does not depend on the pieces.
 3. Lists may stand on several lines, their order is kept, and their empty elements are ignored.
 """
 
@@ -19,12 +19,12 @@ __all__ = ["Fields", "HeadReader", "HeadTooLongError"]
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
 _LINE_END = re.compile(rb"\r?\n")
 _KEPT = 2
-"""Bytes at the end of what was searched that may begin an empty line."""
+"""Bytes at the end of searched data that may begin an empty line."""
 
 
 @frozen(kw_only=True)
 class Fields:
-    """The fields of a head, as they came; names in lower case."""
+    """The fields of a head in their order, names in lower case."""
 
     headers: Sequence[tuple[str, str]] = field(repr=False)
 
@@ -32,10 +32,10 @@ class Fields:
         """Return every value of a header, in order."""
         return [value for each, value in self.headers if each == name]
 
-    def tokens(self, name: str) -> list[str]:
-        """Return the comma-separated elements of a header's values."""
+    def tokens(self, name: str, *, lower: bool = False) -> list[str]:
+        """Return the comma-separated elements of a header's values, in lower case if `lower`."""
         parts = (part.strip(" \t") for value in self.values(name) for part in value.split(","))
-        return [part for part in parts if part]
+        return [part.lower() if lower else part for part in parts if part]
 
 
 class HeadTooLongError(ValueError):
@@ -43,10 +43,10 @@ class HeadTooLongError(ValueError):
 
 
 class HeadReader:
-    """Takes heads out of bytes, one after the other; all of them together have `most` bytes at most."""
+    """Splits heads off incoming bytes, one after the other."""
 
     def __init__(self, most: int) -> None:
-        """Read heads that have `most` bytes at most."""
+        """Read heads that together have `most` bytes at most."""
         self._most = most
         self._data = bytearray()
         self._searched = 0
@@ -58,21 +58,21 @@ class HeadReader:
         self._data += data
 
     def skip_empty_lines(self, most: int) -> None:
-        """Leave out empty lines before the next head, so many in all (RFC 9112 section 2.2)."""
+        """Drop empty lines before the next head, at most `most` in all (RFC 9112 section 2.2)."""
         while self._skipped < most and (line := _LINE_END.match(self._data)):
             self._take(line.end())
             self._skipped += 1
 
     @property
     def waiting(self) -> bytes | bytearray:
-        """The bytes that came and were not taken out."""
+        """The bytes that came and belong to no head that was returned."""
         return self._data
 
     def next_head(self) -> bytes | None:
-        """Take out the next head, with its empty line; None: it is not whole yet.
+        """Return the next head, with its empty line; None if it is not whole yet.
 
         Raises:
-            HeadTooLongError: It ends behind the limit, or has not ended there.
+            HeadTooLongError: It ends beyond the limit, or has not ended there.
         """
         found = _EMPTY_LINE.search(self._data, self._searched)
         end = len(self._data) if found is None else found.end()

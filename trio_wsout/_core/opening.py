@@ -1,14 +1,14 @@
-"""A server's answer to the opening handshake: what it means, and how that is told (SPEC 5; RFC 6455 section 4.1).
+"""The server's response to the opening handshake: whether the connection is open, and if not, why (SPEC 5; RFC 6455 section 4.1).
 
 Rules
 -----
-1. Any status but 101 is a refusal. Informational ones before the final answer were left out by who reads it.
-2. A 101 has ``Connection`` with ``upgrade`` in its list, ``Upgrade: websocket``, the one right
-   ``Sec-WebSocket-Accept``, no extension (none is offered), and no subprotocol, or one that was offered. Lists may
-   stand on several lines, empty elements count for nothing, and what is said twice is said once.
-3. What is wrong is told in words. What the server says itself is told as one printable line of bounded length, with
-   no secret of the handshake in it; of an address that it points to, without user info, parameters and query.
-4. A refusal tells the first line of its body: of HTML the first text in it, of JSON all on one line.
+1. Any status but 101 is a refusal. The caller leaves out informational responses before the final one.
+2. A 101 must have ``upgrade`` in the list of ``Connection``, ``Upgrade: websocket``, the right ``Sec-WebSocket-Accept``, no
+   extension (none is offered), and no subprotocol, or one that was offered. Lists may stand on several lines, empty elements
+   are ignored, and an element that stands there twice counts once.
+3. Errors say in words what is wrong. They quote the server in one printable line of bounded length, without secrets of the
+   handshake; an address that it points to is quoted without user info, parameters and query.
+4. Of a refusal's body the first line is quoted: of HTML its first text, and JSON as one line.
 """
 
 from __future__ import annotations
@@ -31,34 +31,34 @@ from trio_wsout._core.redaction import redact_secrets
 from trio_wsout.config.http_grammar import is_token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 __all__ = ["Asked", "Opened", "ResponseHead", "judge_opening", "opening_head", "refusal", "said_in"]
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _LONGEST_WAIT = 3600.0
-"""Seconds of a Retry-After that are honoured; a server can't silence a link for longer."""
+"""Seconds that a Retry-After can ask for: no server can silence a link for longer."""
 _SUCCESS, _REDIRECTION = 2, 3
-"""First digits of the statuses that give something else, or point elsewhere (RFC 9110 section 15)."""
+"""First digits of the statuses of a success that is no 101, and of a redirection (RFC 9110 section 15)."""
 _MAY_ASK_TO_WAIT = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
-_LONGEST_TOLD = 200
-"""Characters of what a server says that are told."""
+_LONGEST_QUOTE = 200
+"""Characters of a quote."""
 _NO_TEXT = re.compile(r"<!--.*?-->|<(style|script)\b.*?</\1\s*>|<[^>]*>?", re.DOTALL | re.IGNORECASE)
 _PARAMETERS = re.compile(r";[^/]*")
 
 
 @frozen(kw_only=True)
 class Asked:
-    """What the server was asked, as far as its answer is judged by it."""
+    """The part of the client's handshake by which the response is judged."""
 
     secure: bool
-    """Whether over TLS."""
+    """Whether it was sent over TLS."""
     key: str
     """The Sec-WebSocket-Key."""
     subprotocols: Sequence[str]
-    """Offered."""
+    """The subprotocols that were offered."""
     secrets: Sequence[str] = field(default=(), repr=False)
-    """What nobody may be told, though the server says it."""
+    """Texts that no error may quote, even if the server sends them back."""
 
 
 @frozen(kw_only=True)
@@ -73,12 +73,12 @@ class Opened:
     """The connection is open."""
 
     subprotocol: str | None
-    """The one that the server chose; None: none."""
+    """The subprotocol that the server chose; None if it chose none."""
 
 
 def judge_opening(head: ResponseHead, asked: Asked) -> Opened | Disconnection:
-    """Judge a 101; everything that is wrong with it is told at once."""
-    chosen = _distinct(head.tokens("sec-websocket-protocol"))
+    """Judge a 101; the error names everything that is wrong with it."""
+    chosen = list(dict.fromkeys(head.tokens("sec-websocket-protocol")))
     wrong = list(_broken(head, asked))
     strange = [name for name in chosen if name not in asked.subprotocols]
     # Only a 101 that breaks the protocol is final: another server behind the same name may choose better.
@@ -92,13 +92,13 @@ def judge_opening(head: ResponseHead, asked: Asked) -> Opened | Disconnection:
 
 
 def _broken(head: ResponseHead, asked: Asked) -> Iterator[str]:
-    """How a 101 breaks RFC 6455."""
-    upgrades, accepts = _lower(head.tokens("upgrade")), _distinct(head.values("sec-websocket-accept"))
-    if "upgrade" not in _lower(head.tokens("connection")):
+    """Yield each way in which a 101 breaks RFC 6455."""
+    upgrades, accepts = set(head.tokens("upgrade", lower=True)), set(head.values("sec-websocket-accept"))
+    if "upgrade" not in head.tokens("connection", lower=True):
         yield "upgrade is missing in Connection"
-    if upgrades != ["websocket"]:
+    if upgrades != {"websocket"}:
         yield "Upgrade is not websocket" if upgrades else "Upgrade is missing"
-    if accepts != [_accept_of(asked.key)]:
+    if accepts != {_accept_of(asked.key)}:
         yield f"Sec-WebSocket-Accept is {'wrong' if accepts else 'missing'}"
     for extension in head.tokens("sec-websocket-extensions")[:1]:
         named = _named(extension.partition(";")[0].rstrip(), asked)
@@ -123,16 +123,8 @@ def _accept_of(key: str) -> str:
     return base64.b64encode(digest.digest()).decode("ascii")
 
 
-def _distinct(texts: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(texts))
-
-
-def _lower(texts: Iterable[str]) -> list[str]:
-    return _distinct(text.lower() for text in texts)
-
-
 def _named(name: str, asked: Asked) -> str:
-    """A space and the name, as it may be told; empty: it is no name."""
+    """Return a space and the name, as it may be quoted; empty if it is no name."""
     return f" {_cut(redact_secrets(name, asked.secrets))}" if is_token(name) else ""
 
 
@@ -140,13 +132,13 @@ def _named(name: str, asked: Asked) -> str:
 
 
 def refusal(head: ResponseHead, body: bytes, asked: Asked, *, wall: float) -> Disconnection:
-    """Return why an attempt failed that was answered otherwise than by 101.
+    """Return why an attempt failed: its response is not 101.
 
     Args:
-        head: Its head.
+        head: The head of the response.
         body: The beginning of its body, as far as it is known.
-        asked: What was asked.
-        wall: Seconds since 1970, for a Retry-After that is a date.
+        asked: The handshake that it responds to.
+        wall: The time in seconds since 1970, for a Retry-After that is a date.
     """
     status = head.status
     try:
@@ -166,7 +158,7 @@ def refusal(head: ResponseHead, body: bytes, asked: Asked, *, wall: float) -> Di
 
 
 def said_in(body: bytes, kind: str, secrets: Sequence[str]) -> str:
-    """Return the first line that a body of a Content-Type says, as it may be told; empty: there is none."""
+    """Return the first line of a body of the Content-Type `kind`, as it may be quoted; empty if there is none."""
     text = body.decode("utf-8", "replace")
     if "html" in kind.lower() or text.lstrip()[:1] == "<":
         text = html.unescape(_NO_TEXT.sub("\n", text))
@@ -177,12 +169,12 @@ def said_in(body: bytes, kind: str, secrets: Sequence[str]) -> str:
 
 
 def _on_one_line(text: str) -> str:
-    """The text with one space in the place of all that is not printable."""
+    """Return the text with one space for each run of characters that are not printable."""
     return " ".join("".join(each if each.isprintable() else " " for each in text).split())
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST_TOLD else f"{text[:_LONGEST_TOLD]}…"
+    return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…"
 
 
 def _advice(head: ResponseHead, said: str, asked: Asked) -> str:
@@ -198,7 +190,7 @@ def _advice(head: ResponseHead, said: str, asked: Asked) -> str:
 
 
 def _where(location: str, secrets: Sequence[str]) -> str:
-    """An address as it may be told: without user info, parameters, query and fragment."""
+    """Return an address as it may be quoted: without user info, parameters, query and fragment."""
     try:
         parts = urlsplit(_on_one_line(location))
     except ValueError:
@@ -210,7 +202,7 @@ def _where(location: str, secrets: Sequence[str]) -> str:
 
 
 def _retry_after(value: str, wall: float) -> float | None:
-    """Seconds of a Retry-After header, in either of its forms (RFC 9110 section 10.2.3)."""
+    """Return the seconds of a Retry-After header in either of its forms (RFC 9110 section 10.2.3); None if it is malformed."""
     text = value.strip()
     if text.isascii() and text.isdigit():
         return min(float(text[:9]), _LONGEST_WAIT)

@@ -11,8 +11,8 @@ from typing import cast
 import trio
 from attrs import field, frozen
 
+from trio_wsout._core.admission import Admit, Deny, Handshake
 from trio_wsout._core.callables import awaitable, plain
-from trio_wsout._core.handshake import Admit, Deny, Handshake
 from trio_wsout._core.link import LinkChange
 from trio_wsout._core.received import Received
 from trio_wsout.errors import Undelivered

@@ -21,7 +21,7 @@ import trio
 from attrs import evolve
 
 from trio_wsout._core.acknowledgement import AckReader
-from trio_wsout._core.admission import Admission, Places
+from trio_wsout._core.admission import Admission
 from trio_wsout._core.log import Log
 from trio_wsout._core.packing import Packer
 from trio_wsout._core.statistics import HistoryStatistics, ListenerStatistics
@@ -71,9 +71,9 @@ class ServerTree(Tree):
             self,
             self.fan_out,
             Acceptor(
-                admission=Admission(config, self._resolve),
+                admission=Admission(server, config.cursor, config.subprotocols, resolve=self._resolve),
                 authenticate=hooks.authenticate,
-                places=Places(server.max_connections),
+                max_connections=server.max_connections,
                 heartbeat=config.heartbeat,
                 max_message_size=config.max_message_size,
                 text=self.encoder.is_text,

@@ -170,7 +170,7 @@ class Listener:
             self._fan_out.settle()
         finally:
             if admitted is not None:
-                self.acceptor.places.free()
+                self.acceptor.capacity.release()
             await trio.aclose_forcefully(stream)  # noqa: ASYNC102 - by force, which never waits
 
     async def _admit(self, stream: trio.abc.Stream) -> tuple[ServedPeer, Connection, Resumption] | None:
@@ -188,7 +188,7 @@ class Listener:
         finally:
             deadline.end()
             if guest is not None and admitted is None:
-                self.acceptor.places.free()
+                self.acceptor.capacity.release()
         return admitted
 
     async def _resumption(self, guest: Guest) -> Resumption | None:

@@ -6,15 +6,15 @@ The request is read and judged here (SPEC 10; RFC 6455 section 4.2) before `open
 from __future__ import annotations
 
 import logging
+import sys
 import traceback
 from typing import TYPE_CHECKING, cast
 
 import trio
-from attrs import define, field, frozen
+from attrs import Factory, define, field, frozen
 
-from trio_wsout._core.admission import RETRY_AFTER, Answer
+from trio_wsout._core.admission import RETRY_AFTER, Admit, Deny, Response
 from trio_wsout._core.callables import CallableError, awaitable
-from trio_wsout._core.handshake import Admit, Deny
 from trio_wsout._core.received import Peer
 from trio_wsout._wire.connection import Connection
 from trio_wsout._wire.http_request import read_head, refuse
@@ -27,8 +27,7 @@ from trio_wsout.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from trio_wsout._core.admission import Admission, Head, Places
-    from trio_wsout._core.handshake import Handshake
+    from trio_wsout._core.admission import Admission, Handshake, Head
     from trio_wsout._wire.peer_log import PeerLog
     from trio_wsout.config.sections import Heartbeat, ServerTls
     from trio_wsout.config.templates import Resolve
@@ -62,8 +61,8 @@ class Acceptor:
     _admission: Admission
     _authenticate: Callable[[Handshake], Awaitable[Admit | Deny]] | None = None
     """The application's verdict on each handshake; None if the `server` section decides alone."""
-    places: Places
-    """Counts the peers, those included whose handshake is accepted and not yet answered."""
+    _max_connections: int | None
+    """Peers at a time, those included whose handshake is accepted and not yet answered; None if there is no bound."""
     _heartbeat: Heartbeat | None
     _max_message_size: int
     _text: bool
@@ -71,6 +70,11 @@ class Acceptor:
     _peer_log: PeerLog
     _tls: ServerContext | None = field(default=None, init=False)
     """TLS around every connection; None if there is none."""
+    capacity: trio.Semaphore = field(
+        default=Factory(lambda self: trio.Semaphore(self._max_connections or sys.maxsize), takes_self=True),
+        init=False,
+    )
+    """Peers that may still be admitted."""
     refused: int = field(default=0, init=False)
     """Handshakes that were answered with an HTTP error."""
     _reported: str | None = field(default=None, init=False)
@@ -96,7 +100,7 @@ class Acceptor:
     async def receive(self, stream: trio.abc.Stream, address: str) -> Guest | None:
         """Read and judge a peer's handshake; return None if it was refused, or the peer hung up.
 
-        A guest is counted in `places`; the caller frees its place. The caller bounds the time.
+        A guest takes one of `capacity`, which the caller releases. The caller bounds the time.
         """
         try:
             if self._tls is not None:
@@ -109,17 +113,19 @@ class Acceptor:
             return None
         if request is None:
             return None
-        if isinstance(request, Answer):
+        if isinstance(request, Response):
             await self._refuse(stream, request)
             return None
         head, rest = request
         handshake = self._admission.judge(head, address)
         self._report_faults()
-        if isinstance(handshake, Answer):
+        if isinstance(handshake, Response):
             await self._refuse(stream, handshake, head_only=head.method == "HEAD")
             return None
-        if not self.places.take():
-            await self._refuse(stream, Answer(status=503, body="there is no place left", headers=_LATER))
+        try:
+            self.capacity.acquire_nowait()
+        except trio.WouldBlock:
+            await self._refuse(stream, Response(status=503, body="there is no place left", headers=_LATER))
             return None
         guest: Guest | None = None
         try:
@@ -128,9 +134,9 @@ class Acceptor:
                 guest = self._guest(handshake, verdict, stream, head, rest)
         finally:
             if guest is None:
-                self.places.free()
+                self.capacity.release()
         if isinstance(verdict, Deny):
-            await self._refuse(stream, Answer(status=verdict.status, body=verdict.reason))
+            await self._refuse(stream, Response(status=verdict.status, body=verdict.reason))
         return guest
 
     async def answer(self, guest: Guest, headers: Sequence[tuple[str, str]]) -> Connection | None:
@@ -150,7 +156,7 @@ class Acceptor:
 
     async def turn_away(self, guest: Guest, reason: str) -> None:
         """Refuse a guest for a reason of this side, with 503."""
-        await self._refuse(guest.stream, Answer(status=503, body=reason, headers=_LATER))
+        await self._refuse(guest.stream, Response(status=503, body=reason, headers=_LATER))
 
     def _report_faults(self) -> None:
         """Log an entry of `server.auth` that can't be used; log it again only after it has changed."""
@@ -160,9 +166,9 @@ class Acceptor:
             _log.error("an entry of server.auth admits nobody: %s", fault)
         self._reported = fault
 
-    async def _refuse(self, stream: trio.abc.Stream, answer: Answer, *, head_only: bool = False) -> None:
-        self.refused += answer.status >= 400  # noqa: PLR2004 - where HTTP's errors begin
-        await refuse(stream, answer, head_only=head_only)
+    async def _refuse(self, stream: trio.abc.Stream, response: Response, *, head_only: bool = False) -> None:
+        self.refused += response.status >= 400  # noqa: PLR2004 - where HTTP's errors begin
+        await refuse(stream, response, head_only=head_only)
 
     async def _ask_application(self, handshake: Handshake) -> Admit | Deny:
         """Return the application's verdict; an exception of its callable costs this peer only."""
@@ -194,7 +200,7 @@ class Acceptor:
     ) -> Guest:
         peer = Peer(
             address=handshake.address,
-            subprotocol=self._admission.choose(handshake.subprotocols),
+            subprotocol=self._admission.choose_subprotocol(handshake.subprotocols),
             path=handshake.path,
             headers=handshake.headers,
             identity=handshake.identity if verdict.identity is None else verdict.identity,

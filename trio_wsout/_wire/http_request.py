@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import h11
 import trio
 
-from trio_wsout._core.admission import Answer, Head
+from trio_wsout._core.admission import Head, Response
 from trio_wsout._core.http_head import HeadReader, HeadTooLongError
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ _LINGER = 1.0
 """Seconds that a refused peer may take to read its answer and hang up."""
 _MOST_IGNORED = 256 * 1024
 """Bytes that a refused peer may still send."""
-_NO_REQUEST = Answer(status=400, body="this is no HTTP request")
-_TOO_LARGE = Answer(status=431, body="the request's head has more than 16 KiB or 100 headers")
+_NO_REQUEST = Response(status=400, body="this is no HTTP request")
+_TOO_LARGE = Response(status=431, body="the request's head has more than 16 KiB or 100 headers")
 
 
-async def read_head(stream: trio.abc.Stream) -> tuple[Head, bytes] | Answer | None:
+async def read_head(stream: trio.abc.Stream) -> tuple[Head, bytes] | Response | None:
     """Read one request's head; return it and what came behind it, or how to refuse it; None: the peer hung up.
 
     The caller bounds the time.
@@ -53,7 +53,7 @@ async def read_head(stream: trio.abc.Stream) -> tuple[Head, bytes] | Answer | No
             return _TOO_LARGE
         if head is not None:
             judged = _parse(head)
-            return judged if isinstance(judged, Answer) else (judged, bytes(reader.waiting))
+            return judged if isinstance(judged, Response) else (judged, bytes(reader.waiting))
     return None
 
 
@@ -62,7 +62,7 @@ def _is_no_request(begun: bytes | bytearray) -> bool:
     return begun not in (b"", b"\r") and begun[0] <= _SPACE
 
 
-def _parse(head: bytes) -> Head | Answer:
+def _parse(head: bytes) -> Head | Response:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_MOST_BYTES)
     try:
         connection.receive_data(head)
@@ -97,22 +97,22 @@ def _text(value: bytes) -> str:
         return value.decode("latin-1")
 
 
-async def refuse(stream: trio.abc.Stream, answer: Answer, *, head_only: bool = False) -> None:
-    """Write an answer, and hang up when the peer has, or shortly after. Never raises for the network.
+async def refuse(stream: trio.abc.Stream, refusal: Response, *, head_only: bool = False) -> None:
+    """Write a response, and hang up when the peer has, or shortly after. Never raises for the network.
 
     The transport is left for the caller to close. Closing at once could lose the answer: a reset overtakes it.
     """
-    body = answer.body.encode() + b"\n"
-    upgrade = any(name == "Upgrade" for name, _ in answer.headers)
+    body = refusal.body.encode() + b"\n"
+    upgrade = any(name == "Upgrade" for name, _ in refusal.headers)
     headers = [
         ("Content-Type", "text/plain; charset=utf-8"),
         ("Content-Length", str(len(body))),
         ("Cache-Control", "no-store"),
-        *answer.headers,
+        *refusal.headers,
         ("Connection", "Upgrade, close" if upgrade else "close"),
     ]
     writer = h11.Connection(h11.SERVER)
-    response = h11.Response(status_code=answer.status, headers=headers, reason=_phrase(answer.status))
+    response = h11.Response(status_code=refusal.status, headers=headers, reason=_phrase(refusal.status))
     data = (writer.send(response) or b"") + (b"" if head_only else body)
     with suppress(trio.BrokenResourceError, trio.ClosedResourceError), trio.move_on_after(_LINGER):
         await stream.send_all(data)
