@@ -1,4 +1,4 @@
-"""`open_output` and `Output`: the way in; picks the tree of the mode and holds no policy of its own."""
+"""`open_output` and `Output`: the way in. It makes the tree of the mode, and has no policy of its own."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Output(trio.abc.SendChannel[Any]):
         self._tree = tree
         self._config = config
         self._closed = False
-        # What every event needs, looked up once.
+        # Every event needs these, so they are looked up once.
         self._ledger = tree.ledger
         self._encode = tree.encode
         self._waits = tree.waits_for_disk
@@ -64,8 +64,8 @@ class Output(trio.abc.SendChannel[Any]):
     async def send(self, value: object) -> None:
         """Accept an event, any JSON value; waits while the buffer is full.
 
-        It is a cancellation point always; other tasks run at least once in 256 sends, because no more
-        than that fit into the buffer.
+        It always is a cancellation point; other tasks run at least once in 256 sends, because no more fit into the
+        buffer.
 
         Raises:
             EventError: The event can't be encoded or is too large; the message names the path in it.
@@ -73,7 +73,7 @@ class Output(trio.abc.SendChannel[Any]):
             trio.BrokenResourceError: The output broke; its cause says why.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        # Called where it stands, it would be looked for in the class first (as in `Tree`).
+        # Called as `self._encode(value)`, it would be looked for in the class first (as in `Tree`).
         encode = self._encode
         item = encode(value)
         if self._waits or not self._try_put(item):
@@ -89,7 +89,7 @@ class Output(trio.abc.SendChannel[Any]):
             raise trio.WouldBlock
 
     async def submit(self, event: object) -> Receipt:
-        """Accept an event as `send` does; gives a receipt, to wait for its fate."""
+        """Accept an event as `send` does, and return a receipt, to wait for its fate."""
         await trio.lowlevel.checkpoint_if_cancelled()
         receipt = Receipt((event,), self._tree.bounding)
         item = self._encode(event, receipt)
@@ -98,12 +98,12 @@ class Output(trio.abc.SendChannel[Any]):
         return receipt
 
     async def end_document(self) -> Receipt:
-        """End the document (batch.mode: document); what is open of it goes now. The end of the output ends it, too.
+        """End the document (batch.mode: document), and send its last part now. The end of the output ends it, too.
 
         Returns:
-            A receipt of the end. It is settled when every event accepted before is confirmed, or was reported
-            as undelivered. Its `document` is the marker of the last part, where documents are marked; a part
-            with `count` 0, if all events had gone before; None if there was no event since the last end.
+            A receipt of the end. It settles when every event accepted before is confirmed or was reported as
+            undelivered. Where documents are marked, its `document` is the marker of the last part: one with `count` 0
+            if all events had been sent before, or None if there was no event since the last end.
 
         Raises:
             ValueError: The output has no document batches.
@@ -123,8 +123,8 @@ class Output(trio.abc.SendChannel[Any]):
         The open batch goes at once.
 
         Raises:
-            DeliveryError: Nobody has taken anything from `received` for `retry.timeout`, and so nothing is read, and
-                no confirmation seen. Nothing is lost by that; `undelivered` is empty.
+            DeliveryError: Nothing was taken from `received` for `retry.timeout`: so nothing is read, and no
+                confirmation is seen. No event is lost by that; `undelivered` is empty.
             trio.BrokenResourceError: The output broke; its cause says why.
             trio.ClosedResourceError: The output was closed.
         """
@@ -139,7 +139,7 @@ class Output(trio.abc.SendChannel[Any]):
     # -- the link ---------------------------------------------------------------------------------------
 
     async def wait_connected(self) -> None:
-        """Wait until the link is open, or where there is a listener, until a peer is there; a lazy link dials.
+        """Wait until the link is open, for which a lazy one dials, or until a listener has a peer.
 
         Raises:
             trio.BrokenResourceError: The link gave up; the cause is the ConnectError.
@@ -159,10 +159,10 @@ class Output(trio.abc.SendChannel[Any]):
 
     @property
     def received(self) -> ReceivedChannel:
-        """What peers sent, when ``open_output(…, receive=True)`` asked for it; it ends with the output.
+        """The channel of received messages, which ends with the output.
 
         Raises:
-            RuntimeError: Nobody asked.
+            RuntimeError: The output was opened without ``receive=True``.
         """
         if not self._tree.receives:
             message = "received messages are dropped: ask for them with open_output(…, receive=True)"
@@ -170,11 +170,11 @@ class Output(trio.abc.SendChannel[Any]):
         return self._tree.received
 
     def statistics(self) -> Statistics:
-        """A frozen snapshot of the figures; cheap, and allowed at any time."""
+        """Return a frozen snapshot of the figures; cheap, and allowed at any time."""
         return self._tree.statistics()
 
     async def aclose(self) -> None:
-        """Accept nothing more. The events accepted so far are still delivered, as the block is left."""
+        """Accept no more events. Those accepted so far are still delivered, as the block is left."""
         self._closed = True
         await trio.lowlevel.checkpoint()
 
@@ -187,7 +187,7 @@ class Output(trio.abc.SendChannel[Any]):
             raise trio.ClosedResourceError(message)
 
     def _try_put(self, item: Accepted) -> bool:
-        """Accept an event if there is room."""
+        """Accept an event, and return true, if there is room."""
         if self._closed or self._ledger.broken is not None:
             self._check_open()
         offer = self._offer
@@ -239,28 +239,28 @@ async def open_output(
 
     Args:
         config: A Config, or a mapping as a configuration file holds it.
-        headers: Called at every attempt; gives headers that win over the configured ones.
-        token: Called at every attempt; gives the bearer token.
-        secrets: Gives the value of ``${secret|name}``; None: there is none.
+        headers: Called at every attempt; returns headers, which override the configured ones.
+        token: Called at every attempt; returns the bearer token.
+        secrets: Returns the value of ``${secret|name}``; None if there is none.
         undelivered: Takes events that will not be delivered. Without it they break the output.
         on_state: Called, and not awaited, at every change of the link's state.
         receive: Whether the application will take messages from ``output.received``.
         open_stream: Opens a byte stream to host and port, in place of TCP and proxies.
-        authenticate: Says of each peer's handshake who it is, or that it may not come in. One that
-            raises costs that peer only; its time is part of ``server.handshake-timeout``.
-        on_message: Mode relay: called, and not awaited, with each message before it is passed on. It returns
-            the message, or another in its place (``attrs.evolve(message, event=…)``), or None to refuse
-            it. One that raises costs that message.
-        listeners: Accept byte streams in place of ``server.bind``, which is not bound then: sockets
-            that were handed over, or memory streams. They are closed at the end.
+        authenticate: Decides from its handshake whether a peer is admitted, and who it is. If it raises, only that
+            peer is refused; its time is part of ``server.handshake-timeout``.
+        on_message: Mode relay: called, and not awaited, with each message before it is passed on. It returns the
+            message, or another in its place (``attrs.evolve(message, event=…)``), or None to refuse it. If it
+            raises, that message is not passed on.
+        listeners: Accept byte streams in place of ``server.bind``, which is not bound then: for example sockets
+            that a supervisor opened, or memory streams. They are closed at the end.
         history: Keeps the history, in place of ``history.store``; closed at the end.
         spool: Keeps the spool, in place of ``spool.path``; closed at the end.
-        draw: Uniform in [0, 1), for the jitter of the backoff.
+        draw: Returns numbers uniform in [0, 1), for the jitter of the backoff.
 
     Raises:
         ConfigError: The configuration can't be used.
-        ConnectError: An eager link did not open within ``connect.eager-timeout``, or the link gave
-            up; raised as the block is left, if it did not end the block by itself.
+        ConnectError: An eager link did not open within ``connect.eager-timeout``, or the link gave up; if nothing
+            in the block met that error, it is raised as the block is left.
         CursorError: The stored cursor can't be read.
         DeliveryError: Events were not confirmed; ``undelivered`` holds them, without those that stay in the spool.
         SpoolError: The spool can't be used, or is damaged.
@@ -310,11 +310,14 @@ async def open_with_hooks(
             except BaseException as error:  # noqa: BLE001 - raised again below, outside of the nursery
                 trouble = error
                 if begun:
-                    await _finish_after(error, output, tree, config, hooks)
+                    await output.aclose()
+                    # An ordinary exception costs no accepted event; an interrupt ends the output as it stands.
+                    if isinstance(error, Exception) and tree.ledger.broken is None:
+                        await _finish(tree, config, hooks)
             nursery.cancel_scope.cancel()
         cancelled = False
     finally:
-        _account(tree, trouble, cancelled=cancelled)
+        _report_left(tree, trouble, cancelled=cancelled)
     if trouble is not None:
         raise trouble
     _raise_left(tree)
@@ -327,7 +330,7 @@ def _make_tree(config: Config, hooks: Hooks) -> Tree:
 
 
 def _usable(config: Config | Mapping[str, object], hooks: Hooks) -> Config:
-    """The configuration, checked, also against hooks that would do nothing; ConfigError says all that is wrong."""
+    """Return the configuration, checked; raise ConfigError for every fault in it, and for every hook of no use."""
     config = verify_config(config) if isinstance(config, Config) else load_config(config)
     problems: list[Problem] = []
     if config.server is not None and config.server.viewer:
@@ -354,7 +357,7 @@ def _usable(config: Config | Mapping[str, object], hooks: Hooks) -> Config:
 
 
 async def _finish(tree: Tree, config: Config, hooks: Hooks) -> None:
-    """End gracefully within shutdown-timeout; what is unconfirmed then is left to be raised."""
+    """End gracefully within shutdown-timeout; `_raise_left` raises what is unconfirmed then."""
     limit = config.shutdown_timeout if hooks.shutdown_timeout is None else hooks.shutdown_timeout()
     with trio.move_on_after(limit):
         await tree.finish()
@@ -363,43 +366,30 @@ async def _finish(tree: Tree, config: Config, hooks: Hooks) -> None:
         tree.out_of_time()
 
 
-async def _finish_after(
-    error: BaseException, output: Output, tree: Tree, config: Config, hooks: Hooks
-) -> None:
-    """The block raised: an ordinary exception costs no accepted event, an interrupt ends at once."""
-    await output.aclose()
-    if isinstance(error, Exception) and tree.ledger.broken is None:
-        await _finish(tree, config, hooks)
-
-
-def _account(tree: Tree, trouble: BaseException | None, *, cancelled: bool) -> None:
-    """Report what is left where raising it would hide another exception."""
+def _report_left(tree: Tree, trouble: BaseException | None, *, cancelled: bool) -> None:
+    """Log events that are left, or add them to the error, if raising a DeliveryError would hide another exception."""
     if trouble is None and not cancelled:
         return
     if tree.kept:
         _log.warning("%s", tree.kept)
-        _say_with(trouble, tree.kept)
+        if isinstance(trouble, OutputError):
+            trouble.say_also(tree.kept)
+        elif trouble is not None:
+            trouble.add_note(f"trio_wsout: {tree.kept}")
     broken = tree.ledger.broken
-    # Who gets `broken`, itself or as what caused the trouble, has its events.
+    # An error that is `broken`, or was caused by it, carries these events already.
     has_broken = trouble is not None and broken in {trouble, trouble.__cause__}
     left = tree.left if broken is None or has_broken else broken.undelivered
     if not left:
         return
     rest = tree.ledger.offer(left) if cancelled else left
-    taken = len(left) - len(rest)
-    where = f", {taken} of them in the undelivered channel" if taken else ""
-    said = f"{_not_confirmed(left)}{where}: {left[0].reason}"
+    reported = len(left) - len(rest)
+    where = f", {reported} of them in the undelivered channel" if reported else ""
+    text = f"{_not_confirmed(left)}{where}: {left[0].reason}"
     if rest:
-        _log.error("%s", said)
+        _log.error("%s", text)
     if trouble is not None:
-        trouble.add_note(f"trio_wsout: {said}")
-
-
-def _say_with(trouble: BaseException | None, said: str) -> None:
-    if isinstance(trouble, OutputError):
-        trouble.say_also(said)
-    elif trouble is not None:
-        trouble.add_note(f"trio_wsout: {said}")
+        trouble.add_note(f"trio_wsout: {text}")
 
 
 def _not_confirmed(left: Sequence[Undelivered]) -> str:

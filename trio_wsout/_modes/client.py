@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -31,6 +32,7 @@ from trio_wsout._core.message import Accepted, Refused
 from trio_wsout._core.packing import Packer
 from trio_wsout._core.request import RequestError, build_request, files_named
 from trio_wsout._core.statistics import LinkStatistics, SpoolStatistics
+from trio_wsout._modes.hooks import open_checked
 from trio_wsout._modes.tree import Tree
 from trio_wsout._tasks.backlog import Backlog
 from trio_wsout._tasks.cursor_saver import CursorSaver
@@ -95,7 +97,7 @@ class ClientTree(Tree):
         )
         if not hooks.receive:
             self.received.end()
-        open_stream = None if hooks.open_stream is None else hooks.opened
+        open_stream = None if hooks.open_stream is None else partial(open_checked, hooks.open_stream)
         self._files = files_named(config)
         self._dialer = Dialer(
             config.tls,

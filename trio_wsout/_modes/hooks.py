@@ -1,4 +1,4 @@
-"""What an application may hand to `open_output` beside the configuration."""
+"""The objects that an application may pass to `open_output` beside the configuration."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from trio_wsout.errors import Undelivered
 from trio_wsout.stores.history import HistoryStore
 from trio_wsout.stores.spool import SpoolStore
 
-__all__ = ["Hooks"]
+__all__ = ["Hooks", "open_checked"]
 
 _log = logging.getLogger("trio_wsout")
 
 
 @frozen(kw_only=True)
 class Hooks:
-    """The application's callables; each may be missing."""
+    """The application's callables and objects; None where it passes none."""
 
     headers: Callable[[], Awaitable[Mapping[str, str]]] | None = None
-    """Gives headers for an attempt."""
+    """Returns headers for an attempt."""
     token: Callable[[], Awaitable[str]] | None = None
-    """Gives the bearer token for an attempt."""
+    """Returns the bearer token for an attempt."""
     secrets: Callable[[str], str | None] | None = None
     """Resolves ``${secret|name}``."""
     undelivered: trio.abc.SendChannel[Undelivered] | None = None
     """Takes undelivered events."""
     on_state: Callable[[LinkChange], object] | None = None
-    """Hears of link changes."""
+    """Called at changes of the link's state."""
     receive: bool = False
     """Whether the application takes received messages."""
     raw: bool = False
     """Whether it gets them with their bytes, as `RawReceived`."""
     to_the_end: Callable[[], bool] = field(default=lambda: False)
-    """Asked as the block is left: whether it goes on to take, so that nothing that still comes is dropped."""
+    """Returns, as the block is left, whether the application goes on to take messages; else those are dropped."""
     shutdown_timeout: Callable[[], float] | None = None
-    """Asked as the block is left: how many seconds that may take; None: as configured."""
+    """Returns, as the block is left, how many seconds that may take; None: as configured."""
     open_stream: Callable[[str, int], Awaitable[trio.abc.Stream]] | None = None
     """Opens streams in place of TCP and proxies."""
     authenticate: Callable[[Handshake], Awaitable[Admit | Deny]] | None = None
-    """Says who may come in."""
+    """Decides which peers are admitted."""
     on_message: Callable[[Received], Received | None] | None = None
-    """Changes or refuses what is passed on."""
+    """Edits or refuses messages before they are passed on."""
     listeners: Sequence[trio.abc.Listener[trio.abc.Stream]] | None = None
     """Accept streams in place of `server.bind`."""
     history: HistoryStore | None = None
@@ -59,10 +59,10 @@ class Hooks:
     spool: SpoolStore | None = None
     """Keeps the spool in place of `spool.path`."""
     draw: Callable[[], float] = field(default=random.random)
-    """Uniform in [0, 1), for jitter."""
+    """Returns numbers uniform in [0, 1), for jitter."""
 
     def drawn(self) -> float:
-        """What `draw` gives; one that raises or gives nonsense costs a line in the log, and a number of our own is taken."""
+        """Return a number of `draw`; if it raises or returns no such number, log that, and return a number of our own."""
         try:
             number = cast("object", plain("draw", self.draw()))
         except Exception as error:  # noqa: BLE001 - the application's, whatever it is
@@ -74,10 +74,12 @@ class Hooks:
         _log.error("the draw callable %s; a number was drawn without it", trouble)
         return random.random()  # noqa: S311 - jitter is no secret
 
-    async def opened(self, host: str, port: int) -> trio.abc.Stream:
-        """What `open_stream` gives; TypeError if that is no stream, which costs the attempt."""
-        assert self.open_stream is not None  # noqa: S101 - the caller sees to it
-        stream = cast("object", await awaitable("open_stream", self.open_stream(host, port)))
-        if not all(hasattr(stream, name) for name in ("send_all", "receive_some", "aclose")):
-            raise TypeError("open_stream gave something that is no stream")
-        return cast("trio.abc.Stream", stream)
+
+async def open_checked(
+    open_stream: Callable[[str, int], Awaitable[object]], host: str, port: int
+) -> trio.abc.Stream:
+    """Return the stream that `open_stream` opens; raise TypeError, which costs the attempt, if it is no stream."""
+    stream = await awaitable("open_stream", open_stream(host, port))
+    if not all(hasattr(stream, name) for name in ("send_all", "receive_some", "aclose")):
+        raise TypeError("open_stream gave something that is no stream")
+    return cast("trio.abc.Stream", stream)

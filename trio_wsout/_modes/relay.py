@@ -34,18 +34,18 @@ from trio_wsout._core.received import RawReceived, Received
 from trio_wsout._modes.client import ClientTree
 from trio_wsout._modes.server import ServerTree
 from trio_wsout._tasks.fair_queue import FairQueue, FairSender
-from trio_wsout._tasks.reader import Inbox
+from trio_wsout._tasks.reader import RawInbox
 from trio_wsout._tasks.uplink import Uplink
 from trio_wsout.config.sections import BatchMode, Mode, Payload
 from trio_wsout.errors import EventError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
-    from trio_wsout._core.received import Peer
     from trio_wsout._core.statistics import Statistics
     from trio_wsout._modes.hooks import Hooks
     from trio_wsout._tasks.ledger import Flush
+    from trio_wsout._tasks.reader import Inbox
     from trio_wsout._tasks.served_peer import ServedPeer
     from trio_wsout.config.sections import Config, Server
 
@@ -120,15 +120,13 @@ class RelayTree(ServerTree):
 
     async def begin(self) -> None:
         """Wait until an eager link is open."""
+        await super().begin()
         if self._link is not None:
             await self._link.begin()
-        else:
-            await trio.lowlevel.checkpoint()
 
     async def finish(self) -> None:
         """End gracefully: what peers send from now on is dropped and counted, the rest is confirmed first."""
         self.stopping = True
-        self.listener.stop()
         await super().finish()
 
     async def _post_all(self) -> Flush:
@@ -287,7 +285,7 @@ class _LinkTree(ClientTree):
     """The link. The relay reports what this has not reported when it ends: it has all of it in its log."""
 
     def __init__(self, config: Config, hooks: Hooks, uplink: Uplink, edit: Edit | None) -> None:
-        super().__init__(config, hooks, inbox=partial(_RelayInbox, edit=edit))
+        super().__init__(config, hooks, inbox=partial(RawInbox, edit=edit))
         self.uplink = uplink
 
     def _bound_waits(self, nursery: trio.Nursery) -> None:
@@ -299,24 +297,7 @@ class _LinkTree(ClientTree):
 
 
 @define(eq=False, weakref_slot=False)
-class _RelayInbox(Inbox):
-    """Keeps the bytes of what it decodes, and drops what is refused."""
-
-    _edit: Edit | None = field(alias="edit", kw_only=True)
-    """Returns a message as it is passed on; None if nothing is edited."""
-
-    def items(self, messages: Sequence[str | bytes], peer: Peer) -> list[Received]:
-        items: list[Received] = []
-        edit = self._edit
-        for message in messages:
-            raw = message.encode() if isinstance(message, str) else message
-            relayed = [RawReceived(item.event, peer, raw) for item in super().items((message,), peer)]
-            items += relayed if edit is None else filter(None, map(edit, relayed))
-        return items
-
-
-@define(eq=False, weakref_slot=False)
-class _PeerInbox(_RelayInbox):
+class _PeerInbox(RawInbox):
     """An inbox whose messages are passed on once the sender has taken them.
 
     So everything that a peer may take for confirmed is on its way to the others. If the peer comes back before its

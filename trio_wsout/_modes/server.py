@@ -174,10 +174,6 @@ class ServerTree(Tree):
         else:
             self._sender = Sender(self._packer, queue, self.fan_out, self.ledger)
 
-    async def begin(self) -> None:
-        """Wait for nothing: a listener is open once the tree runs."""
-        await trio.lowlevel.checkpoint()
-
     async def finish(self) -> None:
         """End gracefully: no new peers, everything is confirmed, every peer gets Close 1001; then `run` returns.
 

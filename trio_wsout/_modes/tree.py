@@ -124,9 +124,9 @@ class Tree(ABC):
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the tree until it was closed by `finish`, broke, or is cancelled."""
 
-    @abstractmethod
     async def begin(self) -> None:
-        """Wait for what `open_output` has to wait for once the tree runs: the link, if it is eager."""
+        """Wait until the link is open, if it is eager: `open_output` waits for this once the tree runs."""
+        await trio.lowlevel.checkpoint()
 
     @abstractmethod
     async def finish(self) -> None:

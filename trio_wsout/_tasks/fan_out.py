@@ -62,27 +62,21 @@ class Member(Owner, HasDeadline, Protocol):
 
     def join_log(self) -> None:
         """Subscribe to what is posted from now on."""
-        ...
 
     def wake(self) -> None:
         """Wake its fan-out task, which alone writes from now on."""
-        ...
 
     def written(self) -> None:
         """Confirm what was taken (level written), unless some of it waits for room in the socket."""
-        ...
 
     def write_now(self) -> None:
         """Write what waits for it, or wake its fan-out task, which waits; it is not in sync."""
-        ...
 
     def ping(self) -> None:
         """Write the ping that is due or wanted, if one is."""
-        ...
 
     def close(self, code: int) -> None:
         """Have the connection closed with `code`."""
-        ...
 
 
 @define(eq=False)

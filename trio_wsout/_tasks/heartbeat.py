@@ -41,7 +41,6 @@ class Judge(Protocol):
 
     def __call__(self, *, found_room: bool) -> object:
         """Judge, now that everything in the socket has been read; `found_room`: a write that waited could go on."""
-        ...
 
 
 @frozen
@@ -64,11 +63,9 @@ class HasDeadline(Protocol):
 
     def next_deadline(self) -> float | None:
         """Return when there is something to do (absolute seconds); None: not before something else happens."""
-        ...
 
     def poll(self) -> Suspect | None:
         """Do what the deadline, which is over, asks for; or return the peer that has to be judged for it."""
-        ...
 
 
 @define(eq=False)

@@ -61,11 +61,9 @@ class Entry(Protocol):
             trio.WouldBlock: There is no room.
             trio.BrokenResourceError: Nothing is taken any more.
         """
-        ...
 
     async def send(self, value: Item) -> None:
         """Put an item, waiting for room; raises trio.BrokenResourceError as `send_nowait` does."""
-        ...
 
 
 class Source(Protocol):
@@ -73,11 +71,9 @@ class Source(Protocol):
 
     async def receive(self) -> Item:
         """Wait for the next item; cancelled, it has taken none."""
-        ...
 
     def receive_nowait(self) -> Item:
         """Return the next item; raises trio.WouldBlock if none waits."""
-        ...
 
 
 @define(eq=False)

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 import trio
-from attrs import define
+from attrs import define, field
 
 from trio_wsout._core.cursor import MISSING
 from trio_wsout._core.json_line import parse_json
@@ -16,7 +16,7 @@ from trio_wsout._core.received import RawReceived, Received
 from trio_wsout.config.sections import Payload
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from trio_wsout._core.acknowledgement import AckReader
     from trio_wsout._core.heartbeat import HeartbeatMonitor
@@ -35,15 +35,12 @@ class Taker(Protocol):
 
     def put_nowait(self, run: deque[Received]) -> None:
         """Take messages off the beginning of `run` for which there is room."""
-        ...
 
     async def put(self, run: deque[Received]) -> None:
         """Take all of `run`, waiting for room; cancelled, or when it raises, it leaves in `run` what it did not take."""
-        ...
 
     def end(self) -> None:
         """Take note that no more messages will come."""
-        ...
 
 
 class WritingSide(Protocol):
@@ -51,23 +48,18 @@ class WritingSide(Protocol):
 
     def heard(self) -> object:
         """Take note of a message."""
-        ...
 
     def events_in_flight(self) -> list[Accepted]:
         """Return the events that an acknowledgement may name, oldest first."""
-        ...
 
     def acked(self, seq: int) -> None:
         """Take note that the peer's application has every event up to `seq`."""
-        ...
 
     def reading_paused(self) -> None:
         """Take note that this side stopped reading."""
-        ...
 
     def reading_resumed(self, now: float) -> None:
         """Take note that this side reads again since `now`."""
-        ...
 
 
 @define(eq=False, weakref_slot=False)
@@ -122,14 +114,21 @@ class Inbox:
 class RawInbox(Inbox):
     """Keeps the bytes of what it decodes; of a batch, which is many events, it keeps none."""
 
+    _edit: Callable[[RawReceived], RawReceived | None] | None = field(
+        default=None, alias="edit", kw_only=True
+    )
+    """Returns a message as it is passed on, or None if it is not; without it, every message is passed on as it came."""
+
     def items(self, messages: Sequence[str | bytes], peer: Peer) -> list[Received]:
         """Return the events of messages, each with the bytes of its message."""
         if self._unpacker is not None:
             return super().items(messages, peer)
         items: list[Received] = []
+        edit = self._edit
         for message in messages:
             raw = message.encode() if isinstance(message, str) else message
-            items += [RawReceived(item.event, peer, raw) for item in super().items((message,), peer)]
+            decoded = [RawReceived(item.event, peer, raw) for item in super().items((message,), peer)]
+            items += decoded if edit is None else filter(None, map(edit, decoded))
         return items
 
 

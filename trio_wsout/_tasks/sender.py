@@ -37,15 +37,12 @@ class Sink(Protocol):
 
     def accept(self, message: Message, /) -> bool:
         """Take a message, and return true, if there is room for it."""
-        ...
 
     async def put(self, message: Message) -> None:
         """Take a message, waiting for room."""
-        ...
 
     def notify(self) -> None:
         """Write the messages that were taken, or wake the task that does."""
-        ...
 
 
 @define(eq=False)
