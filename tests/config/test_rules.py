@@ -138,7 +138,7 @@ def test_nothing_is_wrong_and_it_goes_round(config: Config) -> None:
             evolve(
                 CLIENT, auth=Auth(bearer_token=Secret("x"), basic=Basic(username="u", password=Secret("p")))
             ),
-            "auth",
+            "auth.basic",
         ),
         (evolve(CLIENT, auth=Auth(basic=Basic(username="u:v", password=Secret("p")))), "auth.basic.username"),
         (evolve(CLIENT, auth=Auth(bearer_token=Secret("a b"))), "auth.bearer-token"),

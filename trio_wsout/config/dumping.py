@@ -1,16 +1,16 @@
 """From a `Config` back to a document: kebab-case keys, durations and sizes in their shortest form (SPEC 1)."""
 
-# What is walked here holds anything, and pyright is told little about it.
+# Fields hold anything, so that pyright knows little about what is walked here.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_args
 
-from attrs import fields, has
+from attrs import fields
 
-from trio_wsout.config.field_types import field_type_of
+from trio_wsout.config.field_types import field_type_of, section_of, without_none
 from trio_wsout.config.secret import MASK, SENSITIVE_HEADERS, Secret
 from trio_wsout.config.sections import NONE, Heartbeat
 from trio_wsout.config.validation import unusable
@@ -22,12 +22,11 @@ __all__ = ["document_value", "dump_config"]
 
 
 def dump_config(config: Config, *, masked: bool = False) -> dict[str, Any]:
-    """The document of a configuration: every field that its mode uses and that is there.
+    """Return the document of a configuration: every field that its mode can use and that is not absent.
 
     Args:
-        config: What to dump.
-        masked: Put ``***`` in the place of every secret. Without it, loading the result gives an
-            equal Config.
+        config: The configuration.
+        masked: Put ``***`` in place of every secret. Without it, `load_config` makes an equal Config of the result.
     """
     dumped = _section(config, masked=masked)
     for name in unusable(config.mode, link=config.url is not None):
@@ -53,18 +52,15 @@ def _section(section: Any, *, masked: bool) -> dict[str, Any]:  # noqa: ANN401 -
 
 def document_value(value: Any, annotation: Any, *, masked: bool = False) -> Any:  # noqa: ANN401 - any field's value
     """Return what a document holds for a field's value."""
+    if value is None:
+        return NONE
+    annotation = without_none(annotation)
     field_type = field_type_of(annotation)
     if field_type is not None:
         return MASK if masked and isinstance(value, Secret) else field_type.write(value)
-    if isinstance(annotation, type) and has(annotation):
+    if section_of(annotation) is not None:
         return _section(value, masked=masked)
-    if get_origin(annotation) is Mapping:
-        inner = get_args(annotation)[1]
+    inner = [each for each in get_args(annotation) if each is not Ellipsis][-1]
+    if isinstance(value, Mapping):
         return {key: document_value(each, inner, masked=masked) for key, each in value.items()}
-    if get_origin(annotation) is tuple:
-        inner = get_args(annotation)[0]
-        return [document_value(each, inner, masked=masked) for each in value]
-    if value is None:
-        return NONE
-    # Optional: what is there is of the first of the two.
-    return document_value(value, get_args(annotation)[0], masked=masked)
+    return [document_value(each, inner, masked=masked) for each in value]

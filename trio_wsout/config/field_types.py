@@ -69,6 +69,7 @@ __all__ = [
     "field_type_of",
     "keys_of",
     "section_of",
+    "without_none",
 ]
 
 
@@ -542,12 +543,16 @@ def field_type_of(annotation: Any) -> FieldType | None:  # noqa: ANN401 - any an
     return None
 
 
+def without_none(annotation: Any) -> Any:  # noqa: ANN401 - any annotation
+    """Return the annotation of an optional field's value; of any other field its own."""
+    inside = get_args(annotation)
+    return inside[0] if inside and inside[-1] is type(None) else annotation
+
+
 def section_of(annotation: Any) -> Any:  # noqa: ANN401 - a class that attrs made
     """Return the section that a field with this annotation holds; None if it holds values."""
-    if field_type_of(annotation) is not None:
-        return None
-    classes = (annotation, *get_args(annotation))
-    return next((each for each in classes if isinstance(each, type) and has(each)), None)
+    inner = without_none(annotation)
+    return inner if isinstance(inner, type) and has(inner) else None
 
 
 def keys_of(section: type) -> Mapping[str, str]:

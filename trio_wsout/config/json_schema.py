@@ -1,31 +1,28 @@
-"""The JSON Schema of a configuration, made from the classes and the kinds of their fields (SPEC 1).
+"""The JSON Schema of a configuration, made from the sections and the types of their fields (SPEC 1).
 
-It accepts what `load_config` accepts, in either form, but for what JSON Schema has no words for: `UNSAID`, and
-what a ``{{name}}`` will stand for. What lies inside a text (durations, URLs, templates, …) is told by ``pattern`` as
-far as a regular expression can, and by ``format`` in full: `formats` has the checks, for validators that take some.
+It accepts what `load_config` accepts, in either form, except for rules that JSON Schema can't express (`UNSAID`) and
+for the values that a ``{{name}}`` will stand for. A regular expression in ``pattern`` tells what a text may be as far
+as it can; ``format`` tells it exactly, to validators that are given the checks of `formats`.
 
-``properties`` has the kebab-case names only, so that editors offer each field once; snake_case is accepted by
-``patternProperties``.
+``properties`` has the kebab-case names only, so that editors offer each field once; ``patternProperties`` accepts
+snake_case.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, get_args, get_origin
 
-from attrs import NOTHING, Attribute, fields, fields_dict, has
+from attrs import NOTHING, Attribute, fields, fields_dict
 
-from trio_wsout.config import sections
 from trio_wsout.config.dumping import document_value
-from trio_wsout.config.field_types import FieldType, field_type_of, section_of
+from trio_wsout.config.field_types import FieldType, field_type_of, section_of, without_none
 from trio_wsout.config.sections import (
     NONE,
-    Auth,
     Config,
-    Cursor,
     Delivery,
     DeliveryLevel,
     Heartbeat,
@@ -34,13 +31,12 @@ from trio_wsout.config.sections import (
     ServerAuth,
     Tls,
 )
-from trio_wsout.config.validation import UNUSABLE, UNUSABLE_WITHOUT_LINK, default_of
+from trio_wsout.config.validation import EXCLUDES, NEEDS, UNUSABLE, UNUSABLE_WITHOUT_LINK, default_of
 
 __all__ = ["UNSAID", "formats", "json_schema"]
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _FORM = ("output", "web-socket")
-
 UNSAID = {
     "reconnect.max-backoff": "shorter than reconnect.initial-backoff",
     "spool.max-bytes": "less than two messages of max-message-size",
@@ -54,39 +50,47 @@ UNSAID = {
     "batch.footer": "${cursor} or ${attempt} where there are many peers",
 }
 """What the loader refuses and the schema accepts, because JSON Schema compares no values."""
-
 Schema = dict[str, Any]
+_CONTEXT: Schema = {"$ref": "#/$defs/context"}
+_EMPTY: Schema = {"$ref": "#/$defs/empty"}
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema (draft 2020-12) of a whole document: the section's own fields, or the full form around them."""
+    """Return the schema (draft 2020-12) of a whole document: the section's own fields, or the full form around them."""
     definitions: Schema = {}
     section = _section_schema(Config, definitions)
     section["allOf"] = [*section.get("allOf", []), *_modes()]
     inner: Schema = {"$ref": f"#/$defs/{_FORM[1]}"}
     for name in reversed(_FORM):
         inner = _only(name, inner)
-    full = inner["properties"][_FORM[0]]
-    is_full: Schema = {"required": [_FORM[0]]}
     return {
         "$schema": _DIALECT,
         "title": "trio_wsout configuration",
         **section,
-        "properties": {**section["properties"], _FORM[0]: full},
-        "allOf": [{"if": is_full, "then": {"maxProperties": 1}, "else": {"allOf": section["allOf"]}}],
+        "properties": {**section["properties"], _FORM[0]: inner["properties"][_FORM[0]]},
+        "allOf": [
+            {
+                "if": {"required": [_FORM[0]]},
+                "then": {"maxProperties": 1},
+                "else": {"allOf": section["allOf"]},
+            }
+        ],
         "$defs": {
             _FORM[1]: section,
             "context": {"description": "A value of the context.", "type": "string", "pattern": r"\{\{"},
-            "empty": _EMPTY,
+            "empty": {
+                "description": "Nothing: null, an empty text or list, or a mapping of nothing but that.",
+                "anyOf": [{"enum": [None, "", []]}, {"type": "object", "additionalProperties": _EMPTY}],
+            },
             "usable": {name: _field_schema(each, definitions) for name, _, each in _somewhere_unusable()},
-            "silent": {name: _silent(section, each) for name, section, each in _somewhere_unusable()},
+            "unset": {name: _unset(section, each) for name, section, each in _somewhere_unusable()},
             **definitions,
         },
     }
 
 
 def _only(name: str, inner: Schema) -> Schema:
-    """A mapping with this one key, kebab-case or snake_case."""
+    """Return the schema of a mapping with this one key, in kebab-case or snake_case."""
     return {
         "type": "object",
         "description": "The full form of the configuration.",
@@ -99,28 +103,28 @@ def _only(name: str, inner: Schema) -> Schema:
 
 
 def formats() -> dict[str, Callable[[object], bool]]:
-    """The checks of the named formats: each takes an instance and gives whether `load_config` takes it.
+    """Return the checks of the named formats; each returns whether `load_config` accepts a value.
 
-    Where an optional field is null or of another JSON type, ``type`` has said so already.
+    Where a field is null or of another JSON type, ``type`` has refused it already.
     """
     found: dict[str, Callable[[object], bool]] = {}
-    for section in (getattr(sections, name) for name in sections.__all__):
-        for each in fields(section) if has(section) else ():
-            for kind in _kinds(each.type):
-                found[str(kind.schema.get("format", ""))] = _accepts(kind)
-    found.pop("", None)
+
+    def collect(annotation: Any) -> None:  # noqa: ANN401 - any field's type
+        field_type, section = field_type_of(annotation), section_of(annotation)
+        if field_type is not None and "format" in field_type.schema:
+            found[str(field_type.schema["format"])] = _accepts(field_type)
+        inside = get_args(annotation) if section is None else [each.type for each in fields(section)]
+        for each in inside if field_type is None else ():
+            collect(each)
+
+    collect(Config)
     return found
 
 
-def _kinds(annotation: Any) -> list[FieldType]:  # noqa: ANN401 - any field's type
-    kind = field_type_of(annotation)
-    return [kind] if kind is not None else [each for inner in get_args(annotation) for each in _kinds(inner)]
-
-
-def _accepts(kind: FieldType) -> Callable[[object], bool]:
+def _accepts(field_type: FieldType) -> Callable[[object], bool]:
     def accepts(instance: object) -> bool:
         try:
-            kind.parse(instance)
+            field_type.parse(instance)
         except ValueError:
             return False
         return True
@@ -132,8 +136,9 @@ def _accepts(kind: FieldType) -> Callable[[object], bool]:
 
 
 def _section_schema(section: type, definitions: Schema) -> Schema:
-    """The schema of a section; those inside it are put into `definitions` under their class's name."""
+    """Return the schema of a section. Those inside it are put into `definitions` under their class's name."""
     documented = _attribute_docs(section)
+    named = _FORM[1] if section is Config else section.__name__
     properties: Schema = {}
     snake: Schema = {}
     conditions: list[Schema] = []
@@ -141,15 +146,15 @@ def _section_schema(section: type, definitions: Schema) -> Schema:
         key = _key(each.name)
         schema = _field_schema(each, definitions)
         if any(each is field for _, _, field in _somewhere_unusable()):
-            schema = {"anyOf": [*schema.get("anyOf", [schema]), _silent(section, each)]}
+            schema = {"anyOf": [*schema.get("anyOf", [schema]), _unset(section, each)]}
+        field_type = field_type_of(without_none(each.type))
         properties[key] = {
             "description": documented.get(each.name, ""),
             **_default(section, each),
-            **_examples(each),
+            **({"examples": list(field_type.examples)} if field_type and field_type.examples else {}),
             **schema,
         }
         if key != each.name:
-            named = _FORM[1] if section is Config else section.__name__
             snake[f"^{each.name}$"] = {"$ref": f"#/$defs/{named}/properties/{key}"}
             conditions.append({"not": {"required": [key, each.name]}})
         if each.default is NOTHING:
@@ -166,31 +171,47 @@ def _section_schema(section: type, definitions: Schema) -> Schema:
 
 
 def _default(section: type, each: Attribute[Any]) -> Schema:
-    if each.default is NOTHING or (field_type_of(each.type) is None and get_origin(each.type) is None):
+    """Return the default of a field as a document holds it; nothing for a required field or a section."""
+    if each.default is NOTHING or section_of(each.type) is not None:
         return {}
-    default = (
-        default_of(each, section()) if getattr(each.default, "takes_self", False) else default_of(each, None)
-    )
+    default = default_of(each, section() if getattr(each.default, "takes_self", False) else None)
     return {} if default is None else {"default": document_value(default, each.type)}
 
 
 def _field_schema(each: Attribute[Any], definitions: Schema) -> Schema:
-    """What a field may be: its value, a ``{{name}}``, or null where it may be left out."""
-    schema, kind = _type_schema(each.type, definitions), _only_kind(each.type)
-    others: list[Schema] = [] if kind is None else [{"$ref": "#/$defs/context"}]
+    """Return the schema of a field: of its value, of ``{{name}}``, and of null where it may be absent."""
+    others = [] if field_type_of(without_none(each.type)) is None else [_CONTEXT]
     others += [] if each.default is NOTHING else [{"type": "null"}]
+    schema = _type_schema(without_none(each.type), definitions)
     return {"anyOf": [schema, *others]} if others else schema
 
 
-def _examples(each: Attribute[Any]) -> Schema:
-    kind = _only_kind(each.type)
-    return {"examples": list(kind.examples)} if kind is not None and kind.examples else {}
+def _type_schema(annotation: Any, definitions: Schema) -> Schema:  # noqa: ANN401 - any field's type
+    field_type, section = field_type_of(annotation), section_of(annotation)
+    if field_type is not None:
+        name = str(field_type.schema.get("format", "")).removeprefix("trio-wsout-")
+        if not name:
+            return dict(field_type.schema)
+        definitions[name] = dict(field_type.schema)
+        return {"$ref": f"#/$defs/{name}"}
+    if section is not None:
+        if section.__name__ not in definitions:
+            definitions[section.__name__] = _section_schema(section, definitions)
+        whole: Schema = {"$ref": f"#/$defs/{section.__name__}"}
+        words = {Delivery: [level.value for level in DeliveryLevel], Heartbeat: [NONE]}.get(section)
+        return {"anyOf": [{"enum": words}, whole]} if words else whole
+    *names, value = (each for each in get_args(annotation) if each is not Ellipsis)
+    inside = {"anyOf": [_type_schema(value, definitions), _CONTEXT]}
+    if get_origin(annotation) is tuple:
+        return {"type": "array", "items": inside}
+    key = _type_schema(names[0], definitions)
+    return {"type": "object", "propertyNames": key, "additionalProperties": inside}
 
 
 @cache
-def _somewhere_unusable() -> list[tuple[str, type, Attribute[Any]]]:
-    """Each field that some mode can't use: its attribute names joined by a dot, its section, and itself."""
-    found: list[tuple[str, type, Attribute[Any]]] = []
+def _somewhere_unusable() -> list[tuple[str, Any, Attribute[Any]]]:
+    """Return each field that some mode can't use: its attribute names joined by a dot, its section, and itself."""
+    found: list[tuple[str, Any, Attribute[Any]]] = []
     for name in _SOMEWHERE_UNUSABLE:
         above, _, field = name.rpartition(".")
         section = section_of(fields_dict(Config)[above].type) if above else Config
@@ -198,77 +219,53 @@ def _somewhere_unusable() -> list[tuple[str, type, Attribute[Any]]]:
     return found
 
 
-def _only_kind(annotation: Any) -> FieldType | None:  # noqa: ANN401 - any field's type
-    """The kind of a field that holds one value, or none."""
-    optional = get_origin(annotation) not in (Mapping, tuple, None) and field_type_of(annotation) is None
-    return field_type_of(get_args(annotation)[0]) if optional else field_type_of(annotation)
+_SOMEWHERE_UNUSABLE = list(
+    dict.fromkeys([*(name for names in UNUSABLE.values() for name in names), *UNUSABLE_WITHOUT_LINK])
+)
 
 
-def _type_schema(annotation: Any, definitions: Schema) -> Schema:  # noqa: ANN401 - any field's type
-    kind = field_type_of(annotation)
-    if kind is not None:
-        name = str(kind.schema.get("format", "")).removeprefix("trio-wsout-")
-        if not name:
-            return dict(kind.schema)
-        definitions[name] = dict(kind.schema)
-        return {"$ref": f"#/$defs/{name}"}
-    if isinstance(annotation, type) and has(annotation):
-        if annotation.__name__ not in definitions:
-            definitions[annotation.__name__] = _section_schema(annotation, definitions)
-        section: Schema = {"$ref": f"#/$defs/{annotation.__name__}"}
-        short: dict[type, list[str]] = {Delivery: [level.value for level in DeliveryLevel], Heartbeat: [NONE]}
-        words = short.get(annotation)
-        return {"anyOf": [{"enum": words}, section]} if words else section
-    if get_origin(annotation) is Mapping:
-        name, value = get_args(annotation)
-        return {
-            "type": "object",
-            "propertyNames": _type_schema(name, definitions),
-            "additionalProperties": _inside(value, definitions),
-        }
-    if get_origin(annotation) is tuple:
-        return {"type": "array", "items": _inside(get_args(annotation)[0], definitions)}
-    return _type_schema(get_args(annotation)[0], definitions)
+def _unset(section: type, each: Attribute[Any]) -> Schema:
+    """Return the schema of a field without effect: empty, at its default, or a section of nothing but such fields."""
+    ways: list[Schema] = [_EMPTY]
+    inner = section_of(each.type)
+    if inner is not None:
+        inside = {f"^{_either(one.name)}$": _unset(inner, one) for one in fields(inner)}
+        ways.append({"type": "object", "patternProperties": inside, "additionalProperties": _EMPTY})
+    elif field_type_of(without_none(each.type)) is not None:
+        ways.append(_CONTEXT)
+    if inner is Delivery:
+        ways.append({"enum": [Delivery().level.value]})
+    default = _default(section, each)
+    if default:
+        value = default_of(each, section() if getattr(each.default, "takes_self", False) else None)
+        ways.append({"enum": [default["default"], *([value] if isinstance(value, float) else [])]})
+    return {"anyOf": ways}
 
 
-def _inside(annotation: Any, definitions: Schema) -> Schema:  # noqa: ANN401 - any field's type
-    """An element of a list, or a value of a table."""
-    return {"anyOf": [_type_schema(annotation, definitions), {"$ref": "#/$defs/context"}]}
-
-
-# -- what holds between fields ------------------------------------------------------------------------
+# -- rules between fields -----------------------------------------------------------------------------
 
 
 def _relations(section: type) -> list[Schema]:
-    """What `rules` says between the fields of a section."""
-    if section is Auth:
-        return [_not_both("bearer_token", "basic")]
+    """Return the rules between the fields of a section, as `validation` has them."""
+    rules: list[Schema] = [
+        {"if": _has(one), "then": _has(other)} for one, other in NEEDS.get(section, ())
+    ] + [{"not": {"allOf": [_has(one), _has(other)]}} for one, other in EXCLUDES.get(section, ())]
     if section is Tls:
-        verified = {
-            "properties": {name: {"not": {"const": True}} for name in _spellings("insecure_skip_verify")}
-        }
-        return [
-            _needs("client_certificate", "client_key"),
-            _needs("client_key", "client_certificate"),
-            _needs("client_key_password", "client_key"),
-            {"if": _has("ca_certificate"), "then": verified},
-        ]
-    if section is Cursor:
-        return [_not_both("value_field", "value_pointer")]
+        names = _spellings("insecure_skip_verify")
+        verified = {"properties": {name: {"not": {"const": True}} for name in names}}
+        rules.append({"if": _has("ca_certificate"), "then": verified})
     if section is ServerAuth:
-        some_bearer = _has("bearer", some=True)
-        return [
-            {"anyOf": [_has("basic", some=True), some_bearer]},
-            {"if": _has("query_parameter"), "then": some_bearer},
-        ]
-    return []
+        bearer = _has("bearer", some=True)
+        rules.append({"anyOf": [_has("basic", some=True), bearer]})
+        rules.append({"if": _has("query_parameter"), "then": bearer})
+    return rules
 
 
 _CURSOR = r"(^|[^$])\$\{ *cursor *(\|\||\})"
 
 
 def _sent_cursor() -> Schema:
-    """That a cursor, where there is one, is sent: by its own fields, or by ``${cursor}`` somewhere in the handshake."""
+    """Return the rule that a cursor is sent: by its own fields, or by ``${cursor}`` somewhere in the handshake."""
     its_own = {"anyOf": [_has("header_name"), _has("query_parameter")]}
     mentioned = [
         each for name in ("url", "headers", "query", "auth", "tls") for each in _mentions(Config, name)
@@ -277,17 +274,71 @@ def _sent_cursor() -> Schema:
 
 
 def _mentions(section: type, name: str) -> list[Schema]:
-    """Each way in which a field may hold ``${cursor}``."""
-    annotation = fields_dict(section)[name].type
-    kind, inner = _only_kind(annotation), section_of(annotation)
+    """Return a schema for each way in which a field may hold ``${cursor}``."""
+    annotation = without_none(fields_dict(section)[name].type)
+    field_type, inner = field_type_of(annotation), section_of(annotation)
     there: Schema = {"type": "string", "pattern": _CURSOR}
     if inner is not None:
         there = {"anyOf": [each for one in fields(inner) for each in _mentions(inner, one.name)]}
-    elif get_origin(annotation) is Mapping:
+    elif field_type is None:
         there = {"type": "object", "not": {"additionalProperties": {"not": there}}}
-    elif kind is None or not kind.templated:
+    elif not field_type.templated:
         return []
     return [{"required": [key], "properties": {key: there}} for key in _spellings(name)]
+
+
+def _modes() -> list[Schema]:
+    """Return the rules of each mode: fields that it needs, can't use (then they must be unset), and can use."""
+    conditions: list[Schema] = []
+    for mode in Mode:
+        values = [mode.value, None] if mode is Mode.CLIENT else [mode.value]
+        is_mode: Schema = {"properties": {"mode": {"enum": values}}}
+        if mode is not Mode.CLIENT:
+            is_mode["required"] = ["mode"]
+        unusable = UNUSABLE[mode]
+        usable = [name for name in _SOMEWHERE_UNUSABLE if not {name, name.partition(".")[0]} & {*unusable}]
+        if mode is Mode.RELAY:
+            conditions += _relay(is_mode)
+            usable = [name for name in usable if name not in UNUSABLE_WITHOUT_LINK]
+        then = [
+            _has("url" if mode is Mode.CLIENT else "server"),
+            *([] if "cursor" in unusable else [_sent_cursor()]),
+            _each_is(unusable, "unset"),
+            _each_is(usable, "usable"),
+        ]
+        conditions.append({"if": is_mode, "then": {"allOf": then}})
+    return conditions
+
+
+def _relay(is_relay: Schema) -> list[Schema]:
+    """Return the rules of a relay that depend on other fields: whether there is a link, and senders' names."""
+    alone = {"allOf": [is_relay, {"not": _has("url")}]}
+    linked = {"allOf": [is_relay, _has("url")]}
+    signed = {"allOf": [is_relay, {"properties": {"server": _has("sender_field")}, "required": ["server"]}]}
+    as_json: Schema = {"anyOf": [{"enum": [Payload.JSON.value]}, _CONTEXT]}
+    return [
+        {"if": alone, "then": _each_is(UNUSABLE_WITHOUT_LINK, "unset")},
+        {"if": linked, "then": _each_is(UNUSABLE_WITHOUT_LINK, "usable")},
+        {"if": signed, "then": {"required": ["payload"], "properties": {"payload": as_json}}},
+    ]
+
+
+def _each_is(names: Iterable[str], how: str) -> Schema:
+    """Return the rule that each of these fields, where it is there, is as its definition under `how` says."""
+    inside: Schema = {}
+    for name in names:
+        section, _, field = name.rpartition(".")
+        of_section: Schema = inside.setdefault(f"^{_either(section)}$", {}) if section else {}
+        holder = of_section.setdefault("patternProperties", {}) if section else inside
+        holder.setdefault(f"^{_either(field)}$", {})["$ref"] = f"#/$defs/{how}/{name}"
+    return {"patternProperties": inside}
+
+
+def _has(name: str, *, some: bool = False) -> Schema:
+    """Return the rule that a field is there, in either spelling, and not null; `some`: it is a table with entries."""
+    value: Schema = {"type": "object", "minProperties": 1} if some else {"not": {"type": "null"}}
+    ways = [{"required": [key], "properties": {key: value}} for key in _spellings(name)]
+    return ways[0] if len(ways) == 1 else {"anyOf": ways}
 
 
 def _key(name: str) -> str:
@@ -298,108 +349,8 @@ def _spellings(name: str) -> list[str]:
     return list(dict.fromkeys((_key(name), name)))
 
 
-def _has(name: str, *, some: bool = False) -> Schema:
-    """The field is there, in either spelling, and not null; if `some`, a table that is not empty."""
-    value: Schema = {"type": "object", "minProperties": 1} if some else {"not": {"type": "null"}}
-    there = [{"required": [key], "properties": {key: value}} for key in _spellings(name)]
-    return there[0] if len(there) == 1 else {"anyOf": there}
-
-
-def _needs(one: str, other: str) -> Schema:
-    return {"if": _has(one), "then": _has(other)}
-
-
-def _not_both(one: str, other: str) -> Schema:
-    return {"not": {"allOf": [_has(one), _has(other)]}}
-
-
-def _modes() -> list[Schema]:
-    """What each mode needs; what it can't use says nothing there, and what it can use says it properly."""
-    conditions: list[Schema] = []
-    for mode in Mode:
-        is_mode: Schema = {"properties": {"mode": {"enum": [mode.value]}}, "required": ["mode"]}
-        if mode is Mode.CLIENT:
-            is_mode = {"properties": {"mode": {"enum": [mode.value, None]}}}
-        then = [_has("url" if mode is Mode.CLIENT else "server")]
-        if "cursor" not in UNUSABLE[mode]:
-            then.append(_sent_cursor())
-        usable = [
-            name for name in _SOMEWHERE_UNUSABLE if not {name, name.partition(".")[0]} & {*UNUSABLE[mode]}
-        ]
-        if mode is Mode.RELAY:
-            alone = {"allOf": [is_mode, {"not": _has("url")}]}
-            linked = {"allOf": [is_mode, _has("url")]}
-            silent, speaking = (
-                _each_is(UNUSABLE_WITHOUT_LINK, "silent"),
-                _each_is(UNUSABLE_WITHOUT_LINK, "usable"),
-            )
-            conditions += [{"if": alone, "then": silent}, {"if": linked, "then": speaking}]
-            signed = {
-                "allOf": [is_mode, {"properties": {"server": _has("sender_field")}, "required": ["server"]}]
-            }
-            as_json: Schema = {"anyOf": [{"enum": [Payload.JSON.value]}, {"$ref": "#/$defs/context"}]}
-            conditions.append(
-                {"if": signed, "then": {"required": ["payload"], "properties": {"payload": as_json}}}
-            )
-            usable = [name for name in usable if name not in UNUSABLE_WITHOUT_LINK]
-        then += [_each_is(UNUSABLE[mode], "silent"), _each_is(usable, "usable")]
-        conditions.append({"if": is_mode, "then": {"allOf": then}})
-    return conditions
-
-
-_SOMEWHERE_UNUSABLE = list(
-    dict.fromkeys([*(name for names in UNUSABLE.values() for name in names), *UNUSABLE_WITHOUT_LINK])
-)
-"""Fields, by their attribute names joined by dots, that some mode can't use."""
-
-
-def _each_is(names: Iterable[str], how: str) -> Schema:
-    """That each of these fields, where it is there, is as its definition of this name says."""
-    inside: Schema = {}
-    for name in names:
-        section, _, field = name.rpartition(".")
-        of_section: Schema = inside.setdefault(f"^{_either(section)}$", {}) if section else {}
-        place = of_section.setdefault("patternProperties", {}) if section else inside
-        place.setdefault(f"^{_either(field)}$", {})["$ref"] = f"#/$defs/{how}/{name}"
-    return {"patternProperties": inside}
-
-
 def _either(name: str) -> str:
     return name.replace("_", "[-_]")
-
-
-_EMPTY: Schema = {
-    "description": "Nothing: null, an empty text or list, or a mapping of nothing but that.",
-    "anyOf": [
-        {"enum": [None, "", []]},
-        {"type": "object", "additionalProperties": {"$ref": "#/$defs/empty"}},
-    ],
-}
-
-
-def _silent(section: type, each: Attribute[Any]) -> Schema:
-    """That a field says nothing: it is empty, at its default, or a section with nothing but that."""
-    said: list[Schema] = [{"$ref": "#/$defs/empty"}]
-    kind, inner = _only_kind(each.type), section_of(each.type)
-    if inner is not None:
-        fields_of = {f"^{_either(one.name)}$": _silent(inner, one) for one in fields(inner)}
-        said.append(
-            {
-                "type": "object",
-                "patternProperties": fields_of,
-                "additionalProperties": {"$ref": "#/$defs/empty"},
-            }
-        )
-    elif kind is not None:
-        said.append({"$ref": "#/$defs/context"})
-    if inner is Delivery:
-        said.append({"enum": [Delivery().level.value]})
-    default = _default(section, each)
-    if default:
-        value = default_of(each, section() if getattr(each.default, "takes_self", False) else None)
-        raw = [value] if isinstance(value, float) else []
-        said.append({"enum": [default["default"], *raw]})
-    return {"anyOf": said}
 
 
 # -- texts --------------------------------------------------------------------------------------------
@@ -409,13 +360,13 @@ _SPEC = re.compile(r" ?\(SPEC [^)]*\)")
 
 
 def _attribute_docs(section: type) -> dict[str, str]:
-    """The docstring under each attribute of a section, in the user's words."""
+    """Return the docstring under each attribute of a section, in the user's words."""
     source = inspect.getsource(section)
     return {name: _prose(text) for name, text in _ATTRIBUTE_DOC.findall(source)}
 
 
 def _prose(text: str) -> str:
-    """A docstring as one line of plain text, with the names of fields as the user writes them."""
+    """Return a docstring as one line of plain text, with the names of fields as the user writes them."""
     line = " ".join(_SPEC.sub("", text).split())
     line = re.sub(r"(?<!`)`([a-z_]+)`(?!`)", lambda name: name[1].replace("_", "-"), line)
     return line.replace("`", "").replace("None:", "Absent:")

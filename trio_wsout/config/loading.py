@@ -30,7 +30,7 @@ from trio_wsout.config.scalars import is_unicode, parse_unicode, shown, type_nam
 from trio_wsout.config.secret import Secret
 from trio_wsout.config.sections import NONE, Config, Delivery, Heartbeat, Mode
 from trio_wsout.config.templates import resolve_context
-from trio_wsout.config.validation import Missing, Unknown, check, says_nothing, unusable
+from trio_wsout.config.validation import Missing, Unknown, broken_rules, is_unset, unusable
 from trio_wsout.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -122,14 +122,12 @@ def _read(
         if not (isinstance(unknown, Missing) and _attribute(path[0]) in cannot_use)
         for reason in unknown.reasons
     ]
-    # A section that can't be used and says nothing is as if it were absent.
+    # A section that can't be used and is unset is as if it were absent.
     absent = {
-        name: getattr(_DEFAULTS, name)
-        for name in cannot_use
-        if "." not in name and says_nothing(config, name)
+        name: getattr(_DEFAULTS, name) for name in cannot_use if "." not in name and is_unset(config, name)
     }
     config = evolve(config, **absent)
-    return config, [*found, *((_users_path(each.path, mapping), each.reason) for each in check(config))]
+    return config, [*found, *((_users_path(path, mapping), reason) for path, reason in broken_rules(config))]
 
 
 _DEFAULTS = Config()
