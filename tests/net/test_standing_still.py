@@ -1,6 +1,6 @@
 """This process stands still while the peer's answer comes: nobody is cut for that, over TCP and TLS.
 
-The peer runs in a thread, so it goes on while the loop is held; `tests/trees/test_late.py` has the exact times.
+The peer runs in a thread, so it goes on while the loop is held; `tests/trees/test_stopped_process.py` has the exact times.
 """
 
 from __future__ import annotations
