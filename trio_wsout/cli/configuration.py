@@ -128,7 +128,7 @@ def _stands_for_itself(value: object, text: str) -> bool:
 
 
 def _on_this_machine(config: Config, source: str | None) -> Config:
-    """Check what the configuration names on this machine, and fill in where the cursor is kept."""
+    """Check the files, directories and proxies that the configuration names, and set where the cursor is kept."""
     problems: list[Problem] = []
 
     def attempt(check: Callable[[], object]) -> None:

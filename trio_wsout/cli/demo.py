@@ -94,7 +94,7 @@ def _trade(number: int) -> dict[str, object]:
 
 
 def _account(screen: Screen, clients: Sequence[_Client], statistics: Statistics, events: int) -> int:
-    """Compare what was sent with what each client has, and return the exit code."""
+    """Compare the events that were sent with those that each client has; return the exit code."""
     table = Table("", "arrived", "of them twice", "lost", "in order", "connections")
     complete = statistics.confirmed == events
     admitted = statistics.listener.admitted if statistics.listener else 0

@@ -1,4 +1,4 @@
-"""Lines of JSON: reading them from a file or a pipe, and writing what peers sent as lines."""
+"""Lines of JSON: reading them from a file or a pipe, and formatting messages from peers as lines."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0")
 
 _PIECE = 64 * 1024
 _LEFT_BEHIND = 1.0
-"""Seconds that an abandoned thread has to hand over what it read."""
+"""Seconds that an abandoned thread has to hand over its piece."""
 _ESCAPED = 6
 """Most bytes that a byte of a text needs in a JSON string."""
 
@@ -61,7 +61,7 @@ class InputLines:
     _reading: threading.Lock = field(factory=threading.Lock, init=False)
     """Held by the thread that reads."""
     _arrived: deque[bytes] = field(factory=deque, init=False)
-    """What a thread has read and no task has processed yet."""
+    """Pieces that a thread has read and no task has processed yet."""
 
     def __attrs_post_init__(self) -> None:
         self.total = _size_of(self._descriptor)
@@ -160,7 +160,7 @@ def _size_of(descriptor: int) -> int | None:
     return None
 
 
-# -- what peers sent ----------------------------------------------------------------------------------------
+# -- messages from peers ----------------------------------------------------------------------------------------
 
 
 def line_of(item: Received, *, with_peer: bool, as_json: bool) -> bytes:

@@ -1,4 +1,4 @@
-"""`trio-wsout run`: the lines of the input become events, and what peers send becomes lines of the output."""
+"""`trio-wsout run`: the lines of the input become events, and messages from peers become lines of the output."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Run:
     feeding: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     """Cancelled to read no more, so that the output ends gracefully."""
     printing: trio.CancelScope = field(factory=trio.CancelScope, init=False)
-    """Cancelled to print no more of what peers send."""
+    """Cancelled to print no more messages from peers."""
     statistics: Callable[[], Statistics] | None = field(default=None, init=False)
     """None until the output is open."""
     began: float = field(default=0.0, init=False)
@@ -112,7 +112,7 @@ class Run:
     unreadable: bool = field(default=False, init=False)
     """Whether reading the input failed."""
     unprinted: bool = field(default=False, init=False)
-    """Whether standard output can't be written, so that what peers send is not printed."""
+    """Whether standard output can't be written, so that messages from peers are not printed."""
     cut_off: bool = field(default=False, init=False)
     """Whether printing had to end while standard output did not take what was being printed."""
 
@@ -120,7 +120,7 @@ class Run:
         self.undelivered = UndeliveredFile(self.options.undelivered)
         self.connected = self.config.url is None
 
-    # -- what it is to do -----------------------------------------------------------------------------------
+    # -- the task -----------------------------------------------------------------------------------
 
     @property
     def only_receives(self) -> bool:
@@ -159,10 +159,10 @@ class Run:
         return self._reserve if self.late else self.config.shutdown_timeout
 
     def prints_to_the_end(self) -> bool:
-        """Return whether to print what comes while the output ends: not if waiting for that has held up what was sent."""
+        """Return whether to print messages that come while the output ends: not if printing has delayed the deliveries."""
         return not (self.late or self.unprinted)
 
-    # -- what happens -----------------------------------------------------------------------------------------
+    # -- events -----------------------------------------------------------------------------------------
 
     def inform(self, text: str) -> None:
         """Report something that is not important with `--quiet`."""
@@ -196,7 +196,7 @@ class Run:
             report(f"standard output: {error.strerror}; what peers send is no longer printed", "error")
 
     def reader_gone(self) -> None:
-        """Nobody reads standard output any more: read no more, deliver what was accepted, and end."""
+        """Nobody reads standard output any more: read no more, deliver the accepted events, and end."""
         if not self.feeding.cancel_called:
             doing = "" if self.only_receives else "; delivering what was accepted"
             report(f"standard output: {GONE}{doing}", "error")
@@ -204,7 +204,7 @@ class Run:
             self.feeding.cancel()
 
     def interrupt(self) -> None:
-        """Read no more, and end gracefully; what was received is printed for as long as the output takes to end."""
+        """Read no more, and end gracefully; received messages are printed for as long as that may take."""
         self.interrupted = True
         doing = "ending" if self.only_receives else "delivering what was accepted"
         report(f"interrupted: {doing}; once more to end at once")
@@ -391,7 +391,7 @@ async def _watch_reader(run: Run) -> None:
 
 
 async def _print_received(run: Run, output: Output) -> None:
-    """Print what peers send until the output ends; everything that waits is written together."""
+    """Print messages from peers until the output ends; all that wait are written together."""
     as_json = run.config.payload is Payload.JSON
     write = _write_to_terminal if sys.stdout is not None and sys.stdout.isatty() else _write_lines
     with run.printing, suppress(trio.EndOfChannel):
@@ -433,7 +433,7 @@ def _report_addresses(run: Run, output: Output) -> None:
 
 
 async def _feed(run: Run, output: Output, watching: trio.Nursery) -> None:
-    """Wait for peers if `--wait-peers` says so, send all lines, and wait for what is to come after them."""
+    """Wait for peers if `--wait-peers` says so, send all lines, and wait for answers or for a signal."""
     if run.options.wait_peers is not None:
         run.inform(f"waiting for {count(run.options.wait_peers, 'peer')}")
         await output.wait_peers(run.options.wait_peers)
@@ -536,7 +536,7 @@ async def _send_line(
 
 
 def _report_failure(run: Run, failure: OutputError) -> None:
-    """Report why the output ended, and append what it could not deliver to the file of undelivered events."""
+    """Report why the output ended, and append the events that it could not deliver to the file of undelivered events."""
     report(str(failure), "error")
     lost = len(failure.undelivered)
     if lost:
@@ -559,9 +559,9 @@ def _report_unsent(run: Run, lines: InputLines) -> None:
 
 
 def _report_unheard(run: Run, figures: Statistics) -> None:
-    """Report messages that some or all peers did not get, although the run did what the configuration says."""
+    """Report messages that some or all peers did not get, although everything went as configured."""
     config, listener = run.config, figures.listener
-    # What no peer heard may have gone to the link, if there is one: what the link did not get is undelivered.
+    # With a link nothing is unheard: a message that the link did not get is undelivered, and reported as such.
     if listener is not None and listener.unheard and config.history is None and config.url is None:
         unheard = count(listener.unheard, "message")
         run.inform(f"no peer was there for {unheard}; --wait-peers 1 waits for one")

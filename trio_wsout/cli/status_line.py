@@ -1,4 +1,4 @@
-"""The status line: the last row of a terminal, out of reach of what is typed or printed, renewed twice a second.
+"""The status line: the last row of a terminal, where no typed or printed text appears, renewed twice a second.
 
 The rows above it are a scrolling region (DECSTBM), so that neither the keyboard's echo nor another program that
 writes to the same terminal needs to know about the line. When it ends, the terminal is as it was before.

@@ -1,6 +1,6 @@
 """Standard output and standard error: results, messages for people, and rich's console.
 
-A stream that nobody reads any more, or whose disk is full, ends nothing here.
+Messages and results are discarded when nobody reads their stream any more, or its disk is full: that ends no command.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ report = reporter.report
 
 
 class _LogHandler(logging.Handler):
-    """Reports what the library logs."""
+    """Reports the log of the library."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class _LogHandler(logging.Handler):
 
 
 def report_log(*, verbose: bool, quiet: bool) -> None:
-    """Report what the library logs: warnings, link changes and peers; with `quiet` warnings only, with `verbose` all."""
+    """Report the log of the library: warnings, link changes and peers; with `quiet` warnings only, with `verbose` all."""
     log = logging.getLogger("trio_wsout")
     log.handlers = [_LogHandler()]
     log.propagate = False

@@ -41,7 +41,7 @@ class UndeliveredFile:
 
     @property
     def outcome(self) -> str:
-        """What became of the events, as the end of a sentence."""
+        """Where the events are, as the end of a sentence."""
         if self._path is None:
             return "lost; --undelivered FILE keeps what is not delivered"
         if self._incomplete:
@@ -77,13 +77,13 @@ class UndeliveredFile:
         in_hex = _HEX if isinstance(item.event, bytes) else b""
         try:
             return b"".join((_EVENT, to_json(item.event), in_hex, _REASON, to_json(item.reason), b"}\n"))
-        except (TypeError, ValueError) as error:  # it costs no other event its line
+        except (TypeError, ValueError) as error:  # the other events are written all the same
             self._incomplete = str(error)
             report(f"{self._path}: an undelivered event could not be written: {error}", "error")
             return b""
 
     async def append_from(self, channel: trio.MemoryReceiveChannel[Undelivered]) -> None:
-        """Append what comes until the channel ends; everything that waits in it is written together."""
+        """Append the events of a channel until it ends; all that wait in it are written together."""
         async for item in channel:
             items = [item, *_waiting(channel)]
             self.count += len(items)
@@ -92,14 +92,14 @@ class UndeliveredFile:
                 await trio.to_thread.run_sync(self.append, items)
 
     def append_waiting(self, channel: trio.MemoryReceiveChannel[Undelivered]) -> None:
-        """Append what a cancelled output left in the channel."""
+        """Append the events that a cancelled output left in the channel."""
         items = list(_waiting(channel))
         self.count += len(items)
         self.append(items)
 
 
 def _waiting(channel: trio.MemoryReceiveChannel[Undelivered]) -> Iterator[Undelivered]:
-    """Take what waits in a channel."""
+    """Take the events that wait in a channel."""
     with suppress(trio.WouldBlock, trio.EndOfChannel):
         while True:
             yield channel.receive_nowait()

@@ -1,1 +1,1 @@
-"""What outlives a process: cursors, histories and spools. The protocols that stores follow are public."""
+"""Cursors, histories and spools, which outlive a process. The protocols of histories and spools are public."""

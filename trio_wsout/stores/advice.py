@@ -1,4 +1,4 @@
-"""What is wrong with a file or directory, in words, and advice on what to do about it."""
+"""Why a file or a directory can't be used, in words, and advice on what to do about it."""
 
 # ruff: noqa: PTH110, PTH112 - pathlib raises where a name is too long; os.path returns False
 
@@ -42,13 +42,13 @@ _OTHERWISE = "mend that, or name another path"
 
 
 def cause_and_advice(error: OSError | sqlite3.Error | ValueError, field: str) -> tuple[str, str]:
-    """Return what went wrong, and what the user can do about it.
+    """Return the cause of an error, in words, and advice for the user.
 
     An SQLite error without a code, and a UnicodeDecodeError, mean damage. Any other ValueError means that the
     system takes the text for no path.
 
     Args:
-        error: What opening, reading or writing a file raised.
+        error: An exception of opening, reading or writing a file.
         field: The path of the configuration's field that names the file.
     """
     if isinstance(error, OSError):

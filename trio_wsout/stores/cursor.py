@@ -1,4 +1,4 @@
-"""The protocol that every cursor store follows, the store in memory, and what the stores on disk share (SPEC 9)."""
+"""The protocol of cursor stores, the store in memory, and the base class of the stores on disk (SPEC 9)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trio_wsout.stores.advice import cause_and_advice
 __all__ = ["FORMAT", "CursorStore", "DiskCursorStore", "MemoryCursorStore", "StoredCursor", "checksum"]
 
 FORMAT = 1
-"""Version of what is stored."""
+"""Version of the stored data."""
 
 
 @frozen(kw_only=True)
@@ -101,6 +101,6 @@ class DiskCursorStore(ABC):
     def _failure(
         self, doing: str, error: OSError | sqlite3.Error | ValueError, consequence: str = ""
     ) -> CursorError:
-        """Return the error for what the system or SQLite raised; `consequence` follows the cause."""
+        """Return the error for an exception of the system or of SQLite; `consequence` follows the cause."""
         cause, advice = cause_and_advice(error, "cursor.persist-to")
         return self._error(f"can't be {doing}: {cause}{consequence}; {advice}")

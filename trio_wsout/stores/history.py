@@ -1,4 +1,4 @@
-"""The protocol that every history store follows (SPEC 11)."""
+"""The protocol of history stores (SPEC 11)."""
 
 from __future__ import annotations
 

@@ -270,7 +270,7 @@ class _Database:
 
     @contextmanager
     def _transaction(self, doing: str) -> Generator[sqlite3.Connection]:
-        """Commit what the block does, all of it or nothing."""
+        """Commit all changes of the block, or none."""
         if self._writer is None:
             raise trio.ClosedResourceError("the history is not open")
         with self._errors(doing):
@@ -299,7 +299,7 @@ class _Database:
 
     @contextmanager
     def _errors(self, doing: str, also: type[ValueError] = UnicodeDecodeError) -> Generator[None]:
-        """Turn what SQLite raises, and damage that is found here, into a HistoryError with advice."""
+        """Turn errors of SQLite, and damage that is found here, into a HistoryError with advice."""
         try:
             yield
         except (sqlite3.Error, also) as error:

@@ -39,7 +39,7 @@ def check_paths(config: Config) -> list[Problem]:
     return [Problem(path=path, reason=reason) for path, reason in reasons.items() if reason is not None]
 
 
-# Each of these returns what is wrong, with advice, or None if the path can be used.
+# Each of these returns a reason with advice, or None if the path can be used.
 
 
 def _check_cursor(cursor: Cursor) -> str | None:

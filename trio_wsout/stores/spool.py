@@ -1,4 +1,4 @@
-"""The protocol that every spool follows: a store of accepted events until they are settled (SPEC 7)."""
+"""The protocol of spools, which keep accepted events until they are settled (SPEC 7)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SpoolFullError(Exception):
 
 @frozen(kw_only=True)
 class Spooled:
-    """What a spool holds when it is opened."""
+    """The state of a spool when it is opened."""
 
     epoch: int
     """Together with its number it identifies an event, also after a restart."""
@@ -41,7 +41,7 @@ class SpoolStore(Protocol):
     """
 
     location: str
-    """Where the spool is, for people."""
+    """The spool's directory or the like, for people."""
 
     async def open(self, epoch: int) -> Spooled:
         """Take the spool over. An empty one begins anew, with `epoch` and number 1."""

@@ -174,7 +174,7 @@ class _Directory:
         return SpoolError(f"spool {self._path / name if name else self._path}: {reason}")
 
     def failure(self, name: str, doing: str, error: OSError | ValueError) -> SpoolError:
-        """Return the error for what the system raised, with advice."""
+        """Return the error for an exception of the system, with advice."""
         cause, advice = cause_and_advice(error, "spool.path")
         return self.error(name, f"can't be {doing}: {cause}; {advice}")
 
@@ -221,7 +221,7 @@ class _SegmentFiles:
         )
 
     def _examine(self, name: str, *, newest: bool) -> int | None:
-        """Read a segment and note what it holds; return where its torn tail begins, or None if it is whole."""
+        """Read a segment and note its events; return where its torn tail begins, or None if it is whole."""
         content = self._read(name)
         header = Header.decode(content)
         if header is None and newest and len(content) <= HEADER_SIZE:
