@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from trio_wsout.stores.history import HistoryStore
     from trio_wsout.stores.spool import SpoolStore
 
-__all__ = ["ELSEWHERE", "open_cursor_store", "open_history_store", "open_spool_store", "state_directory"]
-
-ELSEWHERE = (
-    "set cursor.persist-to to a directory, or to memory: to keep the cursor no longer than this process"
-)
-"""Advice for those who have no state directory."""
+__all__ = [
+    "no_state_directory",
+    "open_cursor_store",
+    "open_history_store",
+    "open_spool_store",
+    "state_directory",
+]
 
 
 async def open_cursor_store(cursor: Cursor, *, url: str | None) -> CursorStore:
@@ -117,20 +118,24 @@ def _home() -> Path:
             return Path.home()
         except RuntimeError:
             reason = "HOME is not set and this user has no entry"
-    raise _no_state_directory(f"{reason}, so there is no home directory to keep the cursor in")
+    raise no_state_directory(f"{reason}, so there is no home directory to keep the cursor in")
 
 
-def _no_state_directory(reason: str) -> ConfigError:
-    return ConfigError([Problem(path="cursor.persist-to", reason=f"is not set, and {reason}; {ELSEWHERE}")])
+def no_state_directory(reason: str) -> ConfigError:
+    """Return the error for a cursor without `persist-to` on a machine whose state directory can't be used."""
+    advice = (
+        "set cursor.persist-to to a directory, or to memory: to keep the cursor no longer than this process"
+    )
+    return ConfigError([Problem(path="cursor.persist-to", reason=f"is not set, and {reason}; {advice}")])
 
 
 def _make_state_directory(path: Path) -> None:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise _no_state_directory(f"the state directory {path} can't be made: {error.strerror}") from error
+        raise no_state_directory(f"the state directory {path} can't be made: {error.strerror}") from error
     if not os.access(path, os.W_OK | os.X_OK):
-        raise _no_state_directory(f"nothing can be written into the state directory {path}")
+        raise no_state_directory(f"nothing can be written into the state directory {path}")
 
 
 def _make_directory(path: Path) -> None:

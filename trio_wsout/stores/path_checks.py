@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from trio_wsout.config.addresses import UnixAddress, parse_bind
 from trio_wsout.errors import ConfigError, Problem
 from trio_wsout.stores.advice import unusable_directory
-from trio_wsout.stores.from_config import ELSEWHERE, state_directory
+from trio_wsout.stores.from_config import no_state_directory, state_directory
 
 if TYPE_CHECKING:
     from trio_wsout.config.sections import Config, Cursor
@@ -58,12 +58,12 @@ def _check_cursor(cursor: Cursor) -> str | None:
 def _check_state_directory() -> str | None:
     try:
         directory = state_directory()
+        reason = _check_directory(directory, parents=True)
+        if reason is not None:
+            raise no_state_directory(f"the state directory {directory} can't be used: {reason}")
     except ConfigError as error:
         return error.problems[0].reason
-    reason = _check_directory(directory, parents=True)
-    if reason is None:
-        return None
-    return f"is not set, and the state directory {directory} can't be used: {reason}; {ELSEWHERE}"
+    return None
 
 
 def _check_file(path: str) -> str | None:
