@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.opening import Asked, Opened
-from trio_wsout._wire.http_response import MOST_BODY, MOST_EARLY, MOST_HEAD, AnswerReader
+from trio_wsout._wire.http_response import MOST_BODY, MOST_EARLY, MOST_HEAD, ResponseReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,9 +23,9 @@ OPEN = SWITCHING + b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"
 EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n"
 
 
-def read(pieces: Iterable[bytes], *, end: bool = False, secure: bool = False) -> AnswerReader:
+def read(pieces: Iterable[bytes], *, end: bool = False, secure: bool = False) -> ResponseReader:
     """Read an answer in these pieces, as far as it is wanted; `end`: no more of a body comes."""
-    reader = AnswerReader(Asked(secure=secure, key=KEY, subprotocols=("v1",)))
+    reader = ResponseReader(Asked(secure=secure, key=KEY, subprotocols=("v1",)))
     for piece in pieces:
         if reader.decided and not reader.wants_body:
             break

@@ -84,7 +84,7 @@ async def test_a_name_that_nobody_knows_is_an_error_with_advice() -> None:
 async def test_an_address_that_is_taken_is_an_error_and_the_others_are_given_back() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(ConfigError, match="end who has it"):
+        with pytest.raises(ConfigError, match="end the program that uses it"):
             await opened(f"many.test:{port}", "127.0.0.2", "127.0.0.1")
         with socket.socket() as again:
             again.bind(("127.0.0.2", port))

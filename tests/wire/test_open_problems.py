@@ -40,7 +40,7 @@ async def test_a_bind_address_of_a_configuration_made_in_python_is_judged_too(bi
 @pytest.mark.parametrize(
     ("error", "advice"),
     [
-        (OSError(errno.EADDRINUSE, "in use"), "end who has it"),
+        (OSError(errno.EADDRINUSE, "in use"), "end the program that uses it"),
         (OSError(errno.EADDRNOTAVAIL, "not here"), "an address of this machine"),
         (OSError(errno.EACCES, "forbidden"), "a port of 1024 or more"),
         (OSError(errno.EMFILE, "too many"), "limit of open files"),
@@ -68,7 +68,7 @@ async def test_advice_is_for_what_is_wrong_with_an_address(
         ("x" * 150, "choose a shorter path"),
         ("none/s", "choose a path whose directory is there"),
         ("file/s", "choose a path whose directory is there"),
-        ("file", "end who has it"),
+        ("file", "end the program that uses it"),
     ],
 )
 async def test_advice_is_for_what_is_wrong_with_a_path(

@@ -1,4 +1,4 @@
-"""The head of an HTTP request from a stranger, and an answer, both by h11 (RFC 9112)."""
+"""The head of a peer's HTTP request, and refusals, both by h11 (RFC 9112)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _MOST_HEADERS = 100
 _MOST_EMPTY = 2
 """Empty lines before a request."""
 _SPACE = 0x20
-"""With it and the control characters below no line of a request begins."""
+"""No request begins with a space, or with a control character, which are below it."""
 _CHUNK = 4096
 _LINGER = 1.0
-"""Seconds that a refused peer may take to read its answer and hang up."""
+"""Seconds that a refused peer has to read its answer and hang up."""
 _MOST_IGNORED = 256 * 1024
 """Bytes that a refused peer may still send."""
 _NO_REQUEST = Response(status=400, body="this is no HTTP request")
@@ -34,9 +34,9 @@ _TOO_LARGE = Response(status=431, body="the request's head has more than 16 KiB 
 
 
 async def read_head(stream: trio.abc.Stream) -> tuple[Head, bytes] | Response | None:
-    """Read one request's head; return it and what came behind it, or how to refuse it; None: the peer hung up.
+    """Read the head of one request; return it with the bytes behind it, or the response that refuses it.
 
-    The caller bounds the time.
+    None if the peer hung up first. The caller bounds the time.
 
     Raises:
         trio.BrokenResourceError: The transport broke.
@@ -58,7 +58,7 @@ async def read_head(stream: trio.abc.Stream) -> tuple[Head, bytes] | Response | 
 
 
 def _is_no_request(begun: bytes | bytearray) -> bool:
-    """Whether no request begins like this, which a TLS handshake does not; a CR alone may end an empty line."""
+    """Return whether no request begins like this, for example a TLS handshake. A lone CR may end an empty line."""
     return begun not in (b"", b"\r") and begun[0] <= _SPACE
 
 
@@ -68,7 +68,7 @@ def _parse(head: bytes) -> Head | Response:
         connection.receive_data(head)
         request = connection.next_event()
     except h11.RemoteProtocolError:
-        # Not h11's words: they may hold what the peer sent.
+        # h11's words are not used: they may contain what the peer sent.
         return _NO_REQUEST
     if not isinstance(request, h11.Request):
         return _NO_REQUEST
@@ -85,12 +85,12 @@ def _parse(head: bytes) -> Head | Response:
 
 @lru_cache(maxsize=256)
 def _name(name: bytes) -> str:
-    """A header's name. It is kept as long as its peer stays, and so shared with other peers."""
+    """Return a header's name. It is kept as long as its peer stays, so peers share it."""
     return name.decode("ascii")
 
 
 def _text(value: bytes) -> str:
-    """A header's value as UTF-8, or where it is none as Latin-1, which takes every byte."""
+    """Return a header's value decoded as UTF-8, or else as Latin-1, which decodes every byte."""
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError:
@@ -98,9 +98,9 @@ def _text(value: bytes) -> str:
 
 
 async def refuse(stream: trio.abc.Stream, refusal: Response, *, head_only: bool = False) -> None:
-    """Write a response, and hang up when the peer has, or shortly after. Never raises for the network.
+    """Write a refusal, then wait briefly until the peer has hung up. Never raises for the network.
 
-    The transport is left for the caller to close. Closing at once could lose the answer: a reset overtakes it.
+    The caller closes the stream afterwards. Without the wait a reset could overtake the response.
     """
     body = refusal.body.encode() + b"\n"
     upgrade = any(name == "Upgrade" for name, _ in refusal.headers)

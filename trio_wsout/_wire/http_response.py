@@ -1,7 +1,7 @@
-"""A server's answer to the opening handshake, read by h11 before trio_websocket sees it (RFC 9112).
+"""A server's response to the opening handshake, read by h11 (RFC 9112). Pure but for the date of a Retry-After.
 
-So a refusal is known with its status at once, an answer without end is cut off, and nothing depends on how its
-bytes are cut.
+A refusal is known with its status as soon as its head is there, an endless response is cut off, and the outcome does
+not depend on how the bytes are cut.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from trio_wsout._core.opening import Opened, ResponseHead, judge_opening, refusa
 if TYPE_CHECKING:
     from trio_wsout._core.opening import Asked
 
-__all__ = ["MOST_BODY", "MOST_EARLY", "MOST_HEAD", "AnswerReader"]
+__all__ = ["MOST_BODY", "MOST_EARLY", "MOST_HEAD", "ResponseReader"]
 
 MOST_HEAD = 64 * 1024
-"""Bytes of an answer up to the end of its last head: what a proxy with large cookies sends, and no more."""
+"""Bytes of a response up to the end of its last head at most. Proxies set large cookies."""
 _MOST_HEADERS = 100
 MOST_EARLY = 16
-"""Informational answers before the final one."""
+"""Informational responses (1xx) before the final one at most."""
 MOST_BODY = 4096
-"""Bytes of a refusal's body that are looked at."""
+"""Bytes of a refusal's body that are looked at, at most."""
 _BEGINNING = b"HTTP/1."
 _TLS_RECORDS = (b"\x15", b"\x16")
-"""First bytes of an alert and of a handshake (RFC 8446 section 5.1), which no HTTP begins with."""
+"""First bytes of a TLS alert and of a TLS handshake (RFC 8446 section 5.1); no HTTP response begins with them."""
 
 
-class AnswerReader:
-    """Reads one answer from its first byte on."""
+class ResponseReader:
+    """Reads one response from its first byte on."""
 
     opened: Opened | None
-    """The connection is open; None: it is not, or not yet."""
+    """What a valid 101 says; None if the connection is not open, or not yet."""
 
     def __init__(self, asked: Asked) -> None:
-        """Read the answer to what was asked."""
+        """Read the response to a request."""
         self._asked = asked
         self._heads = HeadReader(MOST_HEAD)
         self._early = 0
@@ -56,33 +56,33 @@ class AnswerReader:
 
     @property
     def decided(self) -> bool:
-        """Whether it is known what the answer comes to."""
+        """Whether the outcome is known."""
         return self.opened is not None or self._refusal is not None or self._fault is not None
 
     @property
     def began(self) -> bool:
-        """Whether anything came."""
+        """Whether any bytes came."""
         return self._early > 0 or self._refusal is not None or len(self._heads.waiting) > 0
 
     @property
     def rest(self) -> bytes:
-        """What came behind the head of a 101."""
+        """The bytes behind the head of a 101."""
         return bytes(self._heads.waiting)
 
     @property
     def wants_body(self) -> bool:
-        """Whether more of a refusal's body may change what is told of it."""
+        """Whether more of a refusal's body may change what the disconnection says."""
         return self._waits_for_body
 
     @property
     def disconnection(self) -> Disconnection | None:
-        """Why the attempt failed, as far as it is known; None: it did not."""
+        """Why the attempt failed, as far as it is known; None if it did not."""
         if self._refusal is None:
             return self._fault
         return refusal(self._refusal, bytes(self._body), self._asked, wall=time.time())
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes; empty: the server will send no more."""
+        """Take the next bytes; empty if the server sends no more."""
         if self._refusal is not None:
             self._read_body(data)
             return
@@ -123,7 +123,7 @@ class AnswerReader:
                 self._fail(f"the server sent more than {MOST_EARLY} informational answers (1xx)")
 
     def _read_body(self, data: bytes) -> None:
-        """Take bytes of the body, as far as they are looked at; empty, once some were waited for: its end."""
+        """Take bytes of the body, up to `MOST_BODY`; empty at its end, if more was waited for."""
         try:
             if data or self._waits_for_body:
                 self._parser.receive_data(data)

@@ -1,4 +1,4 @@
-"""From `server.bind` to listening sockets, and the address of who connects (SPEC 10)."""
+"""Listening sockets for `server.bind`, and the addresses of sockets (SPEC 10)."""
 
 from __future__ import annotations
 
@@ -21,27 +21,29 @@ if TYPE_CHECKING:
 __all__ = ["address_of", "inode_of", "is_local", "listening_at", "open_listeners", "remove_socket"]
 
 _TRIES = 5
-"""Times that a free port is looked for which is free at every address."""
+"""Attempts to find a port that is free at every address."""
 _ACCESS = "choose a port of 1024 or more, or a path where this user may write"
 _PATH = "choose a path whose directory is there"
 _ADVICE: dict[int | None, str] = {
-    errno.EADDRINUSE: "choose another address, or end who has it",
+    errno.EADDRINUSE: "choose another address, or end the program that uses it",
     errno.EADDRNOTAVAIL: "choose an address of this machine",
     errno.EACCES: _ACCESS,
     errno.EPERM: _ACCESS,
     errno.EROFS: _ACCESS,
     errno.ENOENT: _PATH,
     errno.ENOTDIR: _PATH,
-    None: "choose a shorter path",  # Python has looked, and not the system: a socket's name has about 100 bytes
+    None: "choose a shorter path",  # an error of Python, not of the system: a path has about 100 bytes
     errno.EMFILE: "make the limit of open files higher",
     errno.ENFILE: "make the limit of open files higher",
 }
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-"""Errors of an address that the machine does not have, or of a kind that it does not have."""
+"""Errors for an address, or a kind of address, that this machine does not have."""
 
 
 async def open_listeners(bind: str) -> list[trio.SocketListener]:
-    """Listen at ``host:port``, ``[v6]:port``, ``:port`` or ``unix:PATH``; port 0 is the same free one everywhere.
+    """Listen at ``host:port``, ``[v6]:port``, ``:port`` or ``unix:PATH``.
+
+    Port 0 stands for a free port, the same at every address of the host.
 
     Raises:
         ConfigError: The address can't be used; the problem says why.
@@ -60,8 +62,8 @@ async def open_listeners(bind: str) -> list[trio.SocketListener]:
 
 
 def _advice(error: OSError) -> str:
-    """What to do about an error of the system."""
-    if isinstance(error, socket.gaierror):  # whose numbers are its own
+    """Return what to do about an error of the system."""
+    if isinstance(error, socket.gaierror):  # its numbers are not those of `errno`
         return "choose a name that can be resolved, or an address of this machine"
     return _ADVICE.get(error.errno, "choose another address")
 
@@ -85,7 +87,7 @@ async def _open_tcp(address: BindAddress) -> list[trio.SocketListener]:
 
 
 async def _open_each(host: str | None, port: int) -> list[trio.SocketListener]:
-    """Listen at every address of a host that this machine has: ``localhost`` may stand for ``::1`` where IPv6 is off."""
+    """Listen at each address of a host that this machine has: ``localhost`` may mean ``::1`` where IPv6 is off."""
     found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listeners: list[trio.SocketListener] = []
     missing: OSError | None = None
@@ -107,7 +109,7 @@ async def _open_each(host: str | None, port: int) -> list[trio.SocketListener]:
 
 
 async def _open_unix(path: str) -> trio.SocketListener:
-    """Listen at a path. A socket that nobody listens at any more is replaced."""
+    """Listen at a path; a socket file that no process listens at is replaced."""
     if await _is_abandoned(path):
         remove_socket(path)
     made = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -121,6 +123,7 @@ async def _open_unix(path: str) -> trio.SocketListener:
 
 
 async def _is_abandoned(path: str) -> bool:
+    """Return whether a socket file is at the path and no process listens at it."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             return False
@@ -134,14 +137,17 @@ async def _is_abandoned(path: str) -> bool:
 
 
 def remove_socket(path: str, inode: tuple[int, int] | None = None) -> None:
-    """Remove a socket's file, if it is there; with `inode`, only if it is that one."""
+    """Remove a socket file if it is there; with `inode`, only if it is that file."""
     if inode is None or inode == inode_of(path):
         with suppress(OSError):
             Path(path).unlink()
 
 
 def inode_of(path: str) -> tuple[int, int] | None:
-    """Which file is at a path; None: none. As long as a socket is open, no other gets the number of its file."""
+    """Return device and inode of the file at a path; None if there is none.
+
+    While a socket is open, no other file gets its inode.
+    """
     try:
         found = os.lstat(path)
     except OSError:
@@ -150,14 +156,14 @@ def inode_of(path: str) -> tuple[int, int] | None:
 
 
 def listening_at(listeners: Sequence[object]) -> tuple[str, ...]:
-    """Where listeners listen: ``host:port``, ``[v6]:port`` or ``unix:PATH`` each."""
+    """Return where listeners listen: ``host:port``, ``[v6]:port`` or ``unix:PATH`` each."""
     return tuple(
         _text(each.socket.getsockname()) for each in listeners if isinstance(each, trio.SocketListener)
     )
 
 
 def address_of(stream: object) -> str:
-    """The remote end of an accepted stream: ``host:port``, ``unix``, or ``memory`` where there is no socket."""
+    """Return the remote end of an accepted stream: ``host:port``, ``unix``, or ``memory`` if it is no socket."""
     if not isinstance(stream, trio.SocketStream):
         return "memory"
     try:
@@ -168,13 +174,13 @@ def address_of(stream: object) -> str:
 
 def _text(name: object, nameless: str = "unix:") -> str:
     if isinstance(name, tuple):
-        host, port = str(name[0]), name[1]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - what sockets call a name has no type
+        host, port = str(name[0]), name[1]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - the type of a socket's name is unknown
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return f"unix:{name}" if isinstance(name, str) and name else nameless
 
 
 def is_local(address: str) -> bool:
-    """Whether only this machine can connect to an address, as `listening_at` returns it."""
+    """Return whether only this machine can connect to an address, as `listening_at` returns it."""
     parsed = parse_bind(address)
     if isinstance(parsed, UnixAddress):
         return True

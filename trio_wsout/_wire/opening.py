@@ -16,7 +16,7 @@ from trio_websocket import wrap_client_stream, wrap_server_stream
 
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.opening import Asked, Opened, opening_head
-from trio_wsout._wire.http_response import AnswerReader
+from trio_wsout._wire.http_response import ResponseReader
 from trio_wsout._wire.tcp import lost, system_gave_up
 from trio_wsout._wire.transport import RECEIVE_BYTES, Transport
 
@@ -165,7 +165,7 @@ class _Asking:
     _deadline: float
     key: str
     """Of the request; the answer must fit it."""
-    _answer: AnswerReader = field(init=False)
+    _answer: ResponseReader = field(init=False)
     _received: int = field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -173,7 +173,7 @@ class _Asking:
         asked = Asked(
             secure=request.secure, key=self.key, subprotocols=request.subprotocols, secrets=request.secrets
         )
-        self._answer = AnswerReader(asked)
+        self._answer = ResponseReader(asked)
 
     async def ask(self, asked: bytes) -> Dialled | Disconnection:
         """Write the request, and read the answer."""

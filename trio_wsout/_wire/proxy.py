@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 __all__ = ["ProxyTrouble", "check_proxy", "open_tunnel", "proxy_for"]
 
 _MOST_HEAD = 16 * 1024
-"""Bytes of a proxy's answer up to the end of its head, informational answers included."""
+"""Bytes of a proxy's answer up to the end of its head at most, informational answers included."""
 _CHUNK = 4096
 _TLS_RECORDS = (b"\x15", b"\x16")
-"""First bytes of an alert and of a handshake (RFC 8446 section 5.1)."""
+"""First bytes of a TLS alert and of a TLS handshake (RFC 8446 section 5.1)."""
 _NO_SOCKS = "python-socks, which speaks SOCKS, is not installed: pip install 'trio-wsout[proxy]'"
 
 
 class ProxyTrouble(Exception):  # noqa: N818 - never leaves the package
-    """The tunnel could not be opened; the text is for people and holds no credentials."""
+    """The tunnel can't be opened; the text is for people and contains no credentials."""
 
     def __init__(self, detail: str, cause: Cause = Cause.PROXY) -> None:
         super().__init__(detail)
@@ -48,12 +48,12 @@ class ProxyTrouble(Exception):  # noqa: N818 - never leaves the package
 
 
 def check_proxy(config: Config) -> None:
-    """Look at once whether the proxy of a link can be used, so that it is not found at each attempt.
+    """Check that the proxy of a link can be used, so that a fault is found before the first attempt.
 
-    Of a `url` whose host is known at each attempt only, nothing is known but a proxy that is configured.
+    If the host of `url` is known only at each attempt, nothing but a configured proxy can be checked.
 
     Raises:
-        ConfigError: The environment names no proxy, or python-socks is missing.
+        ConfigError: What the environment names is no proxy, or python-socks is missing.
     """
     parts = urlsplit(config.url or "")
     secure = parts.scheme == "wss"
@@ -79,7 +79,7 @@ def proxy_for(request: Request, configured: Secret | None) -> Proxy | None:
     """Return the proxy to use for this request; None if it needs none.
 
     Raises:
-        ProxyTrouble: The environment names none that can be used.
+        ProxyTrouble: What the environment names can't be used.
     """
     try:
         return _choose(configured, secure=request.secure, host=request.host, port=request.port)
@@ -98,28 +98,28 @@ async def open_tunnel(
     """Open a stream to host and port through the proxy; the caller bounds the time.
 
     Args:
-        proxy: Where to go first.
-        host: As `parse_host` returns it.
-        port: Of the host.
-        tls: Its CA is trusted to certify an https proxy as well.
-        wait: Called with what is waited for, in words.
+        proxy: The proxy.
+        host: The host to reach, as `parse_host` returns it.
+        port: Its port.
+        tls: The section; its CA may also certify an https proxy.
+        wait: Called before each step with words for it.
 
     Raises:
-        ProxyTrouble: The proxy can't be reached, or refused, or python-socks is not installed.
+        ProxyTrouble: The proxy can't be reached or refuses, or python-socks is not installed.
     """
     if _is_socks(proxy):
-        wait(f"SOCKS5 of {_place(proxy)}")
+        wait(f"SOCKS5 of {_address(proxy)}")
         return await _open_socks(proxy, host, port)
-    wait(f"TCP to {_place(proxy)}")
+    wait(f"TCP to {_address(proxy)}")
     try:
         stream: trio.abc.Stream = await open_tcp(proxy.host, proxy.port)
     except (OSError, trio.BrokenResourceError) as error:
         raise _unreachable(proxy, connect_trouble(error)) from None
     try:
         if proxy.scheme == "https":
-            wait(f"TLS with {_place(proxy)}")
+            wait(f"TLS with {_address(proxy)}")
             stream = await _start_tls(stream, proxy, tls)
-        wait(f"the answer of {_place(proxy)} to CONNECT")
+        wait(f"the answer of {_address(proxy)} to CONNECT")
         await _connect(stream, proxy, host, port)
     except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
         await trio.aclose_forcefully(stream)
@@ -134,12 +134,12 @@ def _is_socks(proxy: Proxy) -> bool:
     return proxy.scheme.startswith("socks")
 
 
-def _place(proxy: Proxy) -> str:
+def _address(proxy: Proxy) -> str:
     return format_host_and_port(proxy.host, proxy.port)
 
 
 def _unreachable(proxy: Proxy, why: str) -> ProxyTrouble:
-    return ProxyTrouble(f"the proxy can't be reached at {_place(proxy)}: {why}")
+    return ProxyTrouble(f"the proxy can't be reached at {_address(proxy)}: {why}")
 
 
 # -- HTTP -----------------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ async def _start_tls(stream: trio.abc.Stream, proxy: Proxy, tls: Tls) -> trio.SS
 def _tls_trouble(proxy: Proxy, error: BaseException) -> ProxyTrouble:
     inner = tls_error_in(error)
     if isinstance(inner, ssl.SSLCertVerificationError):
-        detail = f"the certificate of the proxy {_place(proxy)} is not accepted: {inner.verify_message}"
+        detail = f"the certificate of the proxy {_address(proxy)} is not accepted: {inner.verify_message}"
         return ProxyTrouble(detail, Cause.CERTIFICATE)
     plain = inner is not None and inner.reason in {
         "WRONG_VERSION_NUMBER",
@@ -167,12 +167,12 @@ def _tls_trouble(proxy: Proxy, error: BaseException) -> ProxyTrouble:
         "PACKET_LENGTH_TOO_LONG",
     }
     hint = "; if it speaks no TLS, write http:// for it" if plain else ""
-    detail = f"the TLS handshake with the proxy {_place(proxy)} failed: {transport_trouble(error)}{hint}"
+    detail = f"the TLS handshake with the proxy {_address(proxy)} failed: {transport_trouble(error)}{hint}"
     return ProxyTrouble(detail)
 
 
 async def _connect(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) -> None:
-    """Ask for the tunnel, and read exactly the answer to that, however it is cut."""
+    """Ask for the tunnel; read the answer to that and nothing behind it, however it is cut."""
     parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MOST_HEAD + _CHUNK)
     target = format_host_and_port(host, port)
     headers = [("Host", target)]
@@ -196,7 +196,7 @@ async def _connect(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) 
 
 
 def _read_answer(parser: h11.Connection, chunk: bytes, came: bytearray) -> tuple[h11.Response | None, bytes]:
-    """Return the final answer, or None while it is not whole, and what came behind it."""
+    """Return the final answer (None until it is whole) and the bytes behind it."""
     try:
         parser.receive_data(chunk)
         while isinstance(event := parser.next_event(), h11.InformationalResponse):
@@ -223,7 +223,7 @@ def _judge(status: int, rest: bytes, proxy: Proxy) -> None:
             )
         raise ProxyTrouble(f"the proxy refused the tunnel: {status}{phrase}{advice}")
     if rest:
-        # Who is asked through the tunnel speaks second, in TLS as in HTTP: this is a page, or another server.
+        # In TLS and in HTTP the server speaks second. So this is a web page, or another kind of server.
         raise ProxyTrouble(
             f"the proxy answered {status} and went on by itself with {len(rest)} bytes: it opened no tunnel to a WebSocket"
         )
@@ -261,13 +261,13 @@ async def _open_socks(proxy: Proxy, host: str, port: int) -> trio.abc.Stream:
             "it does not speak SOCKS5; if it is an HTTP proxy, write http:// for it" if wrong else str(error)
         )
         trouble = ProxyTrouble(f"the proxy refused the tunnel: {detail}")
-    except Exception as error:  # noqa: BLE001 - python-socks lets out what hostile bytes bring about
+    except Exception as error:  # noqa: BLE001 - hostile bytes make python-socks raise anything
         trouble = ProxyTrouble(f"the proxy broke off before it answered: {transport_trouble(error)}")
     raise trouble
 
 
 async def _resolved(host: str, port: int) -> str:
-    """The first address of a host, as ``socks5`` wants it; ``socks5h`` leaves that to the proxy."""
+    """Return the first address of a host, for ``socks5``; with ``socks5h`` the proxy resolves names."""
     try:
         found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
     except OSError as error:

@@ -76,12 +76,16 @@ def lost(detail: str, error: BaseException | None = None, *, more: str = "") -> 
 
 
 async def open_tcp(host: str, port: int) -> trio.SocketStream:
-    """Connect; what goes wrong is an OSError, or a BrokenResourceError, for `connect_trouble`."""
+    """Connect to the first address of a host that answers.
+
+    Raises:
+        OSError: No address could be connected to; `connect_trouble` tells why.
+    """
     return await trio.open_tcp_stream(host, port, happy_eyeballs_delay=_HAPPY_EYEBALLS_DELAY)
 
 
 def connect_trouble(error: BaseException) -> str:
-    """What a failed look-up or connect says, of the first address where there were many."""
+    """Return why a name look-up or a connect failed, each reason once."""
     inner: BaseException = error
     while inner.__cause__ is not None:
         inner = inner.__cause__
@@ -97,15 +101,15 @@ def connect_trouble(error: BaseException) -> str:
 
 @runtime_checkable
 class TellsBytes(Protocol):
-    """A stream of another kind that knows what became of what it was given."""
+    """A stream other than trio's that knows what was acknowledged."""
 
     def bytes_told(self) -> tuple[int, int] | None:
-        """How many bytes it was given, and how many of them the other side has acknowledged; None: not now."""
+        """Return how many bytes it was given and how many the other side has acknowledged; None if it does not know."""
         ...
 
 
 def tcp_stream(stream: trio.abc.Stream) -> trio.SocketStream | None:
-    """The TCP socket that a stream runs over, through any TLS; None: there is none that we can see."""
+    """Return the TCP socket below a stream and its TLS; None if the stream is of another kind."""
     stream = _transport(stream)
     if isinstance(stream, trio.SocketStream) and stream.socket.family in (socket.AF_INET, socket.AF_INET6):
         return stream
@@ -125,10 +129,10 @@ def set_user_timeout(stream: trio.abc.Stream, heartbeat: Heartbeat | None) -> No
 
 
 def bytes_told(stream: trio.abc.Stream) -> tuple[int, int] | None:
-    """How many bytes the system was given to send, and how many of them the peer's system has acknowledged.
+    """Return how many bytes the system was given to send, and how many the peer's system has acknowledged.
 
-    Both count TLS where there is any. None: the system does not say (it is no Linux, or one before 4.19), or
-    there is no TCP socket. One system call.
+    Both include what TLS adds. None if there is no TCP socket, or the system does not say: only Linux since 4.19 does.
+    It is one system call.
     """
     transport = _transport(stream)
     if isinstance(transport, TellsBytes):
@@ -142,13 +146,16 @@ def bytes_told(stream: trio.abc.Stream) -> tuple[int, int] | None:
         return None
     if len(told) < _TOLD.size:
         return None
-    # The side that dialled finds its SYN acknowledged, too: one byte, which matters to nobody.
+    # On the side that dialled `acknowledged` counts the SYN, too: one byte too many, which does no harm.
     acknowledged, unsent, sent, again = _TOLD.unpack(told)
     return sent - again + unsent, acknowledged
 
 
 def bytes_lying(stream: trio.abc.Stream) -> int | None:
-    """How many bytes lie unread in the socket of a stream, TLS included; None: the system does not say. One system call."""
+    """Return how many bytes lie unread in the socket of a stream, TLS included; None if the system does not say.
+
+    It is one system call.
+    """
     if sys.platform == "win32":
         return None
     transport = _transport(stream)

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_wsout.config.sections import ServerTls, Tls
-
-    Resolve = Callable[[str, str | None], str | None]
+    from trio_wsout.config.templates import Resolve
 
 __all__ = ["ServerContext", "client_context", "key_password", "proxy_context", "start_tls", "tls_error_in"]
 
@@ -31,15 +30,15 @@ _log = logging.getLogger("trio_wsout")
 
 _PEM = "-----BEGIN"
 _MISMATCHES = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
-"""What OpenSSL says of a key that belongs to another certificate; the last, where it is of another kind."""
+"""OpenSSL's reasons for a key of another certificate; the last is for a key of another kind."""
 _MOST = 16 * 1024 * 1024
-"""Bytes of a file that are looked at."""
-_LOOK_EVERY = 1.0
-"""Seconds between two looks at the listener's files."""
+"""Bytes of a file that are read at most."""
+_CHECK_EVERY = 1.0
+"""Seconds between two checks whether the listener's files have changed."""
 
 
 def key_password(path: str, secret: Secret | None, resolve: Resolve) -> Secret | None:
-    """Return the password of a key with its ``${…}`` expanded; None: none is configured.
+    """Return the password of a key with its ``${…}`` expanded; None if none is configured.
 
     Raises:
         ConfigError: It can't be expanded.
@@ -119,7 +118,7 @@ def proxy_context(tls: Tls) -> ssl.SSLContext:
 
 
 def _trust(context: ssl.SSLContext, text: str | None) -> list[Problem]:
-    """Load a `ca-certificate`, if there is one, into a context; return what is wrong with it."""
+    """Load a `ca-certificate`, if there is one, into a context; return the problems with it."""
     if text is None:
         return []
     ca_certificate = _Source("tls.ca-certificate", text)
@@ -150,27 +149,27 @@ class _Source:
     """One certificate or key as it is configured."""
 
     key_path: str
-    """Of its field."""
+    """Path of its field in the configuration."""
     text: str
-    """A path, or PEM text itself."""
+    """The path of a file, or PEM text."""
     called: str = "the PEM text"
-    """What to call it where no path can be told."""
+    """Its name in problems that must not contain `text`."""
     secret: bool = False
-    """Whether it may be a key: PEM text that lost its first line looks like a path of no file."""
+    """Whether `text` may be a key: PEM text without its first line looks like the path of a file."""
     inline: bool = True
     """Whether it may be PEM text."""
     content: bytes = field(default=b"", init=False)
-    """What was read."""
+    """The bytes of the file, or of the PEM text."""
 
     @property
     def is_pem(self) -> bool:
-        """Whether it is PEM text."""
+        """Whether `text` is PEM text."""
         return self.inline and _PEM in self.text
 
     def problems(self, fault_of: Callable[[bytes], str | None]) -> list[Problem]:
-        """Read it; return what is wrong with its content by itself."""
+        """Read `content`; return the problems with it alone."""
         try:
-            # Whatever is not ASCII stands outside of the certificates.
+            # Characters that are not ASCII stand outside of the certificates.
             self.content = self.text.encode("ascii", "replace") if self.is_pem else _read(self.text)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "no file has such a name"
@@ -179,12 +178,12 @@ class _Source:
         return [] if fault is None else [self.problem(fault)]
 
     def problem(self, reason: str) -> Problem:
-        """A problem of this field."""
-        told = not self.is_pem and (not self.secret or os.path.exists(self.text))  # noqa: PTH110 - it takes any text
-        return Problem(path=self.key_path, reason=f"{self.text if told else self.called} {reason}")
+        """Return a problem of this field."""
+        is_path = not self.is_pem and (not self.secret or os.path.exists(self.text))  # noqa: PTH110 - it takes any text
+        return Problem(path=self.key_path, reason=f"{self.text if is_path else self.called} {reason}")
 
     def in_file(self, folder: str) -> str:
-        """The path of a file with it, which OpenSSL wants; for PEM text a private one in `folder`."""
+        """Return the path of a file with the content; PEM text is written to a private file in `folder`."""
         if not self.is_pem:
             return self.text
         path = os.path.join(folder, f"{self.key_path}.pem")  # noqa: PTH118 - OpenSSL takes a string
@@ -196,7 +195,7 @@ class _Source:
 
 @frozen
 class _Pair:
-    """A certificate, its key, and the key's password."""
+    """A certificate, its key, and the password of the key."""
 
     certificate: _Source
     key: _Source
@@ -204,13 +203,13 @@ class _Pair:
     password: Secret | None
 
     def load(self, context: ssl.SSLContext) -> list[Problem]:
-        """Load the pair into a context; return what is wrong with it."""
+        """Load the pair into a context; return the problems with it."""
         problems = [*self.certificate.problems(certificate_fault), *self.key.problems(key_fault)]
         if problems:
             return problems
         if self.password is None and is_encrypted(self.key.content):
             return [self.key.problem(f"is encrypted, and {self.password_field} is not there")]
-        # Without a password OpenSSL would ask the terminal for one.
+        # If it got no password, OpenSSL would ask for one at the terminal.
         password = "" if self.password is None else self.password.reveal()
         try:
             with tempfile.TemporaryDirectory(prefix="trio-wsout-") as folder:
@@ -228,8 +227,8 @@ class _Pair:
         return []
 
     def _refused(self, error: ssl.SSLError) -> Problem:
-        """Tell what of a pair OpenSSL does not take."""
-        reason = cast("str | None", error.reason)  # None, whatever typeshed says, for much that is no PEM
+        """Return the problem that OpenSSL has with the pair."""
+        reason = cast("str | None", error.reason)  # typeshed says str; it is None for much that is no PEM
         if reason in _MISMATCHES:
             return self.key.problem(f"does not fit the certificate in {self.certificate.key_path}")
         if not _is_readable(self.certificate.content):
@@ -250,7 +249,7 @@ def _read(path: str) -> bytes:
 
 
 def _is_readable(certificates: bytes) -> bool:
-    """Whether OpenSSL can read all certificates of a PEM text."""
+    """Return whether OpenSSL can read all certificates of a PEM text."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(
             cadata=certificates.decode("ascii", "ignore")
@@ -273,27 +272,33 @@ def _load_ca(context: ssl.SSLContext, source: _Source) -> list[Problem]:
     return []
 
 
+@define(eq=False)
 class ServerContext:
-    """The listener's TLS context, renewed when its files change; a renewal that fails leaves the old one."""
+    """The listener's TLS context. It is renewed when its files change; if that fails, the old context stays.
 
-    def __init__(self, tls: ServerTls, resolve: Resolve = no_value) -> None:
-        """Read the files; `resolve` returns the value of a ``${…}`` in `key-password`.
+    Raises:
+        ConfigError: The files can't be used, as it is made.
+    """
 
-        Raises:
-            ConfigError: They can't be used.
-        """
-        self._tls = tls
-        self._resolve = resolve
-        self._looked = -_LOOK_EVERY
-        self._seen = _fingerprint(tls)
-        self._told: tuple[object, ...] | None = None
+    _tls: ServerTls
+    _resolve: Resolve = no_value
+    """Returns the value of a ``${…}`` in `key-password`."""
+    _checked_at: float = field(default=-_CHECK_EVERY, init=False)
+    _seen: tuple[object, ...] = field(init=False)
+    """Fingerprint of the files that the context was made of."""
+    _reported: tuple[object, ...] | None = field(default=None, init=False)
+    """Fingerprint of the files whose failure was logged last."""
+    _context: ssl.SSLContext = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._seen = _fingerprint(self._tls)
         self._context = _server_context(self._expanded())
 
     async def get(self) -> ssl.SSLContext:
-        """The context for the next handshake."""
+        """Return the context for the next handshake."""
         now = trio.current_time()
-        if now - self._looked >= _LOOK_EVERY:
-            self._looked = now
+        if now - self._checked_at >= _CHECK_EVERY:
+            self._checked_at = now
             seen = await trio.to_thread.run_sync(_fingerprint, self._tls)
             if seen != self._seen:
                 await self._renew(seen)
@@ -305,11 +310,11 @@ class ServerContext:
         try:
             self._context = await trio.to_thread.run_sync(_server_context, self._expanded())
         except (OSError, ConfigError) as error:
-            # It may be this side's trouble (no descriptor is free, say), so it is tried again, and told once.
-            if seen != self._told:
-                self._told = seen
-                told = error.strerror if isinstance(error, OSError) else "; ".join(map(str, error.problems))
-                _log.error("server.tls changed and can't be used, the old one stays: %s", told)
+            # The cause may be on this side, for example that no descriptor is free. So it is tried again, and logged once.
+            if seen != self._reported:
+                self._reported = seen
+                why = error.strerror if isinstance(error, OSError) else "; ".join(map(str, error.problems))
+                _log.error("server.tls changed and can't be used, the old one stays: %s", why)
         else:
             self._seen = seen
             _log.info("server.tls was read anew")
@@ -335,7 +340,7 @@ def _server_context(tls: ServerTls) -> ssl.SSLContext:
 
 
 def _fingerprint(tls: ServerTls) -> tuple[object, ...]:
-    """What changes when one of the files does."""
+    """Return a value that changes when one of the files does."""
     seen: list[object] = []
     for name in (tls.cert, tls.key):
         try:
