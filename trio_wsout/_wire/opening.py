@@ -1,8 +1,8 @@
-"""The opening handshake of either side, by trio_websocket (RFC 6455 section 4); nothing of it stays afterwards.
+"""The opening handshake of either side, by trio_websocket (RFC 6455 section 4). Nothing of it stays afterwards.
 
-trio_websocket never has the stream itself. It writes its head to, and reads one head from, an `_Exchange`, in a nursery
-that ends with the handshake. The head that it reads is of this library's making and says no more than what was judged
-before. So no byte sequence gets further than its own connection, and the stream is this library's alone from then on.
+trio_websocket runs in a nursery that ends with the handshake, and it never has the stream itself: it writes one head
+to an `_Exchange` and reads one head from it. This library writes the head that is read, and puts only into it what it
+has judged. So whatever a peer sends, the outcome concerns its own connection only.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ _KEY = re.compile(rb"^Sec-WebSocket-Key: *(\S+)\r$", re.MULTILINE | re.IGNORECAS
 
 @define(eq=False)
 class _Exchange(trio.abc.Stream):
-    """What trio_websocket takes for its stream: it writes there, and reads one head."""
+    """The stream that trio_websocket is given: it writes one head and reads one head."""
 
     _read_head: Callable[[bytes], Awaitable[bytes]]
-    """Called with what was written so far when trio_websocket reads; returns what it gets."""
+    """Called with the bytes written so far when trio_websocket reads; returns the head that it reads."""
     written: bytes = field(default=b"", init=False)
+    """The bytes that trio_websocket wrote."""
     _was_read: bool = field(default=False, init=False)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -65,12 +66,12 @@ class _Exchange(trio.abc.Stream):
 
 
 async def accept_opening(key: str, subprotocol: str | None, headers: Sequence[tuple[str, str]]) -> bytes:
-    """Return the answer that lets a peer in; its request has been judged.
+    """Return the 101 that lets a peer in, as bytes to write.
 
     Args:
-        key: Its Sec-WebSocket-Key.
-        subprotocol: Agreed on; None if there is none.
-        headers: Put into the answer.
+        key: The Sec-WebSocket-Key of its request, which has been judged.
+        subprotocol: The one to agree on; None if there is none.
+        headers: Further headers of the answer.
     """
 
     async def read_head(_: bytes) -> bytes:
@@ -105,7 +106,7 @@ def _request_head(key: str, subprotocol: str | None) -> bytes:
 
 @frozen(kw_only=True)
 class Dialled:
-    """A connection that a server has opened."""
+    """A connection that the server has opened."""
 
     transport: Transport
     subprotocol: str | None
@@ -115,12 +116,12 @@ class Dialled:
 async def ask_for_opening(
     stream: trio.abc.Stream, request: Request, deadline: float
 ) -> Dialled | Disconnection:
-    """Ask a server to open a connection; return it, or why there is none.
+    """Ask a server to open a connection; return it, or why the attempt failed.
 
     Args:
-        stream: The stream to the server, TLS around it.
-        request: What to ask with.
-        deadline: When the time of the attempt is up; the caller bounds it.
+        stream: The stream to the server, with TLS around it if there is TLS.
+        request: The request.
+        deadline: When the time of the attempt is up, in seconds of trio's clock; the caller bounds it.
     """
     outcome: Dialled | Disconnection | None = None
     try:
@@ -158,14 +159,14 @@ def _key_in(asked: bytes) -> str:
 
 @define(eq=False)
 class _Asking:
-    """One request, and what comes of it."""
+    """One request and its outcome."""
 
     _stream: trio.abc.Stream
     _request: Request
     _deadline: float
     key: str
-    """Of the request; the answer must fit it."""
-    _answer: ResponseReader = field(init=False)
+    """The Sec-WebSocket-Key of the request, which the response must fit."""
+    _response: ResponseReader = field(init=False)
     _received: int = field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -173,25 +174,25 @@ class _Asking:
         asked = Asked(
             secure=request.secure, key=self.key, subprotocols=request.subprotocols, secrets=request.secrets
         )
-        self._answer = ResponseReader(asked)
+        self._response = ResponseReader(asked)
 
     async def ask(self, asked: bytes) -> Dialled | Disconnection:
-        """Write the request, and read the answer."""
+        """Write the request, and read the response."""
         try:
             await self._stream.send_all(asked)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             trouble = error
         else:
             return await self._hear()
-        # A server that hangs up while it is asked may have said why: a TLS alert, a refusal.
+        # A server that hangs up during the request may have sent a reason before: a TLS alert, or a refusal.
         outcome: Dialled | Disconnection | None = None
         with trio.move_on_after(_HEARING):
             outcome = await self._hear()
         return outcome if isinstance(outcome, Disconnection) else self._unanswered("writing failed", trouble)
 
     async def _hear(self) -> Dialled | Disconnection:
-        answer = self._answer
-        while not answer.decided:
+        response = self._response
+        while not response.decided:
             try:
                 chunk = bytes(await self._stream.receive_some(RECEIVE_BYTES))
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -199,26 +200,26 @@ class _Asking:
             if not chunk:
                 return self._unanswered("the peer closed the connection without a Close frame")
             self._received += len(chunk)
-            answer.feed(chunk)
-        if answer.opened is None:
+            response.feed(chunk)
+        if response.opened is None:
             await self._hear_body()
-            assert answer.disconnection is not None  # noqa: S101 - it is decided, and not open
-            return answer.disconnection
-        transport = Transport(self._stream, unread=answer.rest, received_bytes=self._received)
-        return Dialled(transport=transport, subprotocol=answer.opened.subprotocol)
+            assert response.disconnection is not None  # noqa: S101 - it is decided, and not open
+            return response.disconnection
+        transport = Transport(self._stream, unread=response.rest, received_bytes=self._received)
+        return Dialled(transport=transport, subprotocol=response.opened.subprotocol)
 
     async def _hear_body(self) -> None:
-        """Read what a refusal says, for a moment: it is told in the error."""
+        """Read the body of a refusal for a moment: its first line is told in the error."""
         patience = min(_BODY, (self._deadline - trio.current_time()) / 2)
         with trio.move_on_after(max(0.0, patience)):  # noqa: ASYNC912 - where nothing is to be read, it has been
-            while self._answer.wants_body:
+            while self._response.wants_body:
                 try:
-                    self._answer.feed(bytes(await self._stream.receive_some(RECEIVE_BYTES)))
+                    self._response.feed(bytes(await self._stream.receive_some(RECEIVE_BYTES)))
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     return
 
     def _unanswered(self, detail: str, error: BaseException | None = None) -> Disconnection:
-        if self._answer.began:
+        if self._response.began:
             return lost(detail, error, more=", in the middle of the answer to the opening handshake")
         may_speak_tls = not self._request.secure and not system_gave_up(error)
         hint = "; if it speaks TLS, write wss:// in url" if may_speak_tls else ""
