@@ -1,4 +1,4 @@
-"""One WebSocket connection, opening handshake behind it: messages, pings, the closing handshake, progress."""
+"""An open WebSocket connection: messages, pings, the closing handshake, and how far what was written has come."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["FAREWELL", "Connection"]
 
 FAREWELL = 1.0
-"""Seconds that the last control frames of a connection that is over may take."""
+"""Seconds that the last control frames of a connection may take, once it is over."""
 _PROTOCOL_ERROR = 1002
 _CLOSED_HERE = Disconnection(cause=Cause.LOCAL, detail="closed by this side")
 
@@ -45,15 +45,17 @@ class Connection:
     _opcode: int
     _secrets: Sequence[str]
     _parts: list[Part]
-    """What was decoded and not handed over, the next one last."""
+    """The parts that were decoded and not handed over, the next one last."""
     _last: bytes | None
-    """The Close that answers the peer's, or its violation; None if neither came."""
+    """The payload of the Close that answers the peer's Close or violation; None if neither came."""
     _closing: bool
+    """Whether this side has begun the closing handshake."""
     _closed_by_peer: Disconnection | None
-    """What the Close of the peer means, from the moment that it is read; None if it sent none."""
+    """The disconnection that the peer's Close means, from the moment when it is read; None if none came."""
     _ping_waits: bool
-    """Whether a ping is among what is queued."""
+    """Whether a ping is queued."""
     _written_with_ping: int
+    """Bytes that were written up to the end of the latest ping."""
     _on_ping: Callable[[float], object] | None
     _on_pong: Callable[[bytes], object] | None
     _before_answer: Callable[[], Awaitable[object]] | None
@@ -76,7 +78,7 @@ class Connection:
             text: Whether messages that are sent are text; else they are binary.
             most: Bytes of a message that is received at most.
             subprotocol: Agreed on in the opening handshake.
-            secrets: Nothing that the peer says is told with one of these in it.
+            secrets: Replaced in what is told of the peer's words.
         """
         self.subprotocol = subprotocol
         self._transport = transport
@@ -101,13 +103,13 @@ class Connection:
 
     @property
     def hears(self) -> bool:
-        """Whether the peer may still read, although the connection is over: a write under way is worth its end."""
+        """Whether the peer may still read although the connection is over, so that a write under way may go on."""
         over = self._transport.disconnection
         return over is not None and over.cause in (Cause.CLOSED, Cause.PROTOCOL)
 
     @property
     def received_bytes(self) -> int:
-        """Bytes received so far; where this side dialled, with the handshake."""
+        """Bytes received so far; if this side dialled, those of the handshake included."""
         return self._transport.received_bytes
 
     @property
@@ -116,7 +118,7 @@ class Connection:
         return self._transport.has_queued
 
     def on_control(self, call: Callable[[], object]) -> None:
-        """Have `call` called whenever control frames start to wait for the writer."""
+        """Have `call` called whenever a control frame begins to wait for the writer."""
         self._transport.on_queued = call
 
     def on_life(self, call: Callable[[float], object]) -> None:
@@ -128,7 +130,7 @@ class Connection:
         self._transport.on_end(call)
 
     def on_ping(self, call: Callable[[float], object]) -> None:
-        """Have `call` called with the time when the system has all of a ping; its timeout runs from there."""
+        """Have `call` called with the time at which the system took the last byte of a ping."""
         self._on_ping = call
 
     def on_pong(self, call: Callable[[bytes], object]) -> None:
@@ -177,11 +179,11 @@ class Connection:
 
     @property
     def free_fileno(self) -> int | None:
-        """The number of the socket, for `write_to_each`; None if nobody but the writer may write (`Transport`)."""
+        """The number of the socket, for `write_to_each`; None if only the writer may write (see `Transport`)."""
         return self._transport.free_fileno
 
     def write_at_once(self, frames: bytes) -> None:
-        """Write frames now, where there is a `free_fileno`; what the system does not take the writer is to write."""
+        """Write frames without waiting, if there is a `free_fileno`; the writer writes what the system does not take."""
         if not self._transport.write_nowait(frames):
             self._transport.wrote(len(frames))
             self._transport.keep_rest(frames, 0)
@@ -191,20 +193,20 @@ class Connection:
         self._transport.wrote(size)
 
     def wrote_some(self, frames: bytes, outcome: int | OSError) -> None:
-        """Take what `write_to_each` said of this connection: so many bytes of the frames were taken, or this error."""
+        """Take the outcome of `write_to_each` for this connection: how many bytes the system took, or its error."""
         if isinstance(outcome, OSError):
             self._transport.fail_writing(outcome)
         elif outcome:
             self._transport.keep_rest(frames, outcome)
 
     def ping_now(self, payload: bytes) -> None:
-        """Write a ping now, or have it written before all else when the writer comes to it."""
+        """Write a ping without waiting, or else have the writer write it before all else."""
         frame = self._frame(payload, PING)
         if not self._transport.write_nowait(frame):
             self._ping_waits = True
             self._transport.queue(frame)
         elif self._transport.has_queued:
-            self._ping_waits = True  # the rest of it does
+            self._ping_waits = True  # with the rest of it
         else:
             self._pinged()
 
@@ -221,7 +223,7 @@ class Connection:
         if told is None:
             return None
         given, acknowledged = told
-        # What TLS adds to the writes behind the ping, and the part of one that is under way, is not known.
+        # It is not known what TLS adds to the writes behind the ping, or how far a write under way has come.
         behind_ping = self._transport.written_bytes - self._written_with_ping
         return Progress(acknowledged=acknowledged, awaited=given - behind_ping)
 
@@ -242,9 +244,9 @@ class Connection:
     # -- receiving ------------------------------------------------------------------------------------
 
     async def receive_many(self) -> list[str | bytes]:
-        """Wait for the next messages: at least one, and as many as have come whole, up to a millisecond's work.
+        """Wait for the next messages: at least one, and as many as have come, up to a millisecond's work.
 
-        A caller has taken all that came before: only then more is read, and pings behind it are answered.
+        With each call the messages before count as taken: only then more is read, and pings behind them are answered.
 
         Raises:
             trio.EndOfChannel: The connection is over; `disconnection` says why.
@@ -266,8 +268,8 @@ class Connection:
             self._decode(await self._transport.read())
 
     def _decode(self, chunk: bytes) -> None:
-        """Put the next bytes into parts; take the pongs in them, and note a Close."""
-        # Most of what comes while this side sends.
+        """Decode the next bytes; take the pongs in them, and note a Close."""
+        # While this side sends, most of what comes is pongs.
         pong = self._decoder.lone_pong(chunk)
         if pong is not None:
             if self._on_pong is not None:
@@ -284,7 +286,7 @@ class Connection:
             self._parts = parts
 
     def _heard_close(self, close: Close) -> None:
-        """Whatever breaks from now on, the peer has closed the connection; with ours that is its end."""
+        """Note that the peer has closed the connection; if this side has, too, it is over."""
         reason = redact_secrets(close.reason, self._secrets)
         detail = f"the peer closed with {close.code}" + (f" ({reason!r})" if reason else "")
         self._closed_by_peer = Disconnection(cause=Cause.CLOSED, code=close.code, detail=detail)
@@ -293,7 +295,7 @@ class Connection:
             self._transport.fail(_CLOSED_HERE)
 
     async def _answer(self, part: Ping | Close | Violation) -> None:
-        """Answer what the peer sent, once everything before it counts as taken."""
+        """Answer a ping, a Close or a violation, once everything before it counts as taken."""
         if self._before_answer is not None and not isinstance(part, Violation):
             await self._before_answer()
         match part:
@@ -328,7 +330,7 @@ class Connection:
         return self._closed_by_peer is not None
 
     async def farewell(self) -> None:
-        """Let the last control frames out (the answer to a Close) when the connection is over, briefly."""
+        """Write the last control frames of a connection that is over, for example the answer to a Close."""
         over = self._transport.disconnection
         if over is None or self._transport.torn or not self.hears:
             return

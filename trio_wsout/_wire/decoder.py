@@ -1,18 +1,18 @@
-"""Bytes of one peer, cut in any way, to messages, pings, pongs, a Close, or a violation (RFC 6455 section 5). Pure.
+"""From a peer's bytes, cut in any way, to messages, pings, pongs, a Close or a violation (RFC 6455 section 5). Pure.
 
 Rules
 -----
 1. The outcome depends on the bytes alone, never on how they are cut.
-2. Messages, pings and the Close keep their order. Pongs are returned beside them, because they are taken before
-   the messages in front of them.
+2. Messages, pings and the Close keep their order. Pongs are returned beside them, because a pong is taken as soon as
+   it is read.
 3. A frame is judged as early as possible: by its first two bytes, by its length, and a text by each piece of it.
    After a Close or a violation nothing more is looked at.
 4. A violation has the close code that RFC 6455 section 7.4.1 gives it: 1007 for what is not UTF-8, 1009 for a
    message of more than `max-message-size` or of more than 1024 fragments (SPEC 10), 1002 for everything else.
 5. Without an extension a reserved bit is a violation. With `inflate`, RSV1 on the first frame of a message marks a
    compressed message (RFC 7692 section 6), whose payload goes through `inflate` once it is whole.
-6. Of a frame that is cut only its header, or a control frame, is kept to be looked at again: a peer that sends
-   single bytes costs no more than a constant for each.
+6. Only a header that is cut, or a control frame that is cut, is looked at again when more bytes come. So each byte costs
+   the same, also if a peer sends its bytes one by one.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _from_bytes = int.from_bytes
 
 @frozen
 class Ping:
-    """A ping, to be answered when everything before it was handed over."""
+    """A ping, to be answered when everything before it has been handed over."""
 
     payload: bytes = field(repr=False)
 
@@ -85,7 +85,7 @@ class Close:
     code: int
     """1005 if the frame has none."""
     reason: str = field(default="", repr=False)
-    """May hold what nobody should log."""
+    """It may contain secrets."""
 
 
 @frozen
@@ -95,13 +95,13 @@ class Violation:
     code: int
     """For the Close that the peer is sent (RFC 6455 section 7.1.7)."""
     words: str
-    """What the peer sent, as the object of a sentence; nothing of what it sent is quoted."""
+    """What the peer sent, as the object of a sentence; at most 123 bytes, without a quotation."""
 
 
 Part = list[str | bytes] | Ping | Close | Violation
 """A run of messages, which is never empty, or something else that has its place between messages."""
 Inflate = Callable[[bytes], bytes | Violation]
-"""Returns the payload of a compressed message, or why there is none; it must bound what it returns."""
+"""Returns the payload of a compressed message, of a bounded size, or the violation that it is."""
 
 
 def parse_close(payload: bytes) -> Close | Violation:

@@ -43,9 +43,9 @@ _MOST_QUEUED = 64 * 1024
 
 
 def _fileno_of(stream: trio.abc.Stream) -> Callable[[], int] | None:
-    """Return what returns the number of a plain socket; None if a stream is none, as with TLS.
+    """Return the `fileno` of a plain socket; None if the stream is of another kind, as with TLS.
 
-    It is to be asked at each use: once the socket is closed the number is -1, and never another socket's.
+    It must be called at each use: once the socket is closed it returns -1, and never the number of another socket.
     """
     if not isinstance(stream, trio.SocketStream) or sys.platform == "win32":
         return None
@@ -54,20 +54,20 @@ def _fileno_of(stream: trio.abc.Stream) -> Callable[[], int] | None:
 
 @define(eq=False)
 class Transport:
-    """Reads and writes one stream, which nobody else reads or writes."""
+    """Reads and writes one stream, which nothing else reads or writes."""
 
-    # There is one for each of thousands of peers, and all of them are gone through at each event.
+    # There is one for each of thousands of peers: mind its memory.
     stream: trio.abc.Stream
     _unread: bytes = b""
-    """What came behind the opening handshake."""
+    """Bytes that came behind the opening handshake."""
     received_bytes: int = 0
     """Bytes that were read, TLS taken off."""
     written_bytes: int = field(default=0, init=False)
-    """Bytes that the system has, before TLS, without those of a `write` under way."""
+    """Bytes that the system took, counted before TLS, without those of a `write` under way."""
     disconnection: Disconnection | None = field(default=None, init=False)
     """Why the connection is over; None while it is not."""
     torn: bool = field(default=False, init=False)
-    """Whether a write is under way or stopped inside of a frame. If no write is under way, nothing may be written."""
+    """Whether a write is under way, or has stopped inside of a frame, after which nothing may be written."""
     reading: bool = field(default=False, init=False)
     """Whether the reader waits for bytes."""
     on_bytes: Callable[[float], object] | None = field(default=None, init=False)
@@ -80,7 +80,7 @@ class Transport:
     _fileno: Callable[[], int] | None = field(init=False)
     _queued: bytes = field(default=b"", init=False)
     _unsent: bytes | memoryview = field(default=b"", init=False)
-    """The rest of what was written without waiting and not taken whole."""
+    """The rest of what was written without waiting, which the system did not take."""
     _closing: bool = field(default=False, init=False)
     """Whether our Close was written, or is being written."""
     _alone: bool = field(default=True, init=False)
@@ -101,7 +101,7 @@ class Transport:
             self._on_end()
 
     def announce(self, disconnection: Disconnection) -> None:
-        """Have this be the reason if the connection is lost from now on: the peer said so."""
+        """Have this be the reason if the connection is lost from now on: the peer has sent a Close."""
         self._announced = disconnection
 
     def _lose(self, detail: str, error: BaseException | None = None) -> None:
@@ -118,7 +118,7 @@ class Transport:
         return self.disconnection
 
     def on_end(self, call: Callable[[], object] | None) -> None:
-        """Have `call` called when the connection is over; now if it is already. None: nothing any more."""
+        """Have `call` called when the connection is over, or now if it is already; None: call nothing any more."""
         self._on_end = call
         if call is not None and self.disconnection is not None:
             call()
@@ -156,15 +156,18 @@ class Transport:
     async def _receive_some(self) -> bytes:
         fileno = self._fileno
         while self._alone and fileno is not None and fileno() >= 0:
-            # What a peer sends that is mostly silent (pongs) comes alone. To wait first then saves a system
-            # call that finds nothing, with its exception, and a turn of the loop after the one that finds it.
+            # A peer that is mostly silent sends one frame at a time, pongs for example. To wait first saves a system call
+            # that finds nothing, with its exception, and memory: this wait needs fewer coroutines than the stream's.
             await trio.lowlevel.wait_readable(fileno())
             with suppress(BlockingIOError):
                 return os.read(fileno(), RECEIVE_BYTES)
         return bytes(await self.stream.receive_some(RECEIVE_BYTES))
 
     async def hear_out(self) -> None:
-        """Read on until the peer has hung up or is quiet: closing while bytes lie unread would overtake our Close."""
+        """Read on until the peer has hung up or is quiet.
+
+        If a stream is closed while bytes lie unread in it, the system sends a reset, which may overtake our Close.
+        """
         if self.reading:
             await trio.lowlevel.checkpoint()
             return
@@ -183,7 +186,7 @@ class Transport:
         return bool(self._queued or self._unsent)
 
     def queue(self, frame: bytes) -> None:
-        """Have a control frame written by the writer; behind our Close it is dropped."""
+        """Have the writer write a control frame; behind our Close it is dropped."""
         if self._closing:
             return
         if len(self._queued) + len(frame) > _MOST_QUEUED:
@@ -196,24 +199,24 @@ class Transport:
 
     @property
     def free_fileno(self) -> int | None:
-        """The number of the socket, for `write_to_each`; None if nobody but the writer may write.
+        """The number of the socket, for `write_to_each`; None if only the writer may write.
 
-        Others may until the writer is woken, or the connection is over; the socket stays open for as long.
+        Others may write until the writer is woken or the connection is over; the socket stays open for as long.
         """
         number = -1 if self._fileno is None or not self._is_free else self._fileno()
         return None if number < 0 else number
 
     @property
     def _is_free(self) -> bool:
-        """Whether nobody is writing, nothing waits to be written, and the connection is open."""
+        """Whether no write is under way, nothing waits to be written, and the connection is open."""
         return not (
             self.torn or self._closing or self._queued or self._unsent or self.disconnection is not None
         )
 
     def write_nowait(self, data: bytes) -> bool:
-        """Write frames if nobody is writing and the system takes some of them; return whether it did.
+        """Write frames if no write is under way and the system takes some of them; return whether it did.
 
-        What it did not take waits for the writer then. It costs one system call and wakes no task.
+        The rest waits for the writer. It costs one system call and wakes no task.
         """
         if self._fileno is None or not self._is_free:
             return False
@@ -234,7 +237,7 @@ class Transport:
         self.written_bytes += size
 
     def keep_rest(self, data: bytes, sent: int) -> None:
-        """Have the rest of frames, which count as written, written by the writer before all else."""
+        """Have the writer write the rest of frames before all else; up to now they count as written whole."""
         self._unsent = memoryview(data)[sent:]
         self.written_bytes -= len(self._unsent)
         if self.on_queued is not None:
@@ -245,7 +248,7 @@ class Transport:
         self._lose("writing failed", error)
 
     async def write(self, data: bytes) -> None:
-        """Write what waits and then `data`, whole, or make the connection dead.
+        """Write what waits and then `data`; a write that fails or is cancelled makes the connection dead.
 
         Raises:
             trio.BrokenResourceError: The connection is over; `disconnection` says why.
@@ -253,7 +256,7 @@ class Transport:
         if self.torn or self.disconnection is not None:
             await trio.lowlevel.checkpoint()
             raise trio.BrokenResourceError
-        # A cancellation that is there already tears nothing; on sockets, none that comes later does while there is room.
+        # A cancellation that is already there must not tear a frame. One that comes later tears it only if the socket is full.
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._queued or self._unsent:
             data = self._take_queued(data)
@@ -287,10 +290,10 @@ class Transport:
 
 
 def write_to_each(filenos: Mapping[T, int], data: bytes) -> dict[T, int | OSError]:
-    """Write the same to many plain sockets without waiting; return those that did not take all of it.
+    """Write the same bytes to many plain sockets without waiting.
 
-    With each of these stands how many bytes the system took, or what went wrong. The numbers must be of open sockets,
-    to which nobody is writing.
+    Return the sockets that did not take all of them, each with how many bytes it took, or with its error. The numbers
+    must be those of open sockets to which no write is under way.
     """
     short: dict[T, int | OSError] = {}
     write, size = os.write, len(data)
