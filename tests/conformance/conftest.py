@@ -169,13 +169,13 @@ class EchoServer:
     async def _talk(self, connection: Connection) -> None:
         frames: deque[bytes] = deque()
         wakeup = Wakeup()
-        connection.on_control(wakeup.notify)
+        connection.on_queued(wakeup.notify)
         async with connection, trio.open_nursery() as reading:
             reading.start_soon(self._read, connection, frames, wakeup)
             with trio.CancelScope() as writing:
 
                 def ended() -> None:
-                    writing.deadline = trio.current_time() + (FAREWELL if connection.hears else 0)
+                    writing.deadline = trio.current_time() + (FAREWELL if connection.peer_may_read else 0)
                     wakeup.notify()
 
                 connection.on_end(ended)
@@ -200,7 +200,7 @@ class EchoServer:
 
     async def _write(self, connection: Connection, frames: deque[bytes], wakeup: Wakeup) -> None:
         while connection.disconnection is None:
-            if not (frames or connection.has_control):
+            if not (frames or connection.has_queued):
                 await wakeup.wait()
                 continue
             blob = b"".join(frames)

@@ -17,35 +17,35 @@ def turns(look: ReadOut, motions: list[Motion]) -> int:
 
 
 def test_a_look_at_a_connection_where_nothing_comes_is_a_few_turns() -> None:
-    assert turns(ReadOut(motion(), lying=0), [motion()] * 100) == 8
+    assert turns(ReadOut(motion(), unread_bytes=0), [motion()] * 100) == 8
 
 
 def test_what_lay_there_is_waited_for_as_long_as_it_comes() -> None:
     coming = [motion(number) for number in range(1, 1001)]
-    assert turns(ReadOut(motion(), lying=1000), coming + [motion(1000)] * 8) == 1008
+    assert turns(ReadOut(motion(), unread_bytes=1000), coming + [motion(1000)] * 8) == 1008
 
 
 def test_who_sends_on_puts_the_verdict_off_by_no_more_than_what_lay_there() -> None:
     endless = [motion(number) for number in range(1, 1001)]
-    assert turns(ReadOut(motion(), lying=100), endless) == 108
+    assert turns(ReadOut(motion(), unread_bytes=100), endless) == 108
 
 
 def test_a_reader_that_never_waits_for_more_is_not_waited_for_either() -> None:
     endless = [motion(number, reads=False) for number in range(1, 1001)]
-    assert turns(ReadOut(motion(), lying=100), endless) == 100 + 128
-    assert turns(ReadOut(motion(), lying=0), [motion(reads=False)] * 1000) == 128
+    assert turns(ReadOut(motion(), unread_bytes=100), endless) == 100 + 128
+    assert turns(ReadOut(motion(), unread_bytes=0), [motion(reads=False)] * 1000) == 128
 
 
 def test_a_waiting_write_that_got_room_is_found() -> None:
     for after in (motion(sent=10, writes=True), motion(sent=5), motion(sent=10)):
-        look = ReadOut(motion(sent=5, writes=True), lying=0)
+        look = ReadOut(motion(sent=5, writes=True), unread_bytes=0)
         assert not look.found_room
         look.turned(after)
         assert look.found_room
 
 
 def test_a_write_that_did_not_wait_proves_nothing() -> None:
-    look = ReadOut(motion(sent=5), lying=0)
+    look = ReadOut(motion(sent=5), unread_bytes=0)
     look.turned(motion(sent=10))
     assert not look.found_room
 
@@ -68,8 +68,8 @@ def test_nobody_is_judged_before_all_that_lay_there_was_read_and_taken_apart(
 
     And the peer goes on sending behind that.
     """
-    lying = sum(size for _, size, _ in pieces)
-    look = ReadOut(motion(), lying=lying if knows else None)
+    unread_bytes = sum(size for _, size, _ in pieces)
+    look = ReadOut(motion(), unread_bytes=unread_bytes if knows else None)
     received = 0
     for wait, size, work in pieces:
         for _ in range(wait - 1):

@@ -43,7 +43,7 @@ class SlowLine(trio.abc.Stream):
         self._passed = 0
         self._waiting, self._taking = trio.open_memory_channel[bytes](inf)
 
-    def bytes_told(self) -> tuple[int, int] | None:
+    def send_progress(self) -> tuple[int, int] | None:
         return (self._given, self._passed) if self._tells else None
 
     async def run(self) -> None:

@@ -49,7 +49,7 @@ class ReadOut:
     """The reading-out of one connection, from `_first` on."""
 
     _first: Motion
-    _lying: int | None = field(kw_only=True)
+    _unread_bytes: int | None = field(kw_only=True)
     """Bytes that lay in the socket at the start; None if nobody can tell."""
     _before: Motion = field(init=False)
     _quiet: int = field(default=0, init=False)
@@ -60,9 +60,9 @@ class ReadOut:
 
     def turned(self, motion: Motion) -> bool:
         """Take in the motion one turn later; return whether everything is read."""
-        lying = _MOST if self._lying is None else self._lying
+        unread_bytes = _MOST if self._unread_bytes is None else self._unread_bytes
         came = motion.received != self._before.received
-        if came and self._before.received - self._first.received < lying:
+        if came and self._before.received - self._first.received < unread_bytes:
             self._quiet = self._busy = 0
         elif motion.reads:
             self._quiet += 1

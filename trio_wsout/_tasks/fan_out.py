@@ -172,7 +172,7 @@ class FanOut:
         self.counters.sent_bytes += len(members) * broadcast.write.size
         ask = log.broadcast_written(broadcast)
         for subscription, outcome in short.items():
-            _owner(subscription).connection.wrote_some(broadcast.frames, outcome)
+            _owner(subscription).connection.wrote_part(broadcast.frames, outcome)
         if ask:
             for subscription in tuple(members):
                 _owner(subscription).ping()

@@ -150,7 +150,10 @@ async def read_out(connections: Iterable[Connection | None]) -> set[Connection |
     Returns:
         The connections whose peers took more of a write that waited for room.
     """
-    looks = {each: ReadOut(_motion(each), lying=None if each is None else each.lying) for each in connections}
+    looks = {
+        each: ReadOut(_motion(each), unread_bytes=None if each is None else each.unread_bytes)
+        for each in connections
+    }
     going = [each for each in looks if _is_open(each)]
     while going:
         await trio.lowlevel.checkpoint()

@@ -61,10 +61,10 @@ class LinkConnection:
         When this returns, or is cancelled, the connection is cut, and its last pongs have confirmed what they can.
         """
         connection, outbox = self._connection, self._outbox
-        connection.on_life(self._frame_received)
+        connection.on_bytes(self._frame_received)
         connection.on_ping(self._monitor.ping_written)
         connection.on_pong(self._pong_received)
-        connection.on_control(outbox.to_write.notify)
+        connection.on_queued(outbox.to_write.notify)
         outbox.on_reading_resumed = self._reschedule
         self._reschedule()
         async with connection, trio.open_nursery() as reading:
@@ -75,7 +75,7 @@ class LinkConnection:
                 await connection.wait_ended()
                 # Our answer to a Close may be under way, and should not be torn.
                 outbox.to_write.notify()
-                with trio.move_on_after(FAREWELL if connection.hears else 0):
+                with trio.move_on_after(FAREWELL if connection.peer_may_read else 0):
                     await self._written.wait()
                 writing.cancel_scope.cancel()
             self._heartbeat_task.forget(self)
@@ -92,7 +92,7 @@ class LinkConnection:
         """Write until the connection is over. No other task writes to it."""
         try:
             while self._connection.disconnection is None:
-                if self._ping_wanted or self._outbox.window.ready or self._connection.has_control:
+                if self._ping_wanted or self._outbox.window.ready or self._connection.has_queued:
                     await self._write_once()
                 else:
                     await self._outbox.to_write.wait()

@@ -120,9 +120,9 @@ class ServedPeer:
             self.sent_early = set()
         self.active_at = now = trio.current_time()
         self.monitor.opened(now, knows_progress=connection.progress() is not None)
-        connection.on_control(self.wake)
+        connection.on_queued(self.wake)
         connection.on_ping(self.monitor.ping_written)
-        connection.on_life(self._frame_received)
+        connection.on_bytes(self._frame_received)
         connection.on_pong(self._pong_received)
         self._fan_out.enter(self)
         self._reschedule()
@@ -155,7 +155,7 @@ class ServedPeer:
     def _connection_over(self) -> None:
         """Stop writing; but our answer to a Close may be under way, and gets a moment."""
         self._claim_socket()
-        if self.connection.hears:
+        if self.connection.peer_may_read:
             self._writing.deadline = min(self._writing.deadline, trio.current_time() + FAREWELL)
             self.wake()
         else:
@@ -235,7 +235,7 @@ class ServedPeer:
     def written(self) -> None:
         """Confirm what was taken (level written), unless some of it waits for room in the socket."""
         subscription = self.catch_up()
-        if subscription is not None and not self.connection.has_control:
+        if subscription is not None and not self.connection.has_queued:
             subscription.written()
 
     def write_now(self) -> None:
@@ -252,7 +252,7 @@ class ServedPeer:
             if frames:
                 self._fan_out.counters.sent_bytes += len(frames)
                 self.active_at = trio.current_time()
-                self.connection.write_at_once(frames)
+                self.connection.write_nowait(frames)
                 if self._fan_out.confirms_writes:
                     self.written()
         self.ping()
@@ -264,7 +264,7 @@ class ServedPeer:
         """Write the ping that is due or wanted, if one is, behind everything that was taken."""
         if self._finished or not self._ping_wanted():
             return
-        self.connection.ping_now(self._next_ping())
+        self.connection.ping_nowait(self._next_ping())
         self._reschedule()
 
     def _ping_wanted(self) -> bool:
@@ -318,7 +318,7 @@ class ServedPeer:
         while not self._finished:
             subscription = self.catch_up()
             ready = subscription is not None and subscription.ready
-            if not (ready or self._ping_wanted() or self.connection.has_control):
+            if not (ready or self._ping_wanted() or self.connection.has_queued):
                 if fan_out.complete and subscription is not None and subscription.has_all:
                     self.close(GOING_AWAY)
                     return
@@ -355,7 +355,7 @@ class ServedPeer:
 
     async def _write(self, frames: bytes) -> None:
         ping = self._next_ping() if self._ping_wanted() else None
-        if frames or ping is not None or self.connection.has_control:
+        if frames or ping is not None or self.connection.has_queued:
             self._fan_out.heartbeat_task.no_later_than(self, self._stalls_at())
             count = await self.connection.write_frames(frames, ping)
             self._fan_out.counters.sent_bytes += count

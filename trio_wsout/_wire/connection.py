@@ -14,7 +14,7 @@ from trio_wsout._core.read_out import Motion
 from trio_wsout._core.redaction import redact_secrets
 from trio_wsout._wire.decoder import NO_STATUS, Close, Decoder, Ping, Violation
 from trio_wsout._wire.frames import BINARY, CLOSE, PING, PONG, TEXT, masked_frame, masked_frames, plain_frame
-from trio_wsout._wire.tcp import bytes_lying, bytes_told
+from trio_wsout._wire.tcp import bytes_unread, send_progress
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -78,7 +78,7 @@ class Connection:
             text: Whether messages that are sent are text; else they are binary.
             most: Bytes of a message that is received at most.
             subprotocol: Agreed on in the opening handshake.
-            secrets: Replaced in what is told of the peer's words.
+            secrets: Replaced where a text of the peer is told.
         """
         self.subprotocol = subprotocol
         self._transport = transport
@@ -102,7 +102,7 @@ class Connection:
         return self._transport.disconnection
 
     @property
-    def hears(self) -> bool:
+    def peer_may_read(self) -> bool:
         """Whether the peer may still read although the connection is over, so that a write under way may go on."""
         over = self._transport.disconnection
         return over is not None and over.cause in (Cause.CLOSED, Cause.PROTOCOL)
@@ -113,15 +113,15 @@ class Connection:
         return self._transport.received_bytes
 
     @property
-    def has_control(self) -> bool:
+    def has_queued(self) -> bool:
         """Whether control frames wait for the next `write`."""
         return self._transport.has_queued
 
-    def on_control(self, call: Callable[[], object]) -> None:
+    def on_queued(self, call: Callable[[], object]) -> None:
         """Have `call` called whenever a control frame begins to wait for the writer."""
         self._transport.on_queued = call
 
-    def on_life(self, call: Callable[[float], object]) -> None:
+    def on_bytes(self, call: Callable[[float], object]) -> None:
         """Have `call` called with the time, in seconds of trio's clock, whenever bytes come."""
         self._transport.on_bytes = call
 
@@ -182,7 +182,7 @@ class Connection:
         """The number of the socket, for `write_to_each`; None if only the writer may write (see `Transport`)."""
         return self._transport.free_fileno
 
-    def write_at_once(self, frames: bytes) -> None:
+    def write_nowait(self, frames: bytes) -> None:
         """Write frames without waiting, if there is a `free_fileno`; the writer writes what the system does not take."""
         if not self._transport.write_nowait(frames):
             self._transport.wrote(len(frames))
@@ -192,14 +192,14 @@ class Connection:
         """Count bytes that `write_to_each` wrote."""
         self._transport.wrote(size)
 
-    def wrote_some(self, frames: bytes, outcome: int | OSError) -> None:
+    def wrote_part(self, frames: bytes, outcome: int | OSError) -> None:
         """Take the outcome of `write_to_each` for this connection: how many bytes the system took, or its error."""
         if isinstance(outcome, OSError):
             self._transport.fail_writing(outcome)
         elif outcome:
             self._transport.keep_rest(frames, outcome)
 
-    def ping_now(self, payload: bytes) -> None:
+    def ping_nowait(self, payload: bytes) -> None:
         """Write a ping without waiting, or else have the writer write it before all else."""
         frame = self._frame(payload, PING)
         if not self._transport.write_nowait(frame):
@@ -219,10 +219,10 @@ class Connection:
 
     def progress(self) -> Progress | None:
         """Return how far what was written has come; None if the system does not say. One system call."""
-        told = bytes_told(self._transport.stream)
-        if told is None:
+        progress = send_progress(self._transport.stream)
+        if progress is None:
             return None
-        given, acknowledged = told
+        given, acknowledged = progress
         # It is not known what TLS adds to the writes behind the ping, or how far a write under way has come.
         behind_ping = self._transport.written_bytes - self._written_with_ping
         return Progress(acknowledged=acknowledged, awaited=given - behind_ping)
@@ -232,14 +232,14 @@ class Connection:
         """How far it has come both ways. One system call while a write is under way."""
         transport = self._transport
         writes = transport.torn and transport.disconnection is None
-        told = bytes_told(transport.stream) if writes else None
-        sent = transport.written_bytes if told is None else told[0]
+        progress = send_progress(transport.stream) if writes else None
+        sent = transport.written_bytes if progress is None else progress[0]
         return Motion(received=transport.received_bytes, sent=sent, reads=transport.reading, writes=writes)
 
     @property
-    def lying(self) -> int | None:
+    def unread_bytes(self) -> int | None:
         """Bytes that lie unread in the socket; None if the system does not say. One system call."""
-        return bytes_lying(self._transport.stream)
+        return bytes_unread(self._transport.stream)
 
     # -- receiving ------------------------------------------------------------------------------------
 
@@ -332,7 +332,7 @@ class Connection:
     async def farewell(self) -> None:
         """Write the last control frames of a connection that is over, for example the answer to a Close."""
         over = self._transport.disconnection
-        if over is None or self._transport.torn or not self.hears:
+        if over is None or self._transport.torn or not self.peer_may_read:
             return
         violates = over.cause is Cause.PROTOCOL
         last = self._last

@@ -22,12 +22,12 @@ if sys.platform != "win32":
     import termios
 
 __all__ = [
-    "TellsBytes",
-    "bytes_lying",
-    "bytes_told",
+    "TellsProgress",
+    "bytes_unread",
     "connect_trouble",
     "lost",
     "open_tcp",
+    "send_progress",
     "set_user_timeout",
     "system_gave_up",
     "tcp_stream",
@@ -38,7 +38,7 @@ _HAPPY_EYEBALLS_DELAY = 0.25
 _LONGEST_TIMEOUT = 2**31 - 1
 """Milliseconds of TCP_USER_TIMEOUT at most."""
 _INT = Struct("=i")
-_TOLD = Struct("=120xQ16xI52xQQ")
+_TCP_INFO = Struct("=120xQ16xI52xQQ")
 """Of Linux' ``struct tcp_info`` (linux/tcp.h): bytes_acked, notsent_bytes, bytes_sent, bytes_retrans (since 4.19)."""
 
 _NOBODY_THERE = frozenset(
@@ -100,10 +100,10 @@ def connect_trouble(error: BaseException) -> str:
 
 
 @runtime_checkable
-class TellsBytes(Protocol):
+class TellsProgress(Protocol):
     """A stream other than trio's that knows what was acknowledged."""
 
-    def bytes_told(self) -> tuple[int, int] | None:
+    def send_progress(self) -> tuple[int, int] | None:
         """Return how many bytes it was given and how many the other side has acknowledged; None if it does not know."""
         ...
 
@@ -128,30 +128,30 @@ def set_user_timeout(stream: trio.abc.Stream, heartbeat: Heartbeat | None) -> No
         tcp.setsockopt(socket.IPPROTO_TCP, option, min(milliseconds, _LONGEST_TIMEOUT))
 
 
-def bytes_told(stream: trio.abc.Stream) -> tuple[int, int] | None:
+def send_progress(stream: trio.abc.Stream) -> tuple[int, int] | None:
     """Return how many bytes the system was given to send, and how many the peer's system has acknowledged.
 
     Both include what TLS adds. None if there is no TCP socket, or the system does not say: only Linux since 4.19 does.
     It is one system call.
     """
     transport = _transport(stream)
-    if isinstance(transport, TellsBytes):
-        return transport.bytes_told()
+    if isinstance(transport, TellsProgress):
+        return transport.send_progress()
     tcp = tcp_stream(transport) if sys.platform == "linux" else None
     if tcp is None:
         return None
     try:
-        told = tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TOLD.size)
+        info = tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
     except (OSError, trio.ClosedResourceError):
         return None
-    if len(told) < _TOLD.size:
+    if len(info) < _TCP_INFO.size:
         return None
     # On the side that dialled `acknowledged` counts the SYN, too: one byte too many, which does no harm.
-    acknowledged, unsent, sent, again = _TOLD.unpack(told)
+    acknowledged, unsent, sent, again = _TCP_INFO.unpack(info)
     return sent - again + unsent, acknowledged
 
 
-def bytes_lying(stream: trio.abc.Stream) -> int | None:
+def bytes_unread(stream: trio.abc.Stream) -> int | None:
     """Return how many bytes lie unread in the socket of a stream, TLS included; None if the system does not say.
 
     It is one system call.
@@ -163,10 +163,10 @@ def bytes_lying(stream: trio.abc.Stream) -> int | None:
         return None
     try:
         number, size = transport.socket.fileno(), bytes(_INT.size)
-        told = fcntl.ioctl(number, termios.FIONREAD, size)  # pyright: ignore[reportPossiblyUnboundVariable] - not on Windows
+        count = fcntl.ioctl(number, termios.FIONREAD, size)  # pyright: ignore[reportPossiblyUnboundVariable] - not on Windows
     except (OSError, ValueError):  # it is closed
         return None
-    return int(_INT.unpack(told)[0])
+    return int(_INT.unpack(count)[0])
 
 
 def _transport(stream: trio.abc.Stream) -> trio.abc.Stream:
