@@ -8,24 +8,24 @@ from collections import Counter, defaultdict
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from trio_wsout._core.recurring import EVERY, Recurring
+from trio_wsout._core.throttle import EVERY, Throttle
 
 KINDS = st.sampled_from(["a", "b", "c"])
 
 
 def test_the_first_is_told_at_once_and_the_rest_together_a_minute_later() -> None:
-    recurring = Recurring()
-    assert recurring.deadline is None
-    assert [recurring.happened("a", now) for now in (5.0, 5.0, 64.9)] == [True, False, False]
-    assert recurring.happened("b", 30.0)
-    assert recurring.deadline == 65.0
-    assert recurring.poll(64.9) == []
-    assert recurring.poll(65.0) == [("a", 2)]
-    assert recurring.deadline is None
-    assert not recurring.happened("a", 124.9)
-    assert recurring.happened("b", 90.0)
-    assert not recurring.happened("b", 91.0)
-    assert (recurring.deadline, recurring.rest(92.0), recurring.deadline) == (
+    throttle = Throttle()
+    assert throttle.deadline is None
+    assert [throttle.happened("a", now) for now in (5.0, 5.0, 64.9)] == [True, False, False]
+    assert throttle.happened("b", 30.0)
+    assert throttle.deadline == 65.0
+    assert throttle.poll(64.9) == []
+    assert throttle.poll(65.0) == [("a", 2)]
+    assert throttle.deadline is None
+    assert not throttle.happened("a", 124.9)
+    assert throttle.happened("b", 90.0)
+    assert not throttle.happened("b", 91.0)
+    assert (throttle.deadline, throttle.rest(92.0), throttle.deadline) == (
         125.0,
         [("a", 1), ("b", 1)],
         None,
@@ -33,17 +33,17 @@ def test_the_first_is_told_at_once_and_the_rest_together_a_minute_later() -> Non
 
 
 def test_after_a_quiet_minute_the_next_is_a_first_again() -> None:
-    recurring = Recurring()
-    assert recurring.happened("a", 0.0)
-    assert recurring.happened("a", EVERY)
+    throttle = Throttle()
+    assert throttle.happened("a", 0.0)
+    assert throttle.happened("a", EVERY)
 
 
 def test_one_that_is_overdue_is_told_by_poll_and_never_twice() -> None:
-    recurring = Recurring()
-    recurring.happened("a", 0.0)
-    recurring.happened("a", 1.0)
-    assert not recurring.happened("a", 70.0), "poll was late"
-    assert recurring.poll(70.0) == [("a", 2)]
+    throttle = Throttle()
+    throttle.happened("a", 0.0)
+    throttle.happened("a", 1.0)
+    assert not throttle.happened("a", 70.0), "poll was late"
+    assert throttle.poll(70.0) == [("a", 2)]
 
 
 class Log(RuleBasedStateMachine):
@@ -51,7 +51,7 @@ class Log(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.recurring = Recurring()
+        self.throttle = Throttle()
         self.now = 0.0
         self.happened: Counter[str] = Counter()
         self.told: dict[str, list[tuple[float, int]]] = defaultdict(list)
@@ -60,22 +60,22 @@ class Log(RuleBasedStateMachine):
     def happen(self, kind: str, times: int) -> None:
         for _ in range(times):
             self.happened[kind] += 1
-            if self.recurring.happened(kind, self.now):
+            if self.throttle.happened(kind, self.now):
                 self.told[kind].append((self.now, 1))
 
     @rule(seconds=st.sampled_from([0.5, 10.0, 59.0, 60.0, 61.0]), polls=st.booleans())
     def wait(self, seconds: float, polls: bool) -> None:
         self.now += seconds
         if polls:
-            for kind, count in self.recurring.poll(self.now):
+            for kind, count in self.throttle.poll(self.now):
                 self.told[kind].append((self.now, count))
 
     @rule()
     def wait_for_the_deadline(self) -> None:
-        deadline = self.recurring.deadline
+        deadline = self.throttle.deadline
         if deadline is not None:
             self.now = max(self.now, deadline)
-            due = self.recurring.poll(self.now)
+            due = self.throttle.poll(self.now)
             assert due, "nothing is due at the deadline"
             for kind, count in due:
                 self.told[kind].append((self.now, count))
@@ -92,13 +92,13 @@ class Log(RuleBasedStateMachine):
             kind: self.happened[kind] - sum(count for _, count in self.told[kind]) for kind in self.happened
         }
         assert all(count >= 0 for count in untold.values())
-        assert (self.recurring.deadline is None) == (not any(untold.values()))
-        if self.recurring.deadline is not None:
+        assert (self.throttle.deadline is None) == (not any(untold.values()))
+        if self.throttle.deadline is not None:
             oldest = min(self.told[kind][-1][0] for kind, count in untold.items() if count)
-            assert self.recurring.deadline == oldest + EVERY
+            assert self.throttle.deadline == oldest + EVERY
 
     def teardown(self) -> None:
-        for kind, count in self.recurring.rest(self.now):
+        for kind, count in self.throttle.rest(self.now):
             self.told[kind].append((self.now, count))
         assert {kind: sum(count for _, count in told) for kind, told in self.told.items()} == self.happened
 
@@ -108,8 +108,8 @@ TestLog = Log.TestCase
 
 @given(st.lists(st.tuples(KINDS, st.floats(0, 0.5)), max_size=200))
 def test_a_flood_is_a_line_for_each_kind_a_minute(flood: list[tuple[str, float]]) -> None:
-    recurring, now, lines = Recurring(), 0.0, 0
+    throttle, now, lines = Throttle(), 0.0, 0
     for kind, pause in flood:
         now += pause
-        lines += recurring.happened(kind, now) + len(recurring.poll(now))
+        lines += throttle.happened(kind, now) + len(throttle.poll(now))
     assert lines <= 3 * (1 + now / EVERY)

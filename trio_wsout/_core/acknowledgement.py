@@ -3,10 +3,10 @@
 Rules
 -----
 1. A message is an acknowledgement when it is JSON and `delivery.ack-pointer` finds something in it.
-2. Where a cursor is configured, a string or number equal to the cursor value of an event in
-   flight names that event; of several, the oldest, so that nothing is confirmed too early.
-3. Else a whole number is a sequence number, and a text ``epoch-seq`` of this output's epoch is its.
-4. What names nothing in flight is counted and changes nothing.
+2. Where a cursor is configured, a string or number that equals the cursor value of an event in flight names that event; if
+   there are several, the oldest, so that nothing is confirmed too early.
+3. Otherwise a whole number is a sequence number, and a text ``epoch-seq`` names the event `seq` if the epoch is this output's.
+4. An acknowledgement that names nothing in flight is counted and changes nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _DIGITS = 19
 
 
 def stamp_of(epoch: int, seq: int) -> str:
-    """The ``epoch-seq`` text of an event."""
+    """Return the ``epoch-seq`` text of an event."""
     return f"{epoch}-{seq}"
 
 
@@ -39,15 +39,15 @@ class AckReader:
     """Reads acknowledgements for one output."""
 
     epoch: int
-    """That of the stamps that are known."""
+    """The epoch of this output's stamps."""
 
     def __init__(self, pointer: str, epoch: int) -> None:
-        """Read what `pointer` (RFC 6901) finds, as cursors of events or sequence numbers of `epoch`."""
+        """Read the values that `pointer` (RFC 6901) finds as cursors of events, or sequence numbers of `epoch`."""
         self._tokens = parse_pointer(pointer)
         self.epoch = epoch
 
     def value_in(self, message: str | bytes) -> object:
-        """What the message acknowledges, not yet understood; MISSING: it is no acknowledgement."""
+        """Return the value that the pointer finds in a message; MISSING if the message is no acknowledgement."""
         try:
             document: object = orjson.loads(message)
         except orjson.JSONDecodeError:
@@ -55,7 +55,7 @@ class AckReader:
         return pointer_value(document, self._tokens)
 
     def seq_of(self, value: object, in_flight: Iterable[Accepted]) -> int | None:
-        """The sequence number that `value` names; None: it names nothing in flight."""
+        """Return the sequence number that `value` names; None if it names nothing in flight."""
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             return None
         events = list(in_flight)

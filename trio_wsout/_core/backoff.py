@@ -1,4 +1,4 @@
-"""How long to wait after the n-th failure in a row (SPEC 6).
+"""The delay after the n-th failure in a row (SPEC 6).
 
 The formula, for n ≥ 1 and a draw that is uniform in [0, 1)::
 
@@ -21,10 +21,10 @@ __all__ = ["ceiling", "delay"]
 
 
 def ceiling(failures: int, policy: Reconnect) -> float:
-    """The longest delay after this many failures in a row, in seconds.
+    """Return the longest delay after this many failures in a row, in seconds.
 
     Args:
-        failures: Failures in a row, at least 1; any size.
+        failures: Failures in a row, at least 1; the number may be of any size.
         policy: initial_backoff, max_backoff and multiplier are used.
     """
     if failures > _steps_to_cap(policy):
@@ -33,12 +33,12 @@ def ceiling(failures: int, policy: Reconnect) -> float:
 
 
 def delay(failures: int, draw: float, policy: Reconnect) -> float:
-    """The delay after this many failures in a row, in seconds; `draw` is uniform in [0, 1)."""
+    """Return the delay after this many failures in a row, in seconds; `draw` is uniform in [0, 1)."""
     return ceiling(failures, policy) * (1.0 - policy.jitter * draw)
 
 
 def _steps_to_cap(policy: Reconnect) -> float:
-    """Failures beyond which the ceiling is the cap for certain, so that no power overflows."""
+    """Return a number of failures beyond which the ceiling is the cap for certain, so that no power overflows."""
     if policy.multiplier == 1.0:
         return inf
     return 2.0 + log(policy.max_backoff / policy.initial_backoff) / log(policy.multiplier)

@@ -1,4 +1,4 @@
-"""What the application's callables return: an awaitable where they must be async, none where they must not."""
+"""Checks that the application's callables are async where they must be, and nowhere else."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 
 class CallableError(TypeError):
-    """A callable is async where it must not be, or the other way round; the text holds no value."""
+    """A callable is async where it must not be, or is not where it must be; the text holds no value."""
 
 
 def awaitable(name: str, returned: Awaitable[T]) -> Awaitable[T]:
     """Return what the async callable `name` returned.
 
     Raises:
-        CallableError: It can't be awaited.
+        CallableError: The callable is not async.
     """
     found = cast("object", returned)
     if not isawaitable(found):
@@ -34,7 +34,7 @@ def plain(name: str, returned: T) -> T:
     """Return what the callable `name` returned, which must not be async.
 
     Raises:
-        CallableError: It is to be awaited.
+        CallableError: The callable is async.
     """
     if isawaitable(returned):
         if iscoroutine(returned):

@@ -1,7 +1,7 @@
 """Why an attempt failed or an open connection ended, as one value that the pure machines judge.
 
-Built by `_wire` from what the network did, read by `link` (retry, or give up), by `delivery`
-(which message is to blame) and by people, in errors and logs.
+`_wire` makes it of what the network did. `link` reads it to retry or give up, `delivery` to blame a message, and people read
+it in errors and logs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["BY_SILENCE", "Cause", "Disconnection"]
 
 
 class Cause(StrEnum):
-    """What kind of trouble ended an attempt or a connection."""
+    """The kind of trouble that ended an attempt or a connection."""
 
     UNREACHABLE = "unreachable"
     """Name look-up or TCP connect failed."""
@@ -43,7 +43,7 @@ class Cause(StrEnum):
     STALLED = "stalled"
     """A message was not confirmed within retry.timeout."""
     CALLABLE = "callable"
-    """A callable of the application is not async where it must be: final, for no attempt would mend it."""
+    """A callable of the application is not async where it must be; final, because no attempt would mend it."""
     LOCAL = "local"
     """This side closed the connection on purpose."""
 
@@ -62,7 +62,7 @@ class Disconnection:
     status: int | None = None
     """HTTP status, for `Cause.REFUSED`."""
     code: int | None = None
-    """Close code (RFC 6455 section 7.4): of the peer's, for `Cause.CLOSED`; for it, for `Cause.PROTOCOL`, if known."""
+    """Close code (RFC 6455 section 7.4): that of the peer for `Cause.CLOSED`; that for the peer for `Cause.PROTOCOL`, if known."""
     retry_after: float | None = None
     """Seconds that the server asked to wait (429, 503), a lower bound for the next delay."""
 

@@ -1,4 +1,4 @@
-"""Events on their way, and the messages that carry them."""
+"""Events that were accepted, and the messages that carry them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["Accepted", "BatchMessage", "Fate", "Message", "Refused", "all_plain"
 
 
 class Fate(Protocol):
-    """Who wants to know what became of one event."""
+    """Is told what became of one event."""
 
     def confirmed(self, document: Document | None) -> None:
-        """The event reached the delivery level, in this document if documents are marked."""
+        """The event reached the delivery level; `document` is the marker of its batch, None if documents are not marked."""
 
     def failed(self, reason: str) -> None:
         """The event will not be delivered."""
@@ -26,25 +26,25 @@ class Fate(Protocol):
 
 @define(eq=False, weakref_slot=False)
 class Accepted:
-    """One event on its way. Where events go one by one it is its own message, which saves making another.
+    """One accepted event. Where events go one by one it is its own message, which saves making another.
 
-    There is one for every event, so it holds no more than it must: making it is a part of what an event costs.
+    There is one for every event, so it holds no more than it must: making it is a part of the cost of an event.
     """
 
     payload: bytes
-    """The encoded event; as a message, not yet framed."""
+    """The encoded event, not framed."""
     event: object
-    """As the application gave it."""
+    """The event as the application gave it."""
     fate: Fate | None = None
-    """Who waits for it."""
+    """Is told what became of it; None if nobody asked."""
     seq: int = 0
-    """Sequence number, 1-based; given when the event leaves the intake."""
+    """Sequence number, 1-based; 0 until the event leaves the intake."""
     source: Any = field(
         default=None, kw_only=True
     )  # a parameter: `init=False` would look the default up for each
-    """Which peer of a relay it came from; None: it did not come from a peer."""
+    """The peer of a relay that sent it; None if no peer did."""
     cursor: str | None = field(default=None, kw_only=True)
-    """Its cursor value; None: it has none. Read as it was accepted: the application may change its event later."""
+    """Its cursor value, read as it was accepted because the application may change the event later; None if it has none."""
 
     count: ClassVar[int] = 1
     """Events in it."""
@@ -58,21 +58,21 @@ class Accepted:
 
     @property
     def last_seq(self) -> int:
-        """Its own number."""
+        """Its sequence number."""
         return self.seq
 
     @property
     def awaited(self) -> bool:
-        """Whether somebody asked for its fate."""
+        """Whether somebody asked what becomes of it."""
         return self.fate is not None
 
 
 @define(eq=False, weakref_slot=False)
 class Refused(Accepted):
-    """An event of which it was known before it was ever written that it can't be delivered."""
+    """An event that was accepted although it can't be delivered; it is never written."""
 
     reason: str = field(kw_only=True)
-    """Why."""
+    """Why it can't be delivered."""
 
 
 @define(eq=False, weakref_slot=False)
@@ -80,7 +80,7 @@ class BatchMessage:
     """A message of several events."""
 
     payload: bytes
-    """The encoded message, not yet framed."""
+    """The encoded message, not framed."""
     events: Sequence[Accepted]
     """The events, in order, never empty."""
     document: Document | None = None
@@ -96,27 +96,27 @@ class BatchMessage:
 
     @property
     def last_seq(self) -> int:
-        """Number of its last event."""
+        """Sequence number of its last event."""
         return self.events[-1].seq
 
     @property
     def awaited(self) -> bool:
-        """Whether somebody asked for the fate of one of its events."""
+        """Whether somebody asked what becomes of one of its events."""
         return any(event.fate is not None for event in self.events)
 
 
 Message = Accepted | BatchMessage
-"""One message of the window, and what it carries."""
+"""One message with its events."""
 
 _PLAIN = {Accepted}
 
 
 def all_plain(items: Iterable[object]) -> bool:
-    """Whether all of these are events that go as they are, one a message; true where there are none."""
+    """Return whether all items are plain `Accepted` events; true if there are none."""
     # This asks many objects for their types at a third of the cost of asking each for anything else.
     return set(map(type, items)) <= _PLAIN
 
 
 def events_in(messages: Sequence[Message]) -> int:
-    """How many events messages carry."""
+    """Return how many events the messages carry."""
     return len(messages) if all_plain(messages) else sum([message.count for message in messages])

@@ -1,4 +1,4 @@
-"""What peers sent, with who sent it."""
+"""Messages that peers sent, each with its peer."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class Peer:
     address: str
     """``host:port`` of the remote end."""
     subprotocol: str | None = None
-    """The subprotocol that was agreed on; None: none."""
+    """The subprotocol that was agreed on; None if none was."""
     path: str = ""
-    """The path that it asked for; empty in mode client, and for the link of a relay."""
+    """The path that the peer asked for; empty in mode client, and for the link of a relay."""
     headers: Mapping[str, str] = field(factory=dict[str, str], repr=mask_headers, hash=False)
-    """What it sent in its handshake, by lower-case name; empty in mode client."""
+    """The headers of the peer's handshake by lower-case name; empty in mode client."""
     identity: str | None = None
-    """Who it is, as `authenticate` or `server.auth` said; None: nobody in particular."""
+    """The peer's identity by `authenticate` or `server.auth`; None if it has none."""
     may_send: bool = True
-    """Whether what it sends is passed on or received, as `authenticate` said."""
+    """Whether messages of the peer are passed on or received; `authenticate` decides."""
 
 
 @frozen
@@ -36,7 +36,7 @@ class Received:
     event: object = field(repr=False)
     """The decoded message."""
     peer: Peer
-    """Who sent it."""
+    """The peer that sent it."""
 
 
 @frozen

@@ -1,11 +1,11 @@
-"""Texts of a peer without the secrets that it was told: it may say them back (SPEC 1).
+"""Removes secrets from the texts of a peer, which may send back the secrets that it was sent (SPEC 1).
 
 Rules
 -----
-1. Whatever a text shares with a secret is masked: the whole of it, and also any piece of `_PIECE`
-   characters or more, for what a Close says is cut off at 123 bytes, and may be cut in a token.
-2. A secret of fewer than `_SHORT` characters may stand in any word, and where the mask stands would tell
-   it: a text that holds one is masked as a whole.
+1. A secret in a text is redacted, and so is any piece of it of `_PIECE` characters or more: the reason of a Close is cut
+   off at 123 bytes, which may be inside a token.
+2. A secret of fewer than `_SHORT` characters may stand in any word, and the place of the mask would tell which: a text that
+   holds one is redacted as a whole.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SHORT = 4
 
 
 def redact_secrets(text: str, secrets: Sequence[str]) -> str:
-    """The text with ``***`` in the place of each secret, and of each longer piece of one."""
+    """Return the text with ``***`` for each secret, and for each longer piece of one."""
     if any(secret and len(secret) < _SHORT and secret in text for secret in secrets):
         return MASK
     long_enough = [secret for secret in secrets if len(secret) >= _SHORT]
@@ -41,7 +41,7 @@ def redact_secrets(text: str, secrets: Sequence[str]) -> str:
 
 
 def _shared(text: str, at: int, secret: str) -> int:
-    """Characters from `at` on that stand in the secret, too; 0: too few to mean it."""
+    """Return how many characters from `at` on are a piece of the secret; 0 if they are too few to count."""
     length = min(_PIECE, len(secret))
     piece = text[at : at + length]
     if len(piece) < length or piece not in secret:

@@ -1,12 +1,11 @@
-"""Many bounded queues and one taker: each queue that holds something gets its turn, one item a turn (SPEC 2).
+"""Many bounded queues and one taker, which takes one item of each queue in turn (SPEC 2).
 
 Rules
 -----
 1. Items of one queue are taken in the order in which they were put.
-2. Between two turns of a queue every other queue that holds something has one, so that who puts
-   much never keeps others waiting for longer than one turn of each.
-   Where a taker names one queue it takes of that; its turn counts as any other.
-3. A queue that is full takes nothing; its owner waits, and nobody else does.
+2. Between two turns of a queue every other queue that is not empty has one, so a queue that is never empty keeps no other
+   waiting for longer than one turn of each. If the taker names one queue, it takes from that; this counts as its turn.
+3. A full queue takes nothing: its owner waits, and no other.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ T = TypeVar("T")
 
 
 class RoundRobin(Generic[T]):
-    """The queues, by any hashable name."""
+    """The queues, each under a hashable name."""
 
     def __init__(self) -> None:
         self._queues: dict[object, deque[T]] = {}
         self._order: deque[object] = deque()
 
     def __len__(self) -> int:
-        """How many items wait."""
+        """Return how many items wait."""
         return sum(len(queue) for queue in self._queues.values())
 
     def put(self, name: object, item: T, most: int) -> bool:
-        """Put an item into a queue that holds at most `most`; False: it is full."""
+        """Put an item into a queue of at most `most` items; return whether it had room."""
         queue = self._queues.get(name)
         if queue is None:
             self._queues[name] = deque((item,))
@@ -43,7 +42,7 @@ class RoundRobin(Generic[T]):
         return True
 
     def take(self, only: object = None) -> tuple[object, T] | None:
-        """The next item with its queue's name, of the queue `only` if one is named; None: nothing waits."""
+        """Take the next item, of the queue `only` if it is given; return it with its queue's name, None if nothing waits."""
         if only is not None:
             if only not in self._queues:
                 return None

@@ -1,4 +1,4 @@
-"""The lowest of many positions that each only grow: who is furthest behind (fan-out's one question).
+"""The lowest of many positions, each of which only grows: that of the member furthest behind.
 
 A move costs a few dictionary steps, whatever the number of members.
 """
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Watermark(Generic[T]):
-    """Members, each at a position."""
+    """Members, each at a position; hashable."""
 
     def __init__(self) -> None:
         self._members: dict[int, set[T]] = {}
@@ -26,18 +26,18 @@ class Watermark(Generic[T]):
 
     @property
     def low(self) -> int | None:
-        """The lowest position; None: there are no members."""
+        """The lowest position; None if there are no members."""
         positions, members = self._positions, self._members
         while positions and positions[0] not in members:
             heappop(positions)
         return positions[0] if positions else None
 
     def at(self, position: int) -> Collection[T]:
-        """Who is at a position; not a copy."""
+        """Return the members at a position; not a copy."""
         return self._members.get(position, ())
 
     def add(self, member: T, position: int) -> None:
-        """A new member, at `position`."""
+        """Add a member at `position`."""
         members = self._members.get(position)
         if members is None:
             self._members[position] = {member}
@@ -46,20 +46,20 @@ class Watermark(Generic[T]):
             members.add(member)
 
     def remove(self, member: T, position: int) -> None:
-        """A member, now at `position`, leaves."""
+        """Remove a member, which is at `position`."""
         members = self._members[position]
         members.remove(member)
         if not members:
             del self._members[position]
 
     def move(self, member: T, old: int, new: int) -> None:
-        """A member goes from `old` to `new`."""
+        """Move a member from `old` to `new`."""
         if old != new:
             self.remove(member, old)
             self.add(member, new)
 
     def move_all(self, members: AbstractSet[T], old: int, new: int) -> None:
-        """Many members go from `old` to `new`, which is higher; at once where all that are there go."""
+        """Move many members from `old` to `new`, which is higher; all that are there are moved in one step."""
         moving = self._members.pop(old)
         if len(moving) > len(members):
             staying = self._members[old] = moving - members

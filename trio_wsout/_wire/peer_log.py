@@ -1,4 +1,4 @@
-"""The log of what peers can cause at will: no peer can fill it (`_core.recurring`)."""
+"""The log of what peers can cause at will: no peer can fill it (`_core.throttle`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from math import inf
 
 import trio
 
-from trio_wsout._core.recurring import Recurring
+from trio_wsout._core.throttle import Throttle
 
 __all__ = ["PeerLog"]
 
@@ -21,7 +21,7 @@ class PeerLog:
     """
 
     def __init__(self) -> None:
-        self._recurring = Recurring()
+        self._throttle = Throttle()
         self._latest: dict[str, tuple[int, tuple[object, ...]]] = {}
         self._counted = trio.Event()
 
@@ -34,7 +34,7 @@ class PeerLog:
         self._add(logging.ERROR, text, values, exc_info=exc_info)
 
     def _add(self, level: int, text: str, values: tuple[object, ...], *, exc_info: bool = False) -> None:
-        if self._recurring.happened(text, trio.current_time()):
+        if self._throttle.happened(text, trio.current_time()):
             _log.log(level, text, *values, exc_info=exc_info)
             return
         if text not in self._latest:
@@ -45,13 +45,13 @@ class PeerLog:
         """Tell what was counted when its time comes, until cancelled; then at once."""
         try:
             while True:
-                deadline = self._recurring.deadline
+                deadline = self._throttle.deadline
                 self._counted = trio.Event()
                 with trio.move_on_at(inf if deadline is None else deadline):
                     await self._counted.wait()
-                self._tell(self._recurring.poll(trio.current_time()))
+                self._tell(self._throttle.poll(trio.current_time()))
         finally:
-            self._tell(self._recurring.rest(trio.current_time()))
+            self._tell(self._throttle.rest(trio.current_time()))
 
     def _tell(self, counted: list[tuple[str, int]]) -> None:
         for text, count in counted:
