@@ -173,7 +173,7 @@ def test_json_on_several_lines_is_joined_token_by_token(text: str, ends: str) ->
 
 
 def test_a_line_shows_nothing_of_itself() -> None:
-    assert repr(JsonLine(b'"canary"')) == "<JsonLine of 8 bytes>"
+    assert repr(JsonLine(b'"canary"')) == "JsonLine(text=<8 bytes>)"
     assert JsonLine(b"1") != orjson.Fragment(b"1")
 
 

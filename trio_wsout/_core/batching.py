@@ -2,17 +2,16 @@
 
 Rules
 -----
-1. A batch closes at `fixed_size` events (mode ``fixed`` has 100 where none is given, mode ``document`` no
-   bound), or `timeout` after its first event, or as it is flushed.
-2. A batch closes early rather than exceed `max_bytes`: events, one separator between two of them, and the
-   overhead of header, footer and brackets. Where the number of its events stands in header or footer,
-   the digits of that number count.
+1. A batch closes at `fixed_size` events (if none is configured: 100 in mode ``fixed``, no bound in mode ``document``), or
+   `timeout` after its first event, or when it is flushed.
+2. A batch closes early rather than exceed `max_bytes`. These count the events, one separator between two of them, and the
+   overhead of header, footer and brackets; if the number of its events stands in header or footer, also its digits.
 3. Mode ``fixed``: every batch is a document of its own, `first` and `last`.
-4. Mode ``document``: a batch is a part of a document. All parts of a document have its id, and ids have no
-   gaps. The first part is `first`. Only `end_document` ends a document, however long it is quiet.
-5. The end of a document is told exactly once: what is open then becomes the part that is `last`. If nothing is open
-   (time, size or a flush closed what there was), the `last` part is empty: a marker with `count` 0, and no
-   message. A document without events is none: it has no parts and takes no id.
+4. Mode ``document``: a batch is a part of a document. All parts of a document have its id, and ids have no gaps. The first
+   part is `first`. Only `end_document` ends a document, however long nothing comes.
+5. Each document has exactly one part that is `last`: the batch that is open when the document ends. If none is open (time,
+   size or a flush closed it), the `last` part is empty: a marker with `count` 0, and no message. A document without events is
+   none: it has no parts and takes no id.
 """
 
 from __future__ import annotations

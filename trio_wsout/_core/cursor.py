@@ -3,13 +3,12 @@
 Rules
 -----
 1. A cursor is a text or a number; the empty text is none.
-2. A value that no handshake can carry is never adopted, for no attempt would open any more: one of more
-   than 4 KiB, half of a surrogate pair, or a control character where the cursor goes into a header.
-   An event of the application's that holds one is refused. One that comes in (stored, initial, of a
-   peer's message) is counted, and is as if it were not there.
+2. A value that no handshake can carry is never adopted, because no attempt would open any more: a value of more than 4 KiB,
+   with half of a surrogate pair, or with a control character if the cursor goes into a header. An event of the application
+   that holds such a value is refused. A stored or initial value, or one of a peer's message, is counted and ignored.
 """
 
-# An event holds anything; what is inside of it has no type until it is looked at.
+# An event holds anything; its content has no type until it is looked at.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -43,19 +42,19 @@ __all__ = [
 ]
 
 _MOST = 4096
-"""Bytes of a cursor. A handshake has room for 16 KiB here, and less at others."""
+"""Most bytes of a cursor. A handshake has room for 16 KiB here, and for less elsewhere."""
 
 
 @frozen
 class _Missing:
-    """What `pointer_value` gives where there is nothing; unlike None, which JSON has."""
+    """The type of `MISSING`, which is no value of JSON, as None is."""
 
 
 MISSING: Final = _Missing()
 
 
 def pointer_value(document: object, tokens: Sequence[str]) -> object:
-    """What a parsed JSON pointer finds in a document; MISSING: nothing (RFC 6901 section 4)."""
+    """Return the value that a parsed JSON pointer finds in a document; MISSING if it finds none (RFC 6901 section 4)."""
     value = document
     for token in tokens:
         if isinstance(value, Mapping):
@@ -68,13 +67,13 @@ def pointer_value(document: object, tokens: Sequence[str]) -> object:
 
 
 def _element(values: Sequence[object], token: str) -> object:
-    """An array's element; its index is written without leading zeros."""
+    """Return an array's element, whose index has no leading zeros; MISSING if there is none."""
     index = token.isascii() and token.isdigit() and (token == "0" or token[0] != "0") and len(token) <= 18  # noqa: PLR2004, S105 - longer than any list
     return values[int(token)] if index and int(token) < len(values) else MISSING
 
 
 def value_text(value: object) -> str | None:
-    """A str or a number as cursor text; None: anything else, NaN and booleans among it."""
+    """Return a str or a number as the text of a cursor; None for anything else, including NaN and booleans."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -83,7 +82,7 @@ def value_text(value: object) -> str | None:
 
 
 def goes_into_header(config: Config) -> bool:
-    """Whether the cursor goes into a header of the handshake, as itself or by a ``${cursor}``."""
+    """Return whether the cursor goes into a header of the handshake, by itself or by a ``${cursor}``."""
     headers = [*config.headers.values(), *(secret.reveal() for secret in config.auth.headers.values())]
     named = config.cursor is not None and config.cursor.header_name is not None
     return named or any(
@@ -94,17 +93,16 @@ def goes_into_header(config: Config) -> bool:
 
 
 class CursorReader:
-    """Reads the cursor value of events, by `value-field` or `value-pointer`, and knows which can be used.
+    """Reads the cursor value of events, by `value-field` or `value-pointer`, and checks it.
 
-    Both look into the event as the application gave it: an event that is str or bytes has no
-    fields, also where it holds JSON.
+    Both look into the event as the application gave it: a str or bytes has no fields, even if it holds JSON.
     """
 
     unusable: int
-    """Values that came in, and were not adopted because no handshake can carry them."""
+    """Values that were ignored because no handshake can carry them."""
 
     def __init__(self, cursor: Cursor, *, in_header: bool = False) -> None:
-        """Read by what `cursor` configures; with neither field nor pointer no event has a value.
+        """Read what `cursor` names; if it names neither field nor pointer, no event has a value.
 
         Args:
             cursor: The section.
@@ -119,7 +117,7 @@ class CursorReader:
             self._tokens = parse_pointer(cursor.value_pointer)
 
     def value_of(self, event: object) -> str | None:
-        """The event's cursor value; None: it has none.
+        """Return the event's cursor value; None if it has none.
 
         Raises:
             EventError: It has one that no handshake can carry; the text names the path.
@@ -135,7 +133,7 @@ class CursorReader:
         return value or None
 
     def value_from(self, event: object) -> str | None:
-        """The cursor value of an event that came from elsewhere; None: it has none, or one that was counted."""
+        """Return the cursor value of an event that came from elsewhere; None if it has none, or one that is counted and ignored."""
         try:
             return self.value_of(event)
         except EventError:
@@ -143,7 +141,12 @@ class CursorReader:
             return None
 
     def adopted(self, value: str | None, what: str) -> tuple[str | None, str | None]:
-        """A value that was kept elsewhere, if it can be used, and else (counted) why not, in words about `what`."""
+        """Return a stored or initial value, None if there is none to use; and why it is ignored (and counted), None if it is not.
+
+        Args:
+            value: The value; None if there is none.
+            what: Its name in the reason.
+        """
         reason = None if value is None else self._fault(value)
         if reason is None:
             return value or None, None
@@ -151,7 +154,7 @@ class CursorReader:
         return None, f"{what} {reason}, and is not used"
 
     def _fault(self, value: str) -> str | None:
-        """Why no handshake can carry a value; None: one can."""
+        """Return why no handshake can carry a value; None if one can."""
         if (
             len(value) <= _MOST // 4 and value.isprintable()
         ):  # the common case: no code point has more than 4 bytes
@@ -166,7 +169,7 @@ class CursorReader:
 
 
 def default_state_id(url: str) -> str:
-    """The key of a cursor without `state-id`: a hash of the URL as it is configured, up to its path, without the query."""
+    """Return the key of a cursor without `state-id`: a hash of the configured URL up to its path, without the query."""
     if Template.parse(url).is_static:
         parts = urlsplit(url)
         place = f"{parts.scheme}://{parts.netloc.lower()}{parts.path or '/'}"

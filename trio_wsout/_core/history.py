@@ -1,16 +1,16 @@
-"""The retained log: what is kept of each event, how much is kept, and where a cursor points (SPEC 9 and 11).
+"""The history: what is retained of each event, for how long, and which event a cursor names (SPEC 9 and 11).
 
 Rules
 -----
-1. Every retained event has a position; positions grow strictly, through restarts too.
-2. An epoch is one output's ownership of the log; epochs grow. The highest owns it.
-3. Events leave at the old end only: when there are more than `max_events`, more than
-   `max_bytes`, or when they are older than `max_age`. The last position that left is the floor.
-4. A cursor is known when the event that it names is retained, or was the last to leave: then
-   nothing is missing between it and the first retained event. Any other cursor meets a gap.
-5. A gap has two ends: the last cursor that the peer has (``asked``), and that of the first event
-   behind the gap that has one (``first``). It is told by a message of its own, which is JSON in a
-   text frame whatever the payload and the batches are, or by a Close.
+1. Every retained event has a position. Positions grow strictly, also through restarts.
+2. An epoch is one output's ownership of the history. Epochs grow, and the highest one owns it.
+3. Only the oldest events leave: when there are more than `max_events`, more than `max_bytes`, or when they are older than
+   `max_age`. The position of the last event that left is the floor.
+4. A cursor is known if the event that it names is retained, or was the last to leave: then no event is missing between it and
+   the first retained one. For any other cursor there is a gap.
+5. A gap has two ends: the last cursor that the peer has (``asked``), and the first cursor behind the gap (``first``). A peer
+   is told of it by a message of its own, which is JSON in a text frame whatever the payload and the batches are, or by a
+   Close.
 """
 
 from __future__ import annotations
@@ -43,27 +43,27 @@ class Entry:
     """One retained event."""
 
     position: int
-    """Its place in the log, ≥ 1."""
+    """Its position, at least 1."""
     epoch: int
     """Epoch of the output that accepted it."""
     payload: bytes = field(repr=False)
     """The event as it stands in its message."""
     cursor: str | None
-    """Its cursor value; None: it has none."""
+    """Its cursor value; None if it has none."""
     at: float
     """When it was accepted: seconds since 1970."""
 
 
 @frozen(kw_only=True)
 class Extent:
-    """What a log holds at one moment."""
+    """The content of a history at one moment."""
 
     epoch: int
     """The epoch that owns it."""
     floor: int
-    """Position of the last event that left; 0: none ever did."""
+    """Position of the last event that left; 0 if none ever did."""
     tail: int
-    """Position of the newest event, retained or not; 0: there was none ever."""
+    """Position of the newest event, retained or not; 0 if there never was one."""
     events: int
     """Events retained."""
     size: int
@@ -72,7 +72,7 @@ class Extent:
 
 @frozen(kw_only=True)
 class Limits:
-    """How much is retained; None: no bound."""
+    """How much is retained; None is no bound."""
 
     max_events: int | None = None
     """Most events."""
@@ -83,11 +83,11 @@ class Limits:
 
     @classmethod
     def of(cls, history: History) -> Limits:
-        """The limits that a `history` section sets."""
+        """Return the limits of a `history` section."""
         return cls(max_events=history.max_events, max_age=history.max_age, max_bytes=history.max_bytes)
 
     def exceeded(self, *, events: int, size: int, age: float) -> bool:
-        """Whether the oldest of `events` events, `age` seconds old, has to leave a log of `size` bytes."""
+        """Return whether the oldest of `events` events, which is `age` seconds old, has to leave a history of `size` bytes."""
         return (
             (self.max_events is not None and events > self.max_events)
             or (self.max_bytes is not None and size > self.max_bytes)
@@ -96,7 +96,7 @@ class Limits:
 
 
 def first_cursor(entries: Sequence[Entry]) -> str | None:
-    """Return the first cursor among these events; None: none of them has one."""
+    """Return the first cursor among these events; None if none of them has one."""
     return next((entry.cursor for entry in entries if entry.cursor is not None), None)
 
 
@@ -104,18 +104,18 @@ def gap_message(asked: str | None, first: str | None) -> bytes:
     """Return the message that tells a peer that events are missing.
 
     Args:
-        asked: The last cursor that the peer has; None: the last event that it has has none.
-        first: The cursor of the first event behind the gap that has one; None: none has, or none is there yet.
+        asked: The last cursor that the peer has; None if its last event has none.
+        first: The first cursor behind the gap; None if no event behind it has one, or there is none yet.
     """
     return orjson.dumps({"gap": {"asked": asked, "first": first}})
 
 
 def check_entries(entries: Sequence[Entry], *, place: str, epoch: int, tail: int) -> None:
-    """Refuse events that can't follow `tail` in a log that `epoch` owns.
+    """Refuse events that can't follow position `tail` in a history that `epoch` owns.
 
     Raises:
-        HistoryError: They are of an older epoch.
-        ValueError: They are of a newer epoch, which never opened the log, or their positions don't grow.
+        HistoryError: They have an older epoch.
+        ValueError: They have a newer epoch, which never opened the history, or their positions don't grow.
     """
     for entry in entries:
         if entry.epoch < epoch:
@@ -128,7 +128,7 @@ def check_entries(entries: Sequence[Entry], *, place: str, epoch: int, tail: int
 
 
 def taken_over(place: str, *, owner: int, epoch: int) -> HistoryError:
-    """The error of an output that does not own the history any more."""
+    """Return the error of an output that does not own the history any more."""
     return HistoryError(
         f"{place}: another process or output has taken the history over (its epoch is {owner}, this one's "
         f"{epoch}); only one may write to it at a time, so stop one of them or give it a history of its own"

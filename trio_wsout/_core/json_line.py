@@ -1,10 +1,10 @@
-"""JSON as it was written: a line that goes on byte for byte, and is read only where its value is needed (SPEC 13).
+"""JSON as it was written: a line that goes on byte for byte, and is parsed only if its value is needed (SPEC 13).
 
-A value that was read from JSON is not what was written: numbers are rounded to 64 bits, a key that stands twice is
-there once, and blanks are gone. So an event of the command is a `JsonLine`, and so is what a relay stamps.
+A parsed value is not what was written: numbers are rounded to 64 bits, a key that stands twice is there once, and blanks are
+gone. So an event of the command is a `JsonLine`, and so is a message that a relay stamps.
 """
 
-# What JSON holds has no type until it is looked at.
+# The content of JSON has no type until it is looked at.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import orjson
+from attrs import define, field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,33 +25,28 @@ BLANKS = b" \t\r\n"
 """White space between the tokens of JSON (RFC 8259 section 2)."""
 
 _BEFORE_NOTHING = b"{ \t\r\n"
-"""What stands before the end of an object that holds nothing."""
+"""What may stand before the end of an empty object."""
 _loads = orjson.loads
 _SIXTH = slice(5, None, 6)
-"""Of 19 characters in a row it takes three at least, next to each other: most texts need no closer look."""
+"""It picks at least three of 19 digits in a row: a text whose pick has no three adjacent digits has no integer over 64 bits."""
 _DIGIT_OR_NOT = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))  # noqa: PLR2004 - "0" to "9", and a space
 _FROM = 2**63
-"""Floats from here on may have been written as integers over 64 bits."""
+"""Floats of this size or more may have been written as integers over 64 bits."""
 _DEEPEST = 500
-"""Levels of brackets that are read by Python's own parser, where orjson refuses a text: fewer than its limits, which
-differ by version."""
+"""Levels of brackets that Python's own parser is given, if orjson refuses a text: fewer than its limits, which differ by
+version."""
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[\]{}]")
 _MOST_DIGITS = 4000
-"""Digits of a whole number that Python reads; it refuses more than 4300."""
+"""Digits of a whole number that are read as an integer; Python refuses more than 4300."""
 
 
+@define(unsafe_hash=True, weakref_slot=False)
 class JsonLine:
-    """One JSON value as it was written, on one line."""
+    """One JSON value as it was written, on one line; `read` makes one of a text that is not checked."""
 
-    __slots__ = ("text",)
-
-    text: bytes
-    """The JSON, without white space at its ends and without a line feed."""
-
-    def __init__(self, text: bytes) -> None:
-        """Take a JSON text of one line, already checked; `read` checks it."""
-        self.text = text
+    text: bytes = field(repr=lambda text: f"<{len(text)} bytes>")
+    """The JSON, without white space at its ends and without a line feed; it may be secret."""
 
     @classmethod
     def read(cls, line: bytes) -> JsonLine:
@@ -70,7 +66,7 @@ class JsonLine:
 
     @classmethod
     def joined(cls, text: bytes) -> JsonLine:
-        """A JSON text that may stand on several lines, already checked, as one line; tokens stay as they are."""
+        """Return a checked JSON text, which may have several lines, as one line; its tokens stay as they are."""
         text = text.strip(BLANKS)
         return cls(text.replace(b"\n", b" ") if b"\n" in text else text)
 
@@ -85,10 +81,10 @@ class JsonLine:
         return self.text.startswith(b"{")
 
     def value(self) -> object:
-        """What it says, read anew at each call.
+        """Return its value, parsed anew at each call.
 
         Raises:
-            ValueError: It holds what no value in Python can be.
+            ValueError: It holds something that no value in Python can represent.
         """
         try:
             return parse_json(self.text)
@@ -97,17 +93,6 @@ class JsonLine:
         if _is_too_deep(self.text):
             raise ValueError("it is nested too deeply")
         return json.loads(self.text, parse_int=_whole)
-
-    def __eq__(self, other: object) -> bool:
-        """Whether it is the same text."""
-        return isinstance(other, JsonLine) and self.text == other.text
-
-    def __hash__(self) -> int:
-        return hash(self.text)
-
-    def __repr__(self) -> str:
-        """Without the text, which may be secret."""
-        return f"<JsonLine of {len(self.text)} bytes>"
 
 
 def with_entry(text: bytes, key: bytes, value: bytes) -> bytes:
@@ -157,25 +142,25 @@ def _scalar(value: object) -> bytes:
 
 
 def is_object(event: object) -> bool:
-    """Whether an event is a JSON object, as a dict or as it was written."""
+    """Return whether an event is a JSON object, as a dict or as it was written."""
     return type(event) is dict or (type(event) is JsonLine and event.is_object)
 
 
 def value_of_event(event: object) -> object:
-    """The event as a value, also one that is there as it was written.
+    """Return the value of an event, which is parsed if it is a `JsonLine`.
 
     Raises:
-        ValueError: It holds what no value in Python can be.
+        ValueError: It holds something that no value in Python can represent.
     """
     return event.value() if type(event) is JsonLine else event
 
 
 def parse_json(text: str | bytes) -> object:
-    """A JSON text as a value, whole numbers exact at any size.
+    """Return the value of a JSON text, whole numbers exact at any size.
 
     Raises:
-        ValueError: It is not JSON (as `orjson.JSONDecodeError`, which tells where), or holds a number
-            of thousands of digits, or one over 64 bits in too many brackets.
+        ValueError: It is not JSON (as `orjson.JSONDecodeError`, which says where), or holds a number of thousands of digits,
+            or one over 64 bits in too many brackets.
     """
     value: object = _loads(text)
     # orjson makes floats of integers over 64 bits: only where there are that many digits can one be.
@@ -192,7 +177,7 @@ def parse_json(text: str | bytes) -> object:
 
 
 def _may_be_rounded(value: object) -> bool:
-    """Whether a float in a value may have been written as an integer over 64 bits."""
+    """Return whether a float in a value may have been written as an integer over 64 bits."""
     containers: list[Any] = [(value,)]
     for each in containers:  # it grows meanwhile
         for item in each.values() if type(each) is dict else each:
@@ -215,7 +200,7 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def _is_too_deep(text: bytes) -> bool:
-    """Whether brackets are nested too deeply for Python's own parser."""
+    """Return whether brackets are nested too deeply for Python's own parser."""
     depth = 0
     for bracket in _BRACKETS.findall(_STRINGS.sub(b"", text)):
         depth += 1 if bracket in b"[{" else -1
@@ -225,11 +210,11 @@ def _is_too_deep(text: bytes) -> bool:
 
 
 _checker = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=_refuse)
-"""Reads numbers of any size, for it does not convert them."""
+"""Accepts numbers of any size, because it does not convert them."""
 
 
 def _is_json(text: bytes) -> bool:
-    """Whether a text is JSON that orjson refuses; brackets that are nested too deeply are not."""
+    """Return whether a text that orjson refuses is JSON, and not nested too deeply."""
     if _is_too_deep(text):
         return False
     try:

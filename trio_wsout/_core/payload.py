@@ -1,23 +1,21 @@
-r"""A batch of events to one message, and a message back to an event (SPEC 4).
+r"""Events to the bytes of their message, and a received message back to an event (SPEC 4).
 
 Rules
 -----
-1. ``text``: a str as it is, anything else as compact JSON. ``json``: compact JSON always. ``binary``:
-   bytes as they are, a str as UTF-8, anything else as JSON. ``binary-base64``: a str is base64
-   and is decoded, bytes are as they are, nothing else is allowed.
-2. What JSON can't say exactly is refused, with its path in the event: NaN, infinities, integers
-   over 64 bits, bytes, sets, lone surrogates, keys that are no str.
-3. A batch has one event a line, ``\n`` between and none at the end; header and footer are lines
-   of their own around it. An event that itself holds a line break would become two: it is refused
-   in batches of ``text`` and ``json``, where lines are text. (JSON never holds one; only a str of
-   ``text`` can.) Binary events are joined as they are: what is in them is the application's matter.
-4. With `wrap-as-json` a batch is a JSON array, so each event is JSON whatever the payload: a str
-   becomes a JSON string, and bytes are refused.
-5. A `JsonLine` goes byte for byte as it was written, but for a JSON string that goes as the text that it says,
-   by the rules above.
+1. ``text``: a str goes as it is, anything else as compact JSON. ``json``: everything goes as compact JSON. ``binary``: bytes
+   go as they are, a str as UTF-8, anything else as JSON. ``binary-base64``: a str is base64 and is decoded, bytes go as they
+   are, and nothing else is allowed.
+2. Values that JSON can't represent exactly are refused, with their path in the event: NaN, infinities, integers over 64
+   bits, bytes, sets, lone surrogates, keys that are no str.
+3. A batch has one event a line, with ``\n`` between two lines and none at the end. Header and footer are lines of their own
+   around it. A str of payload ``text`` that holds a line break would become two events, so it is refused in a batch. (JSON
+   never holds one.) Binary events are joined as they are: the application must know how to split them.
+4. With `wrap-as-json` a batch is a JSON array, so each event is JSON whatever the payload: a str becomes a JSON string, and
+   bytes are refused.
+5. A `JsonLine` goes byte for byte as it was written. Only a JSON string goes as its text, by the rules above.
 """
 
-# An event holds anything; what is inside of it has no type until it is looked at.
+# An event holds anything; its content has no type until it is looked at.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -46,10 +44,10 @@ _STRICT = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | o
 _dumps = orjson.dumps
 _NULL = b"null"
 _SMALL = 480
-"""Bytes that still fit into a small block of Python's, with what a bytes object has beside."""
+"""Bytes that fit into a small block of Python's allocator, with the header of a bytes object."""
 _BYTES = (bytes, bytearray, memoryview)
 _DEEPEST = 200
-"""Levels that are searched for the culprit; orjson itself refuses beyond 254."""
+"""Levels that are searched for a fault; orjson itself refuses more than 254."""
 _SMALLEST = -(2**63)
 _LARGEST = 2**64 - 1
 
@@ -66,10 +64,10 @@ class Encoder:
     """Encodes the events of one output."""
 
     is_text: bool
-    """Whether messages are text, else binary."""
+    """Whether messages are text; else they are binary."""
 
     def __init__(self, payload: Payload, batch: Batch | None, *, stamp: str | None = None) -> None:
-        """Encode by `payload` and `batch`; refuse events that hold the key `stamp` already."""
+        """Encode by `payload` and `batch`; refuse objects that hold the key `stamp`, None if objects are not stamped."""
         self.is_text = payload in (Payload.TEXT, Payload.JSON)
         self._wrap = batch is not None and batch.wrap_as_json
         self._lines = batch is not None and not batch.wrap_as_json
@@ -78,10 +76,10 @@ class Encoder:
         self._stamp = stamp
         self._stamp_key = b"" if stamp is None else orjson.dumps(stamp)
         self.plain_dict = _json if self._objects and stamp is None else self.event
-        """Encodes a plain dict as `event` does, and asks nothing that it need not."""
+        """Encodes a plain dict as `event` does, with as few checks as possible."""
 
     def event(self, event: object) -> bytes:
-        """One event as it will stand in its message.
+        """Return an event as it will stand in its message.
 
         Raises:
             EventError: It can't be encoded; the text names the path.
@@ -106,7 +104,7 @@ class Encoder:
         return _json(event)
 
     def _line(self, event: JsonLine) -> bytes:
-        """JSON as it was written, unless it is a text that goes as what it says."""
+        """Return JSON as it was written, unless it is a string that goes as its text."""
         if event.is_text and self._payload is not Payload.JSON:
             text = event.value()
             assert isinstance(text, str)  # noqa: S101 - it is a JSON string
@@ -143,27 +141,27 @@ class Encoder:
                     raise EventError(message) from None
 
     def stamped(self, encoded: bytes, stamp: bytes) -> bytes:
-        """An encoded object with the stamp as its last entry; the rest stays as it was written."""
+        """Return an encoded object with the stamp as its last entry; the rest stays as it was written."""
         return with_entry(encoded, self._stamp_key, b'"%b"' % stamp)
 
     def unstamped(self, encoded: bytes, stamp: bytes) -> bytes:
-        """What `stamped` put that stamp into."""
+        """Return the encoded object that `stamped` put this stamp into."""
         added = len(self._stamp_key) + len(b':"') + len(stamp) + len(b'"}')
         return encoded[:-added].removesuffix(b",") + b"}"
 
     def message(self, events: Sequence[bytes], header: bytes | None, footer: bytes | None) -> bytes:
-        """The message of a batch."""
+        """Return the message of a batch."""
         body = b"[" + b",".join(events) + b"]" if self._wrap else b"\n".join(events)
         return b"\n".join(part for part in (header, body, footer) if part is not None)
 
     def overhead(self, header: bytes | None, footer: bytes | None) -> int:
-        """Bytes of `message` beside the events and one separator between two of them."""
+        """Return the bytes of `message` without the events and the separators between them."""
         lines = sum(len(line) + 1 for line in (header, footer) if line is not None)
         return lines + (2 if self._wrap else 0)
 
 
 def decode(message: str | bytes, payload: Payload) -> object:
-    """A received message as an event: JSON decoded, binary as base64 text, or as it is.
+    """Return a received message as an event: parsed JSON, base64 text, or the message itself.
 
     Raises:
         MessageError: Payload json, and the message is not JSON.

@@ -1,12 +1,12 @@
-"""Messages that peers sent, taken apart the way that batches are put together (SPEC 2 and 4).
+"""Messages of peers to events: batches taken apart as `packing` puts them together (SPEC 2 and 4).
 
 Rules
 -----
-1. The header's lines come off the front and the footer's off the end; a message that is shorter, or
-   whose header or footer differs from a configured text that never changes, can't be decoded.
-   Of a text that is expanded for every batch only the number of lines is known: no value brings one.
-2. With `wrap-as-json` the rest is a JSON array, an event each. Without it every line is an event,
-   decoded by `payload`; a rest without any bytes holds none.
+1. The lines of header and footer are removed from both ends. A message with fewer lines can't be decoded, nor can one whose
+   header or footer differs from a configured text without ``${…}``. Of other texts only the number of lines is checked: no
+   value has a line break.
+2. With `wrap-as-json` the rest is a JSON array, whose elements are the events. Otherwise every line is an event, decoded by
+   `payload`; an empty rest holds none.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Unpacker"]
 
 
 class Unpacker:
-    """Takes apart the messages of one listener."""
+    """Unpacks the messages of the peers of one listener."""
 
     def __init__(self, payload: Payload, batch: Batch) -> None:
         self._payload = payload
@@ -35,10 +35,10 @@ class Unpacker:
         self._footer = _Edge(batch.footer)
 
     def events(self, message: str | bytes) -> Sequence[object]:
-        """The events of a message, in order.
+        """Return the events of a message, in order.
 
         Raises:
-            MessageError: It is no batch of this kind.
+            MessageError: It is no batch of the configured kind.
         """
         lines: list[str] | list[bytes]
         lines = message.split("\n") if isinstance(message, str) else message.split(b"\n")
@@ -63,7 +63,7 @@ class Unpacker:
 
 
 class _Edge:
-    """The lines that a header or footer takes."""
+    """The lines of a header or footer."""
 
     def __init__(self, text: str | None) -> None:
         template = None if text is None else Template.parse(text, of_batch=True)
