@@ -1,4 +1,4 @@
-"""Every exception that leaves this library, and the records that they carry (SPEC section 12)."""
+"""Every exception that leaves this library, and the records that they carry (SPEC 12)."""
 
 from __future__ import annotations
 
@@ -23,61 +23,57 @@ __all__ = [
 ]
 
 _LISTED = 5
-"""How many problems or reasons a message spells out before it only counts the rest."""
+"""How many reasons a message spells out before it only counts the rest."""
 
 
 @frozen(kw_only=True)
 class Problem:
-    """One thing that is wrong in a configuration, told so that a person can mend it."""
+    """One problem of a configuration."""
 
     path: str
-    """The user's own key path (``batch.fixed-size``); empty for the document as a whole."""
-
+    """The user's own key path, for example ``batch.fixed-size``; empty for the document as a whole."""
     reason: str
     """What was found and what is allowed. Never holds a secret."""
-
     line: int | None = None
-    """1-based line in the file, where the format tells it."""
-
+    """Line in the file, from 1. None if it is not known."""
     column: int | None = None
-    """1-based column in the file, where the format tells it."""
+    """Column in the file, from 1. None if it is not known."""
 
     def __str__(self) -> str:
-        place = "" if self.line is None else f"line {self.line}, column {self.column or 1}: "
-        return f"{place}{self.path}: {self.reason}" if self.path else f"{place}{self.reason}"
+        position = "" if self.line is None else f"line {self.line}, column {self.column or 1}: "
+        return f"{position}{self.path}: {self.reason}" if self.path else f"{position}{self.reason}"
 
 
 @frozen(kw_only=True)
 class Undelivered:
-    """One accepted event that did not reach its delivery level, and why."""
+    """An accepted event that did not reach its delivery level."""
 
     event: Any = field(repr=False)
     """The event as it was given to ``send``."""
-
     reason: str
     """Why it was not delivered, in one sentence."""
 
 
 class OutputError(Exception):
-    """The root of everything that this library raises on its own account."""
+    """The base of all exceptions of this library, except `EventError`."""
 
     undelivered: tuple[Undelivered, ...]
-    """The accepted events that were still unconfirmed, in order; often empty."""
+    """The accepted events that were not confirmed, in order; often empty."""
 
     def __init__(self, message: str, *, undelivered: Sequence[Undelivered] = ()) -> None:
         super().__init__(message)
         self.undelivered = tuple(undelivered)
 
-    def say_also(self, more: str) -> None:
-        """Say more than was known when it was made; called by the library."""
+    def extend_message(self, more: str) -> None:
+        """Append what became known after the error was made. Only this library calls it."""
         self.args = (f"{self}; {more}",)
 
 
 class ConfigError(OutputError, ValueError):
-    """The configuration can't be used; all of its problems at once."""
+    """A configuration that can't be used; it has all problems at once."""
 
     problems: tuple[Problem, ...]
-    """Every problem found, in the order of the document."""
+    """Every problem, in the order of the document."""
 
     def __init__(self, problems: Sequence[Problem], *, source: str | None = None) -> None:
         self.problems = tuple(problems)
@@ -93,7 +89,6 @@ class ConnectError(OutputError):
 
     attempts: int
     """How many attempts in a row had failed."""
-
     cause: str
     """Why the last of them failed, in words."""
 
@@ -106,7 +101,7 @@ class ConnectError(OutputError):
 
 
 class DeliveryError(OutputError):
-    """Accepted events did not reach the configured delivery level; ``undelivered`` holds them."""
+    """Accepted events did not reach the configured delivery level; ``undelivered`` has them."""
 
     def __init__(self, message: str, *, undelivered: Sequence[Undelivered]) -> None:
         reasons = list(dict.fromkeys(item.reason for item in undelivered))
@@ -116,19 +111,19 @@ class DeliveryError(OutputError):
 
 
 class CursorError(OutputError):
-    """The stored cursor can't be read or written; the message names the place and the mend."""
+    """The stored cursor can't be read or written; the message names its store and what to do."""
 
 
 class EventError(ValueError):
-    """An event that `send` and its kin refuse; the text names the path in the event, never a value of it.
+    """An event that ``send`` and its kin refuse; the message names the path in the event, never a value of it.
 
-    No `OutputError`: nothing is wrong with the output, which goes on.
+    It is no `OutputError`: nothing is wrong with the output, which continues.
     """
 
 
 class HistoryError(OutputError):
-    """The history store can't be read or written; the message names the place and the mend."""
+    """The history can't be read or written; the message names its store and what to do."""
 
 
 class SpoolError(OutputError):
-    """The spool can't be read or written, or is damaged; the message names the place and the mend."""
+    """The spool can't be read or written, or is damaged; the message names it and what to do."""

@@ -373,7 +373,7 @@ def _report_left(tree: Tree, trouble: BaseException | None, *, cancelled: bool) 
     if tree.kept:
         _log.warning("%s", tree.kept)
         if isinstance(trouble, OutputError):
-            trouble.say_also(tree.kept)
+            trouble.extend_message(tree.kept)
         elif trouble is not None:
             trouble.add_note(f"trio_wsout: {tree.kept}")
     broken = tree.ledger.broken
@@ -403,7 +403,7 @@ def _raise_left(tree: Tree) -> None:
     if tree.left:
         error = DeliveryError(_not_confirmed(tree.left), undelivered=tree.left)
         if tree.kept:
-            error.say_also(tree.kept)
+            error.extend_message(tree.kept)
         raise error
     if tree.kept:
         raise DeliveryError(tree.kept, undelivered=())

@@ -32,8 +32,8 @@ def test_absent_it_has_its_defaults_in_every_mode(document: dict[str, Any], said
 def test_none_means_none_and_is_written_back_so(document: dict[str, Any]) -> None:
     config = load_config(document | {"heartbeat": "none"})
     assert config.heartbeat is None
-    for masked in (False, True):
-        assert dump_config(config, masked=masked)["heartbeat"] == "none"
+    for redacted in (False, True):
+        assert dump_config(config, redacted=redacted)["heartbeat"] == "none"
     assert load_config(dump_config(config)) == config
     assert VALIDATOR.is_valid(dump_config(config))
 

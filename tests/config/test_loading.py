@@ -309,7 +309,7 @@ def test_secrets_are_never_in_a_problem_or_a_repr() -> None:
     }
     config = load_config(secret)
     assert "canary" not in repr(config)
-    assert "canary" not in str(dump_config(config, masked=True))
+    assert "canary" not in str(dump_config(config, redacted=True))
     assert dump_config(config)["auth"]["bearer-token"] == "canary1"
     assert config.auth.bearer_token == Secret("canary1")
     assert str(config.auth.bearer_token) == "***"

@@ -219,7 +219,7 @@ def test_a_context_may_be_nested_and_typed(text: str, value: object) -> None:
         ("b", "known: a.b.c, a.d.e, f, list, n, none, null, x.y, x.y, yes"),
         ("a.b.d", "is not in the context"),
         ("n.m", "is not in the context"),
-        ("a.b", "is a section with names of its own"),
+        ("a.b", "is a mapping"),
         ("list", "is a list"),
         ("null", r"is nothing \(null\)"),
     ],

@@ -141,7 +141,7 @@ async def fail(told: Told, document: Mapping[str, Any], *, called: bool = False,
             **document,
         }
     )
-    told.note(config, dump_config(config, masked=True))
+    told.note(config, dump_config(config, redacted=True))
     if called:
         hooks = {"token": token, "headers": headers, **hooks}
     hooks.setdefault("secrets", lambda _: CANARY["resolved"])

@@ -28,7 +28,7 @@ from trio_wsout._core.credentials import Credentials
 from trio_wsout._core.http_head import Fields
 from trio_wsout.config.addresses import Origin, parse_allowed_origin, parse_origin
 from trio_wsout.config.http_grammar import is_token
-from trio_wsout.config.secret import mask_headers
+from trio_wsout.config.secret import repr_headers
 from trio_wsout.config.templates import no_value
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Handshake:
     """The path asked for, percent signs as sent."""
     query: str = field(default="", repr=False)
     """The query, without the question mark, as sent; it may hold secrets."""
-    headers: Mapping[str, str] = field(factory=dict[str, str], repr=mask_headers)
+    headers: Mapping[str, str] = field(factory=dict[str, str], repr=repr_headers)
     """Header values by lower-case name; a name that came several times has its values joined by commas."""
     subprotocols: tuple[str, ...] = ()
     """The subprotocols that the peer offers, in its order."""

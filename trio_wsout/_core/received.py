@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from attrs import field, frozen
 
-from trio_wsout.config.secret import mask_headers
+from trio_wsout.config.secret import repr_headers
 
 __all__ = ["Peer", "RawReceived", "Received"]
 
@@ -21,7 +21,7 @@ class Peer:
     """The subprotocol that was agreed on; None if none was."""
     path: str = ""
     """The path that the peer asked for; empty in mode client, and for the link of a relay."""
-    headers: Mapping[str, str] = field(factory=dict[str, str], repr=mask_headers, hash=False)
+    headers: Mapping[str, str] = field(factory=dict[str, str], repr=repr_headers, hash=False)
     """The headers of the peer's handshake by lower-case name; empty in mode client."""
     identity: str | None = None
     """The peer's identity by `authenticate` or `server.auth`; None if it has none."""

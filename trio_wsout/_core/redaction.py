@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trio_wsout.config.secret import MASK
+from trio_wsout.config.secret import REDACTED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ _SHORT = 4
 def redact_secrets(text: str, secrets: Sequence[str]) -> str:
     """Return the text with ``***`` for each secret, and for each longer piece of one."""
     if any(secret and len(secret) < _SHORT and secret in text for secret in secrets):
-        return MASK
+        return REDACTED
     long_enough = [secret for secret in secrets if len(secret) >= _SHORT]
     shown: list[str] = []
     at = 0
@@ -34,8 +34,8 @@ def redact_secrets(text: str, secrets: Sequence[str]) -> str:
         length = max((_shared(text, at, secret) for secret in long_enough), default=0)
         if not length:
             shown.append(text[at])
-        elif not shown or shown[-1] is not MASK:
-            shown.append(MASK)
+        elif not shown or shown[-1] is not REDACTED:
+            shown.append(REDACTED)
         at += length or 1
     return "".join(shown)
 

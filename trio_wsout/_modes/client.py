@@ -309,10 +309,12 @@ class ClientTree(Tree):
             broken.undelivered += tuple(self.left)
             if count and isinstance(broken, SpoolError):
                 was = "was" if count == 1 else "were"
-                broken.say_also(f"{events} {was} {stay}; what is still there goes first at the next start")
+                broken.extend_message(
+                    f"{events} {was} {stay}; what is still there goes first at the next start"
+                )
             elif count:
                 stays = "stays" if count == 1 else "stay"
-                broken.say_also(f"{events} {stays} {stay}, to go first at the next start")
+                broken.extend_message(f"{events} {stays} {stay}, to go first at the next start")
         elif count:
             self.kept = f"{events} not confirmed: {reason}; what was not confirmed stays {stay} and goes first at the next start"
 

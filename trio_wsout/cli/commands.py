@@ -127,7 +127,7 @@ def run(
 
 @_command
 def check(config: ConfigFile = None, url: Address = None, /, *, fields: ConfigOptions = _NO_FIELDS) -> int:
-    """Print the effective configuration, secrets masked; or every mistake, a line each. Exit code 0 or 2."""
+    """Print the effective configuration, secrets redacted; or every mistake, a line each. Exit code 0 or 2."""
     from trio_wsout.cli.configuration import print_config
 
     loaded = _load((config, url), fields)

@@ -172,7 +172,7 @@ def _resolve(source: str, name: str | None) -> str | None:
 
 def print_config(config: Config) -> bool:
     """Print the effective configuration, with defaults and without secrets; return whether it could be written."""
-    document = dump_config(config, masked=True)
+    document = dump_config(config, redacted=True)
     try:
         from ruamel.yaml import YAML  # noqa: PLC0415 - an optional dependency
     except ImportError:

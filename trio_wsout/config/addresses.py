@@ -1,7 +1,7 @@
-"""Where things are: hosts, URLs, origins, proxies, addresses to listen at (SPEC 1, 5 and 10).
+"""Hosts, URLs, proxies, origins and addresses to listen at (SPEC 1, 5 and 10).
 
-All pure; each parser raises ValueError with a reason that a person can act on, and that holds no part of a proxy's
-user and password. Every host goes through `parse_host`, whoever names it.
+Each parser raises ValueError with what is allowed; no text holds a part of a proxy's user and password. Every host is
+read by `parse_host`, wherever a configuration or a handshake names it.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _NO_HOST = "the host is not a valid name or address"
 _NAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?")
 _OUTSIDE = re.compile(r"[^a-z0-9_.-]")
 _LONGEST_LABEL, _LONGEST_NAME = 63, 253
-"""Characters of a part between dots, and of a name without the dot at its end (RFC 1035 section 2.3.4)."""
+"""Characters between dots, and of a name without the dot at its end (RFC 1035 section 2.3.4)."""
 _LONGEST_TEXT = 1024
-"""Characters of a host as it is written: what is longer is no name, and not worth the time to find that out."""
+"""Characters of a host as it is written; a longer one is refused before time is spent on it."""
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _ADDRESS = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9._~-]+)?", re.ASCII)
 _ENCODED_ZONE = re.compile("%25(?=.)")
@@ -51,12 +51,15 @@ _JOINERS = "\u200c\u200d"
 
 
 def parse_host(text: str) -> str:
-    """The host that a text names, in ASCII and lower case, an IPv6 address without brackets.
+    """Return a host in ASCII and lower case; an IPv6 address stands without brackets.
 
-    A name is mapped as browsers do it (IDNA 2008 by UTS 46, nontransitional; WHATWG URL section 3.3): so there is one
-    host for a spelling, whether it is resolved, certified, compared with an origin or sent in a header. A dot at its
-    end stays. What ends in a number is an IPv4 address, or nothing. The zone of an IPv6 address stands behind ``%25``,
-    as in every URL (RFC 6874), or behind ``%``, as everywhere else.
+    A name is mapped as browsers do it (IDNA 2008 by UTS 46, nontransitional; WHATWG URL section 3.3), so that each
+    spelling means the same host where it is resolved, certified, compared with an origin, or sent in a header. A dot
+    at its end is kept. A host that ends in a number must be an IPv4 address. The zone of an IPv6 address follows
+    ``%25``, as in URLs (RFC 6874), or ``%``, as everywhere else.
+
+    Raises:
+        ValueError: It is neither a name nor an address.
     """
     if len(text) > _LONGEST_TEXT:
         raise ValueError(f"{_NO_HOST}: it is too long")
@@ -65,7 +68,7 @@ def parse_host(text: str) -> str:
     try:
         name = ".".join(map(_label, idna.uts46_remap(text, std3_rules=False).split(".")))
     except UnicodeError:  # idna's errors are such; their texts hold the name
-        raise ValueError(f"{_NO_HOST}: it has a part that stands for no name (IDNA)") from None
+        raise ValueError(f"{_NO_HOST}: a part of it is no name (IDNA)") from None
     outside = _OUTSIDE.search(name)
     if outside is not None:
         raise ValueError(f"{_NO_HOST}: it holds {outside[0]!r}")
@@ -79,7 +82,7 @@ def parse_host(text: str) -> str:
 
 
 def _label(label: str) -> str:
-    """A mapped label in ASCII; one that is in ASCII form already must be that of a valid label (UTS 46 section 4)."""
+    """Return a mapped label in ASCII. One that is an A-label already must be that of a valid label (UTS 46 section 4)."""
     if label.isascii() and not label.startswith(_ALABEL):
         return label
     decoded = label
@@ -98,14 +101,14 @@ def _label(label: str) -> str:
 
 
 def _ipv4(name: str) -> str:
-    """A name, or where it ends in a number the address as resolvers read it: ``127.1`` is ``127.0.0.1``."""
+    """Return a name; if it ends in a number, the address as resolvers read it: ``127.1`` is ``127.0.0.1``."""
     number = name.removesuffix(".")
     if _NUMBER.fullmatch(number.rpartition(".")[2]) is None:
         return name
     try:
         return socket.inet_ntoa(socket.inet_aton(number))
     except OSError:
-        raise ValueError(f"{_NO_HOST}: what ends in a number must be an IPv4 address") from None
+        raise ValueError(f"{_NO_HOST}: a host that ends in a number must be an IPv4 address") from None
 
 
 def _ipv6(text: str) -> str:
@@ -119,7 +122,7 @@ def _ipv6(text: str) -> str:
 
 
 def parse_address(host: str) -> IPv4Address | IPv6Address | None:
-    """The address that a host is, the zone of an IPv6 address left out; None: it is a name."""
+    """Return a host's address, without the zone of an IPv6 address. None if the host is a name."""
     try:
         return ip_address(host.partition("%")[0])
     except ValueError:
@@ -127,7 +130,11 @@ def parse_address(host: str) -> IPv4Address | IPv6Address | None:
 
 
 def parse_host_and_port(text: str, *, least: int = 1) -> tuple[str, int | None]:
-    """Host and port of ``host``, ``host:port`` or ``[v6]:port``; None: there is no port."""
+    """Return the host and the port of ``host``, ``host:port`` or ``[v6]:port``; the port is None if there is none.
+
+    Raises:
+        ValueError: The host is wrong, or the port is not from `least` to 65535.
+    """
     bracketed, host, port = _host_and_port(text)
     parsed = parse_host(host)
     if bracketed and parse_address(parsed) is None:
@@ -140,14 +147,14 @@ def parse_host_and_port(text: str, *, least: int = 1) -> tuple[str, int | None]:
 
 
 def format_host_and_port(host: str, port: int | None) -> str:
-    """A host, as `parse_host` returns it, and a port as HTTP has them: without a zone (RFC 6874 section 4)."""
+    """Return the text of a parsed host and a port as HTTP has it: without a zone (RFC 6874 section 4)."""
     name = host.partition("%")[0]
     bracketed = f"[{name}]" if ":" in name else name
     return bracketed if port is None else f"{bracketed}:{port}"
 
 
 def _host_and_port(text: str) -> tuple[bool, str, str | None]:
-    """Whether the host stands in brackets, the host, and the port; all as written."""
+    """Return whether the host stands in brackets, the host, and the port, all as written."""
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or rest[:1] not in {"", ":"}:
@@ -166,7 +173,11 @@ _SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 
 
 def parse_url(text: str) -> str:
-    """A remote endpoint as ``ws://`` or ``wss://`` (SPEC 1)."""
+    """Return a remote endpoint as ``ws://`` or ``wss://`` (SPEC 1).
+
+    Raises:
+        ValueError: It is no such URL, or holds user information or a fragment.
+    """
     if not text:
         raise ValueError(
             "is empty; write where to connect to, such as wss://example.com/events, or leave it out"
@@ -198,20 +209,24 @@ _MOST_SOCKS = 255
 
 @frozen(kw_only=True)
 class Proxy:
-    """A proxy to reach remote endpoints through."""
+    """A proxy for outgoing connections."""
 
     scheme: str
     """http, https (TLS to the proxy), socks5 (names are resolved here) or socks5h (by the proxy)."""
     host: str
-    """As `parse_host` returns it."""
+    """The host as `parse_host` returns it."""
     port: int
     username: str | None = field(repr=False)
-    """None: it asks for none."""
+    """None if the proxy needs no credentials."""
     password: str = field(repr=False)
 
 
 def parse_proxy(text: str) -> Proxy | None:
-    """The proxy that a URL names, or None for ``none``: no proxy (SPEC 5)."""
+    """Return the proxy that a URL names. None for ``none``, which means no proxy (SPEC 5).
+
+    Raises:
+        ValueError: It is no URL of a proxy.
+    """
     if text == "none":
         return None
     expected = (
@@ -229,10 +244,10 @@ def parse_proxy(text: str) -> Proxy | None:
         raise ValueError(expected)
     if parts.path not in {"", "/"} or "?" in text or "#" in text:
         raise ValueError("a proxy's URL ends with its port; in a password / is written %2F, ? %3F and # %23")
-    credentials, at, place = parts.netloc.rpartition("@")
-    if not place:
+    credentials, at, address = parts.netloc.rpartition("@")
+    if not address:
         raise ValueError(expected)
-    host, port = parse_host_and_port(place)
+    host, port = parse_host_and_port(address)
     username, password = _credentials(scheme, credentials) if at else (None, "")
     return Proxy(
         scheme=scheme,
@@ -244,7 +259,7 @@ def parse_proxy(text: str) -> Proxy | None:
 
 
 def _credentials(scheme: str, text: str) -> tuple[str | None, str]:
-    """User and password before the ``@``, which percent signs may stand for; (None, "") for an empty text."""
+    """Return user and password, percent-decoded, of the text before the ``@``; (None, "") if both are empty."""
     try:
         username, password = (unquote(each, errors="strict") for each in text.partition(":")[::2])
     except UnicodeDecodeError:
@@ -269,9 +284,9 @@ class BindAddress:
     """A TCP address to listen on."""
 
     host: str | None
-    """Name or address without brackets; None: all addresses."""
+    """Name or address without brackets. None: all addresses."""
     port: int
-    """0 to 65535; 0: any free port."""
+    """0 to 65535. 0: any free port."""
 
 
 @frozen
@@ -283,7 +298,11 @@ class UnixAddress:
 
 
 def parse_bind(text: str) -> BindAddress | UnixAddress:
-    """The address in ``host:port``, ``[v6]:port``, ``:port`` or ``unix:PATH`` (SPEC 10)."""
+    """Return the address of ``host:port``, ``[v6]:port``, ``:port`` or ``unix:PATH`` (SPEC 10).
+
+    Raises:
+        ValueError: It is none of these.
+    """
     expected = "expected host:port, [v6]:port, :port (all addresses) or unix:PATH"
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
@@ -306,19 +325,19 @@ _BELOW = "*."
 
 @frozen
 class Origin:
-    """An origin (RFC 6454), or all of them whose hosts are below one."""
+    """An origin (RFC 6454), or all origins with hosts below one."""
 
     scheme: str
     """In lower case."""
     host: str
-    """As `parse_host` returns it."""
+    """The host as `parse_host` returns it."""
     port: int | None
-    """None: neither written, nor known from the scheme."""
+    """None if it is neither written nor known from the scheme."""
     below: bool = False
-    """Whether every host below it is meant, at any depth, and not itself."""
+    """Whether the origin stands for every host below its own, at any depth, but not for its own."""
 
     def admits(self, other: Origin) -> bool:
-        """Whether one origin, which names a host itself, is meant by this."""
+        """Whether this origin stands for another, which names one host."""
         if not self.below:
             return self == other
         same = (self.scheme, self.port) == (other.scheme, other.port)
@@ -326,7 +345,11 @@ class Origin:
 
 
 def parse_origin(text: str) -> Origin:
-    """An origin such as ``https://example.com`` as browsers send it; a scheme's own port is filled in."""
+    """Return an origin such as ``https://example.com``, with the scheme's own port if none is written.
+
+    Raises:
+        ValueError: It is no origin as browsers send it.
+    """
     match = _ORIGIN.fullmatch(text)
     if match is None:
         raise ValueError(
@@ -338,9 +361,10 @@ def parse_origin(text: str) -> Origin:
 
 
 def parse_allowed_origin(text: str) -> Origin | None:
-    """Whom an entry of ``allowed-origins`` lets in (SPEC 10); None: everybody, for ``*``.
+    """Return the origins that an entry of ``allowed-origins`` admits (SPEC 10). None for ``*``, which admits all.
 
-    An origin that no browser sends is refused, for nobody would be let in by it.
+    Raises:
+        ValueError: It is no origin that a browser sends, so that it would admit nobody.
     """
     if text == "*":
         return None
@@ -358,7 +382,11 @@ def parse_allowed_origin(text: str) -> Origin | None:
 
 
 def parse_path(text: str) -> str:
-    """The path that a listener serves (SPEC 10)."""
+    """Return a path for a listener to serve (SPEC 10).
+
+    Raises:
+        ValueError: It does not start with ``/``, or holds ``?``, ``#``, spaces or control characters.
+    """
     if not text.startswith("/") or "?" in text or "#" in text or _CONTROL.search(text):
         raise ValueError("expected a path that starts with /, without ?, # and spaces")
     return text

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from attrs import fields
 
 from trio_wsout.config.field_types import field_type_of, section_of, without_none
-from trio_wsout.config.secret import MASK, SENSITIVE_HEADERS, Secret
+from trio_wsout.config.secret import REDACTED, Secret, redact_headers
 from trio_wsout.config.sections import NONE, Heartbeat
 from trio_wsout.config.validation import unusable
 
@@ -21,46 +21,43 @@ if TYPE_CHECKING:
 __all__ = ["document_value", "dump_config"]
 
 
-def dump_config(config: Config, *, masked: bool = False) -> dict[str, Any]:
+def dump_config(config: Config, *, redacted: bool = False) -> dict[str, Any]:
     """Return the document of a configuration: every field that its mode can use and that is not absent.
 
     Args:
         config: The configuration.
-        masked: Put ``***`` in place of every secret. Without it, `load_config` makes an equal Config of the result.
+        redacted: Put ``***`` in place of every secret. Without it, `load_config` makes an equal Config of the result.
     """
-    dumped = _section(config, masked=masked)
+    dumped = _section(config, redacted=redacted)
     for name in unusable(config.mode, link=config.url is not None):
         *above, key = name.replace("_", "-").split(".")
         holder: Any = dumped.get(above[0], {}) if above else dumped
         holder.pop(key, None)
-    if masked and "headers" in dumped:
-        headers: dict[str, object] = dumped["headers"]
-        dumped["headers"] = {
-            name: MASK if name.lower() in SENSITIVE_HEADERS else value for name, value in headers.items()
-        }
+    if redacted and "headers" in dumped:
+        dumped["headers"] = redact_headers(dumped["headers"])
     return dumped
 
 
-def _section(section: Any, *, masked: bool) -> dict[str, Any]:  # noqa: ANN401 - any section
+def _section(section: Any, *, redacted: bool) -> dict[str, Any]:  # noqa: ANN401 - any section
     dumped: dict[str, Any] = {}
     for each in fields(type(section)):
         value = getattr(section, each.name)
-        if value is not None or each.type == Heartbeat | None:
-            dumped[each.name.replace("_", "-")] = document_value(value, each.type, masked=masked)
+        if value is not None or section_of(each.type) is Heartbeat:
+            dumped[each.name.replace("_", "-")] = document_value(value, each.type, redacted=redacted)
     return dumped
 
 
-def document_value(value: Any, annotation: Any, *, masked: bool = False) -> Any:  # noqa: ANN401 - any field's value
+def document_value(value: Any, annotation: Any, *, redacted: bool = False) -> Any:  # noqa: ANN401 - any field's value
     """Return what a document holds for a field's value."""
     if value is None:
         return NONE
     annotation = without_none(annotation)
     field_type = field_type_of(annotation)
     if field_type is not None:
-        return MASK if masked and isinstance(value, Secret) else field_type.write(value)
+        return REDACTED if redacted and isinstance(value, Secret) else field_type.write(value)
     if section_of(annotation) is not None:
-        return _section(value, masked=masked)
+        return _section(value, redacted=redacted)
     inner = [each for each in get_args(annotation) if each is not Ellipsis][-1]
     if isinstance(value, Mapping):
-        return {key: document_value(each, inner, masked=masked) for key, each in value.items()}
-    return [document_value(each, inner, masked=masked) for each in value]
+        return {key: document_value(each, inner, redacted=redacted) for key, each in value.items()}
+    return [document_value(each, inner, redacted=redacted) for each in value]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import date, time
 from typing import Any, Self
 
-from trio_wsout.config.secret import MASK
+from trio_wsout.config.secret import REDACTED
 
 __all__ = [
     "SpelledFloat",
@@ -103,9 +103,9 @@ def parse_unicode(text: str) -> str:
 
 
 def shown(value: object, *, secret: bool) -> str:
-    """Return a value as an error shows it: cut off, and masked if it is secret or may hold credentials."""
+    """Return a value as an error shows it: cut off, and redacted if it is secret or may hold credentials."""
     if secret:
-        return MASK
+        return REDACTED
     if not isinstance(value, str | int | float) or isinstance(value, bool):
         return type_name(value)
     if isinstance(value, int) and abs(value) >= 10**_SHOWN:

@@ -1,4 +1,4 @@
-"""A text that is never shown: what holds passwords, tokens and keys in a configuration."""
+"""Texts that are never shown: passwords, tokens and keys of a configuration."""
 
 from __future__ import annotations
 
@@ -9,33 +9,35 @@ from attrs import field, frozen
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MASK", "SENSITIVE_HEADERS", "Secret", "mask_headers"]
+__all__ = ["REDACTED", "SENSITIVE_HEADERS", "Secret", "redact_headers", "repr_headers"]
 
-MASK = "***"
-"""What stands in the place of every secret that is printed."""
-
+REDACTED = "***"
+"""The text that is shown in place of a secret."""
 SENSITIVE_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
-"""Headers (lower case) whose values are secrets wherever they are written."""
+"""Names, in lower case, of headers whose values are secrets wherever they are configured."""
 
 
 @frozen(repr=False)
 class Secret:
-    """A secret text: equal to another by value, shown as ``***`` everywhere but in `reveal`."""
+    """A secret text: equal to another by value, and shown as ``***``."""
 
     _text: str = field()
 
     def reveal(self) -> str:
-        """The text itself; call it only where it is put on the wire or into a file for it."""
+        """Return the text itself. Call it only where the text is put on the wire or into a file for it."""
         return self._text
 
     def __repr__(self) -> str:
-        return MASK
+        return REDACTED
 
     __str__ = __repr__
 
 
-def mask_headers(headers: Mapping[str, str]) -> str:
-    """The repr of a header table with the values of `SENSITIVE_HEADERS` masked."""
-    return repr(
-        {name: MASK if name.lower() in SENSITIVE_HEADERS else value for name, value in headers.items()}
-    )
+def redact_headers(headers: Mapping[str, object]) -> dict[str, object]:
+    """Return a table of headers with `REDACTED` in place of the values of `SENSITIVE_HEADERS`."""
+    return {name: REDACTED if name.lower() in SENSITIVE_HEADERS else each for name, each in headers.items()}
+
+
+def repr_headers(headers: Mapping[str, str]) -> str:
+    """Return the repr of a table of headers, redacted."""
+    return repr(redact_headers(headers))

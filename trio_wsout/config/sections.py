@@ -13,7 +13,7 @@ from enum import StrEnum
 from attrs import Factory, field, frozen, has, resolve_types
 
 from trio_wsout.config import field_types as t
-from trio_wsout.config.secret import Secret, mask_headers
+from trio_wsout.config.secret import Secret, repr_headers
 
 __all__ = [
     "Auth",
@@ -374,7 +374,7 @@ class Config:
     """Operating mode."""
     url: t.Url | None = None
     """Remote endpoint as ``ws://`` or ``wss://``; templated. Required in mode client."""
-    headers: Mapping[t.HeaderName, t.HeaderValue] = field(factory=dict[str, str], repr=mask_headers)
+    headers: Mapping[t.HeaderName, t.HeaderValue] = field(factory=dict[str, str], repr=repr_headers)
     """Headers for the opening handshake."""
     query: Mapping[t.Name, t.QueryValue] = Factory(dict[str, str])
     """Query parameters that are appended to `url`."""

@@ -1,12 +1,11 @@
-"""Templated text: ``{{name}}`` is resolved once, when loading; ``${source}`` at every attempt or batch (SPEC 4 and 5).
+"""Templated text: ``{{name}}`` is resolved when it is loaded, ``${source}`` at every attempt or batch (SPEC 4 and 5).
 
 Sources are ``${cursor}``, ``${attempt}``, ``${env|NAME}``, ``${file|PATH}`` and ``${secret|name}``, each with an
-optional ``||default``. Header and footer of a batch know the batch as well: ``${batch|number}``,
-``${batch|count}``, ``${event|/pointer}`` of its first event, ``${time|iso}`` and ``${time|epoch}``, and two spellings
-that other systems have: ``${stat|_BATCH_NUMBER}``, and ``${name}`` for a field of the first event.
+optional ``||default``. The header and footer of a batch also know ``${batch|number}``, ``${batch|count}``,
+``${event|/pointer}`` of the first event, ``${time|iso}`` and ``${time|epoch}``, and two spellings of other systems:
+``${stat|_BATCH_NUMBER}``, and ``${name}`` for a field of the first event.
 ``$${`` writes a literal ``${``. ``@{…}`` is a template of another system and refused; ``@@{`` writes the characters.
-There is one pass: what a value holds is never expanded again, and a context value put into a templated
-text is escaped for that.
+There is one pass: a value is never expanded again, so a context value in a templated text is escaped.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from attrs import frozen
 
 from trio_wsout.config.addresses import parse_url
 from trio_wsout.config.event_paths import parse_dotted, parse_pointer
-from trio_wsout.config.scalars import is_unicode
+from trio_wsout.config.scalars import is_unicode, type_name
 
 __all__ = [
     "Placeholder",
@@ -37,7 +36,7 @@ __all__ = [
 ]
 
 Resolve = Callable[[str, str | None], str | None]
-"""Gives the value of a source and name, or None if there is none."""
+"""Returns the value of a source and name; None if it has none."""
 
 _CONTEXT = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
 _MARK = re.compile(r"[$@](?=\{)")
@@ -62,13 +61,13 @@ _FOREIGN = (
 )
 
 
-def no_value(source: str, name: str | None) -> None:
-    """Know the value of no source: a `Resolve` for texts that ask for none."""
-    del source, name
-
-
 class TemplateError(ValueError):
     """A template that can't be parsed or expanded; the text never holds a value."""
+
+
+def no_value(source: str, name: str | None) -> None:
+    """Return None: a `Resolve` for texts without placeholders, or whose values are not known."""
+    del source, name
 
 
 # -- context ------------------------------------------------------------------------------------------
@@ -77,37 +76,35 @@ class TemplateError(ValueError):
 def resolve_context(
     text: str, context: Mapping[str, object], *, escape: bool, typed: bool = False
 ) -> str | float | bool:
-    """Put context values in the place of every ``{{name}}``; ``{{a.b}}`` looks into nested mappings.
+    """Return a text with the context's values in place of every ``{{name}}``.
 
     Args:
         text: Any text of a configuration.
-        context: The values by name: texts, numbers, true and false, and mappings of these.
-        escape: Whether the text is a template of ``${…}`` too, which a value must not become.
-        typed: Whether a text that is one ``{{name}}`` and nothing else may stand for a number, or true or false.
+        context: The values by name: texts, numbers, true and false, and mappings of these for ``{{a.b}}``.
+        escape: Whether the text is a template of ``${…}`` too, which no value may become.
+        typed: Whether a text of nothing but one ``{{name}}`` may stand for a number, or true or false.
 
     Raises:
-        TemplateError: A name is not in the context, or stands for no single value.
+        TemplateError: A name is not in the context, or is the name of a mapping, a list or null.
     """
     whole = _CONTEXT.fullmatch(text)
     if whole is not None and typed:
-        return _looked_up(whole[1], context)
-    pieces: list[tuple[str, bool]] = []
+        return _context_value(whole[1], context)
+    pieces: list[tuple[str, bool]] = []  # each with whether it is the configuration's own
     position = 0
     for match in _CONTEXT.finditer(text):
-        value = _looked_up(match[1], context)
-        pieces += [
-            (text[position : match.start()], True),
-            (value if isinstance(value, str) else json.dumps(value), False),
-        ]
+        value = _context_value(match[1], context)
+        pieces.append((text[position : match.start()], True))
+        pieces.append((value if isinstance(value, str) else json.dumps(value), False))
         position = match.end()
     pieces.append((text[position:], True))
     joined = "".join([piece for piece, _ in pieces])
-    return _escaped_beside(joined, pieces) if escape and len(pieces) > 1 else joined
+    return _escaped_values(joined, pieces) if escape and len(pieces) > 1 else joined
 
 
-def _escaped_beside(joined: str, pieces: list[tuple[str, bool]]) -> str:
-    """Escape every mark of a template that does not stand as a whole in one of the configuration's own pieces."""
-    ends = list(accumulate(len(piece) for piece, _ in pieces))
+def _escaped_values(joined: str, pieces: list[tuple[str, bool]]) -> str:
+    """Escape every mark of a template, unless the mark and its brace stand in one of the configuration's own pieces."""
+    ends = accumulate(len(piece) for piece, _ in pieces)
     own = [
         range(end - len(piece), end - 1) for end, (piece, is_own) in zip(ends, pieces, strict=True) if is_own
     ]
@@ -116,38 +113,29 @@ def _escaped_beside(joined: str, pieces: list[tuple[str, bool]]) -> str:
     )
 
 
-def _looked_up(name: str, context: Mapping[str, object]) -> str | float | bool:
-    value = _found(name, context)
-    if isinstance(value, str | int | float):
-        return value
-    what = f"{{{{{name}}}}}"
-    if value is not _ABSENT:
-        kind = (
-            "a section with names of its own"
-            if isinstance(value, Mapping)
-            else _TYPES.get(type(value), "no value")
+def _context_value(name: str, context: Mapping[str, object]) -> str | float | bool:
+    found = list(_values(name, context))
+    if found and isinstance(found[0], str | int | float):
+        return found[0]
+    if found:
+        raise TemplateError(
+            f"{{{{{name}}}}} is {type_name(found[0])} in the context; it must be a text, a number, true or false"
         )
-        message = f"{what} is {kind} in the context; it must be a text, a number, true or false"
-        raise TemplateError(message)
     known = ", ".join(sorted(_names(context)))
-    message = f"{what} is not in the context{f'; known: {known}' if known else '; no context was given'}"
-    raise TemplateError(message)
+    raise TemplateError(
+        f"{{{{{name}}}}} is not in the context; {f'known: {known}' if known else 'no context was given'}"
+    )
 
 
-_ABSENT = object()
-_TYPES: Mapping[type, str] = {type(None): "nothing (null)", list: "a list"}
-
-
-def _found(name: str, context: object) -> object:
-    """The value of a name, which may itself hold dots; `_ABSENT` if there is none."""
+def _values(name: str, context: object) -> Iterator[object]:
+    """Yield the value of a name, which may itself hold dots, and then of each way to read its dots as mappings."""
     if not isinstance(context, Mapping):
-        return _ABSENT
+        return
     section = cast("Mapping[str, object]", context)
     if name in section:
-        return section[name]
-    dots = [index for index, character in enumerate(name) if character == "."]
-    found = (_found(name[dot + 1 :], section.get(name[:dot])) for dot in dots)
-    return next((value for value in found if value is not _ABSENT), _ABSENT)
+        yield section[name]
+    for dot in (index for index, character in enumerate(name) if character == "."):
+        yield from _values(name[dot + 1 :], section.get(name[:dot]))
 
 
 def _names(context: Mapping[str, object], above: str = "") -> Iterator[str]:
@@ -173,15 +161,15 @@ class Placeholder:
     source: str
     """cursor, attempt, env, file or secret; of a batch also batch, event or time."""
     name: str | None
-    """What of the source; None for cursor and attempt."""
+    """The name of the value in the source; None for cursor and attempt."""
     default: str | None
-    """What stands there when the source has no value; None if that is an error."""
+    """The value if the source has none; None if that is an error."""
 
     def value(self, resolve: Resolve) -> str:
-        """Return the value, or the default, or nothing if it is a cursor or of an event.
+        """Return the value or the default; for a cursor or an event without either, the empty text.
 
         Raises:
-            TemplateError: There is none.
+            TemplateError: There is neither.
         """
         value = resolve(self.source, self.name)
         if value is None:
@@ -189,10 +177,9 @@ class Placeholder:
         if value is None and self.source in {"cursor", "event"}:
             return ""
         if value is None:
-            what = f"${{{self.source}|{self.name}}}" if self.name else f"${{{self.source}}}"
+            placeholder = f"${{{self.source}|{self.name}}}" if self.name else f"${{{self.source}}}"
             lacks = "names no file that is there" if self.source == "file" else "has no value"
-            message = f"{what} {lacks} and no ||default"
-            raise TemplateError(message)
+            raise TemplateError(f"{placeholder} {lacks} and no ||default")
         return value
 
 
@@ -205,7 +192,7 @@ class Template:
 
     @classmethod
     def parse(cls, text: str, *, of_batch: bool = False) -> Template:
-        """Parse a text, or the header or footer of a batch.
+        """Parse a text; `of_batch`: it is the header or footer of a batch.
 
         Raises:
             TemplateError: A ``${`` is not closed, or names no source that is known there; or there is a ``@{``.
@@ -222,8 +209,7 @@ class Template:
             if match[0] == "@{":
                 raise TemplateError(_FOREIGN)
             if not match[3]:
-                message = "a ${ is not closed; write $${ for the characters themselves"
-                raise TemplateError(message)
+                raise TemplateError("a ${ is not closed; write $${ for the characters themselves")
             parts += [literal, _placeholder(match[2], of_batch=of_batch)]
             literal = ""
         parts.append(literal + text[position:])
@@ -243,12 +229,12 @@ class Template:
         """Return the text with values in it.
 
         Raises:
-            TemplateError: There is neither a value nor a default; a cursor, or what an event lacks, is nothing.
+            TemplateError: A placeholder has neither a value nor a default, and is neither a cursor's nor an event's.
         """
         return "".join(part if isinstance(part, str) else part.value(resolve) for part in self.parts)
 
     def expand_around(self, source: str, name: str, resolve: Resolve) -> list[str]:
-        """Return the expanded texts around each place of one placeholder, whose value is not known yet.
+        """Return the expanded texts before, between and after one placeholder, whose value is not known yet.
 
         Raises:
             TemplateError: As `expand` does.
@@ -265,47 +251,40 @@ class Template:
 
 
 def _placeholder(inside: str, *, of_batch: bool) -> Placeholder:
-    what, bars, default = inside.partition("||")
-    source, bar, name = (each.strip() for each in what.partition("|"))
-    given = default if bars else None
+    wanted, bars, text = inside.partition("||")
+    source, bar, name = (each.strip() for each in wanted.partition("|"))
+    default = text if bars else None
     if source in _NAMED and name and "\0" not in name:
-        return Placeholder(source, name, given)
+        return Placeholder(source, name, default)
     if source in _PLAIN and not bar:
-        return Placeholder(source, None, given)
+        return Placeholder(source, None, default)
     if of_batch:
-        return _placeholder_of_batch(source, name if bar else None, given)
+        return _placeholder_of_batch(source, name if bar else None, default)
     if source in _OF_BATCH and bar:
-        message = f"${{{source}|…}} is known in batch.header and batch.footer only; known here: {_KNOWN}"
-        raise TemplateError(message)
-    message = f"a ${{…}} must be {_KNOWN} here, each with an optional ||default"
-    raise TemplateError(message)
+        raise TemplateError(
+            f"${{{source}|…}} is known in batch.header and batch.footer only; known here: {_KNOWN}"
+        )
+    raise TemplateError(f"a ${{…}} must be {_KNOWN} here, each with an optional ||default")
 
 
 def _placeholder_of_batch(source: str, name: str | None, default: str | None) -> Placeholder:
     if default is not None and ("\n" in default or "\r" in default):
-        message = "a ||default in a batch's header or footer can't hold a line break"
-        raise TemplateError(message)
-    if name is None and source and source not in {*_NAMED, *_OF_BATCH}:
-        try:
+        raise TemplateError("a ||default in a batch's header or footer can't hold a line break")
+    try:
+        if name is None and source and source not in {*_NAMED, *_OF_BATCH}:
             tokens = parse_dotted(source)
-        except ValueError as error:
-            raise TemplateError(f"${{field}} of an event: {error}") from None
-        pointer = "".join(f"/{token.replace('~', '~0').replace('/', '~1')}" for token in tokens)
-        return Placeholder("event", pointer, default)
-    if source == "event" and name:
-        try:
+            pointer = "".join(f"/{token.replace('~', '~0').replace('/', '~1')}" for token in tokens)
+            return Placeholder("event", pointer, default)
+        if source == "event" and name:
             parse_pointer(name)
-        except ValueError as error:
-            raise TemplateError(f"${{event|/pointer}}: {error}") from None
-        return Placeholder(source, name, default)
+            return Placeholder(source, name, default)
+    except ValueError as error:
+        spelling = "${field} of an event" if name is None else "${event|/pointer}"
+        raise TemplateError(f"{spelling}: {error}") from None
     if name is not None and name in _OF_BATCH.get(source, ()):
-        return (
-            Placeholder("batch", "number", default)
-            if source == "stat"
-            else Placeholder(source, name, default)
-        )
-    message = f"a ${{…}} must be {_KNOWN_IN_BATCH} here, each with an optional ||default"
-    raise TemplateError(message)
+        source, name = ("batch", "number") if source == "stat" else (source, name)
+        return Placeholder(source, name, default)
+    raise TemplateError(f"a ${{…}} must be {_KNOWN_IN_BATCH} here, each with an optional ||default")
 
 
 # -- URLs ---------------------------------------------------------------------------------------------
@@ -322,10 +301,10 @@ _SCHEME = re.compile(r"[A-Za-z]+(?=://)")
 
 
 def parse_url_template(text: str) -> str:
-    """A remote endpoint, templated; a scheme that is written out becomes ``ws`` or ``wss``.
+    """Return a remote endpoint, templated; a scheme that is written out becomes ``ws`` or ``wss``.
 
     Raises:
-        ValueError: It is no URL, whatever its placeholders stand for; or no template.
+        ValueError: It is no URL with any sample values, or no template.
     """
     template = Template.parse(text)
     if template.is_static:
@@ -342,6 +321,7 @@ def parse_url_template(text: str) -> str:
 
 
 def _sampled(template: Template, sample: str) -> str:
+    """Return a URL template with a plausible value in place of each placeholder."""
     first, *rest = template.parts
     if isinstance(first, Placeholder):
         has_scheme = bool(rest) and isinstance(rest[0], str) and rest[0].startswith("://")
@@ -356,10 +336,10 @@ def _sampled(template: Template, sample: str) -> str:
 
 
 def expand_url(text: str, resolve: Resolve) -> str:
-    """The URL of one attempt, as ``ws://`` or ``wss://``.
+    """Return the URL of one attempt, as ``ws://`` or ``wss://``.
 
     Raises:
-        ValueError: It is none with these values, or a value is missing; the text holds no value.
+        ValueError: It is no URL with these values, or a value is missing; the text holds no value.
     """
     template = Template.parse(text)
     if template.is_static:  # checked when it was loaded
@@ -374,6 +354,7 @@ def expand_url(text: str, resolve: Resolve) -> str:
 
 
 def _encoded(value: str, before: str) -> str:
+    """Return a value as it stands in a URL behind the text `before`."""
     _, scheme, rest = before.partition("://")
     if not is_unicode(value):
         raise TemplateError("a value holds half of a surrogate pair, which is no character")
