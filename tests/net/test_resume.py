@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import os
 import random
 import socket
 import struct
@@ -20,10 +18,14 @@ from urllib.parse import quote
 import pytest
 import trio
 import trio_wsout
+from trio_wsout.testing import PeerProtocol
+from trio_wsout.testing.protocol import Close, Ping, Response
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+    from trio_wsout.testing.protocol import PeerEvent
 
 pytestmark = [pytest.mark.network, pytest.mark.heavy]
 
@@ -53,7 +55,7 @@ class Peer:
     """Keeps the messages that arrived whole, and what answered its handshakes; resumes after the last message."""
 
     def __init__(self, *, by: str = "header", value: Callable[[Any], object] | None = None) -> None:
-        self.messages: list[bytes] = []
+        self.messages: list[str] = []
         self.statuses: list[str | None] = []
         self.close_code: int | None = None
         self.asks: str | None = None
@@ -61,17 +63,17 @@ class Peer:
         self._by = by
         self._value = value or (lambda event: event["seq"])
         self.stream = trio.SocketStream(trio.socket.socket())
-        self._rest = b""
+        self._protocol = PeerProtocol(server=False)
 
     @property
     def events(self) -> list[Any]:
-        return [json.loads(line) for message in self.messages for line in message.split(b"\n")]
+        return [json.loads(line) for message in self.messages for line in message.split("\n")]
 
     @property
     def cursor(self) -> str | None:
         if not self.messages:
             return self.asks
-        return str(self._value(json.loads(self.messages[-1].rpartition(b"\n")[2])))
+        return str(self._value(json.loads(self.messages[-1].rpartition("\n")[2])))
 
     async def dial(self, port: int, *, buffer: int | None = None) -> None:
         """Connect and ask."""
@@ -81,32 +83,20 @@ class Peer:
         if buffer is not None:
             self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         await self.stream.socket.connect(("127.0.0.1", port))
-        cursor, target, header = self.cursor, "/feed?x=1", ""
+        cursor, target, headers = self.cursor, "/feed?x=1", {}
         if cursor is not None and self._by == "header":
-            header = f"last-event-id: {cursor}\r\n"
+            headers = {"last-event-id": cursor}
         elif cursor is not None:
             target += f"&since={quote(cursor)}"
-        key = base64.b64encode(os.urandom(16)).decode()
-        await self.stream.send_all(
-            f"GET {target} HTTP/1.1\r\nHost: peer\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{header}"
-            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
-        )
+        self._protocol = PeerProtocol(server=False)
+        await self.stream.send_all(self._protocol.request(target, headers))
 
     async def open(self, port: int, *, buffer: int | None = None) -> None:
         """Connect, and be let in."""
         await self.dial(port, buffer=buffer)
-        answer = b""
-        while b"\r\n\r\n" not in answer:
-            chunk = await self.stream.receive_some(65536)
-            assert chunk, answer
-            answer += chunk
-        head, _, self._rest = answer.partition(b"\r\n\r\n")
-        status, *lines = head.decode().split("\r\n")
-        assert status.startswith("HTTP/1.1 101")
-        headers = dict(line.lower().split(": ", 1) for line in lines)
-        self.statuses.append(headers.get("resume-status"))
-        with suppress(trio.BrokenResourceError):
-            await self._take_frames()
+        let_in = len(self.statuses) + 1
+        while len(self.statuses) < let_in:
+            assert await self._read_some(65536), "cut before it was let in"
 
     async def read(self, most: float = inf) -> None:
         """Read so many bytes, or to the end."""
@@ -118,9 +108,25 @@ class Peer:
 
     async def _read_some(self, most: int) -> int:
         chunk = await self.stream.receive_some(most)
-        self._rest += chunk
-        await self._take_frames()
+        with suppress(trio.BrokenResourceError):
+            for event in self._protocol.feed(chunk):
+                await self._on(event)
         return len(chunk)
+
+    async def _on(self, event: PeerEvent) -> None:
+        match event:
+            case str():
+                self.messages.append(event)
+            case Ping():
+                await self.stream.send_all(self._protocol.pong(event.payload))
+            case Close():
+                self.close_code = event.code
+                await self.stream.send_all(self._protocol.close(event.code))
+            case Response():
+                assert event.status == 101
+                self.statuses.append(event.headers.get("resume-status"))
+            case _:
+                pytest.fail(f"unexpected: {event!r}")
 
     async def read_until(self, holds: Callable[[], object], step: int = 64) -> None:
         """Read, so many bytes at a time, until something holds."""
@@ -134,31 +140,8 @@ class Peer:
         await self.read_until(lambda: len(self.messages) >= count, step)
         return self.events
 
-    async def _take_frames(self) -> None:
-        data, at = self._rest, 0
-        while len(data) >= at + 2:
-            size, start = data[at + 1], at + 2
-            if size >= 126:
-                start += 2 if size == 126 else 8
-                size = int.from_bytes(data[at + 2 : start], "big")
-            if len(data) < start + size:
-                break
-            opcode, payload, at = data[at] & 0xF, data[start : start + size], start + size
-            if opcode == 1:
-                self.messages.append(payload)
-            else:
-                await self._answer(opcode, payload)
-        self._rest = data[at:]
-
-    async def _answer(self, opcode: int, payload: bytes) -> None:
-        head = bytes(({9: 0x8A, 8: 0x88}[opcode], 0x80 | len(payload), 0, 0, 0, 0))
-        await self.stream.send_all(head + payload)
-        if opcode == 8:
-            self.close_code = int.from_bytes(payload[:2], "big")
-
     async def cut(self, how: str = "RST") -> None:
         """End the connection at once; what arrived in part is lost."""
-        self._rest = b""
         if self.stream.socket.fileno() < 0:
             return
         if how == "RST":
@@ -484,9 +467,9 @@ async def test_a_peer_resumes_in_the_middle_of_a_batch(
 ) -> None:
     batch = {"mode": "fixed", "fixed-size": 4, "header": "begin", "footer": "end", "wrap-as-json": wrapped}
 
-    def taken_apart(message: bytes) -> list[Any]:
-        first, *lines, last = message.split(b"\n")
-        assert (first, last) == (b"begin", b"end")
+    def taken_apart(message: str) -> list[Any]:
+        first, *lines, last = message.split("\n")
+        assert (first, last) == ("begin", "end")
         events = [json.loads(line) for line in lines]
         assert len(events) == 1 or not wrapped
         return events[0] if wrapped else events
@@ -515,7 +498,7 @@ async def test_a_peer_resumes_in_the_middle_of_a_batch(
         for n in range(12, 16):
             await output.send({"n": n})
         for n, each in enumerate(resumed):
-            await each.read_until(lambda: each.messages and b'"n":15' in each.messages[-1])  # noqa: B023
+            await each.read_until(lambda: each.messages and '"n":15' in each.messages[-1])  # noqa: B023
             got = [event for message in each.messages for event in taken_apart(message)]
             assert [event["n"] for event in got] == list(range(n + 1, 16))
             assert [event["seq"] for event in got[: 11 - n]] == stamps[n + 1 :]
@@ -552,7 +535,7 @@ async def test_a_replay_that_the_history_overtakes_is_told(
         for n in range(600, 1300):
             await output.send({"n": n, "pad": pad})
         await output.flush()
-        await slow.read_until(lambda: b'{"n":1299,' in slow.messages[-1][:20], 65536)
+        await slow.read_until(lambda: '{"n":1299,' in slow.messages[-1][:20], 65536)
         got = slow.events
         (at,) = [index for index, event in enumerate(got) if "gap" in event]
         asked, first = ((each["seq"] if stamped else str(each["n"])) for each in (got[at - 1], got[at + 1]))

@@ -17,10 +17,13 @@ import trio.testing
 import trio_wsout
 from layers import Layer, write_certificate
 from trio_websocket import open_websocket_url
+from trio_wsout.testing import PeerProtocol
+from trio_wsout.testing.protocol import Close, Ping, Response
 
 if TYPE_CHECKING:
     import trustme
     from trio.testing import MockClock
+    from trio_wsout.testing.protocol import PeerEvent
 
 pytestmark = pytest.mark.network
 
@@ -40,65 +43,55 @@ def port_of(output: trio_wsout.Output) -> int:
 
 
 class RawPeer:
-    """A peer of few bytes: counts text frames, answers pings and Close, or stalls."""
+    """A peer of few bytes: counts texts, answers pings and Close, or stalls."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream
-        self.texts: list[bytes] = []
-        self.expected: list[bytes] | None = None
+        self.texts: list[str] = []
+        self.expected: list[str] | None = None
         self.seen = 0
         self.close_code: int | None = None
-        self.rest = b""
+        self.protocol = PeerProtocol(server=False)
 
     @classmethod
     async def connect(cls, port: int) -> RawPeer:
         peer = cls(await trio.open_tcp_stream("127.0.0.1", port))
-        await peer.stream.send_all(HANDSHAKE)
-        while b"\r\n\r\n" not in peer.rest:
-            peer.rest += await peer.stream.receive_some()
-        assert peer.rest.startswith(b"HTTP/1.1 101")
-        peer.rest = peer.rest.partition(b"\r\n\r\n")[2]
+        await peer.stream.send_all(peer.protocol.request())
+        events: list[PeerEvent] = []
+        while not events:
+            events = peer.protocol.feed(await peer.stream.receive_some())
+        response, *early = events
+        assert isinstance(response, Response)
+        assert response.status == 101
+        for event in early:
+            await peer.on(event)
         return peer
 
     async def run(self) -> None:
         """Read until the end."""
         try:
-            while True:
-                while self.rest and await self._frame():
-                    pass
-                chunk = await self.stream.receive_some(65536)
-                if not chunk:
-                    return
-                self.rest += chunk
+            while chunk := await self.stream.receive_some(65536):
+                for event in self.protocol.feed(chunk):
+                    await self.on(event)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return
         finally:
             await trio.aclose_forcefully(self.stream)
 
-    async def _frame(self) -> bool:
-        data = self.rest
-        if len(data) < 2:
-            return False
-        size, start = data[1], 2
-        if size == 126:
-            size, start = int.from_bytes(data[2:4], "big"), 4
-        elif size == 127:
-            size, start = int.from_bytes(data[2:10], "big"), 10
-        if len(data) < start + size:
-            return False
-        payload, opcode = data[start : start + size], data[0] & 0xF
-        self.rest = data[start + size :]
-        if opcode == 1 and self.expected is not None:
-            assert payload == self.expected[self.seen]
-            self.seen += 1
-        elif opcode == 1:
-            self.texts.append(payload)
-        else:
-            answer = {9: 0x8A, 8: 0x88}[opcode]
-            await self.stream.send_all(bytes((answer, 0x80 | size, 0, 0, 0, 0)) + payload)
-            if opcode == 8:
-                self.close_code = int.from_bytes(payload[:2], "big")
-        return True
+    async def on(self, event: PeerEvent) -> None:
+        match event:
+            case str() if self.expected is not None:
+                assert event == self.expected[self.seen]
+                self.seen += 1
+            case str():
+                self.texts.append(event)
+            case Ping():
+                await self.stream.send_all(self.protocol.pong(event.payload))
+            case Close():
+                self.close_code = event.code
+                await self.stream.send_all(self.protocol.close(event.code))
+            case _:
+                pytest.fail(f"unexpected: {event!r}")
 
 
 def resident() -> int:
@@ -115,7 +108,7 @@ def open_numbers() -> set[str]:
 async def test_one_stalled_peer_among_100_costs_the_others_nothing(policy: str) -> None:
     events, pad = 2000, "x" * 3000
     fields = config(server={"slow-peer": policy, "slow-peer-timeout": "500ms"})
-    expected = [f"{n} {pad}".encode() for n in range(events)]
+    expected = [f"{n} {pad}" for n in range(events)]
     async with trio.open_nursery() as nursery, trio_wsout.open_output(fields) as output:
         peers = [await RawPeer.connect(port_of(output)) for _ in range(99)]
         stalled = await RawPeer.connect(port_of(output))
@@ -158,8 +151,9 @@ async def test_who_gets_the_number_of_a_socket_gets_nothing_of_who_had_it_before
         for _ in range(30):
             peer = await RawPeer.connect(port_of(output))
             await output.wait_peers(1)
-            while b"xxx" not in peer.rest:
-                peer.rest += await peer.stream.receive_some()
+            came = bytearray()
+            while b"xxx" not in came:
+                came += await peer.stream.receive_some()
             there = open_numbers()
             peer.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
             await trio.aclose_forcefully(peer.stream)
@@ -294,7 +288,7 @@ async def test_a_peer_that_reads_late_and_in_bits_gets_every_frame_whole() -> No
     async with trio.open_nursery() as nursery, trio_wsout.open_output(config()) as output:
         late, quick = [await RawPeer.connect(port_of(output)) for _ in range(2)]
         await output.wait_peers(2)
-        expected = [f"{n} {'x' * (n * 37 % 60_000)}".encode() for n in range(400)]
+        expected = [f"{n} {'x' * (n * 37 % 60_000)}" for n in range(400)]
         quick.expected = late.expected = expected
         nursery.start_soon(quick.run)
 
@@ -304,7 +298,7 @@ async def test_a_peer_that_reads_late_and_in_bits_gets_every_frame_whole() -> No
 
         nursery.start_soon(read_late)
         for each in expected:
-            await output.send(each.decode())
+            await output.send(each)
             await trio.lowlevel.checkpoint()
         await output.flush()
         assert quick.seen == late.seen == len(expected)
@@ -340,7 +334,7 @@ async def test_a_thousand_peers_hear_of_the_end() -> None:
                     await output.flush()
                 while any(peer.close_code is None for peer in peers):
                     await trio.sleep(0.01)
-                assert [peer.texts for peer in peers] == [[b"hello"]] * 1000
+                assert [peer.texts for peer in peers] == [["hello"]] * 1000
                 assert [peer.close_code for peer in peers] == [1001] * 1000
                 for peer in peers:
                     await trio.aclose_forcefully(peer.stream)
@@ -525,7 +519,7 @@ async def test_an_exception_of_the_block_is_raised_and_the_peers_are_told() -> N
     async with trio.open_nursery() as nursery:
         with pytest.raises(KeyError, match="mine"):
             await leave()
-    assert [(peer.texts, peer.close_code) for peer in peers] == [([b"last"], 1001)] * 20
+    assert [(peer.texts, peer.close_code) for peer in peers] == [(["last"], 1001)] * 20
     for peer in peers:
         await trio.aclose_forcefully(peer.stream)
 

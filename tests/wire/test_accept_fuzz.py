@@ -20,9 +20,12 @@ import trio_wsout
 from attrs import define, field, frozen
 from trio_wsout._wire.decoder import Close, parse_close
 from trio_wsout._wire.frames import BINARY, CLOSE, PING, PONG, TEXT, masked_frame
+from trio_wsout.testing import open_listener
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from trio_wsout.testing import MemoryListener
 
 pytestmark = pytest.mark.heavy
 
@@ -246,26 +249,6 @@ def frames_in(data: bytes) -> list[tuple[int, bytes]]:
 # -- who they come to ----------------------------------------------------------------------------------
 
 
-class MemoryListener(trio.abc.Listener[trio.abc.Stream]):
-    """Gives the streams whose other ends `dial` gives."""
-
-    def __init__(self) -> None:
-        self._sending, self._taking = trio.open_memory_channel[trio.abc.Stream](BATCH + 1)
-
-    async def accept(self) -> trio.abc.Stream:
-        return await self._taking.receive()
-
-    async def aclose(self) -> None:
-        self._taking.close()
-        await trio.lowlevel.checkpoint()
-
-    def dial(self, *, bounded: bool = False) -> trio.abc.HalfCloseableStream:
-        pair = trio.testing.lockstep_stream_pair if bounded else trio.testing.memory_stream_pair
-        ours, theirs = pair()
-        self._sending.send_nowait(theirs)
-        return ours
-
-
 def config(mode: str) -> dict[str, Any]:
     server: dict[str, Any] = {
         "bind": "127.0.0.1:0",
@@ -287,7 +270,7 @@ class Batch:
 
     mode: str
     chance: random.Random
-    listener: MemoryListener = field(factory=MemoryListener)
+    listener: MemoryListener = field(init=False)
     sent: list[str] = field(factory=list)
     """Events to the bystander, or from it."""
     heard: list[str] = field(factory=list)
@@ -297,7 +280,10 @@ class Batch:
     outcomes: Counter[int | None] = field(factory=Counter)
 
     async def run(self) -> None:
-        async with trio_wsout.open_output(config(self.mode), listeners=[self.listener]) as output:
+        async with (
+            open_listener() as self.listener,
+            trio_wsout.open_output(config(self.mode), listeners=[self.listener]) as output,
+        ):
             async with trio.open_nursery() as nursery:
                 bystander = await self.enter(nursery)
                 bystander.answers_pings = True
@@ -360,7 +346,7 @@ class Batch:
 
     async def visit(self, number: int, plan: Plan) -> None:
         await trio.sleep(plan.begin)
-        visit = Visit(self.listener.dial(bounded=plan.bounded))
+        visit = Visit(self.listener.dial(buffered=not plan.bounded))
         spoken_at = visit.begun
         with trio.move_on_after(100):
             async with trio.open_nursery() as nursery:
@@ -438,8 +424,10 @@ class Outcome:
 def test_however_the_bytes_are_cut_the_outcome_is_the_same(which: str) -> None:
     seed = seed_for(which)
     wrong: list[str] = []
+    listener: MemoryListener
+    output: trio_wsout.Output
 
-    async def outcome_of(pieces: Sequence[bytes], pause: float, output: trio_wsout.Output) -> Outcome:
+    async def outcome_of(pieces: Sequence[bytes], pause: float) -> Outcome:
         before = output.statistics().received
         visit = Visit(listener.dial())
         async with trio.open_nursery() as nursery:
@@ -457,25 +445,26 @@ def test_however_the_bytes_are_cut_the_outcome_is_the_same(which: str) -> None:
             pass
 
     async def main() -> None:
-        async with trio_wsout.open_output(config("server-input"), listeners=[listener]) as output:
+        nonlocal listener, output
+        async with (
+            open_listener() as listener,
+            trio_wsout.open_output(config("server-input"), listeners=[listener]) as output,
+        ):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(drain, output)
                 for number in range(BATCHES * 8):
                     chance = random.Random(f"{seed}-{number}")
                     head, frames = mutant(chance)
                     outcomes = {
-                        "in one": await outcome_of([head + frames], 0, output),
-                        "in pieces": await outcome_of(sliced(head + frames, chance), 0, output),
-                        "slowly": await outcome_of(sliced(head + frames, chance), 0.001, output),
-                        "frames later": await outcome_of([head, frames], 0.001, output),
-                        "frames later in pieces": await outcome_of(
-                            [head, *sliced(frames, chance)], 0.001, output
-                        ),
+                        "in one": await outcome_of([head + frames], 0),
+                        "in pieces": await outcome_of(sliced(head + frames, chance), 0),
+                        "slowly": await outcome_of(sliced(head + frames, chance), 0.001),
+                        "frames later": await outcome_of([head, frames], 0.001),
+                        "frames later in pieces": await outcome_of([head, *sliced(frames, chance)], 0.001),
                     }
                     if len(set(outcomes.values())) > 1:
                         wrong.append(f"{head[-50:]!r} {frames[:200]!r}: {outcomes}")
                 nursery.cancel_scope.cancel()
 
-    listener = MemoryListener()
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     assert not wrong, f"FUZZ_SEED={seed}, {len(wrong)} times\n" + "\n".join(wrong[:5])

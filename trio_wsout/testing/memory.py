@@ -141,7 +141,7 @@ class MemoryListener(trio.abc.Listener[trio.abc.Stream]):
         await peer.request(path, headers, subprotocols=subprotocols)
         return peer
 
-    def dial(self, *, buffered: bool = True) -> trio.abc.Stream:
+    def dial(self, *, buffered: bool = True) -> trio.abc.HalfCloseableStream:
         """Return a stream whose other end is accepted next, for a peer that says what it likes."""
         ours, theirs = _stream_pair(buffered=buffered)
         self.add(theirs)
@@ -165,7 +165,7 @@ _MOST_WAITING = 1000
 """Streams that wait to be accepted at most."""
 
 
-def _stream_pair(*, buffered: bool) -> tuple[trio.abc.Stream, trio.abc.Stream]:
+def _stream_pair(*, buffered: bool) -> tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]:
     return trio.testing.memory_stream_pair() if buffered else trio.testing.lockstep_stream_pair()
 
 
