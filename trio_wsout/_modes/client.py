@@ -78,7 +78,6 @@ class ClientTree(Tree):
             config.retry.timeout,
             self.ledger,
             self.counters,
-            self.link.message_passed,
         )
         self.cursor_saver: CursorSaver | None = None
         self.ledger.on_confirmed = self._confirmed

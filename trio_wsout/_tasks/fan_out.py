@@ -81,7 +81,7 @@ class Member(Owner, HasDeadline, Protocol):
 
 @define(eq=False)
 class FanOut:
-    """The peers of a listener, and the log that all of them read; a `Sink`.
+    """The peers of a listener, and the log that all of them read; a `Sink` and a `HasDeadline`.
 
     A message is framed once, whatever the number of peers.
     """
@@ -111,13 +111,13 @@ class FanOut:
     """Watches the deadlines of all peers."""
     confirms_writes: bool = field(init=False)
     """Whether a message is confirmed once it is written (level written)."""
-    _ask_timer: _AskTimer = field(init=False)
+    due: float = field(default=inf, init=False)
+    ticket: int = field(default=0, init=False)
     _room: Wakeup = field(factory=Wakeup, init=False)
     _changed: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     _warned_of_silence: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._ask_timer = _AskTimer(self)
         self.confirms_writes = self._level is DeliveryLevel.WRITTEN
 
     # -- posting ----------------------------------------------------------------------------------------
@@ -206,6 +206,14 @@ class FanOut:
             peer.ping()
             self.heartbeat_task.reschedule(peer)
 
+    def next_deadline(self) -> float | None:
+        """Return when all peers have to be asked for confirmations, even if nobody waits for them."""
+        return self.log.ask_at
+
+    def poll(self) -> None:
+        """Ask all peers for confirmations."""
+        self.ask_all()
+
     def settle(self) -> None:
         """Confirm the messages that have settled, wake who waits for room, and see when to ask for confirmations."""
         if self.uplink is not None:
@@ -215,7 +223,7 @@ class FanOut:
             self._confirm(messages)
         if not self.log.full:
             self._room.notify()
-        self.heartbeat_task.reschedule(self._ask_timer)
+        self.heartbeat_task.reschedule(self)
 
     def _confirm(self, messages: Sequence[Message]) -> None:
         """Confirm messages, without the events that the link will never have: it has reported those."""
@@ -359,18 +367,3 @@ def _owner(subscription: Subscription) -> Member:
 def _why(disconnection: Disconnection | None) -> str:
     """Return why a peer left, for a log line; empty if this side wanted it."""
     return "" if disconnection is None or disconnection.cause is Cause.LOCAL else f": {disconnection.detail}"
-
-
-@define(eq=False)
-class _AskTimer:
-    """Asks all peers for confirmations when `Log.ask_at` says so, even if nobody waits for them. A `HasDeadline`."""
-
-    _fan_out: FanOut
-    due: float = field(default=inf, init=False)
-    ticket: int = field(default=0, init=False)
-
-    def next_deadline(self) -> float | None:
-        return self._fan_out.log.ask_at
-
-    def poll(self) -> None:
-        self._fan_out.ask_all()

@@ -71,9 +71,11 @@ class Source(Protocol):
 
     async def receive(self) -> Item:
         """Wait for the next item; cancelled, it has taken none."""
+        ...
 
     def receive_nowait(self) -> Item:
         """Return the next item; raises trio.WouldBlock if none waits."""
+        ...
 
 
 @define(eq=False)

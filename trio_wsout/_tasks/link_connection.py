@@ -26,7 +26,10 @@ from trio_wsout._tasks.wakeup import cancel_when, earliest
 from trio_wsout._wire.connection import FAREWELL
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from trio_wsout._core.heartbeat import HeartbeatMonitor
+    from trio_wsout._core.message import Accepted, Message
     from trio_wsout._core.received import Peer
     from trio_wsout._tasks.heartbeat import HeartbeatTask
     from trio_wsout._tasks.outbox import Outbox
@@ -44,12 +47,14 @@ _DRAIN = 1.0
 
 @define(eq=False)
 class LinkConnection:
-    """One open connection of a link. A `HasDeadline`."""
+    """One open connection of a link. A `HasDeadline` and a `WritingSide`."""
 
     _connection: Connection
     _monitor: HeartbeatMonitor
     _outbox: Outbox
     _heartbeat_task: HeartbeatTask
+    heard: Callable[[], object]
+    """Called for each message from the peer."""
     due: float = field(default=inf, init=False)
     ticket: int = field(default=0, init=False)
     _written: trio.Event = field(factory=trio.Event, init=False)
@@ -65,10 +70,9 @@ class LinkConnection:
         connection.on_ping(self._monitor.ping_written)
         connection.on_pong(self._pong_received)
         connection.on_queued(outbox.to_write.notify)
-        outbox.on_reading_resumed = self._reschedule
         self._reschedule()
         async with connection, trio.open_nursery() as reading:
-            reading.start_soon(Reader(connection, inbox, outbox, self._monitor, peer).run)
+            reading.start_soon(Reader(connection, inbox, self, peer).run)
             async with trio.open_nursery() as writing:
                 writing.start_soon(self._write)
                 writing.start_soon(cancel_when, closing, writing.cancel_scope)
@@ -126,9 +130,33 @@ class LinkConnection:
     def _pong_received(self, payload: bytes) -> None:
         # Called by the reader itself: a task for pongs would cost a task switch for each.
         if self._monitor.pong_received(payload):
-            self._outbox.pong_received()
+            self._confirm(self._outbox.window.pong_received(trio.current_time()))
         elif not self._monitor.answered:
             self._outbox.window.strange_pong_received()
+        self._reschedule()
+
+    def events_in_flight(self) -> list[Accepted]:
+        """Return the events that an acknowledgement may name, oldest first."""
+        return self._outbox.window.events_in_flight()
+
+    def acked(self, seq: int) -> None:
+        """Take note that the peer's application has every event up to `seq`."""
+        self._confirm(self._outbox.window.acked(seq))
+
+    def _confirm(self, messages: Sequence[Message]) -> None:
+        """Confirm messages, and go on: there may be room for more, and another ping may go."""
+        self._outbox.confirm(messages)
+        self._outbox.to_write.notify()
+
+    def reading_paused(self) -> None:
+        """Take note that this side stopped reading, so that neither life nor confirmations can be seen."""
+        self._monitor.reading_paused()
+        self._outbox.window.reading_paused()
+
+    def reading_resumed(self, now: float) -> None:
+        """Take note that this side reads again since `now`."""
+        self._monitor.reading_resumed(now)
+        self._outbox.window.reading_resumed(now)
         self._reschedule()
 
     # -- HasDeadline --------------------------------------------------------------------------------------------

@@ -59,9 +59,11 @@ class Host(Protocol):
 
     async def resumption(self, asked: str | None) -> Resumption:
         """Return what a peer gets first that asks for what follows the cursor `asked`; None if it does not ask."""
+        ...
 
     def inbox_for(self, peer: ServedPeer) -> Inbox:
         """Return the inbox that takes the messages of a peer."""
+        ...
 
 
 @define(eq=False)

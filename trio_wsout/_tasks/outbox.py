@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import trio
 from attrs import define, field
 
 from trio_wsout._core.message import events_in
@@ -24,21 +23,17 @@ __all__ = ["Outbox"]
 
 @define(eq=False)
 class Outbox:
-    """Filled by the sender, a `Sink`, and emptied by the writer of a connection, a `WritingSide`."""
+    """Filled by the sender, a `Sink`, and emptied by the writer of a connection."""
 
     window: DeliveryWindow
     timeout: float
     """Seconds after which the oldest message in flight makes a connection stalled."""
     ledger: Ledger
     _counters: Counters
-    heard: Callable[[], object]
-    """Called for each message from the peer."""
     to_write: Wakeup = field(factory=Wakeup, init=False)
     """Notified when there may be something to write."""
     wanted: Wakeup = field(factory=Wakeup, init=False)
     """Notified when a message waits: a lazy link dials then."""
-    on_reading_resumed: Callable[[], object] | None = field(default=None, init=False)
-    """Called when this side reads again."""
     _room: Wakeup = field(factory=Wakeup, init=False)
     accept: Callable[[Message], bool] = field(init=False)
     """Takes a message into the window, and returns true, if there is room for it."""
@@ -74,30 +69,6 @@ class Outbox:
         if messages:
             self.ledger.confirm(messages)
             self._room.notify()
-
-    def pong_received(self) -> None:
-        """Take note that the outstanding ping was answered: that may confirm, and another ping may go."""
-        self.confirm(self.window.pong_received(trio.current_time()))
-        self.to_write.notify()
-
-    def acked(self, seq: int) -> None:
-        """Take note that the peer's application has every event up to `seq`."""
-        self.confirm(self.window.acked(seq))
-        self.to_write.notify()
-
-    def events_in_flight(self) -> list[Accepted]:
-        """Return the events that an acknowledgement may name, oldest first."""
-        return self.window.events_in_flight()
-
-    def reading_paused(self) -> None:
-        """Take note that this side stopped reading, so that confirmations can't be seen."""
-        self.window.reading_paused()
-
-    def reading_resumed(self, now: float) -> None:
-        """Take note that this side reads again since `now`."""
-        self.window.reading_resumed(now)
-        if self.on_reading_resumed is not None:
-            self.on_reading_resumed()
 
     def disconnected(self, disconnection: Disconnection) -> list[tuple[Accepted, str]]:
         """Have everything unconfirmed sent again; return the events that are not, each with its reason."""

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from trio_wsout._core.acknowledgement import AckReader
-    from trio_wsout._core.heartbeat import HeartbeatMonitor
     from trio_wsout._core.message import Accepted
     from trio_wsout._core.received import Peer
     from trio_wsout._core.statistics import Counters
@@ -51,6 +50,7 @@ class WritingSide(Protocol):
 
     def events_in_flight(self) -> list[Accepted]:
         """Return the events that an acknowledgement may name, oldest first."""
+        ...
 
     def acked(self, seq: int) -> None:
         """Take note that the peer's application has every event up to `seq`."""
@@ -139,7 +139,6 @@ class Reader:
     _connection: Connection
     _inbox: Inbox
     _side: WritingSide
-    _monitor: HeartbeatMonitor
     _peer: Peer
 
     async def run(self) -> None:
@@ -183,14 +182,11 @@ class Reader:
     @contextmanager
     def _paused(self) -> Generator[None, None, None]:
         """Have the peer's silence mean nothing meanwhile, because this side does not read."""
-        self._monitor.reading_paused()
         self._side.reading_paused()
         try:
             yield
         finally:
-            now = trio.current_time()
-            self._monitor.reading_resumed(now)
-            self._side.reading_resumed(now)
+            self._side.reading_resumed(trio.current_time())
 
     def _acknowledges(self, message: str | bytes, acks: AckReader) -> bool:
         """Tell the writing side if a message is an acknowledgement, and return whether it is."""

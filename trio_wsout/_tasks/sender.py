@@ -37,6 +37,7 @@ class Sink(Protocol):
 
     def accept(self, message: Message, /) -> bool:
         """Take a message, and return true, if there is room for it."""
+        ...
 
     async def put(self, message: Message) -> None:
         """Take a message, waiting for room."""

@@ -147,7 +147,7 @@ class ServedPeer:
 
     async def _read(self, inbox: Inbox) -> None:
         try:
-            await Reader(self.connection, inbox, self, self.monitor, self.peer).run()
+            await Reader(self.connection, inbox, self, self.peer).run()
         finally:
             self._reading = False
             self._wakeup.notify()
@@ -402,6 +402,7 @@ class ServedPeer:
 
     def reading_paused(self) -> None:
         """Take note that this side stopped reading, because the application takes nothing."""
+        self.monitor.reading_paused()
         self._paused = True
         if self.subscription is not None:
             self.subscription.reading_paused()
@@ -409,6 +410,7 @@ class ServedPeer:
 
     def reading_resumed(self, now: float) -> None:
         """Take note that this side reads again since `now`."""
+        self.monitor.reading_resumed(now)
         self._paused = False
         self.active_at = now
         if self.subscription is not None:

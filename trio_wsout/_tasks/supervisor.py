@@ -213,7 +213,9 @@ class Supervisor:
         self._opened(connection, monitor)
         peer = Peer(address=self._dialer.address, subprotocol=connection.subprotocol)
         try:
-            serving = LinkConnection(connection, monitor, self._outbox, self._heartbeat_task)
+            serving = LinkConnection(
+                connection, monitor, self._outbox, self._heartbeat_task, self._link.message_passed
+            )
             await serving.run(self._inbox, peer=peer, closing=self._closing)
         finally:
             self.connection = self.monitor = None
