@@ -460,7 +460,19 @@ def test_a_pong_does_not_wait_for_the_messages_in_front_of_it_and_a_ping_does() 
     pong, ping = frames(0x8A, b"pong", masked=False), frames(0x89, b"ping", masked=False)
     parts, pongs = decoder.feed(one + pong + two + ping + one)
     assert pongs == [b"pong"]
-    assert parts == [[b"1"], ["2"], Ping(b"ping"), [b"1"]]
+    assert parts == [[b"1", "2"], Ping(b"ping"), [b"1"]]
+
+
+def test_a_message_in_pieces_stands_in_one_run_with_those_around_it() -> None:
+    whole, cut_first, cut_rest = frames(0x82, b"1", masked=False), b"\x01\x01a", b"\x80\x02bc"
+    decoder = Decoder(masked=False, most=MOST)
+    assert decoder.feed(whole + cut_first + cut_rest[:3])[0] == [[b"1"]]
+    assert decoder.feed(cut_rest[3:] + whole * LONGEST_RUN)[0] == [
+        ["abc", *[b"1"] * (LONGEST_RUN - 1)],
+        [b"1"],
+    ]
+    full = whole * LONGEST_RUN + cut_first + cut_rest
+    assert decoder.feed(full)[0] == [[b"1"] * LONGEST_RUN, ["abc"]]
 
 
 def test_a_long_run_is_cut_so_that_other_tasks_run() -> None:

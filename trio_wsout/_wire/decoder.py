@@ -243,7 +243,7 @@ class Decoder:
         # This loop is most of what a message costs (tests/bench), so there are no calls and no attributes in it.
         mask, most, end = self._mask, self._most, len(chunk)
         key = 4 if mask else 0
-        run: list[str | bytes] = []
+        run = _last_run(parts)
         while at + 1 < end:
             first = chunk[at]
             size = chunk[at + 1] ^ mask  # the wrong mask bit makes it larger than any length
@@ -362,7 +362,10 @@ class Decoder:
                     self._end(inflated, parts)
                     return
                 payload = inflated
-            parts.append([payload.decode() if message.is_text else payload])
+            whole = payload.decode() if message.is_text else payload
+            run = _last_run(parts)
+            run.append(whole)
+            parts.append(run)
         except UnicodeDecodeError:
             self._end(_NO_UTF_8, parts)
 
@@ -378,6 +381,15 @@ class Decoder:
     def _end(self, part: Close | Violation, parts: list[Part]) -> None:
         parts.append(part)
         self.over = True
+
+
+def _last_run(parts: list[Part]) -> list[str | bytes]:
+    """Take off the run that the next message belongs to; it is empty if a run begins with that message."""
+    last = parts[-1] if parts else None
+    if not isinstance(last, list) or len(last) >= LONGEST_RUN:
+        return []
+    del parts[-1]
+    return last
 
 
 def _long_size(chunk: bytes, at: int, size: int, start: int) -> tuple[int, int]:
