@@ -58,16 +58,18 @@ class Guest:
 class Acceptor:
     """Admits the peers of one listener: by the `server` section, and then by the application."""
 
-    _admission: Admission
-    _authenticate: Callable[[Handshake], Awaitable[Admit | Deny]] | None = None
+    _admission: Admission = field(alias="admission")
+    _authenticate: Callable[[Handshake], Awaitable[Admit | Deny]] | None = field(
+        default=None, alias="authenticate"
+    )
     """The application's verdict on each handshake; None if the `server` section decides alone."""
-    _max_connections: int | None
+    _max_connections: int | None = field(alias="max_connections")
     """Peers at a time, those included whose handshake is accepted and not yet answered; None if there is no bound."""
-    _heartbeat: Heartbeat | None
-    _max_message_size: int
-    _text: bool
+    _heartbeat: Heartbeat | None = field(alias="heartbeat")
+    _max_message_size: int = field(alias="max_message_size")
+    _text: bool = field(alias="text")
     """Whether messages that are sent are text."""
-    _peer_log: PeerLog
+    _peer_log: PeerLog = field(alias="peer_log")
     _tls: ServerContext | None = field(default=None, init=False)
     """TLS around every connection; None if there is none."""
     capacity: trio.Semaphore = field(

@@ -58,7 +58,7 @@ class Transport:
 
     # There is one for each of thousands of peers: mind its memory.
     stream: trio.abc.Stream
-    _unread: bytes = b""
+    _unread: bytes = field(default=b"", alias="unread")
     """Bytes that came behind the opening handshake."""
     received_bytes: int = 0
     """Bytes that were read, TLS taken off."""
