@@ -150,7 +150,6 @@ class EchoServer:
             max_connections=None,
             heartbeat=None,
             max_message_size=config.max_message_size,
-            text=True,
             peer_log=PeerLog(),
         )
 

@@ -545,7 +545,6 @@ def acceptor_by(
         max_connections=config.server.max_connections,
         heartbeat=config.heartbeat,
         max_message_size=config.max_message_size,
-        text=True,
         peer_log=PeerLog(),
     )
 

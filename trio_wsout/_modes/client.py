@@ -44,6 +44,7 @@ from trio_wsout._tasks.supervisor import Supervisor
 from trio_wsout._tasks.text_files import read_text_files
 from trio_wsout._tasks.wakeup import cancel_when
 from trio_wsout._wire.dial import AttemptFailed, Dialer
+from trio_wsout._wire.frames import BINARY, TEXT
 from trio_wsout.config.sections import ConnectMode, DeliveryLevel
 from trio_wsout.config.templates import TemplateError
 from trio_wsout.errors import ConnectError, SpoolError
@@ -103,7 +104,7 @@ class ClientTree(Tree):
             config.connect.proxy,
             config.heartbeat,
             config.max_message_size,
-            self.encoder.is_text,
+            TEXT if self.encoder.is_text else BINARY,
             open_stream,
         )
         self.supervisor = Supervisor(

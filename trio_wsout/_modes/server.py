@@ -76,7 +76,6 @@ class ServerTree(Tree):
                 max_connections=server.max_connections,
                 heartbeat=config.heartbeat,
                 max_message_size=config.max_message_size,
-                text=self.encoder.is_text,
                 peer_log=self.peer_log,
             ),
             hooks.listeners,

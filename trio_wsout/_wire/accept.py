@@ -17,6 +17,8 @@ from trio_wsout._core.admission import RETRY_AFTER, Admit, Deny, Response
 from trio_wsout._core.callables import CallableError, awaitable
 from trio_wsout._core.received import Peer
 from trio_wsout._wire.connection import Connection
+from trio_wsout._wire.decoder import Decoder
+from trio_wsout._wire.frames import plain_frame
 from trio_wsout._wire.http_request import read_head, refuse
 from trio_wsout._wire.opening import accept_opening
 from trio_wsout._wire.tcp import set_user_timeout
@@ -67,8 +69,6 @@ class Acceptor:
     """Peers at a time, those included whose handshake is accepted and not yet answered; None if there is no bound."""
     _heartbeat: Heartbeat | None = field(alias="heartbeat")
     _max_message_size: int = field(alias="max_message_size")
-    _text: bool = field(alias="text")
-    """Whether messages that are sent are text."""
     _peer_log: PeerLog = field(alias="peer_log")
     _tls: ServerContext | None = field(default=None, init=False)
     """TLS around every connection; None if there is none."""
@@ -150,9 +150,8 @@ class Acceptor:
             return None
         return Connection(
             Transport(guest.stream, unread=guest.rest),
-            is_client=False,
-            text=self._text,
-            most=self._max_message_size,
+            Decoder(masked=True, most=self._max_message_size),
+            plain_frame,
             subprotocol=guest.peer.subprotocol,
         )
 

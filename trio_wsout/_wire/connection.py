@@ -6,20 +6,20 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 import trio
-from attrs import define
+from attrs import define, field
 
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.heartbeat import Progress
 from trio_wsout._core.read_out import Motion
 from trio_wsout._core.redaction import redact_secrets
-from trio_wsout._wire.decoder import NO_STATUS, Close, Decoder, Ping, Violation
-from trio_wsout._wire.frames import BINARY, CLOSE, PING, PONG, TEXT, masked_frame, masked_frames, plain_frame
+from trio_wsout._wire.decoder import NO_STATUS, Close, Part, Ping, Violation
+from trio_wsout._wire.frames import CLOSE, PING, PONG, TEXT, masked_frame, masked_frames
 from trio_wsout._wire.tcp import bytes_unread, send_progress
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from trio_wsout._wire.decoder import Part
+    from trio_wsout._wire.decoder import Decoder
     from trio_wsout._wire.transport import Transport
 
 __all__ = ["FAREWELL", "Connection"]
@@ -30,71 +30,39 @@ _PROTOCOL_ERROR = 1002
 _CLOSED_HERE = Disconnection(cause=Cause.LOCAL, detail="closed by this side")
 
 
-@define(eq=False, init=False)
+@define(eq=False)
 class Connection:
     """An open connection. It ends once, and `disconnection` says why; leaving ``async with`` cuts it.
 
     Only one task writes, only one receives.
     """
 
-    subprotocol: str | None
-    """The subprotocol that the server chose; None if it chose none."""
-    _transport: Transport
-    _decoder: Decoder
-    _frame: Callable[[bytes, int], bytes]
-    _opcode: int
-    _secrets: Sequence[str]
-    _parts: list[Part]
+    _transport: Transport = field(alias="transport")
+    _decoder: Decoder = field(alias="decoder")
+    """For what the peer sends."""
+    _frame: Callable[[bytes, int], bytes] = field(alias="frame")
+    """`masked_frame` on the side of a client, `plain_frame` on that of a server (RFC 6455 section 5.1)."""
+    _opcode: int = field(default=TEXT, kw_only=True, alias="opcode")
+    """Opcode of the messages that `write` frames."""
+    subprotocol: str | None = field(default=None, kw_only=True)
+    """The subprotocol that both sides agreed on; None if there is none."""
+    _secrets: Sequence[str] = field(default=(), kw_only=True, alias="secrets")
+    """Texts that are redacted in what is told of the peer's words."""
+    _parts: list[Part] = field(factory=list[Part], init=False)
     """The parts that were decoded and not handed over, the next one last."""
-    _last: bytes | None
+    _last: bytes | None = field(default=None, init=False)
     """The payload of the Close that answers the peer's Close or violation; None if neither came."""
-    _closing: bool
+    _closing: bool = field(default=False, init=False)
     """Whether this side has begun the closing handshake."""
-    _closed_by_peer: Disconnection | None
+    _closed_by_peer: Disconnection | None = field(default=None, init=False)
     """The disconnection that the peer's Close means, from the moment when it is read; None if none came."""
-    _ping_waits: bool
+    _ping_waits: bool = field(default=False, init=False)
     """Whether a ping is queued."""
-    _written_with_ping: int
+    _written_with_ping: int = field(default=0, init=False)
     """Bytes that were written up to the end of the latest ping."""
-    _on_ping: Callable[[float], object] | None
-    _on_pong: Callable[[bytes], object] | None
-    _before_answer: Callable[[], Awaitable[object]] | None
-
-    def __init__(
-        self,
-        transport: Transport,
-        *,
-        is_client: bool,
-        text: bool,
-        most: int,
-        subprotocol: str | None = None,
-        secrets: Sequence[str] = (),
-    ) -> None:
-        """Own an open connection.
-
-        Args:
-            transport: Its bytes.
-            is_client: Whether this side masks its frames, and the peer does not (RFC 6455 section 5.1).
-            text: Whether messages that are sent are text; else they are binary.
-            most: Bytes of a message that is received at most.
-            subprotocol: Agreed on in the opening handshake.
-            secrets: Replaced where a text of the peer is told.
-        """
-        self.subprotocol = subprotocol
-        self._transport = transport
-        self._decoder = Decoder(masked=not is_client, most=most)
-        self._frame = masked_frame if is_client else plain_frame
-        self._opcode = TEXT if text else BINARY
-        self._secrets = secrets
-        self._parts = []
-        self._last = None
-        self._closing = False
-        self._closed_by_peer = None
-        self._ping_waits = False
-        self._written_with_ping = 0
-        self._on_ping = None
-        self._on_pong = None
-        self._before_answer = None
+    _on_ping: Callable[[float], object] | None = field(default=None, init=False)
+    _on_pong: Callable[[bytes], object] | None = field(default=None, init=False)
+    _before_answer: Callable[[], Awaitable[object]] | None = field(default=None, init=False)
 
     @property
     def disconnection(self) -> Disconnection | None:

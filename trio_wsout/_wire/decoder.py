@@ -170,35 +170,26 @@ class _Message:
             self._utf_8.decode(piece, self.whole)
 
 
-@define(eq=False, init=False)
+def _mask_bit(masked: bool) -> int:  # noqa: FBT001 - a converter
+    return _MASKED if masked else 0
+
+
+@define(eq=False, kw_only=True)
 class Decoder:
     """Decodes what one peer sends."""
 
-    _mask: int
-    """The mask bit that every frame must have; 0 if the peer is a server."""
-    _most: int
-    _inflate: Inflate | None
-    _held: bytes
+    _mask: int = field(alias="masked", converter=_mask_bit)
+    """The mask bit that every frame must have: given as whether the peer is a client (RFC 6455 section 5.1)."""
+    _most: int = field(alias="most")
+    """Bytes of a message at most, before it is inflated as well as after."""
+    _inflate: Inflate | None = field(default=None, alias="inflate")
+    """For compressed messages; None if compression was not agreed on."""
+    _held: bytes = field(default=b"", init=False)
     """The beginning of a frame that is looked at again: of its header, or of a control frame."""
-    _message: _Message | None
+    _message: _Message | None = field(default=None, init=False)
     """The message that has begun; None between messages."""
-    over: bool
+    over: bool = field(default=False, init=False)
     """Whether a Close or a violation was found."""
-
-    def __init__(self, *, masked: bool, most: int, inflate: Inflate | None = None) -> None:
-        """Decode the frames of one peer.
-
-        Args:
-            masked: Whether the peer must mask its frames, as clients do (RFC 6455 section 5.1).
-            most: Bytes of a message at most, before it is inflated as well as after.
-            inflate: For compressed messages; None if compression was not agreed on.
-        """
-        self._mask = _MASKED if masked else 0
-        self._most = most
-        self._inflate = inflate
-        self._held = b""
-        self._message = None
-        self.over = False
 
     def lone_pong(self, chunk: bytes) -> bytes | None:
         """Return the payload if the next bytes are one whole pong and nothing else; None otherwise.

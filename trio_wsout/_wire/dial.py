@@ -13,6 +13,8 @@ from attrs import define, evolve, field
 from trio_wsout._core.callables import CallableError
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._wire.connection import Connection
+from trio_wsout._wire.decoder import Decoder
+from trio_wsout._wire.frames import masked_frame
 from trio_wsout._wire.opening import ask_for_opening
 from trio_wsout._wire.proxy import ProxyTrouble, open_tunnel, proxy_for
 from trio_wsout._wire.tcp import (
@@ -57,8 +59,8 @@ class Dialer:
     """`connect.proxy`; None if the environment names it."""
     _heartbeat: Heartbeat | None
     _max_message_size: int
-    _text: bool
-    """Whether messages that are sent are text."""
+    _opcode: int
+    """Opcode of the messages that are sent."""
     _open_stream: Callable[[str, int], Awaitable[trio.abc.Stream]] | None
     """The application's own way to open a stream to host and port; None if it has none."""
     address: str = field(default="", init=False)
@@ -146,9 +148,9 @@ class Dialer:
             raise AttemptFailed(dialled)
         return Connection(
             dialled.transport,
-            is_client=True,
-            text=self._text,
-            most=self._max_message_size,
+            Decoder(masked=False, most=self._max_message_size),
+            masked_frame,
+            opcode=self._opcode,
             subprotocol=dialled.subprotocol,
             secrets=request.secrets,
         )
