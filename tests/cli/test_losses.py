@@ -299,6 +299,15 @@ def test_an_event_that_cannot_be_written_costs_only_itself(tmp_path, capfd) -> N
     assert file.outcome.startswith("not all of them")
 
 
+def test_a_full_disk_under_undelivered_events_is_reported(capfd) -> None:
+    file = UndeliveredFile(Path("/dev/full"))
+    file.open()
+    file.append([Undelivered(event=1, reason="why")])
+    full = "No space left on device"
+    assert capfd.readouterr().err == f"/dev/full: {full}; 1 undelivered event could not all be written\n"
+    assert file.outcome == f"not all of them in /dev/full: {full}"
+
+
 def test_a_terminal_that_closes_ends_it_and_costs_nothing(nowhere: str, env, tmp_path) -> None:
     lost = tmp_path / "lost.ndjson"
     ours, theirs = pty.openpty()
