@@ -48,8 +48,9 @@ class InputLines:
     _too_long: Callable[[], object]
     """Called for each longer line. It counts as a line, and is dropped while it is read."""
     read_bytes: int = field(default=0, init=False)
-    total: int | None = field(init=False)
+    total: int | None = field(default=None, init=False)
     """Bytes that there are to read, or None if that is unknown because it is no file."""
+    _is_pipe: bool = field(init=False)
     _begun: list[bytes] = field(factory=list, init=False)
     """The pieces of a line that has no end yet."""
     _size: int = field(default=0, init=False)
@@ -64,7 +65,10 @@ class InputLines:
     """Pieces that a thread has read and no task has processed yet."""
 
     def __attrs_post_init__(self) -> None:
-        self.total = _size_of(self._descriptor)
+        status = os.fstat(self._descriptor)
+        self._is_pipe = stat.S_ISFIFO(status.st_mode)
+        if stat.S_ISREG(status.st_mode):
+            self.total = status.st_size - os.lseek(self._descriptor, 0, os.SEEK_CUR)
 
     async def read(self) -> list[bytes]:
         """Return the next lines without their ends, many at a time; an empty list at the end of the file.
@@ -88,20 +92,14 @@ class InputLines:
         """
         # An abandoned thread may still hold a piece; one that reads in vain is not waited for.
         handed_over = self._reading.acquire(timeout=_LEFT_BEHIND)
-        while waiting and self._piece_waits() and (piece := os.read(self._descriptor, _PIECE)):
-            self._arrived.append(piece)
+        if waiting and self._is_pipe:
+            while is_ready(self._descriptor, select.POLLIN) and (piece := os.read(self._descriptor, _PIECE)):
+                self._arrived.append(piece)
         if handed_over:
             self._reading.release()
         rest, self._begun = b"".join([*self._begun, *self._arrived]), []
         self._arrived.clear()
         return rest.split(b"\n")
-
-    def _piece_waits(self) -> bool:
-        try:
-            is_pipe = stat.S_ISFIFO(os.fstat(self._descriptor).st_mode)
-        except OSError:
-            return False
-        return is_pipe and is_ready(self._descriptor, select.POLLIN)
 
     async def _piece(self) -> bytes:
         """Wait for the next bytes, also if another process that shares the pipe set O_NONBLOCK; none at the end."""
@@ -150,14 +148,6 @@ class InputLines:
                 self._begun, self._size = [], 0
                 self._dropping, self._first = True, False
                 self._too_long()
-
-
-def _size_of(descriptor: int) -> int | None:
-    with suppress(OSError):  # reading will report it
-        status = os.fstat(descriptor)
-        if stat.S_ISREG(status.st_mode):
-            return status.st_size - os.lseek(descriptor, 0, os.SEEK_CUR)
-    return None
 
 
 # -- messages from peers ----------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from attrs import asdict, define, field
 from trio_wsout._core.json_line import JsonLine
 from trio_wsout._core.link import State
 from trio_wsout._modes.hooks import Hooks
+from trio_wsout.cli.configuration import print_problems
 from trio_wsout.cli.exit_codes import CONFIGURATION, INTERRUPTED, NO_CONNECTION, OK, SOME_UNDELIVERED
 from trio_wsout.cli.lines import STANDARD_INPUT, InputLines, escape_lines, line_of
 from trio_wsout.cli.status_line import can_show, progress_of, run_status_line, summary
@@ -303,8 +304,7 @@ async def _run_and_report(run: Run) -> int:
     try:
         await _deliver(run)
     except ConfigError as error:
-        for problem in error.problems:
-            report(str(problem), "error")
+        print_problems(error)
         return CONFIGURATION
     except OutputError as error:
         failure = error

@@ -38,7 +38,7 @@ class SqliteCursorStore(DiskCursorStore):
                 raise self._error(
                     "can't be written; make the file writable for this user, or name another path"
                 )
-            with closing(self._connect()) as connection:
+            with closing(connect(self._path, _TABLE)) as connection:
                 row = connection.execute(_LOAD, (self._state_id,)).fetchone()
                 if row is not None:
                     return self._cursor(*row)
@@ -64,7 +64,7 @@ class SqliteCursorStore(DiskCursorStore):
     def _save(self, cursor: StoredCursor) -> None:
         row = (self._state_id, cursor.epoch, cursor.value, checksum(self._state_id, cursor))
         try:
-            with closing(self._connect()) as connection:
+            with closing(connect(self._path, _TABLE)) as connection:
                 written = connection.execute(_SAVE, row).rowcount
         except (sqlite3.Error, ValueError) as error:
             raise self._failure("written", error, ", the old value is intact") from error
@@ -72,12 +72,3 @@ class SqliteCursorStore(DiskCursorStore):
             raise self._error(
                 "another process has taken the cursor over; only one may use a state id at a time"
             )
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = connect(self._path)
-        try:
-            connection.execute(_TABLE)
-        except BaseException:
-            connection.close()
-            raise
-        return connection

@@ -22,7 +22,7 @@ _REMOVED = Entry(position=0, epoch=0, payload=b"", cursor=None, at=0.0)
 
 @define(eq=False)
 class MemoryHistoryStore:
-    """Keeps events as long as the store exists (``memory:``)."""
+    """A `HistoryStore` that keeps events as long as it exists (``memory:``)."""
 
     _limits: Limits
     _closed: bool = field(default=False, init=False)
@@ -44,11 +44,7 @@ class MemoryHistoryStore:
         return self._extent()
 
     async def append(self, entries: Sequence[Entry]) -> Extent:
-        """Append events, and remove those that exceed the limits when the last of them was accepted.
-
-        Raises:
-            HistoryError: Another output has taken the history over; nothing was appended.
-        """
+        """Append events, and remove those that exceed the limits when the last of them was accepted."""
         await self._checkpoint()
         check_entries(entries, place="history in memory", epoch=self._epoch, tail=self._tail)
         if entries:

@@ -77,7 +77,7 @@ _DAMAGED = "a row is damaged"
 
 
 class SqliteHistoryStore:
-    """Keeps events in a database file, through crashes and restarts (``sqlite:PATH``)."""
+    """A `HistoryStore` in a database file, which survives crashes and restarts (``sqlite:PATH``)."""
 
     def __init__(self, path: Path, limits: Limits) -> None:
         """Use the database at `path`, which is made if it is missing, and retain events within `limits`."""
@@ -86,20 +86,13 @@ class SqliteHistoryStore:
         self._reading = trio.CapacityLimiter(1)
 
     async def open(self, epoch: int) -> Extent:
-        """Take the log over with `epoch`, or with one more than the stored epoch if that is higher.
-
-        Raises:
-            HistoryError: The file can't be opened, or is no history of this version.
-        """
+        """Open the file, and take the log over with `epoch`, or with one more than the stored epoch if that is higher."""
         return await trio.to_thread.run_sync(self._database.open, epoch, limiter=self._writing)
 
     async def append(self, entries: Sequence[Entry]) -> Extent:
         """Append events, and remove those that exceed the limits when the last of them was accepted.
 
-        Once this has returned they survive a crash. It is cancelled before anything is written, or not at all.
-
-        Raises:
-            HistoryError: They can't be written, or another output has taken over; none was appended.
+        It is cancelled before anything is written, or not at all.
         """
         return await trio.to_thread.run_sync(self._database.append, entries, limiter=self._writing)
 
@@ -228,8 +221,7 @@ class _Database:
         self._writer = connect(self._path, check_same_thread=False)
         if self._writer.execute("PRAGMA journal_mode").fetchone() != ("wal",):
             raise self._error("opened", "no write-ahead log is possible there", "set history.store")
-        self._reader = connect(self._path, check_same_thread=False)
-        self._reader.execute("PRAGMA query_only = ON")
+        self._reader = connect(self._path, "PRAGMA query_only = ON", check_same_thread=False)
         self._file = _stat(self._path)
 
     def _make_tables(self, connection: sqlite3.Connection) -> None:

@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import stat
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ from trio_wsout.stores.advice import cause_and_advice
 from trio_wsout.stores.spool import Spooled, SpoolFullError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from trio_wsout._core.spool_account import Segment
     from trio_wsout._core.spool_format import Scan
@@ -55,7 +55,7 @@ _sync_content = getattr(os, "fdatasync", os.fsync)
 
 
 class FileSpool:
-    """Keeps events in the files of one directory, which is made if it is missing, mode 0700."""
+    """A `SpoolStore` in the files of one directory, which is made if it is missing, mode 0700."""
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         """Use the directory at `path`, with at most `max_bytes` in it."""
@@ -64,28 +64,15 @@ class FileSpool:
         self._limiter = trio.CapacityLimiter(1)
 
     async def open(self, epoch: int) -> Spooled:
-        """Lock the directory, read all segments, and cut a torn tail off.
-
-        Raises:
-            SpoolError: It can't be used, another output uses it, or it is damaged; then nothing was changed.
-        """
+        """Lock the directory, read all segments, and cut a torn tail off; change nothing if a segment is damaged."""
         return await trio.to_thread.run_sync(self._segments.open, epoch, limiter=self._limiter)
 
     async def append(self, events: Sequence[bytes], settled: int) -> int:
-        """Store a group of events, and that all up to `settled` are settled; return the bytes on disk.
-
-        Raises:
-            SpoolError: It can't be written.
-            SpoolFullError: The group does not fit now.
-        """
+        """Store a group of events, and that all up to `settled` are settled; return the bytes on disk."""
         return await trio.to_thread.run_sync(self._segments.append, events, settled, limiter=self._limiter)
 
     async def after(self, number: int, most_bytes: int) -> Sequence[bytes]:
-        """Return some of the oldest events after `number`: about `most_bytes`, but at least one.
-
-        Raises:
-            SpoolError: They can't be read, or are damaged by now.
-        """
+        """Return some of the oldest events after `number`: about `most_bytes`, but at least one."""
         return await trio.to_thread.run_sync(self._segments.after, number, most_bytes, limiter=self._limiter)
 
     async def aclose(self) -> None:
@@ -128,19 +115,15 @@ class _Directory:
 
     def segments(self) -> list[str]:
         """Return the names of the segments, oldest first."""
-        try:
+        with self.errors("", "read"):
             # Listed by its descriptor: by now another directory may be at the path.
             found = os.listdir(self._descriptor)  # noqa: PTH208 - pathlib lists paths only
-        except OSError as error:
-            raise self.failure("", "read", error) from error
         return sorted(name for name in found if _SEGMENT.fullmatch(name))
 
     def open_file(self, name: str, flags: int) -> int:
         """Open a file and return its descriptor."""
-        try:
+        with self.errors(name, "opened"):
             descriptor = os.open(name, flags | _SAFE, 0o600, dir_fd=self._descriptor)
-        except OSError as error:
-            raise self.failure(name, "opened", error) from error
         try:
             self._check(descriptor, name, "chmod 600")
         except BaseException:
@@ -163,15 +146,21 @@ class _Directory:
 
     def unlink(self, name: str) -> None:
         """Remove a file for good, before the next one is removed."""
-        try:
+        with self.errors(name, "removed"):
             os.unlink(name, dir_fd=self._descriptor)
             self.sync()
-        except OSError as error:
-            raise self.failure(name, "removed", error) from error
 
     def error(self, name: str, reason: str) -> SpoolError:
         """Return the error for a file; for the directory if `name` is empty."""
         return SpoolError(f"spool {self._path / name if name else self._path}: {reason}")
+
+    @contextmanager
+    def errors(self, name: str, doing: str) -> Generator[None]:
+        """Turn errors of the system into errors with advice."""
+        try:
+            yield
+        except OSError as error:
+            raise self.failure(name, doing, error) from error
 
     def failure(self, name: str, doing: str, error: OSError | ValueError) -> SpoolError:
         """Return the error for an exception of the system, with advice."""
@@ -253,13 +242,10 @@ class _SegmentFiles:
 
     def _read(self, name: str) -> bytes:
         descriptor = self._directory.open_file(name, os.O_RDONLY)
-        try:
-            with os.fdopen(descriptor, "rb") as file:
-                head = file.read(HEADER_SIZE)
-                # A file that is no segment may be of any size.
-                return head + file.read(1 if Header.decode(head) is None else -1)
-        except OSError as error:
-            raise self._directory.failure(name, "read", error) from error
+        with self._directory.errors(name, "read"), os.fdopen(descriptor, "rb") as file:
+            head = file.read(HEADER_SIZE)
+            # A file that is no segment may be of any size.
+            return head + file.read(1 if Header.decode(head) is None else -1)
 
     def _cut(self, name: str, end: int) -> None:
         """Cut a torn tail off, for good."""
@@ -267,13 +253,9 @@ class _SegmentFiles:
             self._directory.unlink(name)
             return
         descriptor = self._directory.open_file(name, os.O_RDWR)
-        try:
-            os.ftruncate(descriptor, end)
-            os.fsync(descriptor)
-        except OSError as error:
-            raise self._directory.failure(name, "written", error) from error
-        finally:
-            os.close(descriptor)
+        with self._directory.errors(name, "written"), os.fdopen(descriptor, "r+b", buffering=0) as file:
+            os.ftruncate(file.fileno(), end)
+            os.fsync(file.fileno())
 
     # -- writing ----------------------------------------------------------------------------------------
 
@@ -320,19 +302,15 @@ class _SegmentFiles:
         """A record was not written, or a part of it only: cut it off if the disk is full, for it is tried again later."""
         if error.errno not in _FULL:
             raise self._directory.failure(name, "written", error) from error
-        try:
+        with self._directory.errors(name, "written"):
             os.ftruncate(self._file, size)
-        except OSError as second:
-            raise self._directory.failure(name, "written", second) from second
         raise SpoolFullError("the disk is full") from None
 
     def _sync(self, name: str) -> None:
         """Sync what was written. A failure is final: nobody knows what the disk has, and a second try would not tell."""
-        try:
+        with self._directory.errors(name, "written"):
             _sync_content(self._file)
             there = os.fstat(self._file).st_nlink > 0
-        except OSError as error:
-            raise self._directory.failure(name, "written", error) from error
         if not there:
             raise self._directory.error(name, "was removed while it was in use; restore what is missing")
 
@@ -387,17 +365,13 @@ class _SegmentFiles:
         segment, offset = self._segments.place_of(number + 1)
         name = _name_of(segment.first)
         descriptor = self._directory.open_file(name, os.O_RDONLY)
-        try:
+        with self._directory.errors(name, "read"), os.fdopen(descriptor, "rb", buffering=0):
             # The first read is nearly always enough; a single event may be larger.
             for size in (2 * most_bytes, segment.size):
                 content = os.pread(descriptor, min(size, segment.size - offset), offset)
                 found, end = events_behind(content, number, segment.salt)
                 if found:
                     return found
-        except OSError as error:
-            raise self._directory.failure(name, "read", error) from error
-        finally:
-            os.close(descriptor)
         raise self._damaged(name, offset + end, "a record is not whole any more")
 
     def _damaged(self, name: str, offset: int, reason: str) -> SpoolError:

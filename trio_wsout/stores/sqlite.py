@@ -13,10 +13,10 @@ _SHORTEST = 100
 """Bytes of the header that every database has."""
 
 
-def connect(path: Path, *, check_same_thread: bool = True) -> sqlite3.Connection:
+def connect(path: Path, setup: str = "", *, check_same_thread: bool = True) -> sqlite3.Connection:
     """Open the database at `path`, which is made if it is missing, with a write-ahead log and synchronous=FULL.
 
-    Transactions are begun and ended by the caller's statements only.
+    The statement `setup` is executed after that. Only the caller's statements begin and end transactions.
 
     Raises:
         sqlite3.Error: The database can't be opened.
@@ -26,8 +26,8 @@ def connect(path: Path, *, check_same_thread: bool = True) -> sqlite3.Connection
         path, timeout=_BUSY, isolation_level=None, check_same_thread=check_same_thread
     )
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
+        for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", setup):
+            connection.execute(statement)
     except BaseException:
         connection.close()
         raise
