@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from trio_wsout._core.log import Log, Subscription
 from trio_wsout._core.message import Accepted, BatchMessage, Message
-from trio_wsout.config.sections import Delivery, DeliveryLevel, Retry
+from trio_wsout.config.sections import Delivery, DeliveryLevel
 
 BLOCK = 64 * 1024
 WRITTEN, RECEIVED, ACKED = DeliveryLevel.WRITTEN, DeliveryLevel.RECEIVED, DeliveryLevel.ACKED
@@ -83,7 +83,7 @@ def log(
 ) -> OwnedLog:
     return OwnedLog(
         Delivery(level=level, max_unconfirmed=most, max_unconfirmed_bytes=most_bytes),
-        Retry(timeout=30.0),
+        30.0,
         capacity=capacity,
     )
 
@@ -928,7 +928,7 @@ def test_accounts_catch_up_before_they_hold_too_much() -> None:
 
 
 def test_what_is_written_is_asked_for_before_it_makes_a_peer_stalled() -> None:
-    made = OwnedLog(Delivery(level=RECEIVED), Retry(timeout=0.25), capacity=10)
+    made = OwnedLog(Delivery(level=RECEIVED), 0.25, capacity=10)
     crowd(made)
     post(made)
     made.step(made.join())

@@ -1,14 +1,13 @@
-"""What a peer shows to be let in, held against `server.auth` (SPEC 10; RFC 6750, RFC 7617).
+"""Compares the credentials that a peer shows with `server.auth` (SPEC 10; RFC 6750, RFC 7617).
 
 Rules
 -----
-1. A peer shows one thing: an ``Authorization`` header (``Basic`` or ``Bearer``), or where it sends none,
-   the query parameter `query_parameter`, which holds a bearer token. Two of either are none.
-2. Who shows a name and its password, or a token, is who that name, or the token's identity, says.
-3. What is shown is compared with every entry, each time as a whole and in constant time, so that how long
-   it takes tells nothing of what would have been right.
-4. A template is expanded at each look, so that a changed file or secret counts at once. An entry that can't
-   be expanded, or is empty, admits nobody; `trouble` says so.
+1. The credentials of a peer are its ``Authorization`` header (``Basic`` or ``Bearer``) or, if it sends none, the query
+   parameter `query_parameter`, which holds a bearer token. Two of either are none.
+2. A peer that shows a name and its password has that name as its identity; one that shows a token has the token's identity.
+3. Credentials are compared with every entry, as a whole and in constant time, so that the duration gives no hint.
+4. Templates are expanded for every peer, so that a changed file or secret counts at once. An entry that can't be expanded, or
+   is empty, admits nobody; `trouble` says so.
 """
 
 from __future__ import annotations
@@ -42,13 +41,13 @@ class _Entry:
     """Key path in the configuration."""
     identity: str
     prefix: str
-    """What stands before the secret in what is compared: the scheme, and the user name where there is one."""
+    """The text before the secret: the scheme, and the user name if there is one."""
     secret: Template = field(repr=False)
     digest: bytes | None = field(repr=False)
-    """What is compared, where it is the same at every look; None if the template must be expanded."""
+    """The digest of prefix and secret if it is always the same; None if the template must be expanded."""
 
     def expanded(self, resolve: Resolve) -> bytes:
-        """Return what is compared.
+        """Return the digest of prefix and secret.
 
         Raises:
             TemplateError: The secret has no value, or is empty.
@@ -76,14 +75,14 @@ class Credentials:
     challenges: tuple[tuple[str, str], ...]
     """``WWW-Authenticate`` headers for a peer that shows none (RFC 9110 section 11.6.1)."""
     trouble: str | None
-    """Why an entry could not be used at the latest look; None if all could."""
+    """Why an entry could not be used for the latest peer; None if all could."""
 
     _entries: tuple[_Entry, ...]
     _parameter: str | None
     _resolve: Resolve
 
     def __init__(self, auth: ServerAuth, resolve: Resolve) -> None:
-        """Admit who is in `auth`; `resolve` returns the value of a ``${…}``."""
+        """Admit the entries of `auth`; `resolve` returns the value of a ``${…}``."""
         basic = [
             _entry(f"server.auth.basic.{name}", name, f"basic {name}:", password)
             for name, password in auth.basic.items()
@@ -100,7 +99,7 @@ class Credentials:
         self._resolve = resolve
 
     def identity_of(self, authorizations: Sequence[str], query: str) -> str | None:
-        """Return who asks; None if what is shown is not known.
+        """Return the identity of a peer; None if its credentials are not known.
 
         Args:
             authorizations: The values of all ``Authorization`` headers of the request.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 __all__ = ["Fields", "HeadReader", "HeadTooLongError"]
 
@@ -42,16 +42,16 @@ class HeadTooLongError(ValueError):
     """More bytes came than a head may have."""
 
 
+@define(eq=False)
 class HeadReader:
     """Splits heads off incoming bytes, one after the other."""
 
-    def __init__(self, most: int) -> None:
-        """Read heads that together have `most` bytes at most."""
-        self._most = most
-        self._data = bytearray()
-        self._searched = 0
-        self._taken = 0
-        self._skipped = 0
+    _most: int
+    """Bytes of all heads together, at most."""
+    _data: bytearray = field(factory=bytearray, init=False)
+    _searched: int = field(default=0, init=False)
+    _taken: int = field(default=0, init=False)
+    _skipped: int = field(default=0, init=False)
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes."""

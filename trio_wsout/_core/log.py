@@ -32,6 +32,8 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from attrs import Factory, define, field
+
 from trio_wsout._core.blocks import Block
 from trio_wsout._core.in_sync import InSync
 from trio_wsout._core.subscription import Broadcast, Owner, Subscription
@@ -40,7 +42,7 @@ from trio_wsout.config.sections import DeliveryLevel
 
 if TYPE_CHECKING:
     from trio_wsout._core.message import Accepted, Message
-    from trio_wsout.config.sections import Delivery, Retry
+    from trio_wsout.config.sections import Delivery
 
 __all__ = ["Broadcast", "Log", "Owner", "Subscription"]
 
@@ -55,53 +57,41 @@ _ASK_AFTER = 1.0
 message before them, so one ping serves many messages."""
 
 
+@define(eq=False)
 class Log:
     """The log of one listener. Times are absolute seconds of the caller's clock."""
 
-    end: int
+    delivery: Delivery
+    timeout: float
+    """Seconds that a message may be in flight (rule 8)."""
+    _capacity: int = field(kw_only=True)
+    """Messages in the queue of a peer, at most."""
+    end: int = field(default=0, init=False)
     """The number that the next message gets."""
-
-    dropped: int
+    dropped: int = field(default=0, init=False)
     """Messages that slow peers lost, counted for each peer."""
-
-    unheard: int
+    unheard: int = field(default=0, init=False)
     """Messages that were posted while no peer had joined."""
-
-    wanted: int
+    wanted: int = field(default=0, init=False)
     """The messages before this one are to be confirmed as soon as possible."""
-
-    ask_at: float | None
+    ask_at: float | None = field(default=None, init=False)
     """When all peers must be asked for confirmations at the latest; None if nothing was written since `asked`."""
-
-    in_sync: InSync
+    members: set[Subscription] = field(factory=set[Subscription], init=False)
+    in_sync: InSync = field(default=Factory(lambda self: InSync(self.delivery), takes_self=True), init=False)
     """The subscriptions that broadcasts are written to."""
-
-    positions: Watermark[Subscription]
+    positions: Watermark[Subscription] = field(factory=Watermark[Subscription], init=False)
     """The subscriptions, each at the first message that it has not taken."""
-
-    confirmed: Watermark[object]
+    confirmed: Watermark[object] = field(factory=Watermark[object], init=False)
     """The subscriptions, and whoever else confirms, each at the first message that it has not confirmed."""
-
-    def __init__(self, delivery: Delivery, retry: Retry, *, capacity: int) -> None:
-        """Make an empty log without peers; `capacity` bounds the queue of each."""
-        self.delivery = delivery
-        self.timeout = retry.timeout
-        self._capacity = capacity
-        self._last = Block(0)
-        self.in_sync = InSync(delivery)
-        self._pending: deque[Message] = deque()
-        self._seqs: deque[int] = deque()
-        self._base = 0
-        self._base_seq = 0
-        self._bytes = 0
-        self.positions = Watermark[Subscription]()
-        self.confirmed = Watermark[object]()
-        self.members: set[Subscription] = set()
-        self.end = 0
-        self.dropped = 0
-        self.unheard = 0
-        self.wanted = 0
-        self.ask_at = None
+    _last: Block = field(factory=lambda: Block(0), init=False)
+    _pending: deque[Message] = field(factory=deque["Message"], init=False)
+    """The messages that have not settled, from number `_base` on."""
+    _seqs: deque[int] = field(factory=deque[int], init=False)
+    """The sequence number of the last event of each."""
+    _base: int = field(default=0, init=False)
+    _base_seq: int = field(default=0, init=False)
+    _bytes: int = field(default=0, init=False)
+    """Bytes of all of them."""
 
     # -- the log --------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What is wrong with the content of a certificate's or a key's file, which OpenSSL does not say (RFC 7468)."""
+"""Faults of the files of certificates and keys, in words that OpenSSL does not have (RFC 7468)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _KEYS = frozenset(
 )
 _OLD_ENCRYPTION = re.compile(rb"-----BEGIN [A-Z0-9 ]+-----\s+Proc-Type: *4,ENCRYPTED")
 _SEQUENCE = 0x30
-"""First byte of what is DER (X.690)."""
+"""First byte of DER (X.690)."""
 _BUNDLE = re.compile(rb"\x30(?:[\x00-\x7f]|[\x80-\x84].{0,4})\x02\x01\x03\x30", re.DOTALL)
 """The beginning of PKCS #12: a sequence that begins with the number 3, and a sequence (RFC 7292 section 4)."""
 
 
 def certificate_fault(content: bytes) -> str | None:
-    """Return why this can't be PEM text with a certificate; None: it may be."""
+    """Return why this can't be PEM text with a certificate; None if it may be."""
     labels = _labels(content)
     if not _CERTIFICATES.isdisjoint(labels):
         return None
@@ -27,7 +27,7 @@ def certificate_fault(content: bytes) -> str | None:
 
 
 def key_fault(content: bytes) -> str | None:
-    """Return why this can't be PEM text with a private key; None: it may be."""
+    """Return why this can't be PEM text with a private key; None if it may be."""
     labels = _labels(content)
     if not _KEYS.isdisjoint(labels):
         return None
@@ -37,7 +37,7 @@ def key_fault(content: bytes) -> str | None:
 
 
 def is_encrypted(content: bytes) -> bool:
-    """Whether the private key in PEM text needs a password."""
+    """Return whether the private key in PEM text needs a password."""
     return b"ENCRYPTED PRIVATE KEY" in _labels(content) or _OLD_ENCRYPTION.search(content) is not None
 
 
@@ -50,7 +50,7 @@ def _listed(labels: list[bytes]) -> str:
 
 
 def _not_pem(content: bytes, command: str) -> str | None:
-    """Why this is no PEM text at all; `command` of openssl converts it."""
+    """Return why this is no PEM text at all, None if it is some; the `command` of openssl converts it."""
     if not content.strip():
         return "is empty"
     if _labels(content):

@@ -1,16 +1,16 @@
-"""Which proxy an attempt goes through: the configured one, or what the environment says, as for curl and requests.
+"""Chooses the proxy of an attempt: the configured one, or that of the environment, as curl and requests do.
 
 Rules (SPEC 5)
 --------------
-1. What is configured counts alone; ``none`` is no proxy.
-2. Else the first variable that is there and not empty: for wss ``wss_proxy``, ``https_proxy``, ``all_proxy``, for ws
-   ``ws_proxy``, ``http_proxy``, ``all_proxy``. A name in lower case wins over the one in upper case, also by being
-   empty. ``HTTP_PROXY`` is not read in a CGI program: there a client sets it, by a header ``Proxy``.
+1. If `connect.proxy` is set, it alone counts; ``none`` is no proxy.
+2. Otherwise the first variable that is set and not empty counts: for wss ``wss_proxy``, ``https_proxy``, ``all_proxy``, for ws
+   ``ws_proxy``, ``http_proxy``, ``all_proxy``. If a name is set in lower case, even to nothing, its upper case is ignored.
+   ``HTTP_PROXY`` is not read in a CGI program: there a client can set it, by a header ``Proxy``.
 3. A proxy without a scheme is an HTTP one.
-4. No proxy for what ``no_proxy`` lists, between commas or blanks: ``*`` for everything; ``example.com`` or
-   ``.example.com`` for that name and every one below it, ``*.example.com`` without the name itself; an address; a block
-   of addresses, ``10.0.0.0/8``; each but the block may end in a port, and is then about that port. Names are not
-   resolved. What makes no sense is passed over, for the list belongs to other programs, too.
+4. Hosts that ``no_proxy`` lists, separated by commas or blanks, are reached without a proxy: ``*`` is everything;
+   ``example.com`` or ``.example.com`` is that name and every name below it, ``*.example.com`` only those below; an address; a
+   block of addresses, ``10.0.0.0/8``. All but a block may end in a port, and then count for that port only. Names are not
+   resolved. Entries that make no sense are skipped, for the list belongs to other programs, too.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ __all__ = ["choose_proxy", "needs_no_proxy"]
 def choose_proxy(
     configured: str | None, environ: Mapping[str, str], *, secure: bool, host: str, port: int
 ) -> Proxy | None:
-    """Return the proxy to reach a host through; None: connect directly.
+    """Return the proxy through which to reach a host; None for none.
 
     Args:
-        configured: `connect.proxy`; None: it is not set.
+        configured: `connect.proxy`; None if it is not set.
         environ: Variables by name.
         secure: Whether TLS is spoken with the host.
         host: As `parse_host` returns it.
@@ -63,7 +63,7 @@ def _variable(environ: Mapping[str, str], name: str) -> str:
 
 
 def needs_no_proxy(host: str, port: int, listed: str) -> bool:
-    """Return whether a list of exceptions, as ``no_proxy`` holds it, has a host, as `parse_host` returns it."""
+    """Return whether a list of the form of ``no_proxy`` covers a host, which is as `parse_host` returns it."""
     return any(each == "*" or _covers(each, host, port) for each in listed.replace(",", " ").split())
 
 

@@ -2,23 +2,21 @@
 
 Rules
 -----
-1. Templates are expanded anew for every attempt; the application's callables come on top. ``${cursor}`` is
-   the cursor that this attempt sends.
-2. Headers, the later winning over the earlier, names compared without case: credentials of
-   `auth.bearer-token` or `auth.basic`, `auth.headers`, `headers`, the application's token, the
-   application's headers, the cursor's header.
-3. Query parameters are appended to the URL's own: `auth.query`, `query`, the cursor's. A later
-   parameter takes the place of an earlier one of the same name; those of the URL itself stay, but for
-   one with the name of the cursor's, while there is a cursor: most servers read the first of two.
-4. A value with a control character (CR, LF, NUL or another) fails the attempt, wherever it would go: in a
-   header (where tabs are white space), in base64, in a query. What `${cursor}` brings into a query is not
-   looked at: percent signs carry it, and an event must never keep a link from opening.
-   Space around a header's value is cut off; what is not ASCII goes as UTF-8.
+1. Templates are expanded anew for every attempt. ``${cursor}`` is the cursor that this attempt sends.
+2. Headers come from these sources, of which a later one wins over an earlier one; names are compared without case: the
+   credentials of `auth.bearer-token` or `auth.basic`, `auth.headers`, `headers`, the application's token, the application's
+   headers, the cursor's header.
+3. Query parameters are appended to those of the URL: `auth.query`, `query`, the cursor's. A later parameter replaces an
+   earlier one of the same name, but not those of the URL. Only if there is a cursor, a parameter of the URL with its name is
+   removed, because most servers read the first of two.
+4. A value with a control character (CR, LF, NUL or another) fails the attempt, whether it goes into a header (where tabs are
+   white space), into base64 or into a query. The value of ``${cursor}`` in a query is not checked: it is percent-encoded, and
+   no event may keep a link from opening. Space around a header's value is removed, and non-ASCII characters go as UTF-8.
 5. No error text holds a value.
-6. What is secret in a handshake is noted, so that it can be masked where the server says it back:
-   credentials, values of `auth.headers` and `auth.query`, of ``Authorization`` and ``Cookie``, of what
-   the application's callables give, and of every ``${secret|…}`` and ``${file|…}``; each as it is written and as
-   it is sent. (The host of `url` is no secret: name servers and whoever listens see it.)
+6. The secrets of a handshake are collected, so that they can be redacted if the server sends them back: credentials; values of
+   `auth.headers` and `auth.query`, of ``Authorization`` and ``Cookie``; all that the application's callables return; every
+   ``${secret|…}`` and ``${file|…}``. Each is collected as it is written and as it is sent. (The host of `url` is no secret:
+   name servers and eavesdroppers see it.)
 """
 
 from __future__ import annotations
@@ -55,9 +53,9 @@ _SECRET = ("secret", "file")
 _PATH_SAFE = "/%:@!$&'()*+,;=~-._"
 _QUERY_SAFE = _PATH_SAFE + "?"
 _BETWEEN = re.compile(r"""[\s;,="]+""")
-"""What stands between the values in one header."""
+"""Separators of the values in one header."""
 _PART = 4
-"""Characters of such a value from which on it is a secret of its own."""
+"""Characters from which on such a value is a secret of its own."""
 _PORTS = {"ws": 80, "wss": 443}
 
 
@@ -86,7 +84,7 @@ class Request:
     subprotocols: tuple[str, ...]
     """Offered in this order."""
     secrets: tuple[str, ...] = field(default=(), repr=False)
-    """What nobody may be told of what the server is told here."""
+    """Texts of the handshake that no error may quote."""
     key_password: Secret | None = None
     """Password of `tls.client-key`; None: it is not configured."""
 
@@ -103,8 +101,8 @@ def build_request(
 
     Args:
         config: `url` must be set.
-        resolve: Gives the value of a ``${…}``, but for the cursor's.
-        cursor: The cursor to send; None, or empty: send none.
+        resolve: Returns the value of a ``${…}`` other than ``${cursor}``.
+        cursor: The cursor to send; None or empty to send none.
         headers: Headers from the application for this attempt.
         token: Bearer token from the application for this attempt.
 
@@ -137,7 +135,7 @@ def _key_password(tls: Tls, resolve: Resolve) -> Secret | None:
 
 
 class _Secrets:
-    """Notes the secrets of one handshake."""
+    """Collects the secrets of one handshake."""
 
     def __init__(self, resolve: Resolve, cursor: str | None) -> None:
         self._resolve = resolve
@@ -145,7 +143,7 @@ class _Secrets:
         self.found: dict[str, None] = {}
 
     def add(self, *values: str) -> None:
-        """Note values, as they are and as a query and a path have them."""
+        """Collect values, as they are, and as they stand in a query and in a path."""
         for value in values:
             if value:
                 self.found |= dict.fromkeys(
@@ -153,7 +151,7 @@ class _Secrets:
                 )
 
     def resolve(self, source: str, name: str | None) -> str | None:
-        """Give the value of a ``${…}``, noted where it is a secret."""
+        """Return the value of a ``${…}``, and collect it if it is a secret."""
         if source == "cursor":
             return self._cursor
         value = self._resolve(source, name)
@@ -163,7 +161,7 @@ class _Secrets:
 
 
 def files_named(config: Config) -> list[str]:
-    """The paths of every ``${file|PATH}`` that a handshake asks for."""
+    """Return the paths of all ``${file|PATH}`` in a handshake."""
     found = [each for text in config.handshake_templates() for each in Template.parse(text).placeholders]
     return list(dict.fromkeys(each.name for each in found if each.source == "file" and each.name))
 
@@ -201,7 +199,7 @@ def _parameters(config: Config, secrets: _Secrets, cursor: str | None) -> dict[s
 
 
 def _without_cursor(query: str, config: Config) -> str:
-    """The URL's own query without parameters that have the name of the cursor's."""
+    """Return the URL's own query without parameters that have the name of the cursor's."""
     name = config.cursor.query_parameter if config.cursor is not None else None
     if name is None:
         return query

@@ -1,12 +1,12 @@
-"""The account of a spool: what is settled, which segments are needed, and whether there is room (SPEC 7).
+"""The account of a spool: which events are settled, which segments are needed, and whether there is room (SPEC 7).
 
 Rules
 -----
 1. Events are numbered without a gap. Each is settled once, in any order.
-2. A segment may go when every event in it is settled; segments go from the oldest on, so that what is left
-   never has a gap. The newest goes only when room is short or the spool is closed.
-3. A segment that has its size takes no further event, and the next begins.
-4. What is on disk never exceeds `max_bytes`.
+2. A segment may be removed when every event in it is settled. Segments are removed from the oldest on, so that the rest never
+   has a gap. The newest is removed only when room is short or the spool is closed.
+3. A segment that is large enough takes no further event, and the next begins.
+4. The files never exceed `max_bytes` together.
 """
 
 from __future__ import annotations
@@ -20,25 +20,24 @@ __all__ = ["Segment", "Segments", "Settled"]
 _LARGEST = 8 << 20
 """Most bytes of a segment, except where one group is larger: so much is read at once as a spool is opened."""
 _INDEXED = 64 << 10
-"""Bytes between two records whose place is remembered."""
+"""Bytes between two records whose offset is remembered."""
 
 
+@define(eq=False)
 class Settled:
-    """The numbers that are settled: all up to `upto`, and stretches behind it."""
+    """The numbers that are settled: all up to `upto`, and ranges behind it."""
 
     upto: int
     """Every number up to this one is settled."""
-    beyond: int
+    beyond: int = field(default=0, init=False)
     """How many numbers behind it are settled, too."""
-
-    def __init__(self, upto: int) -> None:
-        self.upto = upto
-        self.beyond = 0
-        self._last_of: dict[int, int] = {}
-        self._first_of: dict[int, int] = {}
+    _last_of: dict[int, int] = field(factory=dict[int, int], init=False)
+    """The last number of each range, by its first."""
+    _first_of: dict[int, int] = field(factory=dict[int, int], init=False)
+    """The first number of each range, by its last."""
 
     def add(self, first: int, last: int) -> None:
-        """These numbers are settled now, and none of them was before."""
+        """Note that these numbers are settled; none of them was before."""
         self.beyond += last - first + 1
         before = self._first_of.pop(first - 1, None)
         if before is not None:
@@ -61,44 +60,40 @@ class Segment:
     """One segment file."""
 
     first: int
-    """Number of the first event that it has, or will have."""
+    """Number of its first event, or of the first that it will have."""
     last: int
     """Number of its last event; one less than `first` while it has none."""
     salt: bytes
-    """That of its header."""
+    """The salt of its header."""
     size: int
     """Bytes in it."""
     index: list[tuple[int, int]] = field(factory=list[tuple[int, int]])
     """Number of the first event, and offset, of a record in each 64 KiB."""
 
 
+@define(eq=False)
 class Segments:
     """The segments of one spool, oldest first."""
 
-    last: int
+    _max_bytes: int
+    """Bytes of all segments, at most."""
+    last: int = field(default=0, init=False)
     """Number of the newest event."""
-    size: int
+    size: int = field(default=0, init=False)
     """Bytes of all segments."""
-
-    def __init__(self, max_bytes: int) -> None:
-        """Keep at most `max_bytes` in all."""
-        self._most = max_bytes
-        self._most_each = min(_LARGEST, max_bytes // 4)
-        self._segments: list[Segment] = []
-        self.last = 0
-        self.size = 0
+    _segments: list[Segment] = field(factory=list[Segment], init=False)
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return how many segments there are."""
         return len(self._segments)
 
     @property
     def newest(self) -> Segment | None:
-        """The segment that is written to; None: there is none."""
+        """The segment that is written to; None if there is none."""
         return self._segments[-1] if self._segments else None
 
     def begin(self, first: int, salt: bytes, size: int) -> Segment:
-        """A new segment, with a header of `size` bytes."""
+        """Add and return a new segment, with a header of `size` bytes."""
         segment = Segment(first, first - 1, salt, size)
         self._segments.append(segment)
         self.last = first - 1
@@ -106,7 +101,7 @@ class Segments:
         return segment
 
     def append(self, count: int, size: int) -> None:
-        """A record of `count` events was appended to the newest."""
+        """Note that a record of `count` events was appended to the newest segment."""
         segment = self._segments[-1]
         if count and (not segment.index or segment.size - segment.index[-1][1] >= _INDEXED):
             segment.index.append((segment.last + 1, segment.size))
@@ -116,28 +111,31 @@ class Segments:
         self.size += size
 
     def wants_new(self, count: int) -> bool:
-        """Whether a group of `count` events goes into a new segment; a group without events never needs one."""
+        """Return whether a group of `count` events goes into a new segment; a group without events needs none if there is one."""
         newest = self.newest
         return newest is None or (
-            count > 0 and newest.size >= self._most_each and newest.last >= newest.first
+            count > 0 and newest.size >= min(_LARGEST, self._max_bytes // 4) and newest.last >= newest.first
         )
 
     def fits(self, size: int) -> bool:
-        """Whether there is room for so many bytes."""
-        return self.size + size <= self._most
+        """Return whether there is room for `size` bytes more."""
+        return self.size + size <= self._max_bytes
 
     def oldest_settled(self, upto: int, *, newest_too: bool = False) -> Segment | None:
-        """The oldest segment, if all in it is settled and it is not the newest; None: it has to stay."""
+        """Return the oldest segment if it may be removed, because all events up to `upto` are settled; None if it has to stay.
+
+        The newest segment has to stay unless `newest_too`.
+        """
         if not self._segments or (len(self._segments) == 1 and not newest_too):
             return None
         oldest = self._segments[0]
         return oldest if oldest.last <= upto else None
 
     def remove_oldest(self) -> None:
-        """The oldest segment is gone."""
+        """Note that the oldest segment was removed."""
         self.size -= self._segments.pop(0).size
 
     def place_of(self, number: int) -> tuple[Segment, int]:
-        """The segment that holds an event, and the offset of a record not far before it."""
+        """Return the segment that holds an event, and the offset of a record not far before that event."""
         segment = self._segments[bisect_right(self._segments, number, key=lambda each: each.first) - 1]
         return segment, segment.index[bisect_right(segment.index, number, key=lambda each: each[0]) - 1][1]

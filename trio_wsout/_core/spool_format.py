@@ -1,16 +1,16 @@
-"""The spool on disk: events to the bytes of segment files, and back, whatever a crash left of them (SPEC 7).
+"""The spool on disk: events to the bytes of segment files, and back, also after a crash (SPEC 7).
 
 Rules
 -----
 1. A segment is a header and then records. The header holds a random salt, the epoch, and the number of
    the segment's first event; it is synced before any record is written.
-2. A record is a group: what one sync made durable. Its body: the number of its first event, the number up
-   to which all events are settled, how many events follow, and each of them with its length before it.
-3. Before the body stand a mark, the body's length, and a checksum of the body with the salt as its key. The
-   mark is a part of the salt: an event can hold neither a mark nor a record, for nobody who sends knows the salt.
-4. A record is written only when the one before it is synced. So what is not whole at the end of the newest
-   segment, with no whole record behind it, was never promised to anybody: it is a torn tail. Anything
-   else that is not whole is damage, told with its offset.
+2. A record is the group of events that one sync makes durable. Its body has the number of its first event, the number up to
+   which all events are settled, how many events follow, and each of them with its length before it.
+3. Before the body stand a mark, the body's length, and a checksum of the body with the salt as its key. The mark is a part of
+   the salt. An event can hold neither a mark nor a record, because no sender knows the salt.
+4. A record is written only when the one before it is synced. So a record that is not whole at the end of the newest segment,
+   with no whole record behind it, was never promised to anybody: it is a torn tail. Anything else that is not whole is
+   damage, reported with its offset.
 5. Numbers have no gap: each record begins where the one before it ended.
 """
 
@@ -61,9 +61,9 @@ _HEAD = struct.Struct(f">{_MARK}sI{_CHECK}s")
 _BODY = struct.Struct(">QQI")
 _LENGTH = struct.Struct(">I")
 RECORD_OVERHEAD = _HEAD.size + _BODY.size
-"""Bytes of a record beside its events."""
+"""Bytes of a record without its events."""
 EVENT_OVERHEAD = _LENGTH.size + 1
-"""Bytes of an event beside its own."""
+"""Bytes that a record and its kind add to an event."""
 
 _JSON, _STR, _BYTES, _LINE = b"j", b"s", b"b", b"l"
 
@@ -77,10 +77,10 @@ class DamageError(ValueError):
 
 
 def encode_event(accepted: Accepted) -> bytes:
-    """An event that was encoded and not yet stamped, as it is kept: its kind, then its bytes."""
+    """Return an encoded event, not yet stamped, as it is stored: its kind, then its bytes."""
     event = accepted.event
     if isinstance(event, str):
-        # A text that is no base64 may hold what is no Unicode; it is reported with its reason, now or later.
+        # A text that is not base64 may hold half of a surrogate pair; it is reported as undelivered, now or later.
         return _STR + event.encode("utf-8", "surrogatepass")
     if isinstance(event, bytes | bytearray | memoryview):
         return _BYTES + event
@@ -90,7 +90,7 @@ def encode_event(accepted: Accepted) -> bytes:
 
 
 def decode_event(kept: bytes) -> object:
-    """The event: a JSON value, JSON as it was written, a text or bytes."""
+    """Return a stored event: a JSON value, JSON as it was written, a text or bytes."""
     kind, content = kept[:1], kept[1:]
     if kind == _STR:
         return content.decode("utf-8", "surrogatepass")
@@ -101,23 +101,23 @@ def decode_event(kept: bytes) -> object:
 
 @frozen(kw_only=True)
 class Header:
-    """How a segment begins."""
+    """The header of a segment."""
 
     salt: bytes
-    """Random, of `SALT_SIZE` bytes, another for each segment."""
+    """`SALT_SIZE` random bytes, different for each segment."""
     epoch: int
-    """With a number it names an event, through all lives of the spool until it is empty."""
+    """With a number it names an event, for as long as the spool is not empty, whatever the number of processes."""
     first: int
     """Number of the first event in the segment."""
 
     def encode(self) -> bytes:
-        """The bytes at the segment's beginning."""
+        """Return the bytes of the header."""
         fields = _HEADER.pack(_MAGIC, _FORMAT, self.salt, self.epoch, self.first)
         return fields + _checksum(fields, b"")
 
     @classmethod
     def decode(cls, content: bytes) -> Header | None:
-        """The header of a segment with this content; None: there is none that is whole."""
+        """Return the header of a segment with this content; None if it has no whole one."""
         fields, check = content[: _HEADER.size], content[_HEADER.size : HEADER_SIZE]
         if len(check) < _CHECK or check != _checksum(fields, b""):
             return None
@@ -127,12 +127,12 @@ class Header:
 
 @frozen
 class Record:
-    """Where a whole record stands, and what its body says of its events."""
+    """A whole record: its offsets, and the fields of its body."""
 
     offset: int
     end: int
     first: int
-    """Number of its first event, or of the next where it has none."""
+    """Number of its first event, or of the next event if it has none."""
     settled: int
     """All events up to this number are settled."""
     count: int
@@ -140,28 +140,28 @@ class Record:
 
     @property
     def last(self) -> int:
-        """Number of its last event; one less than `first` where it has none."""
+        """Number of its last event; one less than `first` if it has none."""
         return self.first + self.count - 1
 
 
 @frozen(kw_only=True)
 class Scan:
-    """What a segment holds."""
+    """The content of a segment."""
 
     records: Sequence[Record]
     end: int
-    """Where its last whole record ends."""
+    """Offset of the end of its last whole record."""
     torn: bool
-    """Whether there is a torn tail behind."""
+    """Whether a torn tail follows."""
 
 
 def record_size(events: Sequence[bytes]) -> int:
-    """Bytes of the record of these events."""
+    """Return the bytes of the record of these events."""
     return RECORD_OVERHEAD + _LENGTH.size * len(events) + sum([len(event) for event in events])
 
 
 def encode_record(first: int, settled: int, events: Sequence[bytes], salt: bytes) -> bytes:
-    """The record of events as `encode_event` gives them, the first of which has number `first`."""
+    """Return the record of events, as `encode_event` returns them, the first of which has the number `first`."""
     parts = [_BODY.pack(first, settled, len(events))]
     length = _LENGTH.pack
     for event in events:
@@ -171,7 +171,7 @@ def encode_record(first: int, settled: int, events: Sequence[bytes], salt: bytes
 
 
 def record_at(content: bytes, offset: int, salt: bytes) -> Record | None:
-    """The record that stands there; None: there is no whole one."""
+    """Return the record at an offset; None if there is no whole one."""
     begin = offset + _HEAD.size
     if begin > len(content):
         return None
@@ -185,7 +185,7 @@ def record_at(content: bytes, offset: int, salt: bytes) -> Record | None:
 
 
 def events_behind(content: bytes, number: int, salt: bytes) -> tuple[list[bytes], int]:
-    """The events with a number above `number` in the whole records at the beginning of `content`, and where these end."""
+    """Return the events above `number` in the whole records at the beginning of `content`, and where these records end."""
     found: list[bytes] = []
     at = 0
     while (record := record_at(content, at, salt)) is not None:
@@ -205,7 +205,7 @@ def _events_of(content: bytes, record: Record) -> Iterator[bytes]:
 
 
 def scan(content: bytes, header: Header, *, newest: bool) -> Scan:
-    """Look through a segment with that header; only the newest may have a torn tail.
+    """Return the records of a segment with this header; only the newest segment may have a torn tail.
 
     Raises:
         DamageError: It is damaged.
@@ -226,7 +226,7 @@ def scan(content: bytes, header: Header, *, newest: bool) -> Scan:
 
 
 def _whole_behind(content: bytes, offset: int, salt: bytes) -> bool:
-    """Whether a whole record stands behind the offset."""
+    """Return whether a whole record stands behind the offset."""
     mark = salt[:_MARK]
     at = content.find(mark, offset + 1)
     while at >= 0:

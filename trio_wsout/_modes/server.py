@@ -99,7 +99,7 @@ class ServerTree(Tree):
             delivery.level,
             self.ledger,
             self.counters,
-            Log(delivery, config.retry, capacity=server.send_buffer_capacity),
+            Log(delivery, config.retry.timeout, capacity=server.send_buffer_capacity),
             opcode=TEXT if self.encoder.is_text else BINARY,
             stamped=delivery.stamp is not None,
             advice=advice,
