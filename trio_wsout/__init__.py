@@ -1,8 +1,8 @@
 """Deliver events over WebSocket from Trio programs.
 
-Where things are: `config` is what the user writes, `output` the way in, `errors` what can go
-wrong, `stores` what outlives a process, `testing` a peer for your tests, `cli` the command.
-`_modes` has the task trees, `_tasks` their loops, `_wire` the sockets, `_core` every decision.
+`config` has the configuration, `output` the way in, `errors` all exceptions, `stores` cursors, histories and spools,
+`testing` a peer for the tests of applications, and `cli` the command. `_modes` has the task trees, `_tasks` their
+loops, `_wire` the connections, and `_core` every decision.
 """
 
 from importlib import import_module
@@ -74,39 +74,23 @@ __all__ = [
 ]
 
 _HOMES = {
-    "trio_wsout._core.admission": ("Admit", "Deny", "Handshake"),
-    "trio_wsout._core.batching": ("Document",),
-    "trio_wsout._core.disconnection": ("Cause", "Disconnection"),
-    "trio_wsout._core.link": ("LinkChange", "State"),
-    "trio_wsout._core.received": ("Peer", "Received"),
-    "trio_wsout._core.statistics": (
-        "HistoryStatistics",
-        "LinkStatistics",
-        "ListenerStatistics",
-        "SpoolStatistics",
-        "Statistics",
-    ),
-    "trio_wsout._tasks.receipt": ("Receipt",),
-    "trio_wsout._tasks.received_channel": ("ReceivedChannel",),
-    "trio_wsout.config": ("Config", "load_config"),
-    "trio_wsout.errors": (
-        "ConfigError",
-        "ConnectError",
-        "CursorError",
-        "DeliveryError",
-        "EventError",
-        "HistoryError",
-        "OutputError",
-        "Problem",
-        "SpoolError",
-        "Undelivered",
-    ),
-    "trio_wsout.output": ("Output", "open_output"),
+    "_core.admission": "Admit Deny Handshake",
+    "_core.batching": "Document",
+    "_core.disconnection": "Cause Disconnection",
+    "_core.link": "LinkChange State",
+    "_core.received": "Peer Received",
+    "_core.statistics": "HistoryStatistics LinkStatistics ListenerStatistics SpoolStatistics Statistics",
+    "_tasks.receipt": "Receipt",
+    "_tasks.received_channel": "ReceivedChannel",
+    "config": "Config load_config",
+    "errors": "ConfigError ConnectError CursorError DeliveryError EventError HistoryError "
+    "OutputError Problem SpoolError Undelivered",
+    "output": "Output open_output",
 }
-"""Where each name is at home, and is fetched when it is first asked for: whoever needs a part waits for no other."""
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+"""The module of each name, which is imported when the name is first used, so that an import takes little time."""
+_HOME_OF = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names.split()}
 _PARTS = ("config", "errors", "output", "stores")
-"""Modules that are there without being imported by name."""
+"""Modules that are attributes without being imported."""
 
 if not TYPE_CHECKING:  # a type checker knows the names, and no others
 
@@ -114,8 +98,7 @@ if not TYPE_CHECKING:  # a type checker knows the names, and no others
         if name in _PARTS:
             return import_module(f"{__name__}.{name}")
         if name not in _HOME_OF:
-            message = f"module {__name__!r} has no attribute {name!r}"
-            raise AttributeError(message)
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = globals()[name] = getattr(import_module(_HOME_OF[name]), name)
         return value
 

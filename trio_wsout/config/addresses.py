@@ -57,9 +57,6 @@ def parse_host(text: str) -> str:
     spelling means the same host where it is resolved, certified, compared with an origin, or sent in a header. A dot
     at its end is kept. A host that ends in a number must be an IPv4 address. The zone of an IPv6 address follows
     ``%25``, as in URLs (RFC 6874), or ``%``, as everywhere else.
-
-    Raises:
-        ValueError: It is neither a name nor an address.
     """
     if len(text) > _LONGEST_TEXT:
         raise ValueError(f"{_NO_HOST}: it is too long")
@@ -130,11 +127,7 @@ def parse_address(host: str) -> IPv4Address | IPv6Address | None:
 
 
 def parse_host_and_port(text: str, *, least: int = 1) -> tuple[str, int | None]:
-    """Return the host and the port of ``host``, ``host:port`` or ``[v6]:port``; the port is None if there is none.
-
-    Raises:
-        ValueError: The host is wrong, or the port is not from `least` to 65535.
-    """
+    """Return the host and the port of ``host``, ``host:port`` or ``[v6]:port``; the port is None if there is none."""
     bracketed, host, port = _host_and_port(text)
     parsed = parse_host(host)
     if bracketed and parse_address(parsed) is None:
@@ -173,11 +166,7 @@ _SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 
 
 def parse_url(text: str) -> str:
-    """Return a remote endpoint as ``ws://`` or ``wss://`` (SPEC 1).
-
-    Raises:
-        ValueError: It is no such URL, or holds user information or a fragment.
-    """
+    """Return a remote endpoint as ``ws://`` or ``wss://`` (SPEC 1)."""
     if not text:
         raise ValueError(
             "is empty; write where to connect to, such as wss://example.com/events, or leave it out"
@@ -222,11 +211,7 @@ class Proxy:
 
 
 def parse_proxy(text: str) -> Proxy | None:
-    """Return the proxy that a URL names. None for ``none``, which means no proxy (SPEC 5).
-
-    Raises:
-        ValueError: It is no URL of a proxy.
-    """
+    """Return the proxy that a URL names. None for ``none``, which means no proxy (SPEC 5)."""
     if text == "none":
         return None
     expected = (
@@ -298,11 +283,7 @@ class UnixAddress:
 
 
 def parse_bind(text: str) -> BindAddress | UnixAddress:
-    """Return the address of ``host:port``, ``[v6]:port``, ``:port`` or ``unix:PATH`` (SPEC 10).
-
-    Raises:
-        ValueError: It is none of these.
-    """
+    """Return the address of ``host:port``, ``[v6]:port``, ``:port`` or ``unix:PATH`` (SPEC 10)."""
     expected = "expected host:port, [v6]:port, :port (all addresses) or unix:PATH"
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
@@ -345,11 +326,7 @@ class Origin:
 
 
 def parse_origin(text: str) -> Origin:
-    """Return an origin such as ``https://example.com``, with the scheme's own port if none is written.
-
-    Raises:
-        ValueError: It is no origin as browsers send it.
-    """
+    """Return an origin such as ``https://example.com``, with the scheme's own port if none is written."""
     match = _ORIGIN.fullmatch(text)
     if match is None:
         raise ValueError(
@@ -361,11 +338,7 @@ def parse_origin(text: str) -> Origin:
 
 
 def parse_allowed_origin(text: str) -> Origin | None:
-    """Return the origins that an entry of ``allowed-origins`` admits (SPEC 10). None for ``*``, which admits all.
-
-    Raises:
-        ValueError: It is no origin that a browser sends, so that it would admit nobody.
-    """
+    """Return the origins that an entry of ``allowed-origins`` admits (SPEC 10). None for ``*``, which admits all."""
     if text == "*":
         return None
     if text.lower() == "null":
@@ -382,11 +355,7 @@ def parse_allowed_origin(text: str) -> Origin | None:
 
 
 def parse_path(text: str) -> str:
-    """Return a path for a listener to serve (SPEC 10).
-
-    Raises:
-        ValueError: It does not start with ``/``, or holds ``?``, ``#``, spaces or control characters.
-    """
+    """Return a path for a listener to serve (SPEC 10)."""
     if not text.startswith("/") or "?" in text or "#" in text or _CONTROL.search(text):
         raise ValueError("expected a path that starts with /, without ?, # and spaces")
     return text

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, get_args, get_origin
 
-from attrs import Factory, evolve, field, fields, frozen, has
+from attrs import evolve, field, fields, frozen, has
 
 from trio_wsout.config import addresses, event_paths, quantities
 from trio_wsout.config.http_grammar import (
@@ -81,6 +81,8 @@ class FieldType:
     """From what a document holds to the value; raises ValueError with what is allowed."""
     schema: Mapping[str, object]
     """JSON Schema of what `parse` accepts."""
+    words: str
+    """The type in a table of fields."""
     write: Callable[[Any], object] = field(default=lambda value: value)
     """From the value to what a document holds."""
     secret: bool = False
@@ -89,10 +91,6 @@ class FieldType:
     """Whether the text is a template of ``${…}``."""
     examples: tuple[object, ...] = ()
     """Values that editors offer."""
-    words: str = field(
-        default=Factory(lambda self: "templated text" if self.templated else "text", takes_self=True)
-    )
-    """The type in a table of fields."""
 
     @property
     def is_text(self) -> bool:
@@ -116,7 +114,7 @@ def _text(
     templated: bool = False,
     secret: bool = False,
     examples: tuple[object, ...] = (),
-    words: str | None = None,
+    words: str = "",
 ) -> FieldType:
     """Return a type of texts that pass all checks; `parse` makes the value of such a text."""
 
@@ -128,8 +126,14 @@ def _text(
             check(text)
         return parse(text)
 
-    found = FieldType(parse=read, schema=schema, secret=secret, templated=templated, examples=examples)
-    return found if words is None else evolve(found, words=words)
+    return FieldType(
+        parse=read,
+        schema=schema,
+        secret=secret,
+        templated=templated,
+        examples=examples,
+        words=words or ("templated text" if templated else "text"),
+    )
 
 
 def _require(allowed: Callable[[str], bool], message: str) -> _Check:
@@ -153,8 +157,17 @@ def _template(allowed: Callable[[str], bool] | None = None, message: str = "") -
     return check
 
 
-def _batch_template(text: str) -> None:
-    Template.parse(text, of_batch=True)
+def _templated(
+    name: str, allowed: Callable[[str], bool] | None = None, message: str = "", **schema: object
+) -> FieldType:
+    """Return a type of templates with a named format. Shown where it is configured, but never in an error."""
+    check = _template(allowed, message)
+    return _text(check, schema=_format(name, **schema), templated=True, secret=True)
+
+
+def _parsed(name: str, pattern: str, parse: _Check, words: str, *examples: str) -> FieldType:
+    """Return a type of texts that `parse` accepts. A text that `pattern` refuses is refused by `parse` as well."""
+    return _text(parse, schema=_format(name, **_STRING, pattern=pattern), words=words, examples=examples)
 
 
 def _secret(shown: FieldType) -> FieldType:
@@ -194,14 +207,14 @@ BatchLine = Annotated[
     str,
     _text(
         parse_unicode,
-        _batch_template,
+        lambda text: Template.parse(text, of_batch=True),
         schema=_format("batch-template"),
         templated=True,
         words="templated text of a batch",
     ),
 ]
 """A header or footer of a batch, whose templates know more sources."""
-SecretTemplate = Annotated[Secret, _secret(_text(_template(), schema=_format("template"), templated=True))]
+SecretTemplate = Annotated[Secret, _secret(_templated("template"))]
 PingPayload = Annotated[
     str,
     _text(
@@ -225,12 +238,7 @@ StateId = Annotated[
 ]
 JsonPointer = Annotated[
     str,
-    _text(
-        event_paths.parse_pointer,
-        schema=_format("pointer", **_STRING, pattern="^(/([^~]|~[01])*)?$"),
-        examples=("/data/id",),
-        words="JSON pointer",
-    ),
+    _parsed("pointer", "^(/([^~]|~[01])*)?$", event_paths.parse_pointer, "JSON pointer", "/data/id"),
 ]
 DottedPath = Annotated[
     str,
@@ -283,48 +291,33 @@ def _header_name(name: str) -> None:
 
 
 HeaderName = Annotated[str, _text(_header_name, schema=_format("header-name", pattern=_TOKEN_PATTERN))]
-# Values are shown where they are configured, unless they are sensitive, but never in an error.
-_HEADER_VALUE = _text(
-    _template(is_header_value, HAS_CONTROL), schema=_format("header"), templated=True, secret=True
-)
+_HEADER_VALUE = _templated("header", is_header_value, HAS_CONTROL)
 HeaderValue = Annotated[str, _HEADER_VALUE]
 SecretHeaderValue = Annotated[Secret, _secret(_HEADER_VALUE)]
-_no_control = _template(lambda text: not has_control(text), HAS_CONTROL)
-_VALUE = _text(_no_control, schema=_format("value"), templated=True, secret=True)
+_VALUE = _templated("value", lambda text: not has_control(text), HAS_CONTROL)
 QueryValue = Annotated[str, _VALUE]
 SecretValue = Annotated[Secret, _secret(_VALUE)]
 BearerToken = Annotated[
-    Secret,
-    _secret(
-        _text(
-            _template(is_bearer, f"must be {BEARER_ALLOWED}, and not empty"),
-            schema=_format("bearer"),
-            templated=True,
-        )
-    ),
+    Secret, _secret(_templated("bearer", is_bearer, f"must be {BEARER_ALLOWED}, and not empty"))
 ]
 PeerPassword = Annotated[
     Secret,
     _secret(
-        _text(
-            _template(
-                lambda text: text != "" and is_header_value(text),
-                "must have no control characters, and may not be empty, which would admit anybody",
-            ),
-            schema=_format("password", minLength=1),
-            templated=True,
+        _templated(
+            "password",
+            lambda text: text != "" and is_header_value(text),
+            "must have no control characters, and may not be empty, which would admit anybody",
+            minLength=1,
         )
     ),
 ]
 """A password that a peer must show."""
 Username = Annotated[
     str,
-    _text(
-        _no_control,
-        _template(lambda name: ":" not in name, "holds a colon, which a user name can't (RFC 7617)"),
-        schema=_format("username"),
-        templated=True,
-        secret=True,
+    _templated(
+        "username",
+        lambda name: ":" not in name and not has_control(name),
+        "holds a colon or a control character, which a user name can't (RFC 7617)",
     ),
 ]
 User = Annotated[
@@ -365,44 +358,26 @@ Url = Annotated[
         templated=True,
     ),
 ]
-Proxy = Annotated[
-    Secret,
-    _secret(
-        _text(
-            addresses.parse_proxy,
-            schema=_format("proxy", **_STRING, pattern="^none$|://"),
-            examples=("http://proxy.example.com:3128", "none"),
-            words="proxy URL, or `none`",
-        )
-    ),
-]
+_PROXY = _parsed(
+    "proxy",
+    "^none$|://",
+    addresses.parse_proxy,
+    "proxy URL, or `none`",
+    "http://proxy.example.com:3128",
+    "none",
+)
+Proxy = Annotated[Secret, _secret(_PROXY)]
 Bind = Annotated[
     str,
-    _text(
-        addresses.parse_bind,
-        schema=_format("bind", **_STRING, pattern=r"^unix:.|:[0-9]+$"),
-        examples=("0.0.0.0:8080", "unix:/run/app.sock"),
-        words="address",
+    _parsed(
+        "bind", r"^unix:.|:[0-9]+$", addresses.parse_bind, "address", "0.0.0.0:8080", "unix:/run/app.sock"
     ),
 ]
 Origin = Annotated[
     str,
-    _text(
-        addresses.parse_allowed_origin,
-        schema=_format("origin", **_STRING, pattern=r"^\*$|://"),
-        examples=("https://example.com",),
-        words="origin, or `*`",
-    ),
+    _parsed("origin", r"^\*$|://", addresses.parse_allowed_origin, "origin, or `*`", "https://example.com"),
 ]
-UrlPath = Annotated[
-    str,
-    _text(
-        addresses.parse_path,
-        schema=_format("path", **_STRING, pattern=r"^/[^?#\s]*$"),
-        examples=("/events",),
-        words="path",
-    ),
-]
+UrlPath = Annotated[str, _parsed("path", r"^/[^?#\s]*$", addresses.parse_path, "path", "/events")]
 
 # -- numbers, words, true and false -----------------------------------------------------------------------------------
 

@@ -68,11 +68,7 @@ _LONGEST_TEXT = 400
 
 
 def parse_duration(value: object) -> float:
-    """Return the seconds of a duration: of a text such as ``1m30s``, or of a number, which is seconds (SPEC 1).
-
-    Raises:
-        ValueError: It is no duration, is negative, or is longer than ten years.
-    """
+    """Return the seconds of a duration: of a text such as ``1m30s``, or of a number, which is seconds (SPEC 1)."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(_no_duration(""))
     seconds = _text_seconds(value) if isinstance(value, str) else float(max(min(value, 2 * _LONGEST), -1))
@@ -141,11 +137,7 @@ _LARGEST = 2**53
 
 
 def parse_size(value: object) -> int:
-    """Return the bytes of a size: of a whole number, or of a text such as ``64KiB`` or ``1MB`` (SPEC 1).
-
-    Raises:
-        ValueError: It is no size, is negative, or is more than 2**53 bytes.
-    """
+    """Return the bytes of a size: of a whole number, or of a text such as ``64KiB`` or ``1MB`` (SPEC 1)."""
     if isinstance(value, int) and not isinstance(value, bool):
         size = int(value)
     elif isinstance(value, str) and (match := _SIZE.fullmatch(value)):
@@ -174,11 +166,7 @@ _FIRST_CODE, _LAST_CODE = 1000, 4999
 
 
 def parse_codes(value: object) -> tuple[int, int]:
-    """Return the first and last code of a range: 4001, "4001", "4500-4999" or a tuple (RFC 6455 section 7.4).
-
-    Raises:
-        ValueError: It is no range of codes from 1000 to 4999.
-    """
+    """Return the first and last code of a range: 4001, "4001", "4500-4999" or a tuple (RFC 6455 section 7.4)."""
     match value:
         case str():
             found = _CODES.fullmatch(value)
