@@ -547,11 +547,12 @@ async def test_a_peer_that_breaks_the_protocol_hears_why(
             client = await listener.connect()
             await client.stream.send_all(b"\x81\x01a")  # not masked
             await client.wait_closed()
-            assert client.close_code == 1002
+            assert (client.close_code, client.close_reason) == (1002, "a frame without a mask")
             client = await listener.connect()
             await client.send("x" * 11)
             await client.wait_closed()
             assert client.close_code == 1009
+            assert client.close_reason == "a message of more than max-message-size"
 
 
 HANDSHAKE = (

@@ -244,7 +244,7 @@ def decoded(
                 case Close():
                     outcome.close = part.code, part.reason
                 case Violation():
-                    assert part.words
+                    assert 0 < len(part.words.encode()) <= 123, "the reason of a Close"
                     outcome.violation = part.code
                 case _:
                     assert 0 < len(part) <= LONGEST_RUN
@@ -413,7 +413,7 @@ def test_an_inflated_message_is_held_to_the_limit_and_a_text_to_utf_8() -> None:
     ("frames_in", "violation"),
     [
         (b"\x83\x80abcd", "a frame with the unknown opcode 3"),
-        (b"\x91\x80abcd", "a reserved bit that no extension was agreed on for"),
+        (b"\x91\x80abcd", "a reserved bit, for which no extension was agreed on"),
         (b"\x81\x00", "a frame without a mask"),
         (b"\x09\x80abcd", "a control frame in fragments"),
         (b"\x89\xfe", "a control frame of more than 125 bytes"),

@@ -131,7 +131,7 @@ class _Message:
     is_text: bool
     compressed: bool
     payload: bytearray = field(factory=bytearray, init=False)
-    """What came of it, unmasked."""
+    """The payload so far, unmasked."""
     frames: int = field(default=0, init=False)
     """Frames that have begun."""
     size: int = field(default=0, init=False)
@@ -313,7 +313,7 @@ class Decoder:
         if opcode not in _OPCODES:
             return f"a frame with the unknown opcode {opcode}"
         if first & _RESERVED and not (self._inflate and first & ~_FIN in _COMPRESSED):
-            return "a reserved bit that no extension was agreed on for"
+            return "a reserved bit, for which no extension was agreed on"
         if second & _MASKED != self._mask:
             return "a frame without a mask" if self._mask else "a frame with a mask"
         if opcode >= CLOSE:
