@@ -1,7 +1,7 @@
 """For the tests of programs that embed this library: peers in memory, no sockets.
 
-`open_peer` is a server for outputs with a link, `open_listener` a listener whose peers you connect, for outputs that
-listen. `PeerConnection` and `PeerProtocol` are what both are made of, for peers over other streams, or in threads.
+`open_peer` opens a server, for outputs with a link. `open_listener` opens a listener, for outputs that listen; the test
+connects the peers. Both are made of `PeerConnection` (over any of trio's streams) and `PeerProtocol` (without I/O).
 ``strategies`` (extra ``testing``) has Hypothesis strategies for configurations.
 """
 

@@ -22,15 +22,15 @@ class Accept:
     subprotocol: str | None = None
     """Subprotocol to choose; None chooses none."""
     read: bool = True
-    """Whether anything is read after the handshake; see `open_peer` for what that means to who writes."""
+    """Whether the peer reads after the handshake. If it does not, `open_peer(buffered=False)` makes the output wait."""
     pong_after: float | None = 0.0
-    """Seconds before a ping is answered; None: it never is."""
+    """Seconds before a ping is answered; None if it never is."""
     cut_after: int | None = None
-    """Cut the connection, without a Close, once this many messages have come."""
+    """Cut the connection, without a Close, once this many messages have come; None to leave it open."""
     cut_on: str | bytes | None = None
-    """Cut the connection, without a Close, when this message comes."""
+    """Cut the connection, without a Close, when this message comes; None to leave it open."""
     close_after: tuple[int, int] | None = None
-    """Messages after which to send Close, and its code."""
+    """Messages after which to send a Close, and its code; None to send none."""
     answer_close: bool = True
     """Whether a Close is answered."""
 
@@ -60,19 +60,16 @@ Step = Accept | Refuse | Unreachable | Silent
 
 @define(eq=False)
 class PeerConnection:
-    """One connection of a peer: what came over it, and what the peer sends.
-
-    All times are seconds of trio's clock.
-    """
+    """One connection of a peer: what came over it, and what the peer sends. Times are seconds of trio's clock."""
 
     stream: trio.abc.Stream
-    """What it runs over."""
+    """The stream that carries it."""
     step: Step = field(factory=Accept)
-    """What the peer does without being told to."""
+    """What the peer does of itself; of a peer that dials only what `Accept` does after the handshake."""
     server: bool = field(default=False, kw_only=True)
     """Whether the peer is the server of the connection."""
     pong_after: float | None = field(default=0.0, init=False)
-    """Seconds before a ping is answered; None: it never is. May be set at any time."""
+    """Seconds before a ping is answered; None if it never is. May be set at any time."""
     answer_close: bool = field(default=True, init=False)
     """Whether a Close is answered. May be set at any time."""
     path: str = field(default="", init=False)
@@ -174,7 +171,7 @@ class PeerConnection:
         await self.wait_until(lambda: self.ended_at is not None)
 
     async def wait_until(self, holds: Callable[[], bool]) -> None:
-        """Wait until something holds; it is asked whenever anything has come, or the connection is over."""
+        """Wait until `holds` returns true; it is called after everything that comes, and at the end."""
         while not holds():
             await self._changed.park()
         await trio.lowlevel.checkpoint()
@@ -205,7 +202,7 @@ class PeerConnection:
                 await self.stream.send_all(self._protocol.close(code, reason))
 
     async def send_raw(self, data: bytes) -> None:
-        """Send bytes, which need be no frames."""
+        """Send bytes that need not be frames."""
         async with self._writing:
             await self.stream.send_all(data)
 
@@ -221,11 +218,11 @@ class PeerConnection:
         await trio.aclose_forcefully(self.stream)
 
     def stop_reading(self) -> None:
-        """Read nothing from now on, as a peer whose network is gone; the end of the connection is not noticed either."""
+        """Read nothing from now on, like a peer whose network is gone. The end of the connection goes unnoticed, too."""
         self._reading = trio.Event()
 
     def resume_reading(self) -> None:
-        """Read again, beginning with what came meanwhile."""
+        """Read again, first what came in the meantime."""
         self._reading.set()
 
     async def request(
@@ -235,7 +232,7 @@ class PeerConnection:
         await self.send_raw(self._protocol.request(path, headers, subprotocols=subprotocols))
 
     async def run(self) -> None:
-        """Read, and answer what is to be answered, until the connection is over."""
+        """Read, and answer pings and a Close, until the connection is over."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._answer_pings)

@@ -1,6 +1,6 @@
-"""A server and a listener in memory, without sockets: hand them to `open_output` instead of the network.
+"""A server and a listener in memory, without sockets: pass them to `open_output` in place of the network.
 
-Real RFC 6455 is spoken over trio's memory streams, so everything but the kernel is exercised, and on a mock clock every
+They speak RFC 6455 over trio's memory streams, so a test exercises everything but the kernel, and on a mock clock every
 time is exact.
 """
 
@@ -26,12 +26,12 @@ __all__ = ["MemoryListener", "MemoryPeer", "open_listener", "open_peer"]
 
 
 class MemoryPeer:
-    """A server in memory, of `open_peer`; hand its `open_stream` to `open_output`."""
+    """A server in memory, made by `open_peer`. Pass its `open_stream` to `open_output`."""
 
     attempts: list[float]
-    """When each attempt to connect was made, in seconds of trio's clock; also those that found nobody."""
+    """When each attempt to connect was made, in seconds of trio's clock, unreachable ones included."""
     connections: list[PeerConnection]
-    """Every connection so far, also those whose handshake was refused; an unreachable attempt makes none."""
+    """Every connection so far, refused ones included; an unreachable attempt makes none."""
 
     def __init__(self, nursery: trio.Nursery, *, buffered: bool) -> None:
         self._nursery = nursery
@@ -43,13 +43,18 @@ class MemoryPeer:
         self.connections = []
 
     def plan(self, *steps: Step, then: Step | None = None) -> None:
-        """Say what happens to the next attempts, one step each, and to all after them."""
+        """Set what happens to the next attempts, one step each, and to all attempts after them.
+
+        Args:
+            steps: For the next attempts, in order.
+            then: For all attempts after them; None to leave that as it is, which is `Accept()` at first.
+        """
         self._steps.extend(steps)
         if then is not None:
             self._default = then
 
     async def open_stream(self, host: str, port: int) -> trio.abc.Stream:
-        """Open a connection to this peer; the argument `open_stream` of `open_output`."""
+        """Open a connection to this peer. Pass this method to `open_output` as `open_stream`."""
         del host, port
         await trio.lowlevel.checkpoint()
         step = self._steps.popleft() if self._steps else self._default
@@ -97,7 +102,7 @@ class MemoryPeer:
 
 
 class MemoryListener(trio.abc.Listener[trio.abc.Stream]):
-    """A listener in memory, of `open_listener`; hand it to `open_output` in `listeners`, and connect peers to it."""
+    """A listener in memory, made by `open_listener`. Pass it to `open_output` in `listeners`, then connect peers to it."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
@@ -117,8 +122,8 @@ class MemoryListener(trio.abc.Listener[trio.abc.Stream]):
             path: Path and query to ask for.
             headers: Headers beside those of every handshake.
             subprotocols: Subprotocols to offer.
-            buffered: Whether bytes that the peer does not read are kept without end. Without it, what is sent to it
-                waits until it reads, as for a socket with full buffers.
+            buffered: Whether bytes that the peer does not read are kept without limit. If not, the output waits until
+                the peer reads, as with a socket whose buffers are full.
 
         Raises:
             trio.BrokenResourceError: The connection ended without an answer.
@@ -142,7 +147,7 @@ class MemoryListener(trio.abc.Listener[trio.abc.Stream]):
         return peer
 
     def dial(self, *, buffered: bool = True) -> trio.abc.HalfCloseableStream:
-        """Return a stream whose other end is accepted next, for a peer that says what it likes."""
+        """Return a stream whose other end the output accepts next, to send bytes that no `PeerConnection` sends."""
         ours, theirs = _stream_pair(buffered=buffered)
         self.add(theirs)
         return ours
@@ -174,8 +179,8 @@ async def open_peer(*, buffered: bool = True) -> AsyncGenerator[MemoryPeer, None
     """Open a server in memory, for outputs that have a link; it lives as long as the block.
 
     Args:
-        buffered: Whether bytes that nobody reads are kept without end. Without it, who writes waits
-            until they are read, as for a socket with full buffers.
+        buffered: Whether bytes that nobody reads are kept without limit. If not, the side that writes waits
+            until they are read, as with a socket whose buffers are full.
     """
     async with _open_tasks() as nursery:
         yield MemoryPeer(nursery, buffered=buffered)

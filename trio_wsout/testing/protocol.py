@@ -1,7 +1,4 @@
-"""One side of a WebSocket connection without I/O, for peers of your own: over sockets, in threads, in other processes.
-
-What comes is decoded as the library does it; what is sent needs to be nothing that RFC 6455 allows.
-"""
+"""One side of a WebSocket connection without I/O, for your own peers: over sockets, in threads, in other processes."""
 
 from __future__ import annotations
 
@@ -54,7 +51,7 @@ class Pong:
 
 
 PeerEvent = Request | Response | str | bytes | Ping | Pong | Close
-"""What can come. A text message is a `str`, a binary one `bytes`."""
+"""One thing that came. A text message is a `str`, a binary message is `bytes`."""
 
 
 @define(eq=False)
@@ -64,7 +61,7 @@ class PeerProtocol:
     server: bool = field(kw_only=True)
     """Whether this side is the server of the connection."""
     body: bytes = field(default=b"", init=False)
-    """What followed a response other than 101."""
+    """The bytes behind the head of a response other than 101."""
     _decoder: Decoder | None = field(default=None, init=False)
     """None until the handshake is done."""
     _head: bytes = field(default=b"", init=False)
@@ -74,7 +71,7 @@ class PeerProtocol:
     # -- what comes -------------------------------------------------------------------------------------
 
     def feed(self, data: bytes | bytearray) -> list[PeerEvent]:
-        """Take the next bytes; return what is complete now. Pongs come before the messages they were mixed with.
+        """Take the next bytes; return what is complete now. Pongs are returned before everything else.
 
         Raises:
             AssertionError: The other side broke the protocol.
