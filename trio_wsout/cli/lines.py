@@ -37,7 +37,7 @@ _ESCAPED = 6
 
 @define(eq=False)
 class InputLines:
-    """Reads the lines of one file descriptor, in large pieces, so that a line costs no task switch.
+    """Reads the lines of one file descriptor, in large pieces, so that few lines cost a task switch.
 
     It waits in a task, and reads in a thread once there is something to read.
     """
@@ -56,9 +56,12 @@ class InputLines:
     _size: int = field(default=0, init=False)
     """Bytes in `_begun`."""
     _dropping: bool = field(default=False, init=False)
+    """Whether the rest of a line that is too long is being dropped."""
     _first: bool = field(default=True, init=False)
+    """Whether the next line is the first one."""
     _ended: bool = field(default=False, init=False)
     _waits: bool = field(default=True, init=False)
+    """Whether the system can wait until the descriptor is readable; not so for a file."""
     _reading: threading.Lock = field(factory=threading.Lock, init=False)
     """Held by the thread that reads."""
     _arrived: deque[bytes] = field(factory=deque, init=False)
