@@ -12,10 +12,10 @@ from trio_wsout._core.watermark import Watermark
 
 def test_without_members_there_is_no_lowest() -> None:
     marks = Watermark[str]()
-    assert marks.low is None
+    assert marks.lowest() is None
     marks.add("a", 3)
     marks.remove("a", 3)
-    assert marks.low is None
+    assert marks.lowest() is None
     assert list(marks.at(3)) == []
 
 
@@ -25,11 +25,11 @@ def test_the_last_of_the_lowest_moves_the_mark() -> None:
     marks.add("b", 1)
     marks.add("c", 4)
     marks.move("a", 1, 6)
-    assert marks.low == 1
+    assert marks.lowest() == 1
     marks.move("b", 1, 5)
-    assert marks.low == 4
+    assert marks.lowest() == 4
     marks.move("c", 4, 4)
-    assert marks.low == 4
+    assert marks.lowest() == 4
     assert set(marks.at(4)) == {"c"}
     assert list(marks.at(1)) == []
 
@@ -43,7 +43,7 @@ def test_the_low_is_the_lowest_of_all(moves: list[tuple[int, int]]) -> None:
     for member, step in moves:
         marks.move(member, model[member], model[member] + step)
         model[member] += step
-        assert marks.low == min(model.values())
+        assert marks.lowest() == min(model.values())
 
 
 class WatermarkMachine(RuleBasedStateMachine):
@@ -88,7 +88,7 @@ class WatermarkMachine(RuleBasedStateMachine):
 
     @invariant()
     def agrees(self) -> None:
-        assert self.marks.low == min(self.model.values(), default=None)
+        assert self.marks.lowest() == min(self.model.values(), default=None)
         for position in range(max(self.model.values(), default=0) + 2):
             there = {member for member, at in self.model.items() if at == position}
             assert set(self.marks.at(position)) == there

@@ -1,4 +1,4 @@
-"""What a relay does to a message before it passes it on: sign it, and ask the application (SPEC 10).
+"""The changes that a relay makes to a message before it passes it on: its signature, and the application's (SPEC 10).
 
 Rules
 -----

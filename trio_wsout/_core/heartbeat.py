@@ -49,7 +49,7 @@ _LONGEST_PAUSE = 0.5
 
 
 class Pulse(StrEnum):
-    """What `HeartbeatMonitor.poll` asks its caller to do."""
+    """A step that `HeartbeatMonitor.poll` asks its caller to take."""
 
     PING = "ping"
     """Write a ping (`next_ping`, then `ping_written`)."""

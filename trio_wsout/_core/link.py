@@ -51,7 +51,7 @@ class State(StrEnum):
 
 
 class Event(StrEnum):
-    """What moves a link from state to state."""
+    """An event that moves a link from state to state."""
 
     WANTED = "wanted"
     OPENED = "opened"

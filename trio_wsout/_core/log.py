@@ -170,7 +170,7 @@ class Log:
     @property
     def full(self) -> bool:
         """Whether a peer that is not stuck has no room, so that nothing may be posted."""
-        low = self.positions.low
+        low = self.positions.lowest()
         if low is None or self.end - low < self._capacity:
             return False
         return not all(each.stuck for each in self.positions.at(low))
@@ -178,14 +178,14 @@ class Log:
     @property
     def slow(self) -> list[Subscription]:
         """The subscriptions that make the log full."""
-        low = self.positions.low
+        low = self.positions.lowest()
         if low is None or self.end - low < self._capacity:
             return []
         return [each for each in self.positions.at(low) if not each.stuck]
 
     def _drop_oldest(self) -> None:
         first = self.end - self._capacity
-        while (low := self.positions.low) is not None and low < first:
+        while (low := self.positions.lowest()) is not None and low < first:
             for subscription in list(self.positions.at(low)):
                 self.leave_sync(subscription)
                 self.dropped += subscription.skip_to(first)
@@ -198,7 +198,7 @@ class Log:
     @property
     def kept_for(self) -> list[Subscription]:
         """The stuck subscriptions because of which the oldest message is kept."""
-        low = self.confirmed.low
+        low = self.confirmed.lowest()
         members = () if low is None else self.confirmed.at(low)
         return [each for each in members if isinstance(each, Subscription) and each.stuck]
 
@@ -206,7 +206,7 @@ class Log:
 
     def settled(self) -> list[Message]:
         """Take out the messages that have settled since the last call, in order."""
-        low = self.confirmed.low
+        low = self.confirmed.lowest()
         count = max(0, (self.end if low is None else low) - self._base)
         self._base += count
         for _ in range(count):

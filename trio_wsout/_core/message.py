@@ -89,7 +89,7 @@ class BatchMessage:
     """Events in it."""
 
     source: ClassVar[None] = None
-    """What came from a peer of a relay is not batched."""
+    """No batch comes from a peer of a relay: its messages are not batched."""
 
     def __attrs_post_init__(self) -> None:
         self.count = len(self.events)

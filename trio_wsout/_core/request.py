@@ -86,7 +86,7 @@ class Request:
     secrets: tuple[str, ...] = field(default=(), repr=False)
     """Texts of the handshake that no error may quote."""
     key_password: Secret | None = None
-    """Password of `tls.client-key`; None: it is not configured."""
+    """Password of `tls.client-key`; None if none is configured."""
 
 
 def build_request(

@@ -1,4 +1,4 @@
-"""The figures of an output: what its tasks count, and the snapshot that `Output.statistics` returns."""
+"""The figures of an output: the counters of its tasks, and the snapshot that `Output.statistics` returns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 
 @define(eq=False)
 class Counters:
-    """What the tasks and the tree of one output count. They add to it directly, which is the cheapest way."""
+    """The counters of one output. Its tasks and its tree add to them directly, which is the cheapest way."""
 
     written: int = 0
     written_messages: int = 0

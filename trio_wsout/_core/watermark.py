@@ -24,9 +24,8 @@ class Watermark(Generic[T]):
         self._members: dict[int, set[T]] = {}
         self._positions: list[int] = []
 
-    @property
-    def low(self) -> int | None:
-        """The lowest position; None if there are no members."""
+    def lowest(self) -> int | None:
+        """Return the lowest position, and drop positions that nobody is at; None if there are no members."""
         positions, members = self._positions, self._members
         while positions and positions[0] not in members:
             heappop(positions)
