@@ -127,7 +127,9 @@ class Acceptor:
         try:
             self.capacity.acquire_nowait()
         except trio.WouldBlock:
-            await self._refuse(stream, Response(status=503, body="there is no place left", headers=_LATER))
+            await self._refuse(
+                stream, Response(status=503, body="the server has as many peers as it may", headers=_LATER)
+            )
             return None
         guest: Guest | None = None
         try:

@@ -39,7 +39,7 @@ __all__ = ["AttemptFailed", "Dialer"]
 _log = logging.getLogger("trio_wsout")
 
 _NO_RECORD = "WRONG_VERSION_NUMBER"
-"""What OpenSSL says of an answer that is no TLS record."""
+"""OpenSSL's reason if the answer is no TLS record."""
 
 
 class AttemptFailed(Exception):  # noqa: N818 - caught by the supervisor, never leaves the package

@@ -1,4 +1,4 @@
-"""The log of what peers can cause at will: no peer can fill it (`_core.throttle`)."""
+"""A log of events that peers can cause as often as they like, throttled so that no peer can fill it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from math import inf
 
 import trio
+from attrs import define, field
 
 from trio_wsout._core.throttle import Throttle
 
@@ -14,23 +15,26 @@ __all__ = ["PeerLog"]
 _log = logging.getLogger("trio_wsout")
 
 
+@define(eq=False)
 class PeerLog:
-    """Writes the first record of each kind at once, and of those that follow one a minute, with their count.
+    """Writes the first record of each kind immediately, and later ones once a minute with their count.
 
-    A kind is a format string. One for each output; `run` tells what was counted.
+    Records with the same format string are of one kind. Each output has one log, whose task is `run`.
     """
 
-    def __init__(self) -> None:
-        self._throttle = Throttle()
-        self._latest: dict[str, tuple[int, tuple[object, ...]]] = {}
-        self._counted = trio.Event()
+    _throttle: Throttle = field(factory=Throttle, init=False)
+    _latest: dict[str, tuple[int, tuple[object, ...]]] = field(
+        factory=dict[str, tuple[int, tuple[object, ...]]], init=False
+    )
+    """Level and values of the latest record that was counted, by its format string."""
+    _counted: trio.Event = field(factory=trio.Event, init=False)
 
     def warning(self, text: str, *values: object) -> None:
-        """Tell what an operator should look at."""
+        """Log what an operator should look at."""
         self._add(logging.WARNING, text, values)
 
     def error(self, text: str, *values: object, exc_info: bool = False) -> None:
-        """Tell what is wrong on this side; the first time with the traceback, if `exc_info`."""
+        """Log a fault of this side; the first record of a kind has the traceback, if `exc_info`."""
         self._add(logging.ERROR, text, values, exc_info=exc_info)
 
     def _add(self, level: int, text: str, values: tuple[object, ...], *, exc_info: bool = False) -> None:
@@ -42,18 +46,18 @@ class PeerLog:
         self._latest[text] = level, values
 
     async def run(self) -> None:
-        """Tell what was counted when its time comes, until cancelled; then at once."""
+        """Log the counts when their time has come, and what is left of them when cancelled."""
         try:
             while True:
                 deadline = self._throttle.deadline
                 self._counted = trio.Event()
                 with trio.move_on_at(inf if deadline is None else deadline):
                     await self._counted.wait()
-                self._tell(self._throttle.poll(trio.current_time()))
+                self._write(self._throttle.poll(trio.current_time()))
         finally:
-            self._tell(self._throttle.rest(trio.current_time()))
+            self._write(self._throttle.rest(trio.current_time()))
 
-    def _tell(self, counted: list[tuple[str, int]]) -> None:
+    def _write(self, counted: list[tuple[str, int]]) -> None:
         for text, count in counted:
             level, values = self._latest.pop(text)
             if count == 1:
