@@ -181,13 +181,11 @@ def line_of(item: Received, *, with_peer: bool, as_json: bool) -> bytes:
 def _one_line(text: str) -> bytes | None:
     """Return a text that is one line of JSON, without the line's end, or None if it is something else."""
     line = text.removesuffix("\n").removesuffix("\r").encode()
-    if b"\n" in line or b"\r" in line:
-        return None
-    try:
-        JsonLine.read(line)
-    except ValueError:
-        return None
-    return line
+    with suppress(ValueError):
+        if b"\n" not in line and b"\r" not in line:
+            JsonLine.read(line)
+            return line
+    return None
 
 
 def escape_lines(lines: bytes) -> str:

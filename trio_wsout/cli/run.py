@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -393,7 +394,9 @@ async def _watch_reader(run: Run) -> None:
 async def _print_received(run: Run, output: Output) -> None:
     """Print messages from peers until the output ends; all that wait are written together."""
     as_json = run.config.payload is Payload.JSON
-    write = _write_to_terminal if sys.stdout is not None and sys.stdout.isatty() else _write_lines
+    # Not through sys.stdout: an abandoned thread would hold its lock while Python ends.
+    write_plain = partial(write_all, OUT)
+    write = _write_to_terminal if sys.stdout is not None and sys.stdout.isatty() else write_plain
     with run.printing, suppress(trio.EndOfChannel):
         while True:
             items = await output.received.receive_many()
@@ -412,11 +415,6 @@ async def _print_received(run: Run, output: Output) -> None:
         report("standard output: nobody reads it; not all that peers sent was printed", "error")
     # The output has ended. If it broke, nobody needs the next line any more.
     run.feeding.cancel()
-
-
-def _write_lines(lines: bytes) -> None:
-    # Not through sys.stdout: an abandoned thread would hold its lock while Python ends.
-    write_all(OUT, lines)
 
 
 def _write_to_terminal(lines: bytes) -> None:
