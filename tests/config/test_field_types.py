@@ -1,4 +1,4 @@
-"""What each kind of value takes and what it says when it does not."""
+"""What each type of field accepts, and the error of what it refuses."""
 
 from __future__ import annotations
 
