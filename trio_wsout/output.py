@@ -110,8 +110,7 @@ class Output(trio.abc.SendChannel[Any]):
         """
         batch = self._config.batch
         if batch is None or batch.mode is not BatchMode.DOCUMENT:
-            message = "end_document() needs batch.mode: document"
-            raise ValueError(message)
+            raise ValueError("end_document() needs batch.mode: document")
         await trio.lowlevel.checkpoint_if_cancelled()
         receipt = Receipt((), self._tree.bounding)
         await self._put(DocumentEnd(receipt))
@@ -120,7 +119,7 @@ class Output(trio.abc.SendChannel[Any]):
     async def flush(self) -> None:
         """Wait until everything accepted so far is confirmed, or was reported as undelivered.
 
-        The open batch goes at once.
+        The open batch is sent immediately.
 
         Raises:
             DeliveryError: Nothing was taken from `received` for `retry.timeout`: so nothing is read, and no
@@ -165,8 +164,9 @@ class Output(trio.abc.SendChannel[Any]):
             RuntimeError: The output was opened without ``receive=True``.
         """
         if not self._tree.receives:
-            message = "received messages are dropped: ask for them with open_output(…, receive=True)"
-            raise RuntimeError(message)
+            raise RuntimeError(
+                "received messages are dropped: ask for them with open_output(…, receive=True)"
+            )
         return self._tree.received
 
     def statistics(self) -> Statistics:
@@ -183,8 +183,7 @@ class Output(trio.abc.SendChannel[Any]):
     def _check_open(self) -> None:
         self._tree.ledger.raise_if_broken()
         if self._closed:
-            message = "the output was closed"
-            raise trio.ClosedResourceError(message)
+            raise trio.ClosedResourceError("the output was closed")
 
     def _try_put(self, item: Accepted) -> bool:
         """Accept an event, and return true, if there is room."""
@@ -210,8 +209,7 @@ class Output(trio.abc.SendChannel[Any]):
 
     def _raise_ended(self) -> None:
         self._tree.ledger.raise_if_broken()
-        message = "the output was closed"
-        raise trio.ClosedResourceError(message) from None
+        raise trio.ClosedResourceError("the output was closed") from None
 
 
 @asynccontextmanager
@@ -235,7 +233,7 @@ async def open_output(
     """Open an output; its tasks live inside the ``async with`` block and nowhere else (SPEC 3).
 
     Leaving the block delivers what was accepted and closes, within ``shutdown-timeout``. Leaving
-    it by cancellation closes at once.
+    it by cancellation closes immediately.
 
     Args:
         config: A Config, or a mapping as a configuration file holds it.

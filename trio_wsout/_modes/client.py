@@ -120,7 +120,7 @@ class ClientTree(Tree):
         )
 
     def _make_sender(self, config: Config) -> Sender[Source] | LinkSender:
-        """Return the sender; where there is a spool, make that, and put it before the sender."""
+        """Return the sender; if a spool is configured, make it, and put it before the sender."""
         packer, outbox, ledger, intake = self._packer, self.outbox, self.ledger, self._intake
         if config.spool is not None:
             store = self._hooks.spool or open_spool_store(config.spool, config.spool_bytes)

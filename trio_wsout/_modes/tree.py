@@ -101,8 +101,7 @@ class Tree(ABC):
         except Base64Error as error:
             return Refused(b"", event, fate, reason=str(error))
         if len(encoded) > self._most:
-            message = f"the event has {len(encoded)} bytes, {self._most} fit into max-message-size"
-            raise EventError(message)
+            raise EventError(f"the event has {len(encoded)} bytes, {self._most} fit into max-message-size")
         accepted = Accepted(encoded, event, fate)
         if self._cursor is not None:
             value = value_of_event(event)
@@ -227,13 +226,11 @@ class Tree(ABC):
             except CallableError as error:
                 raise TemplateError(str(error)) from None
             except Exception as error:
-                message = f"the secrets callable raised {type(error).__name__}"
-                raise TemplateError(message) from error
+                raise TemplateError(f"the secrets callable raised {type(error).__name__}") from error
         if value is None or (isinstance(value, str) and is_unicode(value)):
             return value
         reason = "is no Unicode" if isinstance(value, str) else f"is {type(value).__name__}, not a text"
-        message = f"the value of ${{{source}|{name}}} {reason}"
-        raise TemplateError(message)
+        raise TemplateError(f"the value of ${{{source}|{name}}} {reason}")
 
     def _abandon(self, holding: Iterable[Accepted]) -> None:
         """Count everything that the tasks hold and that waits as undelivered, and put it into `left`."""

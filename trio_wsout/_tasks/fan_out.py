@@ -96,7 +96,7 @@ class FanOut:
     _stamped: bool = field(alias="stamped")
     """Whether events carry stamps, by which a peer can be told of a gap."""
     _advice: str = field(alias="advice")
-    """What to set for peers that answer no ping and send nothing."""
+    """The configuration for peers that answer no ping and send nothing, for a warning."""
     peer_log: PeerLog
     epoch: int = field(default=0, init=False)
     """The epoch of the stamps."""
@@ -160,7 +160,7 @@ class FanOut:
         self.settle()
 
     def _broadcast(self, broadcast: Broadcast) -> None:
-        """Write frames to all peers in sync; those whose sockets do not take all of them fall out of it."""
+        """Write frames to all peers in sync; a peer whose socket does not take all of them is in sync no more."""
         log, members = self.log, self.log.in_sync.members
         # This is what an event costs for each peer: one system call, and not one look at the peer's own memory, which
         # would be cold and cost as much again. So the accounts of those in sync are brought up to date later.
@@ -215,7 +215,7 @@ class FanOut:
         self.ask_all()
 
     def settle(self) -> None:
-        """Confirm the messages that have settled, wake who waits for room, and see when to ask for confirmations."""
+        """Confirm the messages that have settled, wake the task that waits for room, and see when to ask for confirmations."""
         if self.uplink is not None:
             self.uplink.advance()
         messages = self.log.settled()

@@ -150,15 +150,15 @@ async def read_out(connections: Iterable[Connection | None]) -> set[Connection |
     Returns:
         The connections whose peers took more of a write that waited for room.
     """
-    looks = {
+    read_outs = {
         each: ReadOut(_motion(each), unread_bytes=None if each is None else each.unread_bytes)
         for each in connections
     }
-    going = [each for each in looks if _is_open(each)]
+    going = [each for each in read_outs if _is_open(each)]
     while going:
         await trio.lowlevel.checkpoint()
-        going = [each for each in going if _is_open(each) and not looks[each].turned(_motion(each))]
-    return {each for each, done in looks.items() if done.found_room}
+        going = [each for each in going if _is_open(each) and not read_outs[each].turned(_motion(each))]
+    return {each for each, done in read_outs.items() if done.found_room}
 
 
 def _motion(connection: Connection | None) -> Motion:

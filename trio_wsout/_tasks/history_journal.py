@@ -58,7 +58,7 @@ class HistoryJournal:
     _by_stamp: bool = field(alias="by_stamp")
     """Whether stamps are the cursors: the configuration names none in the events."""
     extent: Extent = field(default=Extent(epoch=0, floor=0, tail=0, events=0, size=0), init=False)
-    """What the history holds."""
+    """The extent of the history, as of the latest write."""
     _waiting: deque[Message] = field(factory=deque["Message"], init=False)
     """Messages that wait for the next commit."""
     _keeping: deque[Message] = field(factory=deque["Message"], init=False)

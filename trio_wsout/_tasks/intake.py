@@ -139,7 +139,7 @@ class Intake:
 
     @property
     def waiting(self) -> Sequence[Item]:
-        """What can be taken now, oldest first; not a copy, and only valid until the next call."""
+        """The items that can be taken now, oldest first; not a copy, and only valid until the next call."""
         return self._items
 
     def take(self, count: int) -> list[Item]:

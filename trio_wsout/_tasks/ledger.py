@@ -252,5 +252,4 @@ class Ledger:
     def raise_if_broken(self) -> None:
         """Raise trio.BrokenResourceError, caused by what broke the output, if it is broken."""
         if self.broken is not None:
-            message = f"the output is broken: {self.broken}"
-            raise trio.BrokenResourceError(message) from self.broken
+            raise trio.BrokenResourceError(f"the output is broken: {self.broken}") from self.broken

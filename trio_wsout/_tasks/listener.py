@@ -174,7 +174,7 @@ class Listener:
             await trio.aclose_forcefully(stream)  # noqa: ASYNC102 - by force, which never waits
 
     async def _admit(self, stream: trio.abc.Stream) -> tuple[ServedPeer, Connection, Resumption] | None:
-        """Shake hands; return a peer that has a place, which the caller frees, or None if it was refused or left."""
+        """Return the admitted peer, whose capacity the caller releases; None if it was refused, or left."""
         deadline = HandshakeDeadline(
             self._fan_out.heartbeat_task, trio.current_time() + self._server.handshake_timeout
         )

@@ -58,7 +58,7 @@ _DRAIN = 1.0
 
 @frozen(kw_only=True)
 class Resumption:
-    """What a peer gets before the messages that are posted from now on."""
+    """The part of a peer's stream that comes before the messages posted from now on."""
 
     replay: Replay | None = None
     """Reads the events that it missed; None: it gets none of them."""
@@ -98,7 +98,7 @@ class ServedPeer:
     """Numbers of the events that it sent before it had a subscription, and that its replay has not passed; None if it
     has no replay."""
     _wakeup: Wakeup = field(factory=Wakeup, init=False)
-    """Wakes the fan-out task, and who waits for the reader."""
+    """Wakes the fan-out task; at the end, it waits for the reader by this, too."""
     _reading: bool = field(default=False, init=False)
     _paused: bool = field(default=False, init=False)
     """Whether this side does not read now, because the application takes nothing."""

@@ -186,8 +186,7 @@ class SpoolJournal:
             return b""
         kept = encode_event(value)
         if len(kept) > self._most:
-            message = f"the event has {len(kept)} bytes, {self._most} fit into spool.max-bytes"
-            raise EventError(message)
+            raise EventError(f"the event has {len(kept)} bytes, {self._most} fit into spool.max-bytes")
         return kept
 
     # -- writing ----------------------------------------------------------------------------------------

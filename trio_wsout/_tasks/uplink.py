@@ -81,7 +81,7 @@ class Uplink:
         self._wakeup.notify()
 
     async def run(self, intake: Entry) -> None:
-        """Pass on what waits until cancelled, or until the link has ended; why it has is told elsewhere."""
+        """Pass on what waits until cancelled, or until the link has ended, which its own tree reports."""
         with suppress(trio.BrokenResourceError):
             while True:
                 while self._waiting:
