@@ -18,9 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio_wsout.config import Cursor
 from trio_wsout.errors import ConfigError, CursorError
-from trio_wsout.stores.cursor import CursorStore, MemoryCursorStore, StoredCursor
-from trio_wsout.stores.cursor_file import FileCursorStore, file_in_directory
-from trio_wsout.stores.cursor_sqlite import SqliteCursorStore
+from trio_wsout.stores.cursor import (
+    CursorStore,
+    FileCursorStore,
+    MemoryCursorStore,
+    SqliteCursorStore,
+    StoredCursor,
+    file_in_directory,
+)
 from trio_wsout.stores.from_config import open_cursor_store, state_directory
 
 if TYPE_CHECKING:
@@ -194,8 +199,7 @@ def test_a_full_disk_leaves_the_old_value(tmp_path: Path) -> None:
         import resource, signal, trio
         from pathlib import Path
         from trio_wsout.errors import CursorError
-        from trio_wsout.stores.cursor_file import FileCursorStore
-        from trio_wsout.stores.cursor import StoredCursor
+        from trio_wsout.stores.cursor import FileCursorStore, StoredCursor
         store = FileCursorStore(Path({str(tmp_path / "c.cursor")!r}), "id")
         trio.run(store.save, StoredCursor(value="old", epoch=1))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -30,9 +30,7 @@ from hypothesis import strategies as st
 from trio_wsout._core.history import Limits
 from trio_wsout.config import Cursor
 from trio_wsout.errors import CursorError, HistoryError, OutputError
-from trio_wsout.stores.cursor import CursorStore, StoredCursor
-from trio_wsout.stores.cursor_file import FileCursorStore
-from trio_wsout.stores.cursor_sqlite import SqliteCursorStore
+from trio_wsout.stores.cursor import CursorStore, FileCursorStore, SqliteCursorStore, StoredCursor
 from trio_wsout.stores.from_config import open_cursor_store
 from trio_wsout.stores.history import Entry
 from trio_wsout.stores.history_sqlite import SqliteHistoryStore

@@ -14,9 +14,7 @@ from trio_wsout._core.statistics import Counters
 from trio_wsout._tasks.cursor_saver import CursorSaver
 from trio_wsout._tasks.ledger import Ledger
 from trio_wsout.config import Cursor
-from trio_wsout.stores.cursor import StoredCursor
-from trio_wsout.stores.cursor_file import FileCursorStore
-from trio_wsout.stores.cursor_sqlite import SqliteCursorStore
+from trio_wsout.stores.cursor import FileCursorStore, SqliteCursorStore, StoredCursor
 from trio_wsout.testing import open_peer
 
 if TYPE_CHECKING:

@@ -12,9 +12,7 @@ import trio
 from trio_wsout._core.cursor import default_state_id
 from trio_wsout._core.history import Limits
 from trio_wsout.errors import ConfigError, CursorError, HistoryError, Problem, SpoolError
-from trio_wsout.stores.cursor import MemoryCursorStore
-from trio_wsout.stores.cursor_file import FileCursorStore, file_in_directory
-from trio_wsout.stores.cursor_sqlite import SqliteCursorStore
+from trio_wsout.stores.cursor import FileCursorStore, MemoryCursorStore, SqliteCursorStore, file_in_directory
 from trio_wsout.stores.history_memory import MemoryHistoryStore
 from trio_wsout.stores.history_sqlite import SqliteHistoryStore
 
