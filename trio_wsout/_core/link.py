@@ -122,7 +122,7 @@ class Link:
     """One link. Times are absolute seconds of the caller's clock."""
 
     _policy: Reconnect
-    _refreshable: bool = False
+    _refreshable: bool = field(default=False, alias="refreshable")
     """Whether the application can give fresh credentials."""
     state: State = field(default=State.IDLE, init=False)
     """The state that the link is in now."""

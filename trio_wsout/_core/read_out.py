@@ -49,7 +49,7 @@ class ReadOut:
     """The reading-out of one connection, from `_first` on."""
 
     _first: Motion
-    _unread_bytes: int | None = field(kw_only=True)
+    _unread_bytes: int | None = field(alias="unread_bytes", kw_only=True)
     """Bytes that lay in the socket at the start; None if nobody can tell."""
     _before: Motion = field(init=False)
     _quiet: int = field(default=0, init=False)
