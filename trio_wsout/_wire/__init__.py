@@ -1,1 +1,1 @@
-"""Bytes on streams: the only package that knows trio_websocket (in `opening`), h11 and ssl."""
+"""Bytes on streams: the only package that knows trio-websocket (in `opening`), h11 and ssl."""
