@@ -117,11 +117,8 @@ def _context_value(text: str) -> object:
     So a value may be used where a number is expected, and within a text it is what the user wrote.
     """
     value: object = _json_or_text(text)
-    return value if _stands_for_itself(value, text) else text
-
-
-def _stands_for_itself(value: object, text: str) -> bool:
-    return isinstance(value, dict) or (isinstance(value, bool | int | float) and json.dumps(value) == text)
+    stands_for_itself = isinstance(value, bool | int | float) and json.dumps(value) == text
+    return value if stands_for_itself or isinstance(value, dict) else text
 
 
 # -- this machine ---------------------------------------------------------------------------------------------

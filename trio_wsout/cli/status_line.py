@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import select
 import shutil
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -109,25 +109,17 @@ def _size() -> tuple[int, int]:
 
 async def run_status_line(output: Output, mode: Mode, lines: InputLines | None) -> None:
     """Keep the line up to date until this is cancelled, or the terminal is gone."""
-    with suppress(OSError):
-        row = _LastRow()
-        try:
-            await _renew(row, output, mode, lines)
-        finally:
-            row.close()
-
-
-async def _renew(row: _LastRow, output: Output, mode: Mode, lines: InputLines | None) -> None:
     before, began = progress_of(output.statistics(), mode), trio.current_time()
-    while True:
-        await trio.sleep(_INTERVAL)
-        now = output.statistics()
-        done, progress = progress_of(now, mode), ""
-        if lines is not None and lines.total:
-            progress = progress_bar(lines.read_bytes, lines.total, trio.current_time() - began)
-        line = status_line(now, (done - before) / _INTERVAL, mode, row.columns - 1, progress)
-        row.show(line, "" if now.link is None else now.link.state)
-        before = done
+    with suppress(OSError), closing(_LastRow()) as row:
+        while True:
+            await trio.sleep(_INTERVAL)
+            now = output.statistics()
+            done, progress = progress_of(now, mode), ""
+            if lines is not None and lines.total:
+                progress = progress_bar(lines.read_bytes, lines.total, trio.current_time() - began)
+            line = status_line(now, (done - before) / _INTERVAL, mode, row.columns - 1, progress)
+            row.show(line, "" if now.link is None else now.link.state)
+            before = done
 
 
 @define(eq=False)
