@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from trio_wsout._core.history import Entry, Extent, Limits, check_entries, taken_over
+from trio_wsout._core.history import Entry, Extent, check_entries, exceeds, taken_over
 from trio_wsout.config import History
 from trio_wsout.errors import HistoryError, OutputError
 
@@ -21,26 +21,26 @@ def entry(position: int, *, epoch: int = 1, payload: bytes = b"x", at: float = 0
 @pytest.mark.parametrize(
     ("limits", "figures", "exceeded"),
     [
-        (Limits(), (10**9, 10**12, 1e9), False),
-        (Limits(max_events=3), (3, 10**12, 1e9), False),
-        (Limits(max_events=3), (4, 0, 0.0), True),
-        (Limits(max_bytes=10), (10**9, 10, 1e9), False),
-        (Limits(max_bytes=10), (1, 11, 0.0), True),
-        (Limits(max_age=2.5), (10**9, 10**12, 2.5), False),
-        (Limits(max_age=2.5), (1, 0, 2.5001), True),
-        (Limits(max_age=2.5), (1, 0, -7.0), False),
-        (Limits(max_events=1, max_bytes=1, max_age=1.0), (1, 1, 1.0), False),
+        (History(), (10**9, 10**12, 1e9), False),
+        (History(max_events=3), (3, 10**12, 1e9), False),
+        (History(max_events=3), (4, 0, 0.0), True),
+        (History(max_bytes=10), (10**9, 10, 1e9), False),
+        (History(max_bytes=10), (1, 11, 0.0), True),
+        (History(max_age=2.5), (10**9, 10**12, 2.5), False),
+        (History(max_age=2.5), (1, 0, 2.5001), True),
+        (History(max_age=2.5), (1, 0, -7.0), False),
+        (History(max_events=1, max_bytes=1, max_age=1.0), (1, 1, 1.0), False),
     ],
 )
 def test_a_limit_is_the_most_that_stays(
-    limits: Limits, figures: tuple[int, int, float], exceeded: bool
+    limits: History, figures: tuple[int, int, float], exceeded: bool
 ) -> None:
     events, size, age = figures
-    assert limits.exceeded(events=events, size=size, age=age) is exceeded
+    assert exceeds(limits, events=events, size=size, age=age) is exceeded
 
 
 LIMITS = st.builds(
-    Limits,
+    History,
     max_events=st.none() | st.integers(1, 8),
     max_age=st.none() | st.sampled_from([0.5, 1.0, 4.0, 30.0]),
     max_bytes=st.none() | st.integers(1, 40),
@@ -48,34 +48,25 @@ LIMITS = st.builds(
 
 
 @given(LIMITS, st.integers(0, 12), st.integers(0, 50), st.floats(-5, 50))
-def test_more_never_exceeds_less(limits: Limits, events: int, size: int, age: float) -> None:
-    exceeded = limits.exceeded(events=events, size=size, age=age)
+def test_more_never_exceeds_less(limits: History, events: int, size: int, age: float) -> None:
+    exceeded = exceeds(limits, events=events, size=size, age=age)
     alone = [
-        attrs.evolve(Limits(), **{name: value})
-        for name, value in attrs.asdict(limits).items()
-        if value is not None
+        History(max_events=limits.max_events),
+        History(max_age=limits.max_age),
+        History(max_bytes=limits.max_bytes),
     ]
-    assert exceeded == any(each.exceeded(events=events, size=size, age=age) for each in alone)
+    assert exceeded == any(exceeds(each, events=events, size=size, age=age) for each in alone)
     if exceeded:
-        assert limits.exceeded(events=events + 1, size=size, age=age)
-        assert limits.exceeded(events=events, size=size + 1, age=age)
-        assert limits.exceeded(events=events, size=size, age=age + 1)
-
-
-@given(st.builds(History, max_events=st.none() | st.integers(1), max_bytes=st.none() | st.integers(1)))
-def test_the_limits_are_those_of_the_section(history: History) -> None:
-    history = attrs.evolve(history, max_age=3.0)
-    assert Limits.of(history) == Limits(
-        max_events=history.max_events, max_age=3.0, max_bytes=history.max_bytes
-    )
-    assert Limits.of(History()) == Limits()
+        assert exceeds(limits, events=events + 1, size=size, age=age)
+        assert exceeds(limits, events=events, size=size + 1, age=age)
+        assert exceeds(limits, events=events, size=size, age=age + 1)
 
 
 class LimitsMachine(RuleBasedStateMachine):
-    """A log that asks `Limits` before it lets go, against the longest end of all events that fits."""
+    """A log that asks `exceeds` before it lets go, against the longest end of all events that fits."""
 
     @initialize(limits=LIMITS)
-    def begin(self, limits: Limits) -> None:
+    def begin(self, limits: History) -> None:
         self.limits = limits
         self.now = 0.0
         self.all: list[Entry] = []
@@ -100,7 +91,8 @@ class LimitsMachine(RuleBasedStateMachine):
         self._trim()
 
     def _trim(self) -> None:
-        while self.kept and self.limits.exceeded(
+        while self.kept and exceeds(
+            self.limits,
             events=len(self.kept),
             size=sum(len(each.payload) for each in self.kept),
             age=self.now - self.kept[0].at,
@@ -194,7 +186,7 @@ def test_an_event_does_not_show_what_it_holds() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [entry(1), Limits(), Extent(epoch=1, floor=0, tail=0, events=0, size=0)],
+    [entry(1), Extent(epoch=1, floor=0, tail=0, events=0, size=0)],
     ids=lambda it: type(it).__name__,
 )
 def test_what_is_told_of_a_log_stays_as_it_was(value: Any) -> None:

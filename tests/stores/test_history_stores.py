@@ -21,7 +21,7 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from trio_wsout._core.history import Entry, Extent, Limits
+from trio_wsout._core.history import Entry, Extent
 from trio_wsout.config import History
 from trio_wsout.errors import HistoryError
 from trio_wsout.stores.from_config import open_history_store
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
 
 KINDS = ["memory", "sqlite"]
 ALL = 1 << 30
-NONE = Limits()
+NONE = History()
 FEWER = settings(max_examples=max(20, settings.default.max_examples // 4))
 """For what syncs to a disk at every step."""
 both = pytest.mark.parametrize("kind", KINDS)
 
 
-def make(kind: str, folder: Path, limits: Limits = NONE) -> HistoryStore:
+def make(kind: str, folder: Path, limits: History = NONE) -> HistoryStore:
     return MemoryHistoryStore(limits) if kind == "memory" else SqliteHistoryStore(folder / "h.db", limits)
 
 
 @asynccontextmanager
 async def opened(
-    kind: str, folder: Path, limits: Limits = NONE, epoch: int = 1
+    kind: str, folder: Path, limits: History = NONE, epoch: int = 1
 ) -> AsyncGenerator[HistoryStore, None]:
     store = make(kind, folder, limits)
     await store.open(epoch)
@@ -92,7 +92,7 @@ async def test_what_was_appended_is_there_in_pages(kind: str, tmp_path: Path) ->
 async def test_the_newest_of_equal_cursors_and_the_last_that_left_are_found(
     kind: str, tmp_path: Path
 ) -> None:
-    async with opened(kind, tmp_path, Limits(max_events=3)) as store:
+    async with opened(kind, tmp_path, History(max_events=3)) as store:
         await store.append([entry(1, "a"), entry(2, "b"), entry(3, "a")])
         assert [await store.find(each) for each in ("a", "b", "c", "")] == [3, 2, None, None]
         await store.append([entry(4)])
@@ -108,8 +108,7 @@ async def test_the_newest_of_equal_cursors_and_the_last_that_left_are_found(
 
 @both
 async def test_limits_by_number_bytes_and_age(kind: str, tmp_path: Path) -> None:
-    limits = Limits.of(History(max_events=4, max_bytes=30, max_age=60.0))
-    assert limits == Limits(max_events=4, max_bytes=30, max_age=60.0)
+    limits = History(max_events=4, max_bytes=30, max_age=60.0)
     async with opened(kind, tmp_path, limits) as store:
         assert (await store.append(entries(1, 2, 3, 4, 5))).floor == 1
         assert (await store.append([entry(6, size=27, at=60)])).floor == 2
@@ -164,7 +163,7 @@ async def test_a_closed_store_says_so(kind: str, tmp_path: Path) -> None:
 
 
 async def test_a_restart_resumes_from_the_disk(tmp_path: Path) -> None:
-    limits = Limits(max_events=2)
+    limits = History(max_events=2)
     async with opened("sqlite", tmp_path, limits, 5) as store:
         before = await store.append(entries(1, 2, 3, 4, epoch=5))
     async with opened("sqlite", tmp_path, limits, 2) as store:
@@ -256,13 +255,13 @@ class HistoryMachine(RuleBasedStateMachine):
 
     @initialize(
         limits=st.builds(
-            Limits,
+            History,
             max_events=st.none() | st.integers(1, 8),
             max_bytes=st.none() | st.integers(1, 40),
             max_age=st.none() | st.floats(1, 20),
         )
     )
-    def begin(self, limits: Limits) -> None:
+    def begin(self, limits: History) -> None:
         self.limits = limits
         self.store = make(self.kind, self.folder, limits)
         self.open_again(1)
@@ -601,7 +600,7 @@ DAMAGES = {
 async def test_damaged_rows_are_told_by_the_call_that_meets_them(
     statement: str, touched: set[str], tmp_path: Path
 ) -> None:
-    limits = Limits(max_events=3, max_age=100.0)
+    limits = History(max_events=3, max_age=100.0)
     async with opened("sqlite", tmp_path, limits) as store:
         await store.append(entries(1, 2, 3, 4))
         execute(tmp_path / "h.db", statement)
@@ -648,7 +647,7 @@ async def test_a_row_that_is_there_twice_is_told(tmp_path: Path) -> None:
 @FEWER
 @given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=9))
 def test_damaged_files_give_errors_of_ours_or_events_as_they_were(flips: list[tuple[float, int]]) -> None:
-    limits = Limits(max_events=150)
+    limits = History(max_events=150)
 
     async def fill(folder: Path) -> None:
         async with opened("sqlite", folder, limits) as store:
@@ -694,11 +693,12 @@ def run_script(script: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 APPENDING = """
-    from trio_wsout._core.history import Entry, Limits
+    from trio_wsout._core.history import Entry
+    from trio_wsout.config import History
     from trio_wsout.stores.history_sqlite import SqliteHistoryStore
 
     async def main():
-        store = SqliteHistoryStore(Path(sys.argv[1]), Limits(max_events=5000))
+        store = SqliteHistoryStore(Path(sys.argv[1]), History(max_events=5000))
         extent = await store.open(1)
         while True:
             batch = [
@@ -714,7 +714,7 @@ APPENDING = """
 
 def test_everything_acknowledged_outlives_a_kill(tmp_path: Path) -> None:
     async def look() -> tuple[int, list[int]]:
-        async with opened("sqlite", tmp_path, Limits(max_events=5000)) as store:
+        async with opened("sqlite", tmp_path, History(max_events=5000)) as store:
             return (await store.trim(0.0)).epoch, await positions(store)
 
     epoch = acknowledged = 0
@@ -733,12 +733,13 @@ def test_everything_acknowledged_outlives_a_kill(tmp_path: Path) -> None:
 
 FILLING = """
     import resource, signal
-    from trio_wsout._core.history import Entry, Limits
+    from trio_wsout._core.history import Entry
+    from trio_wsout.config import History
     from trio_wsout.errors import HistoryError
     from trio_wsout.stores.history_sqlite import SqliteHistoryStore
 
     async def main():
-        store = SqliteHistoryStore(Path(sys.argv[1]), Limits())
+        store = SqliteHistoryStore(Path(sys.argv[1]), History())
         tail = (await store.open(1)).tail
         if sys.argv[2:]:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -27,8 +27,7 @@ from attrs import frozen
 from disks import fill
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from trio_wsout._core.history import Limits
-from trio_wsout.config import Cursor
+from trio_wsout.config import Cursor, History
 from trio_wsout.errors import CursorError, HistoryError, OutputError
 from trio_wsout.stores.cursor import CursorStore, FileCursorStore, SqliteCursorStore, StoredCursor
 from trio_wsout.stores.from_config import open_cursor_store
@@ -228,7 +227,7 @@ def cursors(make: Callable[[Path], CursorStore]) -> tuple[Any, Any]:
 
 
 async def write_history(path: Path, value: str) -> None:
-    store = SqliteHistoryStore(path, Limits())
+    store = SqliteHistoryStore(path, History())
     try:
         extent = await store.open(1)
         entry = Entry(
@@ -240,7 +239,7 @@ async def write_history(path: Path, value: str) -> None:
 
 
 async def read_history(path: Path) -> str | None:
-    store = SqliteHistoryStore(path, Limits())
+    store = SqliteHistoryStore(path, History())
     try:
         await store.open(1)
         entries = await store.after(0, most=100, most_bytes=1 << 20)
@@ -728,7 +727,7 @@ def test_what_an_open_history_keeps_is_in_its_file_or_told(
     path = tmp_path / "h.db"
 
     async def main() -> bool:
-        store = SqliteHistoryStore(path, Limits())
+        store = SqliteHistoryStore(path, History())
         try:
             await store.open(1)
             await store.append([Entry(position=1, epoch=1, payload=b"one", cursor=None, at=0.0)])

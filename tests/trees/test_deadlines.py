@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 import trio
 import trio_wsout
-from trio_wsout._core.history import Limits
 from trio_wsout._tasks.heartbeat import HeartbeatTask
+from trio_wsout.config import History
 from trio_wsout.stores.history_memory import MemoryHistoryStore
 from trio_wsout.testing import Accept, open_peer
 
@@ -103,7 +103,7 @@ async def test_a_peer_that_is_held_back_since_its_replay_is_not_cut(
         "cursor": {"query-parameter": "since"},
     }
     async with trio_wsout.open_output(
-        config, listeners=[listener], receive=True, history=SlowReads(Limits())
+        config, listeners=[listener], receive=True, history=SlowReads(History())
     ) as output:
         first = await listener.connect()
         await output.send({"n": 0})

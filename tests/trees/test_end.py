@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio_wsout
-from trio_wsout._core.history import Limits
+from trio_wsout.config import History
 from trio_wsout.errors import HistoryError
 from trio_wsout.stores.history_memory import MemoryHistoryStore
 from trio_wsout.testing import Accept, Step, Unreachable, open_peer
@@ -94,7 +94,7 @@ async def test_who_waits_for_a_peer_hears_that_the_history_failed(
 ) -> None:
     with trio.fail_after(10), pytest.raises(trio.BrokenResourceError) as caught:
         async with trio_wsout.open_output(
-            {**SERVER, "history": {}}, listeners=[listener], history=Failing(Limits())
+            {**SERVER, "history": {}}, listeners=[listener], history=Failing(History())
         ) as output:
             await output.send(1)
             await output.wait_connected()

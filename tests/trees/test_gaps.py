@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio_wsout
-from trio_wsout._core.history import Entry, Extent, Limits, first_cursor, gap_message
+from trio_wsout._core.history import Entry, Extent, first_cursor, gap_message
+from trio_wsout.config import History
 from trio_wsout.stores.history_memory import MemoryHistoryStore
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ async def test_a_replay_that_the_history_overtakes_is_told_without_stamps_or_ref
 ) -> None:
     fields = config(history={"on-gap": on_gap})
     async with trio_wsout.open_output(
-        fields, listeners=[listener], history=Late(Limits(max_events=3))
+        fields, listeners=[listener], history=Late(History(max_events=3))
     ) as output:
         for event in EVENTS[:3]:
             await output.send(event)
@@ -223,7 +224,7 @@ class SlowTrim(MemoryHistoryStore):
     """Takes very long over what is asked for second: a trim, after the one by which a peer was located."""
 
     def __init__(self) -> None:
-        super().__init__(Limits(max_age=3600.0))
+        super().__init__(History(max_age=3600.0))
         self.trims = 0
         self.cancelled = 0
 

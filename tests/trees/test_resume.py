@@ -13,7 +13,7 @@ import trio_wsout
 from attrs import define, field
 from hypothesis import given
 from hypothesis import strategies as st
-from trio_wsout._core.history import Limits
+from trio_wsout.config import History
 from trio_wsout.stores.history_memory import MemoryHistoryStore
 from trio_wsout.testing import MemoryListener
 
@@ -35,7 +35,7 @@ def config(**more: Any) -> dict[str, Any]:
 class SlowHistory(MemoryHistoryStore):
     """Takes its time before and after each step, as a disk and its thread do."""
 
-    def __init__(self, limits: Limits, delays: Sequence[float]) -> None:
+    def __init__(self, limits: History, delays: Sequence[float]) -> None:
         super().__init__(limits)
         self._delays = cycle(delays)
 
@@ -62,7 +62,7 @@ class SlowHistory(MemoryHistoryStore):
 class HeldHistory(MemoryHistoryStore):
     """Stops before a read (``read``), after it (``found``) or after an append (``kept``), where it is told to."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: History) -> None:
         super().__init__(limits)
         self._held: dict[str, tuple[trio.Event, trio.Event]] = {}
 
@@ -185,7 +185,7 @@ class Script:
         self.resuming.append(Listener(client, None if event is None else event["n"]))
 
 
-def run(steps: Sequence[Step], limits: Limits, delays: Sequence[float], **fields: Any) -> Script:
+def run(steps: Sequence[Step], limits: History, delays: Sequence[float], **fields: Any) -> Script:
     async def main() -> Script:
         async with trio.open_nursery() as nursery:
             listener = MemoryListener(nursery)
@@ -218,7 +218,7 @@ FIELDS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 def test_what_comes_by_replay_and_what_comes_live_make_one_order_without_gap_or_repetition(
     steps: list[Step], delays: list[float], fields: dict[str, Any]
 ) -> None:
-    script = run(steps, Limits(), delays, **fields)
+    script = run(steps, History(), delays, **fields)
     for each in script.resuming:
         got = each.got
         if each.after is None:
@@ -260,7 +260,7 @@ def check_gaps(everything: PeerConnection, each: Listener, *, last: int) -> None
 def test_what_left_the_history_is_told_and_never_skipped_in_silence(
     steps: list[Step], delays: list[float], fields: dict[str, Any], most: int
 ) -> None:
-    script = run(steps, Limits(max_events=most), delays, **fields)
+    script = run(steps, History(max_events=most), delays, **fields)
     for each in script.resuming:
         check_gaps(script.all, each, last=script.sent - 1)
 
@@ -271,7 +271,7 @@ async def test_events_that_leave_around_a_read_are_told_however_late_the_store_a
     late: str, stamped: bool, listener: MemoryListener, autojump_clock: trio.testing.MockClock
 ) -> None:
     """A store of two threads has a read see an append that is not answered yet, or answers a read after it."""
-    history = HeldHistory(Limits(max_events=2))
+    history = HeldHistory(History(max_events=2))
     fields = config(**{"delivery": {"stamp": "seq"}} if stamped else {"cursor": {"value-field": "n"}})
     async with trio_wsout.open_output(fields, listeners=[listener], history=history) as output:
         everything = await listener.connect()

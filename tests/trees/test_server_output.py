@@ -12,7 +12,7 @@ import trio
 import trio.lowlevel
 import trio_wsout
 from tests.trees.conftest import LateListener
-from trio_wsout._core.history import Limits
+from trio_wsout.config import History
 from trio_wsout.stores.history_memory import MemoryHistoryStore
 
 if TYPE_CHECKING:
@@ -711,9 +711,6 @@ async def test_the_last_event_that_left_the_history_is_no_gap(
 async def test_a_history_that_fails_breaks_the_output_with_what_was_not_kept(
     listener: MemoryListener, autojump_clock: MockClock
 ) -> None:
-    from trio_wsout._core.history import Limits
-    from trio_wsout.stores.history_memory import MemoryHistoryStore
-
     class Full(MemoryHistoryStore):
         async def append(self, entries: Any) -> Any:
             await trio.lowlevel.checkpoint()
@@ -721,7 +718,7 @@ async def test_a_history_that_fails_breaks_the_output_with_what_was_not_kept(
 
     fields = config(history={"store": "memory:"})
     with pytest.raises(trio_wsout.HistoryError, match="disk is full") as caught:
-        async with trio_wsout.open_output(fields, listeners=[listener], history=Full(Limits())) as output:
+        async with trio_wsout.open_output(fields, listeners=[listener], history=Full(History())) as output:
             client = await listener.connect()
             await output.send({"n": 1})
             with pytest.raises(trio.BrokenResourceError):
@@ -739,7 +736,7 @@ class Unreadable(MemoryHistoryStore):
 async def test_a_history_that_cannot_be_read_is_503_for_who_resumes_and_nobody_else(
     listener: MemoryListener, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = Unreadable(Limits())
+    store = Unreadable(History())
     async with trio_wsout.open_output(config(**RESUMING), listeners=[listener], history=store) as output:
         bystander = await listener.connect()
         client = await listener.connect("/?c=1-1")
@@ -755,7 +752,7 @@ async def test_a_history_that_cannot_be_read_is_503_for_who_resumes_and_nobody_e
     [
         ({"url": "ws://h/"}, {"listeners": []}, "server"),
         ({"url": "ws://h/"}, {"authenticate": lambda _: None}, "server"),
-        (config(), {"history": MemoryHistoryStore(Limits())}, "history"),
+        (config(), {"history": MemoryHistoryStore(History())}, "history"),
     ],
 )
 async def test_an_argument_that_would_do_nothing_is_an_error(

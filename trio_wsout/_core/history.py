@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Entry",
     "Extent",
-    "Limits",
     "check_entries",
+    "exceeds",
     "first_cursor",
     "gap_message",
     "taken_over",
@@ -70,29 +70,13 @@ class Extent:
     """Bytes of their payloads."""
 
 
-@frozen(kw_only=True)
-class Limits:
-    """How much is retained; None is no bound."""
-
-    max_events: int | None = None
-    """Most events."""
-    max_age: float | None = None
-    """Seconds that an event stays."""
-    max_bytes: int | None = None
-    """Most bytes of payloads."""
-
-    @classmethod
-    def of(cls, history: History) -> Limits:
-        """Return the limits of a `history` section."""
-        return cls(max_events=history.max_events, max_age=history.max_age, max_bytes=history.max_bytes)
-
-    def exceeded(self, *, events: int, size: int, age: float) -> bool:
-        """Return whether the oldest of `events` events, which is `age` seconds old, has to leave a history of `size` bytes."""
-        return (
-            (self.max_events is not None and events > self.max_events)
-            or (self.max_bytes is not None and size > self.max_bytes)
-            or (self.max_age is not None and age > self.max_age)
-        )
+def exceeds(limits: History, *, events: int, size: int, age: float) -> bool:
+    """Return whether the oldest of `events` events, which is `age` seconds old, has to leave a history of `size` bytes."""
+    return (
+        (limits.max_events is not None and events > limits.max_events)
+        or (limits.max_bytes is not None and size > limits.max_bytes)
+        or (limits.max_age is not None and age > limits.max_age)
+    )
 
 
 def first_cursor(entries: Sequence[Entry]) -> str | None:

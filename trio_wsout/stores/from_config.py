@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_wsout._core.cursor import default_state_id
-from trio_wsout._core.history import Limits
 from trio_wsout.errors import ConfigError, CursorError, HistoryError, Problem, SpoolError
 from trio_wsout.stores.cursor import FileCursorStore, MemoryCursorStore, SqliteCursorStore, file_in_directory
 from trio_wsout.stores.history_memory import MemoryHistoryStore
@@ -70,13 +69,12 @@ def open_history_store(history: History) -> HistoryStore:
     Raises:
         HistoryError: `store` is something else.
     """
-    limits = Limits.of(history)
     if history.store == "memory:":
-        return MemoryHistoryStore(limits)
+        return MemoryHistoryStore(history)
     path = history.store.removeprefix("sqlite:")
     if not path or path == history.store:
         raise HistoryError(f"history.store {history.store!r} names no store; set memory: or sqlite:PATH")
-    return SqliteHistoryStore(Path(path), limits)
+    return SqliteHistoryStore(Path(path), history)
 
 
 def open_spool_store(spool: Spool, max_bytes: int) -> SpoolStore:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import trio
 from attrs import define, field
 
-from trio_wsout._core.history import Entry, Extent, Limits, check_entries
+from trio_wsout._core.history import Entry, Extent, check_entries, exceeds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from trio_wsout.config.sections import History
 
 __all__ = ["MemoryHistoryStore"]
 
@@ -24,7 +26,7 @@ _REMOVED = Entry(position=0, epoch=0, payload=b"", cursor=None, at=0.0)
 class MemoryHistoryStore:
     """A `HistoryStore` that keeps events as long as it exists (``memory:``)."""
 
-    _limits: Limits
+    _limits: History
     _closed: bool = field(default=False, init=False)
     _epoch: int = field(default=0, init=False)
     _floor: int = field(default=0, init=False)
@@ -100,7 +102,7 @@ class MemoryHistoryStore:
         while self._removed < len(log):
             oldest = log[self._removed]
             events = len(log) - self._removed
-            if not self._limits.exceeded(events=events, size=self._size, age=now - oldest.at):
+            if not exceeds(self._limits, events=events, size=self._size, age=now - oldest.at):
                 break
             log[self._removed] = _REMOVED
             self._removed += 1

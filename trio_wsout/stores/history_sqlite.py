@@ -23,13 +23,15 @@ from zlib import crc32
 import trio
 from attrs import define, evolve, field, frozen
 
-from trio_wsout._core.history import Entry, Extent, Limits, check_entries, taken_over
+from trio_wsout._core.history import Entry, Extent, check_entries, exceeds, taken_over
 from trio_wsout.errors import HistoryError
 from trio_wsout.stores.advice import cause_and_advice
 from trio_wsout.stores.sqlite import check_length, connect
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
+
+    from trio_wsout.config.sections import History
 
 __all__ = ["SqliteHistoryStore"]
 
@@ -79,7 +81,7 @@ _DAMAGED = "a row is damaged"
 class SqliteHistoryStore:
     """A `HistoryStore` in a database file, which survives crashes and restarts (``sqlite:PATH``)."""
 
-    def __init__(self, path: Path, limits: Limits) -> None:
+    def __init__(self, path: Path, limits: History) -> None:
         """Use the database at `path`, which is made if it is missing, and retain events within `limits`."""
         self._database = _Database(path, limits)
         self._writing = trio.CapacityLimiter(1)
@@ -131,7 +133,7 @@ class _Database:
     """The database. Its methods block, so they are called in threads."""
 
     _path: Path
-    _limits: Limits
+    _limits: History
     _epoch: int = field(default=0, init=False)
     _writer: sqlite3.Connection | None = field(default=None, init=False)
     _reader: sqlite3.Connection | None = field(default=None, init=False)
@@ -250,7 +252,7 @@ class _Database:
             for row in rows:
                 position, epoch, at, cursor, length = row
                 _check_types(epoch, at, cursor)
-                if not self._limits.exceeded(events=events, size=size, age=now - at):
+                if not exceeds(self._limits, events=events, size=size, age=now - at):
                     break
                 events, size, removed = events - 1, size - length, (position, epoch, cursor)
         if removed is None:
