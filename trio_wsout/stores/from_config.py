@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_wsout._core.cursor import default_state_id
-from trio_wsout.errors import ConfigError, CursorError, HistoryError, Problem, SpoolError
+from trio_wsout.errors import ConfigError, CursorError, Problem, SpoolError
 from trio_wsout.stores.cursor import FileCursorStore, MemoryCursorStore, SqliteCursorStore, file_in_directory
 from trio_wsout.stores.history_memory import MemoryHistoryStore
 from trio_wsout.stores.history_sqlite import SqliteHistoryStore
@@ -65,16 +65,10 @@ def open_history_store(history: History) -> HistoryStore:
     """Return the store that `store` names, which is ``memory:`` or ``sqlite:PATH``, with the section's limits.
 
     Nothing is read or written before its own `open`.
-
-    Raises:
-        HistoryError: `store` is something else.
     """
     if history.store == "memory:":
         return MemoryHistoryStore(history)
-    path = history.store.removeprefix("sqlite:")
-    if not path or path == history.store:
-        raise HistoryError(f"history.store {history.store!r} names no store; set memory: or sqlite:PATH")
-    return SqliteHistoryStore(Path(path), history)
+    return SqliteHistoryStore(Path(history.store.removeprefix("sqlite:")), history)
 
 
 def open_spool_store(spool: Spool, max_bytes: int) -> SpoolStore:
