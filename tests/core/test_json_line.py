@@ -207,3 +207,15 @@ def test_brackets_are_written_to_any_depth(opened: str, closed: str) -> None:
 def test_what_json_can_not_say_is_not_written(value: object, error: type[Exception]) -> None:
     with pytest.raises(error):
         write_json(value)
+
+
+def test_a_number_over_64_bits_in_very_many_brackets_is_exact_or_refused() -> None:
+    text = f"{'[' * 1020}{2**64}{']' * 1020}"
+    try:
+        value: Any = parse_json(text)
+    except ValueError as error:
+        assert "too many brackets" in str(error), "Python reads to a depth that differs by version"
+    else:
+        for _ in range(1020):
+            (value,) = value
+        assert value == 2**64
