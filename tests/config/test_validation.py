@@ -164,6 +164,7 @@ def test_nothing_is_wrong_and_it_goes_round(config: Config) -> None:
         (evolve(SERVER, history=History(store="redis://h/s")), "history.store"),
         (evolve(SERVER, history=History(store="sqlite:")), "history.store"),
         (evolve(SERVER, history=History(store="")), "history.store"),
+        (evolve(SERVER, history=History(store="h.db")), "history.store"),
         (evolve(CLIENT, spool=Spool(path="x", max_bytes=2 << 20)), "spool.max-bytes"),
         (evolve(CLIENT, spool=Spool(path="")), "spool.path"),
         (evolve(CLIENT, cursor=Cursor(header_name="L", persist_to="sqlite:")), "cursor.persist-to"),

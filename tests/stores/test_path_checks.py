@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from trio_wsout.config import load_config
-from trio_wsout.stores.path_checks import check_paths
+from trio_wsout.stores.from_config import check_paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,8 +17,7 @@ from trio_wsout.cli.terminal import print_result, report
 from trio_wsout.config import dump_config, load_config
 from trio_wsout.config.scalars import read_json_value
 from trio_wsout.errors import ConfigError, Problem
-from trio_wsout.stores.from_config import state_directory
-from trio_wsout.stores.path_checks import check_paths
+from trio_wsout.stores.from_config import check_paths, state_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

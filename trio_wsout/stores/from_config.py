@@ -1,4 +1,6 @@
-"""The stores that a configuration names (SPEC 7, 9 and 11)."""
+"""The stores that a configuration names, and whether its paths can be used (SPEC 7, 9, 11 and 13)."""
+
+# ruff: noqa: PTH110, PTH112 - pathlib raises where a name is too long; os.path returns False
 
 from __future__ import annotations
 
@@ -10,24 +12,28 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_wsout._core.cursor import default_state_id
+from trio_wsout.config.addresses import UnixAddress, parse_bind
 from trio_wsout.errors import ConfigError, CursorError, Problem, SpoolError
+from trio_wsout.stores.advice import unusable_directory
 from trio_wsout.stores.cursor import FileCursorStore, MemoryCursorStore, SqliteCursorStore, file_in_directory
 from trio_wsout.stores.history_memory import MemoryHistoryStore
 from trio_wsout.stores.history_sqlite import SqliteHistoryStore
 
 if TYPE_CHECKING:
-    from trio_wsout.config.sections import Cursor, History, Spool
+    from trio_wsout.config.sections import Config, Cursor, History, Spool
     from trio_wsout.stores.cursor import CursorStore
     from trio_wsout.stores.history import HistoryStore
     from trio_wsout.stores.spool import SpoolStore
 
 __all__ = [
-    "no_state_directory",
+    "check_paths",
     "open_cursor_store",
     "open_history_store",
     "open_spool_store",
     "state_directory",
 ]
+
+_SQLITE = "sqlite:"
 
 
 async def open_cursor_store(cursor: Cursor, *, url: str | None) -> CursorStore:
@@ -46,19 +52,34 @@ async def open_cursor_store(cursor: Cursor, *, url: str | None) -> CursorStore:
     if persist_to == "memory:" or (persist_to is None and cursor.state_id is None):
         await trio.lowlevel.checkpoint()
         return MemoryCursorStore()
-    if persist_to is None:
-        directory = state_directory()
-        await trio.to_thread.run_sync(_make_state_directory, directory)
-        return FileCursorStore(file_in_directory(directory, state_id), state_id)
-    if persist_to.startswith("sqlite:"):
+    if persist_to is not None and persist_to.startswith(_SQLITE):
         await trio.lowlevel.checkpoint()
-        return SqliteCursorStore(Path(persist_to.removeprefix("sqlite:")), state_id)
-    path = Path(persist_to)
-    if persist_to.endswith(("/", os.sep)):
-        await trio.to_thread.run_sync(_make_directory, path)
-    if await trio.to_thread.run_sync(os.path.isdir, path):
-        path = file_in_directory(path, state_id)
+        return SqliteCursorStore(Path(persist_to.removeprefix(_SQLITE)), state_id)
+    path = await trio.to_thread.run_sync(_cursor_file, persist_to, state_id)
     return FileCursorStore(path, state_id)
+
+
+def _cursor_file(persist_to: str | None, state_id: str) -> Path:
+    """Return the path of a cursor's file, after making its directory if `persist-to` names one, or nothing."""
+    if persist_to is not None and not _is_directory(persist_to):
+        return Path(persist_to)
+    directory = state_directory() if persist_to is None else Path(persist_to)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        if persist_to is None:
+            reason = f"the state directory {directory} can't be made: {error.strerror}"
+            raise _no_state_directory(reason) from error
+        advice = "create it, or set cursor.persist-to"
+        raise CursorError(f"cursor directory {directory}: {error.strerror}; {advice}") from error
+    if persist_to is None and not os.access(directory, os.W_OK | os.X_OK):
+        raise _no_state_directory(f"nothing can be written into the state directory {directory}")
+    return file_in_directory(directory, state_id)
+
+
+def _is_directory(persist_to: str) -> bool:
+    """Return whether `persist-to` names a directory: one that exists, or one that is to be made."""
+    return persist_to.endswith(("/", os.sep)) or os.path.isdir(persist_to)
 
 
 def open_history_store(history: History) -> HistoryStore:
@@ -68,7 +89,7 @@ def open_history_store(history: History) -> HistoryStore:
     """
     if history.store == "memory:":
         return MemoryHistoryStore(history)
-    return SqliteHistoryStore(Path(history.store.removeprefix("sqlite:")), history)
+    return SqliteHistoryStore(Path(history.store.removeprefix(_SQLITE)), history)
 
 
 def open_spool_store(spool: Spool, max_bytes: int) -> SpoolStore:
@@ -108,10 +129,10 @@ def _home() -> Path:
             return Path.home()
         except RuntimeError:
             reason = "HOME is not set and this user has no entry"
-    raise no_state_directory(f"{reason}, so there is no home directory to keep the cursor in")
+    raise _no_state_directory(f"{reason}, so there is no home directory to keep the cursor in")
 
 
-def no_state_directory(reason: str) -> ConfigError:
+def _no_state_directory(reason: str) -> ConfigError:
     """Return the error for a cursor without `persist-to` on a machine whose state directory can't be used."""
     advice = (
         "set cursor.persist-to to a directory, or to memory: to keep the cursor no longer than this process"
@@ -119,18 +140,66 @@ def no_state_directory(reason: str) -> ConfigError:
     return ConfigError([Problem(path="cursor.persist-to", reason=f"is not set, and {reason}; {advice}")])
 
 
-def _make_state_directory(path: Path) -> None:
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise no_state_directory(f"the state directory {path} can't be made: {error.strerror}") from error
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise no_state_directory(f"nothing can be written into the state directory {path}")
+# -- checks ----------------------------------------------------------------------------------------------
 
 
-def _make_directory(path: Path) -> None:
+def check_paths(config: Config) -> list[Problem]:
+    """Return a problem for each path at which opening the output, or its first write, would fail.
+
+    Nothing is made or changed. Without `cursor.persist-to` the state directory is checked. Only the attempt can find a
+    lock of another process, damage, and a full disk.
+    """
+    reasons: dict[str, str | None] = {}
+    if config.cursor is not None and config.url is not None:
+        reasons["cursor.persist-to"] = _check_cursor(config.cursor.persist_to)
+    if config.history is not None and config.history.store.startswith(_SQLITE):
+        reasons["history.store"] = _check_file(config.history.store.removeprefix(_SQLITE))
+    if config.spool is not None:
+        reasons["spool.path"] = _check_directory(Path(config.spool.path), parents=False)
+    address = None if config.server is None else parse_bind(config.server.bind)
+    if isinstance(address, UnixAddress):
+        reasons["server.bind"] = unusable_directory(Path(address.path).parent)
+    return [Problem(path=path, reason=reason) for path, reason in reasons.items() if reason is not None]
+
+
+# Each of these returns a reason with advice, or None if the path can be used.
+
+
+def _check_cursor(path: str | None) -> str | None:
+    if path is None:
+        return _check_state_directory()
+    if path == "memory:":
+        return None
+    if path.startswith(_SQLITE):
+        return _check_file(path.removeprefix(_SQLITE))
+    if _is_directory(path):
+        return _check_directory(Path(path), parents=True)
+    return _check_file(path)
+
+
+def _check_state_directory() -> str | None:
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        message = f"cursor directory {path}: {error.strerror}; create it, or set cursor.persist-to"
-        raise CursorError(message) from error
+        directory = state_directory()
+        reason = _check_directory(directory, parents=True)
+        if reason is not None:
+            raise _no_state_directory(f"the state directory {directory} can't be used: {reason}")
+    except ConfigError as error:
+        return error.problems[0].reason
+    return None
+
+
+def _check_file(path: str) -> str | None:
+    """Check a file that is read and replaced."""
+    if os.path.isdir(path):
+        return f"{path} is a directory; name a file in it"
+    if os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
+        return f"{path} can't be read and written by this user; chown or chmod it, or name another path"
+    return unusable_directory(Path(path).parent)
+
+
+def _check_directory(path: Path, *, parents: bool) -> str | None:
+    """Check a directory that is made if it is missing; with `parents` also the ones above it."""
+    nearest = path
+    while not os.path.exists(nearest) and nearest != nearest.parent and (parents or nearest == path):
+        nearest = nearest.parent
+    return unusable_directory(nearest)
