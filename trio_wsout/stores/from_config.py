@@ -7,23 +7,25 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import trio
 
 from trio_wsout._core.cursor import default_state_id
 from trio_wsout.config.addresses import UnixAddress, parse_bind
+from trio_wsout.config.sections import Config, Cursor, History, Spool
 from trio_wsout.errors import ConfigError, CursorError, Problem, SpoolError
 from trio_wsout.stores.advice import unusable_directory
-from trio_wsout.stores.cursor import FileCursorStore, MemoryCursorStore, SqliteCursorStore, file_in_directory
+from trio_wsout.stores.cursor import (
+    CursorStore,
+    FileCursorStore,
+    MemoryCursorStore,
+    SqliteCursorStore,
+    file_in_directory,
+)
+from trio_wsout.stores.history import HistoryStore
 from trio_wsout.stores.history_memory import MemoryHistoryStore
 from trio_wsout.stores.history_sqlite import SqliteHistoryStore
-
-if TYPE_CHECKING:
-    from trio_wsout.config.sections import Config, Cursor, History, Spool
-    from trio_wsout.stores.cursor import CursorStore
-    from trio_wsout.stores.history import HistoryStore
-    from trio_wsout.stores.spool import SpoolStore
+from trio_wsout.stores.spool import SpoolStore
 
 __all__ = [
     "check_paths",

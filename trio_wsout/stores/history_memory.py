@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING
 
 import trio
 from attrs import define, field
 
 from trio_wsout._core.history import Entry, Extent, check_entries, exceeds
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from trio_wsout.config.sections import History
+from trio_wsout.config.sections import History
 
 __all__ = ["MemoryHistoryStore"]
 

@@ -15,23 +15,20 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zlib import crc32
 
 import trio
 from attrs import define, evolve, field, frozen
 
 from trio_wsout._core.history import Entry, Extent, check_entries, exceeds, taken_over
+from trio_wsout.config.sections import History
 from trio_wsout.errors import HistoryError
 from trio_wsout.stores.advice import cause_and_advice
 from trio_wsout.stores.sqlite import check_length, connect
-
-if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
-
-    from trio_wsout.config.sections import History
 
 __all__ = ["SqliteHistoryStore"]
 

@@ -15,19 +15,20 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import trio
 from attrs import define, field
 
-from trio_wsout._core.spool_account import Segments
+from trio_wsout._core.spool_account import Segment, Segments
 from trio_wsout._core.spool_format import (
     HEADER_SIZE,
     SALT_SIZE,
     DamageError,
     Header,
+    Scan,
     encode_record,
     events_behind,
     record_size,
@@ -36,12 +37,6 @@ from trio_wsout._core.spool_format import (
 from trio_wsout.errors import SpoolError
 from trio_wsout.stores.advice import cause_and_advice
 from trio_wsout.stores.spool import Spooled, SpoolFullError
-
-if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
-
-    from trio_wsout._core.spool_account import Segment
-    from trio_wsout._core.spool_format import Scan
 
 __all__ = ["FileSpool"]
 
