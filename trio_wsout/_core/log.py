@@ -64,7 +64,7 @@ class Log:
     delivery: Delivery
     timeout: float
     """Seconds that a message may be in flight (rule 8)."""
-    _capacity: int = field(kw_only=True)
+    _capacity: int = field(alias="capacity", kw_only=True)
     """Messages in the queue of a peer, at most."""
     end: int = field(default=0, init=False)
     """The number that the next message gets."""

@@ -117,7 +117,8 @@ def _context_value(text: str) -> object:
     """
     value: object = _json_or_text(text)
     stands_for_itself = isinstance(value, bool | int | float) and json.dumps(value) == text
-    return value if stands_for_itself or isinstance(value, dict) else text
+    is_object = isinstance(value, dict)
+    return value if stands_for_itself or is_object else text
 
 
 # -- this machine ---------------------------------------------------------------------------------------------
