@@ -116,9 +116,9 @@ def _context_value(text: str) -> object:
     So a value may be used where a number is expected, and within a text it is what the user wrote.
     """
     value: object = _json_or_text(text)
-    stands_for_itself = isinstance(value, bool | int | float) and json.dumps(value) == text
-    is_object = isinstance(value, dict)
-    return value if stands_for_itself or is_object else text
+    is_exact = isinstance(value, bool | int | float) and json.dumps(value) == text
+    is_usable = is_exact or isinstance(value, dict)
+    return value if is_usable else text
 
 
 # -- this machine ---------------------------------------------------------------------------------------------
