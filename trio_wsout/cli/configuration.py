@@ -7,7 +7,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from attrs import evolve
 
@@ -115,10 +115,10 @@ def _context_value(text: str) -> object:
 
     So a value may be used where a number is expected, and within a text it is what the user wrote.
     """
-    value: object = _json_or_text(text)
-    is_exact = isinstance(value, bool | int | float) and json.dumps(value) == text
-    is_usable = is_exact or isinstance(value, dict)
-    return value if is_usable else text
+    value = _json_or_text(text)
+    if isinstance(value, bool | int | float):
+        return value if json.dumps(value) == text else text
+    return cast("dict[str, object]", value) if isinstance(value, dict) else text
 
 
 # -- this machine ---------------------------------------------------------------------------------------------
