@@ -26,7 +26,7 @@ from attrs import evolve
 from trio_wsout._core.acknowledgement import AckReader
 from trio_wsout._core.callables import CallableError, awaitable
 from trio_wsout._core.delivery import DeliveryWindow
-from trio_wsout._core.disconnection import Cause, Disconnection
+from trio_wsout._core.disconnection import Cause
 from trio_wsout._core.link import Link, State
 from trio_wsout._core.message import Accepted, Refused
 from trio_wsout._core.packing import Packer
@@ -43,8 +43,9 @@ from trio_wsout._tasks.spool_journal import SpoolJournal
 from trio_wsout._tasks.supervisor import Supervisor
 from trio_wsout._tasks.text_files import read_text_files
 from trio_wsout._tasks.wakeup import cancel_when
-from trio_wsout._wire.dial import AttemptFailed, Dialer
+from trio_wsout._wire.dial import Dialer
 from trio_wsout._wire.frames import BINARY, TEXT
+from trio_wsout._wire.tcp import AttemptFailed
 from trio_wsout.config.sections import ConnectMode, DeliveryLevel
 from trio_wsout.config.templates import TemplateError
 from trio_wsout.errors import ConnectError, SpoolError
@@ -337,10 +338,10 @@ class ClientTree(Tree):
             headers = None if hooks.headers is None else await awaitable("headers", hooks.headers())
             token = None if hooks.token is None else await awaitable("token", hooks.token())
         except CallableError as error:
-            raise AttemptFailed(Disconnection(cause=Cause.CALLABLE, detail=str(error))) from None
+            raise AttemptFailed(Cause.CALLABLE, str(error)) from None
         except Exception as error:
             detail = f"the application's headers or token callable raised {type(error).__name__}"
-            raise AttemptFailed(Disconnection(cause=Cause.REQUEST, detail=detail)) from error
+            raise AttemptFailed(Cause.REQUEST, detail) from error
         files: Mapping[str, str | TemplateError | None] = {}
         if self._files:
             self._dialer.stage = "the files that the configuration names"
@@ -363,7 +364,7 @@ class ClientTree(Tree):
                 token=token,
             )
         except RequestError as error:
-            raise AttemptFailed(Disconnection(cause=Cause.REQUEST, detail=str(error))) from None
+            raise AttemptFailed(Cause.REQUEST, str(error)) from None
         except (TypeError, AttributeError) as error:
             detail = "the application's headers, token or secrets callable gave something that is no text"
-            raise AttemptFailed(Disconnection(cause=Cause.REQUEST, detail=detail)) from error
+            raise AttemptFailed(Cause.REQUEST, detail) from error

@@ -15,7 +15,7 @@ from trio_wsout._core.link import LinkChange, State
 from trio_wsout._core.received import Peer
 from trio_wsout._tasks.heartbeat import HandshakeDeadline, HeartbeatTask
 from trio_wsout._tasks.link_connection import LinkConnection
-from trio_wsout._wire.dial import AttemptFailed
+from trio_wsout._wire.tcp import AttemptFailed
 from trio_wsout.errors import ConnectError
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ class Supervisor:
         finally:
             deadline.end()
         detail = f"connect.timeout ({timeout:g} s) went by without {self._dialer.stage}"
-        raise AttemptFailed(Disconnection(cause=Cause.TIMED_OUT, detail=detail))
+        raise AttemptFailed(Cause.TIMED_OUT, detail)
 
     async def _serve(self, connection: Connection) -> Disconnection:
         """Serve an open connection to its end, and return why it ended."""

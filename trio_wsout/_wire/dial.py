@@ -5,49 +5,36 @@ from __future__ import annotations
 import logging
 import os
 import ssl
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
 
 import trio
 from attrs import define, evolve, field
 
 from trio_wsout._core.callables import CallableError
 from trio_wsout._core.disconnection import Cause, Disconnection
+from trio_wsout._core.request import Request
 from trio_wsout._wire.connection import Connection
 from trio_wsout._wire.decoder import Decoder
 from trio_wsout._wire.frames import masked_frame
 from trio_wsout._wire.opening import ask_for_opening
-from trio_wsout._wire.proxy import ProxyTrouble, open_tunnel, proxy_for
+from trio_wsout._wire.proxy import open_tunnel, proxy_for
 from trio_wsout._wire.tcp import (
+    AttemptFailed,
     connect_trouble,
-    open_tcp,
     set_user_timeout,
     system_gave_up,
     transport_trouble,
 )
 from trio_wsout._wire.tls import client_context, start_tls, tls_error_in
-from trio_wsout.errors import ConfigError
+from trio_wsout.config.secret import Secret
+from trio_wsout.config.sections import Heartbeat, Tls
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from trio_wsout._core.request import Request
-    from trio_wsout.config.secret import Secret
-    from trio_wsout.config.sections import Heartbeat, Tls
-
-__all__ = ["AttemptFailed", "Dialer"]
+__all__ = ["Dialer"]
 
 _log = logging.getLogger("trio_wsout")
 
 _NO_RECORD = "WRONG_VERSION_NUMBER"
 """OpenSSL's reason if the answer is no TLS record."""
-
-
-class AttemptFailed(Exception):  # noqa: N818 - caught by the supervisor, never leaves the package
-    """An attempt did not open; `disconnection` says why, ``__cause__`` is the foreign exception if any."""
-
-    def __init__(self, disconnection: Disconnection) -> None:
-        super().__init__(disconnection.detail)
-        self.disconnection = disconnection
 
 
 @define(eq=False)
@@ -105,12 +92,10 @@ class Dialer:
             if proxy is not None:
                 return await open_tunnel(proxy, host, port, self._tls, wait)
             self.stage = f"a TCP connection to {host}:{port}"
-            return await open_tcp(host, port)
-        except ProxyTrouble as trouble:
-            raise AttemptFailed(Disconnection(cause=trouble.cause, detail=str(trouble))) from None
+            return await trio.open_tcp_stream(host, port)
         except (OSError, trio.BrokenResourceError) as error:
             detail = f"can't connect to {host}:{port}: {connect_trouble(error)}"
-            raise AttemptFailed(Disconnection(cause=Cause.UNREACHABLE, detail=detail)) from None
+            raise AttemptFailed(Cause.UNREACHABLE, detail) from None
 
     async def _open_custom(
         self, open_stream: Callable[[str, int], Awaitable[trio.abc.Stream]], host: str, port: int
@@ -118,13 +103,13 @@ class Dialer:
         try:
             return await open_stream(host, port)
         except CallableError as error:
-            raise AttemptFailed(Disconnection(cause=Cause.CALLABLE, detail=str(error))) from None
+            raise AttemptFailed(Cause.CALLABLE, str(error)) from None
         except Exception as error:  # noqa: BLE001 - the application's, whatever it is
             kind, code = type(error).__name__, error.errno if isinstance(error, OSError) else None
         # Raised here, where the application's exception is no context: its text may hold a secret.
         told = f" ({os.strerror(code)})" if code and code > 0 else ""  # name look-up has numbers of its own
         detail = f"can't connect to {host}:{port}: the open_stream callable raised {kind}{told}"
-        raise AttemptFailed(Disconnection(cause=Cause.UNREACHABLE, detail=detail))
+        raise AttemptFailed(Cause.UNREACHABLE, detail)
 
     async def _start_tls(self, stream: trio.abc.Stream, request: Request) -> trio.SSLStream[trio.abc.Stream]:
         self.stage = f"the TLS handshake with {request.host}"
@@ -132,20 +117,20 @@ class Dialer:
             _log.warning("tls.insecure-skip-verify is on: the server's certificate is not checked")
         tls = evolve(self._tls, client_key_password=request.key_password)
         try:
-            context = await trio.to_thread.run_sync(client_context, tls)
-        except ConfigError as error:
-            raise AttemptFailed(Disconnection(cause=Cause.TLS, detail=str(error.problems[0]))) from None
-        try:
-            return await start_tls(stream, context, request.server_name)
+            return await start_tls(
+                stream, lambda: client_context(tls), request.server_name, peer=request.host, cause=Cause.TLS
+            )
         except trio.BrokenResourceError as error:
-            raise AttemptFailed(_tls_trouble(request, error)) from None
+            raise AttemptFailed(Cause.TLS, _tls_trouble(request, error)) from None
 
     async def _shake_hands(self, stream: trio.abc.Stream, request: Request, deadline: float) -> Connection:
         self.stage = "the server's answer to the opening handshake"
         deadline = min(deadline, trio.current_effective_deadline())
         dialled = await ask_for_opening(stream, request, deadline)
         if isinstance(dialled, Disconnection):
-            raise AttemptFailed(dialled)
+            raise AttemptFailed(
+                dialled.cause, dialled.detail, status=dialled.status, retry_after=dialled.retry_after
+            )
         return Connection(
             dialled.transport,
             Decoder(masked=False, most=self._max_message_size),
@@ -156,16 +141,11 @@ class Dialer:
         )
 
 
-def _tls_trouble(request: Request, error: BaseException) -> Disconnection:
-    """Return why TLS failed; a refused certificate, which is final, has a cause of its own."""
+def _tls_trouble(request: Request, error: BaseException) -> str:
+    """Return why the TLS handshake failed, in words."""
     inner, host = tls_error_in(error), request.host
-    if isinstance(inner, ssl.SSLCertVerificationError):
-        detail = f"the certificate of {host} is not accepted: {inner.verify_message}"
-        return Disconnection(cause=Cause.CERTIFICATE, detail=detail)
     if inner is not None and inner.reason == _NO_RECORD:
-        detail = f"{host}:{request.port} does not speak TLS: write ws:// in url, or the port that does"
-        return Disconnection(cause=Cause.TLS, detail=detail)
+        return f"{host}:{request.port} does not speak TLS: write ws:// in url, or the port that does"
     hung_up = inner is None or isinstance(inner, ssl.SSLEOFError)
     hint = "; if it speaks no TLS, write ws:// in url" if hung_up and not system_gave_up(error) else ""
-    detail = f"the TLS handshake with {host} failed: {transport_trouble(error)}{hint}"
-    return Disconnection(cause=Cause.TLS, detail=detail)
+    return f"the TLS handshake with {host} failed: {transport_trouble(error)}{hint}"

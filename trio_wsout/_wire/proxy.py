@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import ssl
 from base64 import b64encode
+from collections.abc import Callable
 from http import HTTPStatus
 from importlib.util import find_spec
 from math import inf
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import h11
@@ -16,35 +15,24 @@ import trio
 
 from trio_wsout._core.disconnection import Cause
 from trio_wsout._core.proxies import choose_proxy
-from trio_wsout._wire.tcp import connect_trouble, open_tcp, transport_trouble
+from trio_wsout._core.request import Request
+from trio_wsout._wire.tcp import AttemptFailed, connect_trouble, transport_trouble
 from trio_wsout._wire.tls import proxy_context, start_tls, tls_error_in
-from trio_wsout.config.addresses import format_host_and_port, parse_host_and_port
+from trio_wsout.config.addresses import Proxy, format_host_and_port, parse_host_and_port
+from trio_wsout.config.secret import Secret
+from trio_wsout.config.sections import Config, Tls
 from trio_wsout.errors import ConfigError, Problem
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from trio_wsout._core.request import Request
-    from trio_wsout.config.addresses import Proxy
-    from trio_wsout.config.secret import Secret
-    from trio_wsout.config.sections import Config, Tls
-
-__all__ = ["ProxyTrouble", "check_proxy", "open_tunnel", "proxy_for"]
+__all__ = ["check_proxy", "open_tunnel", "proxy_for"]
 
 _MOST_HEAD = 16 * 1024
 """Bytes of a proxy's answer up to the end of its head at most, informational answers included."""
 _CHUNK = 4096
 _TLS_RECORDS = (b"\x15", b"\x16")
 """First bytes of a TLS alert and of a TLS handshake (RFC 8446 section 5.1)."""
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"})
+"""OpenSSL's reasons if the answer is no TLS record."""
 _NO_SOCKS = "python-socks, which speaks SOCKS, is not installed: pip install 'trio-wsout[proxy]'"
-
-
-class ProxyTrouble(Exception):  # noqa: N818 - never leaves the package
-    """The tunnel can't be opened; the text is for people and contains no credentials."""
-
-    def __init__(self, detail: str, cause: Cause = Cause.PROXY) -> None:
-        super().__init__(detail)
-        self.cause = cause
 
 
 def check_proxy(config: Config) -> None:
@@ -79,12 +67,12 @@ def proxy_for(request: Request, configured: Secret | None) -> Proxy | None:
     """Return the proxy to use for this request; None if it needs none.
 
     Raises:
-        ProxyTrouble: What the environment names can't be used.
+        AttemptFailed: What the environment names can't be used.
     """
     try:
         return _choose(configured, secure=request.secure, host=request.host, port=request.port)
     except ValueError as error:
-        raise ProxyTrouble(str(error)) from None
+        raise _failed(str(error)) from None
 
 
 def _choose(configured: Secret | None, *, secure: bool, host: str, port: int) -> Proxy | None:
@@ -105,14 +93,14 @@ async def open_tunnel(
         wait: Called before each step with words for it.
 
     Raises:
-        ProxyTrouble: The proxy can't be reached or refuses, or python-socks is not installed.
+        AttemptFailed: The proxy can't be reached or refuses, or python-socks is not installed.
     """
     if _is_socks(proxy):
         wait(f"SOCKS5 of {_address(proxy)}")
         return await _open_socks(proxy, host, port)
     wait(f"TCP to {_address(proxy)}")
     try:
-        stream: trio.abc.Stream = await open_tcp(proxy.host, proxy.port)
+        stream: trio.abc.Stream = await trio.open_tcp_stream(proxy.host, proxy.port)
     except (OSError, trio.BrokenResourceError) as error:
         raise _unreachable(proxy, connect_trouble(error)) from None
     try:
@@ -123,11 +111,15 @@ async def open_tunnel(
         await _connect(stream, proxy, host, port)
     except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
         await trio.aclose_forcefully(stream)
-        raise ProxyTrouble(f"the proxy broke off before it answered: {transport_trouble(error)}") from None
+        raise _failed(f"the proxy broke off before it answered: {transport_trouble(error)}") from None
     except BaseException:
         await trio.aclose_forcefully(stream)
         raise
     return stream
+
+
+def _failed(detail: str) -> AttemptFailed:
+    return AttemptFailed(Cause.PROXY, detail)
 
 
 def _is_socks(proxy: Proxy) -> bool:
@@ -138,37 +130,23 @@ def _address(proxy: Proxy) -> str:
     return format_host_and_port(proxy.host, proxy.port)
 
 
-def _unreachable(proxy: Proxy, why: str) -> ProxyTrouble:
-    return ProxyTrouble(f"the proxy can't be reached at {_address(proxy)}: {why}")
+def _unreachable(proxy: Proxy, why: str) -> AttemptFailed:
+    return _failed(f"the proxy can't be reached at {_address(proxy)}: {why}")
 
 
 # -- HTTP -----------------------------------------------------------------------------------------------------------
 
 
 async def _start_tls(stream: trio.abc.Stream, proxy: Proxy, tls: Tls) -> trio.SSLStream[trio.abc.Stream]:
+    server_name = proxy.host.partition("%")[0].removesuffix(".")
+    peer = f"the proxy {_address(proxy)}"
     try:
-        context = await trio.to_thread.run_sync(proxy_context, tls)
-    except ConfigError as error:
-        raise ProxyTrouble(str(error.problems[0])) from None
-    try:
-        return await start_tls(stream, context, proxy.host.partition("%")[0].removesuffix("."))
+        return await start_tls(stream, lambda: proxy_context(tls), server_name, peer=peer, cause=Cause.PROXY)
     except trio.BrokenResourceError as error:
-        raise _tls_trouble(proxy, error) from None
-
-
-def _tls_trouble(proxy: Proxy, error: BaseException) -> ProxyTrouble:
-    inner = tls_error_in(error)
-    if isinstance(inner, ssl.SSLCertVerificationError):
-        detail = f"the certificate of the proxy {_address(proxy)} is not accepted: {inner.verify_message}"
-        return ProxyTrouble(detail, Cause.CERTIFICATE)
-    plain = inner is not None and inner.reason in {
-        "WRONG_VERSION_NUMBER",
-        "HTTP_REQUEST",
-        "PACKET_LENGTH_TOO_LONG",
-    }
-    hint = "; if it speaks no TLS, write http:// for it" if plain else ""
-    detail = f"the TLS handshake with the proxy {_address(proxy)} failed: {transport_trouble(error)}{hint}"
-    return ProxyTrouble(detail)
+        inner = tls_error_in(error)
+        plain = inner is not None and inner.reason in _NO_TLS
+        hint = "; if it speaks no TLS, write http:// for it" if plain else ""
+        raise _failed(f"the TLS handshake with {peer} failed: {transport_trouble(error)}{hint}") from None
 
 
 async def _connect(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) -> None:
@@ -186,10 +164,10 @@ async def _connect(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) 
         chunk = bytes(await stream.receive_some(_CHUNK))
         came += chunk
         if not chunk:
-            raise ProxyTrouble(f"the proxy hung up {'in the middle of its' if came else 'without an'} answer")
+            raise _failed(f"the proxy hung up {'in the middle of its' if came else 'without an'} answer")
         response, rest = _read_answer(parser, chunk, came)
         if len(came) - len(rest) > _MOST_HEAD:
-            raise ProxyTrouble(f"the proxy's answer has a head of more than {_MOST_HEAD} bytes")
+            raise _failed(f"the proxy's answer has a head of more than {_MOST_HEAD} bytes")
         if response is not None:
             _judge(response.status_code, rest, proxy)
             return
@@ -203,7 +181,7 @@ def _read_answer(parser: h11.Connection, chunk: bytes, came: bytearray) -> tuple
             pass  # RFC 9110 section 15.2: any number of them may come first
     except h11.RemoteProtocolError:
         hint = "; if it speaks TLS, write https:// for it" if bytes(came[:1]) in _TLS_RECORDS else ""
-        raise ProxyTrouble(f"the proxy's answer is not HTTP/1.1{hint}") from None
+        raise _failed(f"the proxy's answer is not HTTP/1.1{hint}") from None
     return (event, bytes(parser.trailing_data[0])) if isinstance(event, h11.Response) else (None, b"")
 
 
@@ -221,10 +199,10 @@ def _judge(status: int, rest: bytes, proxy: Proxy) -> None:
                 if known
                 else "; write http://user:password@host:port"
             )
-        raise ProxyTrouble(f"the proxy refused the tunnel: {status}{phrase}{advice}")
+        raise _failed(f"the proxy refused the tunnel: {status}{phrase}{advice}")
     if rest:
         # In TLS and in HTTP the server speaks second. So this is a web page, or another kind of server.
-        raise ProxyTrouble(
+        raise _failed(
             f"the proxy answered {status} and went on by itself with {len(rest)} bytes: it opened no tunnel to a WebSocket"
         )
 
@@ -237,7 +215,7 @@ async def _open_socks(proxy: Proxy, host: str, port: int) -> trio.abc.Stream:
         import python_socks  # noqa: PLC0415 - an optional dependency
         from python_socks.async_.trio import Proxy as Socks  # noqa: PLC0415
     except ImportError:
-        raise ProxyTrouble(_NO_SOCKS) from None
+        raise _failed(_NO_SOCKS) from None
     if proxy.scheme == "socks5":
         host = await _resolved(host, port)
     socks = Socks(
@@ -260,9 +238,9 @@ async def _open_socks(proxy: Proxy, host: str, port: int) -> trio.abc.Stream:
         detail = (
             "it does not speak SOCKS5; if it is an HTTP proxy, write http:// for it" if wrong else str(error)
         )
-        trouble = ProxyTrouble(f"the proxy refused the tunnel: {detail}")
+        trouble = _failed(f"the proxy refused the tunnel: {detail}")
     except Exception as error:  # noqa: BLE001 - hostile bytes make python-socks raise anything
-        trouble = ProxyTrouble(f"the proxy broke off before it answered: {transport_trouble(error)}")
+        trouble = _failed(f"the proxy broke off before it answered: {transport_trouble(error)}")
     raise trouble
 
 
@@ -272,5 +250,5 @@ async def _resolved(host: str, port: int) -> str:
         found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
     except OSError as error:
         why = connect_trouble(error)
-        raise ProxyTrouble(f"{host}: {why}; with socks5h:// the proxy resolves names") from None
+        raise _failed(f"{host}: {why}; with socks5h:// the proxy resolves names") from None
     return str(found[0][4][0])

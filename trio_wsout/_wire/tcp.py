@@ -1,4 +1,4 @@
-"""TCP: connecting, what the system knows of a connection below TLS, and what broke a stream."""
+"""TCP: what the system knows of a connection below TLS, what broke a stream, and why an attempt failed."""
 
 from __future__ import annotations
 
@@ -7,34 +7,31 @@ import os
 import socket
 import ssl
 import sys
+from collections.abc import Iterator
 from struct import Struct
-from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import trio
 
 from trio_wsout._core.disconnection import Cause, Disconnection
-
-if TYPE_CHECKING:
-    from trio_wsout.config.sections import Heartbeat
+from trio_wsout.config.sections import Heartbeat
 
 if sys.platform != "win32":
     import fcntl
     import termios
 
 __all__ = [
+    "AttemptFailed",
     "TellsProgress",
     "bytes_unread",
     "connect_trouble",
     "lost",
-    "open_tcp",
     "send_progress",
     "set_user_timeout",
     "system_gave_up",
-    "tcp_stream",
     "transport_trouble",
 ]
 
-_HAPPY_EYEBALLS_DELAY = 0.25
 _LONGEST_TIMEOUT = 2**31 - 1
 """Milliseconds of TCP_USER_TIMEOUT at most."""
 _INT = Struct("=i")
@@ -47,25 +44,39 @@ _NOBODY_THERE = frozenset(
 """Errors of a connection by which the system, and not the peer, ends it."""
 
 
+class AttemptFailed(Exception):  # noqa: N818 - caught by the supervisor, never leaves the package
+    """An attempt did not open; `disconnection` says why, ``__cause__`` is the foreign exception if any.
+
+    The text is for people and contains no secret.
+    """
+
+    def __init__(
+        self, cause: Cause, detail: str, *, status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.disconnection = Disconnection(cause=cause, detail=detail, status=status, retry_after=retry_after)
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception, what caused it, and so on; nothing for None."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def transport_trouble(error: BaseException) -> str:
     """Return one line about what broke a stream, from the most telling exception of the chain."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, ssl.SSLError):
-            return f"TLS: {inner.reason or 'broken'}"
-        if isinstance(inner, OSError) and inner.strerror:
-            return inner.strerror
-        inner = inner.__cause__ or inner.__context__
+    for each in chain(error):
+        if isinstance(each, ssl.SSLError):
+            return f"TLS: {each.reason or 'broken'}"
+        if isinstance(each, OSError) and each.strerror:
+            return each.strerror
     return "the connection broke"
 
 
 def system_gave_up(error: BaseException | None) -> bool:
     """Return whether the system itself ended a connection: nothing came from the peer, or no way leads there."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _NOBODY_THERE:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(isinstance(each, OSError) and each.errno in _NOBODY_THERE for each in chain(error))
 
 
 def lost(detail: str, error: BaseException | None = None, *, more: str = "") -> Disconnection:
@@ -73,15 +84,6 @@ def lost(detail: str, error: BaseException | None = None, *, more: str = "") -> 
     trouble = "" if error is None else f": {transport_trouble(error)}"
     cause = Cause.UNHEALTHY if system_gave_up(error) else Cause.LOST
     return Disconnection(cause=cause, detail=f"{detail}{trouble}{more}")
-
-
-async def open_tcp(host: str, port: int) -> trio.SocketStream:
-    """Connect to the first address of a host that answers.
-
-    Raises:
-        OSError: No address could be connected to; `connect_trouble` tells why.
-    """
-    return await trio.open_tcp_stream(host, port, happy_eyeballs_delay=_HAPPY_EYEBALLS_DELAY)
 
 
 def connect_trouble(error: BaseException) -> str:
@@ -108,7 +110,7 @@ class TellsProgress(Protocol):
         ...
 
 
-def tcp_stream(stream: trio.abc.Stream) -> trio.SocketStream | None:
+def _tcp_stream(stream: trio.abc.Stream) -> trio.SocketStream | None:
     """Return the TCP socket below a stream and its TLS; None if the stream is of another kind."""
     stream = _transport(stream)
     if isinstance(stream, trio.SocketStream) and stream.socket.family in (socket.AF_INET, socket.AF_INET6):
@@ -121,7 +123,7 @@ def set_user_timeout(stream: trio.abc.Stream, heartbeat: Heartbeat | None) -> No
 
     Without a heartbeat, a TCP socket, or TCP_USER_TIMEOUT nothing is done.
     """
-    tcp = tcp_stream(stream)
+    tcp = _tcp_stream(stream)
     option = getattr(socket, "TCP_USER_TIMEOUT", None)
     if heartbeat is not None and option is not None and tcp is not None:
         milliseconds = int((heartbeat.ping_interval + heartbeat.timeout) * 1000)
@@ -137,7 +139,7 @@ def send_progress(stream: trio.abc.Stream) -> tuple[int, int] | None:
     transport = _transport(stream)
     if isinstance(transport, TellsProgress):
         return transport.send_progress()
-    tcp = tcp_stream(transport) if sys.platform == "linux" else None
+    tcp = _tcp_stream(transport) if sys.platform == "linux" else None
     if tcp is None:
         return None
     try:

@@ -6,23 +6,21 @@ import logging
 import os
 import ssl
 import tempfile
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import trio
 from attrs import define, evolve, field, frozen
 
+from trio_wsout._core.disconnection import Cause
 from trio_wsout._core.pem import certificate_fault, is_encrypted, key_fault
+from trio_wsout._wire.tcp import AttemptFailed, chain
 from trio_wsout.config.secret import Secret
-from trio_wsout.config.templates import Template, TemplateError, no_value
+from trio_wsout.config.sections import ServerTls, Tls
+from trio_wsout.config.templates import Resolve, Template, TemplateError, no_value
 from trio_wsout.errors import ConfigError, Problem
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from trio_wsout.config.sections import ServerTls, Tls
-    from trio_wsout.config.templates import Resolve
 
 __all__ = ["ServerContext", "client_context", "key_password", "proxy_context", "start_tls", "tls_error_in"]
 
@@ -83,25 +81,47 @@ def client_context(tls: Tls) -> ssl.SSLContext:
 
 
 async def start_tls(
-    stream: trio.abc.Stream, context: ssl.SSLContext, server_name: str
+    stream: trio.abc.Stream,
+    make_context: Callable[[], ssl.SSLContext],
+    server_name: str,
+    *,
+    peer: str,
+    cause: Cause,
 ) -> trio.SSLStream[trio.abc.Stream]:
     """Return the stream to a server with TLS around it, its handshake done.
 
+    Args:
+        stream: The stream to the server.
+        make_context: Makes the context; called in a thread, because it reads files.
+        server_name: The name that the certificate must have.
+        peer: The server in words, for the error.
+        cause: The cause of the error if the context can't be made.
+
     Raises:
-        trio.BrokenResourceError: The handshake failed; `tls_error_in` finds why.
+        AttemptFailed: The context can't be made, or the server's certificate is not accepted.
+        trio.BrokenResourceError: The handshake failed for another reason; `tls_error_in` finds it.
     """
+    try:
+        context = await trio.to_thread.run_sync(make_context)
+    except ConfigError as error:
+        raise AttemptFailed(cause, str(error.problems[0])) from None
     secured = trio.SSLStream(
         stream, context, server_hostname=server_name, server_side=False, https_compatible=True
     )
-    await secured.do_handshake()
+    try:
+        await secured.do_handshake()
+    except trio.BrokenResourceError as error:
+        inner = tls_error_in(error)
+        if isinstance(inner, ssl.SSLCertVerificationError):
+            detail = f"the certificate of {peer} is not accepted: {inner.verify_message}"
+            raise AttemptFailed(Cause.CERTIFICATE, detail) from None
+        raise
     return secured
 
 
 def tls_error_in(error: BaseException | None) -> ssl.SSLError | None:
     """Return OpenSSL's error in a chain of exceptions; None if there is none."""
-    while error is not None and not isinstance(error, ssl.SSLError):
-        error = error.__cause__ or error.__context__
-    return error
+    return next((each for each in chain(error) if isinstance(each, ssl.SSLError)), None)
 
 
 def proxy_context(tls: Tls) -> ssl.SSLContext:
