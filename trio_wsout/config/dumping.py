@@ -6,17 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from attrs import fields
 
 from trio_wsout.config.field_types import field_type_of, section_of, without_none
 from trio_wsout.config.secret import REDACTED, Secret, redact_headers
-from trio_wsout.config.sections import NONE, Heartbeat
+from trio_wsout.config.sections import NONE, Config, Heartbeat
 from trio_wsout.config.validation import unusable
-
-if TYPE_CHECKING:
-    from trio_wsout.config.sections import Config
 
 __all__ = ["document_value", "dump_config"]
 

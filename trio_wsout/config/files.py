@@ -9,18 +9,16 @@ import json
 import re
 import tomllib
 import warnings
+from collections.abc import Callable, Mapping
 from datetime import date, time
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import frozen
 
 from trio_wsout.config.scalars import SpelledFloat, SpelledInt, read_json_value
 from trio_wsout.errors import ConfigError, Problem
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 __all__ = ["Document", "KeyPath", "Position", "read_document"]
 

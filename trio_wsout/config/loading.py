@@ -12,31 +12,26 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from enum import StrEnum
 from functools import cache
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from attrs import NOTHING, evolve, fields, has
 from cattrs import Converter
 from cattrs.gen import make_dict_structure_fn, override
 
 from trio_wsout.config.field_types import field_type_of, keys_of, section_of
-from trio_wsout.config.files import Document, read_document
+from trio_wsout.config.files import Document, KeyPath, read_document
 from trio_wsout.config.scalars import is_unicode, parse_unicode, shown, type_name
 from trio_wsout.config.secret import Secret
 from trio_wsout.config.sections import NONE, Config, Delivery, Heartbeat, Mode
 from trio_wsout.config.templates import resolve_context
 from trio_wsout.config.validation import Missing, Unknown, broken_rules, is_unset, unusable
 from trio_wsout.errors import ConfigError, Problem
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from trio_wsout.config.files import KeyPath
 
 __all__ = ["load_config", "verify_config"]
 

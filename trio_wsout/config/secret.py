@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from attrs import field, frozen
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["REDACTED", "SENSITIVE_HEADERS", "Secret", "redact_headers", "repr_headers"]
 

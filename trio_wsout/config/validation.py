@@ -7,18 +7,14 @@ be read (`Unknown`), it stops there, and every other rule runs, so that all prob
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
-from attrs import fields, fields_dict, has
+from attrs import Attribute, AttrsInstance, fields, fields_dict, has
 
 from trio_wsout.config.quantities import format_duration
+from trio_wsout.config.secret import Secret
 from trio_wsout.config.sections import Auth, Config, Cursor, Mode, Payload, Tls
 from trio_wsout.config.templates import Template
-
-if TYPE_CHECKING:
-    from attrs import Attribute, AttrsInstance
-
-    from trio_wsout.config.secret import Secret
 
 __all__ = [
     "EXCLUDES",
