@@ -1,4 +1,4 @@
-"""Paths into events: JSON pointers and dotted names."""
+"""Paths into events: JSON pointers and dotted names. Each parser raises ValueError with what is allowed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ __all__ = ["parse_dotted", "parse_pointer"]
 
 
 def parse_pointer(text: str) -> tuple[str, ...]:
-    """Return the tokens of a JSON pointer (RFC 6901); the empty text points to the whole document.
-
-    Raises:
-        ValueError: It is no JSON pointer.
-    """
+    """Return the tokens of a JSON pointer (RFC 6901); the empty text points to the whole document."""
     if text and not text.startswith("/"):
         raise ValueError("a JSON pointer starts with / (RFC 6901), for example /data/id")
     if re.search(r"~(?![01])", text):
@@ -21,11 +17,7 @@ def parse_pointer(text: str) -> tuple[str, ...]:
 
 
 def parse_dotted(text: str) -> tuple[str, ...]:
-    """Return the names of a dotted path such as ``data.id``.
-
-    Raises:
-        ValueError: A name is empty.
-    """
+    """Return the names of a dotted path such as ``data.id``."""
     names = tuple(text.split("."))
     if not all(names):
         raise ValueError("expected names joined by dots, for example data.id")
