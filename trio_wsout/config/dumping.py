@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from attrs import fields
 
-from trio_wsout.config.field_types import field_type_of, section_of, without_none
+from trio_wsout.config.field_types import field_type_of, kebab, section_of, without_none
 from trio_wsout.config.secret import REDACTED, Secret, redact_headers
 from trio_wsout.config.sections import NONE, Config, Heartbeat
 from trio_wsout.config.validation import unusable
@@ -27,7 +27,7 @@ def dump_config(config: Config, *, redacted: bool = False) -> dict[str, Any]:
     """
     dumped = _section(config, redacted=redacted)
     for name in unusable(config.mode, link=config.url is not None):
-        *above, key = name.replace("_", "-").split(".")
+        *above, key = kebab(name).split(".")
         holder: Any = dumped.get(above[0], {}) if above else dumped
         holder.pop(key, None)
     if redacted and "headers" in dumped:
@@ -40,7 +40,7 @@ def _section(section: Any, *, redacted: bool) -> dict[str, Any]:  # noqa: ANN401
     for each in fields(type(section)):
         value = getattr(section, each.name)
         if value is not None or section_of(each.type) is Heartbeat:
-            dumped[each.name.replace("_", "-")] = document_value(value, each.type, redacted=redacted)
+            dumped[kebab(each.name)] = document_value(value, each.type, redacted=redacted)
     return dumped
 
 

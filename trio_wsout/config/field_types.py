@@ -17,6 +17,7 @@ from trio_wsout.config import addresses, event_paths, quantities
 from trio_wsout.config.http_grammar import (
     BEARER_ALLOWED,
     HAS_CONTROL,
+    TOKEN,
     has_control,
     is_bearer,
     is_header_value,
@@ -67,6 +68,7 @@ __all__ = [
     "User",
     "Username",
     "field_type_of",
+    "kebab",
     "keys_of",
     "section_of",
     "without_none",
@@ -185,7 +187,6 @@ def _format(name: str, **more: object) -> dict[str, object]:
     return {**_SCALAR, **more, "format": f"trio-wsout-{name}"}
 
 
-_TOKEN_PATTERN = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"  # noqa: S105 - a regular expression
 _FILE_PATH_SCHEMA = {**_SCALAR, "minLength": 1, "pattern": r"^[^\u0000]*$"}
 _FILE_PATH_CHECKS = (
     parse_unicode,
@@ -195,88 +196,74 @@ _FILE_PATH_CHECKS = (
 _MOST_PING = 125
 _LONGEST_STATE_ID = 200
 
-_TEXT = _text()
-Text = Annotated[str, _TEXT]
-SecretText = Annotated[Secret, _secret(_TEXT)]
+_any_text = _text()
+Text = Annotated[str, _any_text]
+SecretText = Annotated[Secret, _secret(_any_text)]
 UnicodeText = Annotated[str, _text(parse_unicode)]
 """A text that can be encoded."""
 Name = Annotated[str, _text(schema=_STRING)]
 """A key of a table."""
 FilePath = Annotated[str, _text(*_FILE_PATH_CHECKS, schema=_FILE_PATH_SCHEMA)]
-BatchLine = Annotated[
-    str,
-    _text(
-        parse_unicode,
-        lambda text: Template.parse(text, of_batch=True),
-        schema=_format("batch-template"),
-        templated=True,
-        words="templated text of a batch",
-    ),
-]
+_batch_line = _text(
+    parse_unicode,
+    lambda text: Template.parse(text, of_batch=True),
+    schema=_format("batch-template"),
+    templated=True,
+    words="templated text of a batch",
+)
+BatchLine = Annotated[str, _batch_line]
 """A header or footer of a batch, whose templates know more sources."""
 SecretTemplate = Annotated[Secret, _secret(_templated("template"))]
-PingPayload = Annotated[
-    str,
-    _text(
-        parse_unicode,
-        _require(
-            lambda text: len(text.encode()) <= _MOST_PING,
-            f"has more than {_MOST_PING} bytes, the most of a ping",
-        ),
-        schema=_format("ping", maxLength=_MOST_PING),
+_ping_payload = _text(
+    parse_unicode,
+    _require(
+        lambda text: len(text.encode()) <= _MOST_PING,
+        f"has more than {_MOST_PING} bytes, the most of a ping",
     ),
-]
-StateId = Annotated[
-    str,
-    _text(
-        _require(
-            lambda text: 0 < len(text) <= _LONGEST_STATE_ID and text.isprintable(),
-            f"must have 1 to {_LONGEST_STATE_ID} characters, none of them a control character",
-        ),
-        schema=_format("state-id", minLength=1, maxLength=_LONGEST_STATE_ID),
+    schema=_format("ping", maxLength=_MOST_PING),
+)
+PingPayload = Annotated[str, _ping_payload]
+_state_id = _text(
+    _require(
+        lambda text: 0 < len(text) <= _LONGEST_STATE_ID and text.isprintable(),
+        f"must have 1 to {_LONGEST_STATE_ID} characters, none of them a control character",
     ),
-]
-JsonPointer = Annotated[
-    str,
-    _parsed("pointer", "^(/([^~]|~[01])*)?$", event_paths.parse_pointer, "JSON pointer", "/data/id"),
-]
-DottedPath = Annotated[
-    str,
-    _text(
-        event_paths.parse_dotted,
-        schema={**_SCALAR, "pattern": r"^[^.]+(\.[^.]+)*$"},
-        examples=("data.id",),
-        words="dotted path",
-    ),
-]
+    schema=_format("state-id", minLength=1, maxLength=_LONGEST_STATE_ID),
+)
+StateId = Annotated[str, _state_id]
+_pointer = _parsed("pointer", "^(/([^~]|~[01])*)?$", event_paths.parse_pointer, "JSON pointer", "/data/id")
+JsonPointer = Annotated[str, _pointer]
+_dotted_path = _text(
+    event_paths.parse_dotted,
+    schema={**_SCALAR, "pattern": r"^[^.]+(\.[^.]+)*$"},
+    examples=("data.id",),
+    words="dotted path",
+)
+DottedPath = Annotated[str, _dotted_path]
 
 # -- stores ---------------------------------------------------------------------------------------------------------
 
 _sqlite_path = _require(lambda text: text != "sqlite:", "names no file; write sqlite:PATH")
-HistoryStore = Annotated[
-    str,
-    _text(
-        *_FILE_PATH_CHECKS,
-        _sqlite_path,
-        _require(
-            lambda text: text == "memory:" or text.startswith("sqlite:"),
-            "expected memory: or sqlite:PATH (redis is not available in this version)",
-        ),
-        schema={**_SCALAR, "pattern": r"^(memory:|sqlite:[^\u0000]+)$"},
+_history_store = _text(
+    *_FILE_PATH_CHECKS,
+    _sqlite_path,
+    _require(
+        lambda text: text == "memory:" or text.startswith("sqlite:"),
+        "expected memory: or sqlite:PATH (redis is not available in this version)",
     ),
-]
-CursorStore = Annotated[
-    str,
-    _text(
-        *_FILE_PATH_CHECKS,
-        _sqlite_path,
-        _require(
-            lambda text: not text.startswith(("redis:", "rediss:")),
-            "redis is not available in this version; use a path or sqlite:PATH",
-        ),
-        schema={**_FILE_PATH_SCHEMA, "pattern": r"^(?!rediss?:|sqlite:$)[^\u0000]+$"},
+    schema={**_SCALAR, "pattern": r"^(memory:|sqlite:[^\u0000]+)$"},
+)
+HistoryStore = Annotated[str, _history_store]
+_cursor_store = _text(
+    *_FILE_PATH_CHECKS,
+    _sqlite_path,
+    _require(
+        lambda text: not text.startswith(("redis:", "rediss:")),
+        "redis is not available in this version; use a path or sqlite:PATH",
     ),
-]
+    schema={**_FILE_PATH_SCHEMA, "pattern": r"^(?!rediss?:|sqlite:$)[^\u0000]+$"},
+)
+CursorStore = Annotated[str, _cursor_store]
 
 # -- handshakes -----------------------------------------------------------------------------------------------------
 
@@ -290,93 +277,63 @@ def _header_name(name: str) -> None:
         raise ValueError("belongs to the handshake itself and can't be set")
 
 
-HeaderName = Annotated[str, _text(_header_name, schema=_format("header-name", pattern=_TOKEN_PATTERN))]
-_HEADER_VALUE = _templated("header", is_header_value, HAS_CONTROL)
-HeaderValue = Annotated[str, _HEADER_VALUE]
-SecretHeaderValue = Annotated[Secret, _secret(_HEADER_VALUE)]
-_VALUE = _templated("value", lambda text: not has_control(text), HAS_CONTROL)
-QueryValue = Annotated[str, _VALUE]
-SecretValue = Annotated[Secret, _secret(_VALUE)]
-BearerToken = Annotated[
-    Secret, _secret(_templated("bearer", is_bearer, f"must be {BEARER_ALLOWED}, and not empty"))
-]
-PeerPassword = Annotated[
-    Secret,
-    _secret(
-        _templated(
-            "password",
-            lambda text: text != "" and is_header_value(text),
-            "must have no control characters, and may not be empty, which would admit anybody",
-            minLength=1,
-        )
-    ),
-]
+HeaderName = Annotated[str, _text(_header_name, schema=_format("header-name", pattern=TOKEN))]
+_header_value = _templated("header", is_header_value, HAS_CONTROL)
+HeaderValue = Annotated[str, _header_value]
+SecretHeaderValue = Annotated[Secret, _secret(_header_value)]
+_value = _templated("value", lambda text: not has_control(text), HAS_CONTROL)
+QueryValue = Annotated[str, _value]
+SecretValue = Annotated[Secret, _secret(_value)]
+_bearer = _templated("bearer", is_bearer, f"must be {BEARER_ALLOWED}, and not empty")
+BearerToken = Annotated[Secret, _secret(_bearer)]
+_peer_password = _templated(
+    "password",
+    lambda text: text != "" and is_header_value(text),
+    "must have no control characters, and may not be empty, which would admit anybody",
+    minLength=1,
+)
+PeerPassword = Annotated[Secret, _secret(_peer_password)]
 """A password that a peer must show."""
-Username = Annotated[
-    str,
-    _templated(
-        "username",
-        lambda name: ":" not in name and not has_control(name),
-        "holds a colon or a control character, which a user name can't (RFC 7617)",
+_username = _templated(
+    "username",
+    lambda name: ":" not in name and not has_control(name),
+    "holds a colon or a control character, which a user name can't (RFC 7617)",
+)
+Username = Annotated[str, _username]
+_user = _text(
+    _require(
+        lambda name: name != "" and ":" not in name and is_header_value(name),
+        "is no user name: it is empty, or holds a colon or a control character",
     ),
-]
-User = Annotated[
-    str,
-    _text(
-        _require(
-            lambda name: name != "" and ":" not in name and is_header_value(name),
-            "is no user name: it is empty, or holds a colon or a control character",
-        ),
-        schema=_format("user", **_STRING, minLength=1),
-    ),
-]
+    schema=_format("user", **_STRING, minLength=1),
+)
+User = Annotated[str, _user]
 """The name of a user, as a key of a table."""
-Parameter = Annotated[
-    str,
-    _text(
-        _require(bool, "is empty; name the parameter, for example since"), schema={**_SCALAR, "minLength": 1}
-    ),
-]
+_parameter = _require(bool, "is empty; name the parameter, for example since")
+Parameter = Annotated[str, _text(_parameter, schema={**_SCALAR, "minLength": 1})]
 """The name of a query parameter."""
-Subprotocol = Annotated[
-    str,
-    _text(
-        _require(is_token, "is not a valid subprotocol name (RFC 6455 section 4.1)"),
-        schema={**_SCALAR, "pattern": _TOKEN_PATTERN},
-    ),
-]
+_subprotocol = _require(is_token, "is not a valid subprotocol name (RFC 6455 section 4.1)")
+Subprotocol = Annotated[str, _text(_subprotocol, schema={**_SCALAR, "pattern": TOKEN})]
 
 # -- addresses ------------------------------------------------------------------------------------------------------
 
-Url = Annotated[
-    str,
-    _text(
-        parse=parse_url_template,
-        schema=_format("url", **_STRING, pattern=r"^[A-Za-z]+://[^\s#]+$|\$\{"),
-        examples=("wss://example.com/events",),
-        words="URL",
-        templated=True,
-    ),
-]
-_PROXY = _parsed(
-    "proxy",
-    "^none$|://",
-    addresses.parse_proxy,
-    "proxy URL, or `none`",
-    "http://proxy.example.com:3128",
-    "none",
+_url = _text(
+    parse=parse_url_template,
+    schema=_format("url", **_STRING, pattern=r"^[A-Za-z]+://[^\s#]+$|\$\{"),
+    examples=("wss://example.com/events",),
+    words="URL",
+    templated=True,
 )
-Proxy = Annotated[Secret, _secret(_PROXY)]
-Bind = Annotated[
-    str,
-    _parsed(
-        "bind", r"^unix:.|:[0-9]+$", addresses.parse_bind, "address", "0.0.0.0:8080", "unix:/run/app.sock"
-    ),
-]
-Origin = Annotated[
-    str,
-    _parsed("origin", r"^\*$|://", addresses.parse_allowed_origin, "origin, or `*`", "https://example.com"),
-]
+Url = Annotated[str, _url]
+_proxies = ("http://proxy.example.com:3128", "none")
+_proxy = _parsed("proxy", "^none$|://", addresses.parse_proxy, "proxy URL, or `none`", *_proxies)
+Proxy = Annotated[Secret, _secret(_proxy)]
+_binds = ("0.0.0.0:8080", "unix:/run/app.sock")
+Bind = Annotated[str, _parsed("bind", r"^unix:.|:[0-9]+$", addresses.parse_bind, "address", *_binds)]
+_origin = _parsed(
+    "origin", r"^\*$|://", addresses.parse_allowed_origin, "origin, or `*`", "https://example.com"
+)
+Origin = Annotated[str, _origin]
 UrlPath = Annotated[str, _parsed("path", r"^/[^?#\s]*$", addresses.parse_path, "path", "/events")]
 
 # -- numbers, words, true and false -----------------------------------------------------------------------------------
@@ -470,38 +427,34 @@ Share = Annotated[float, _number(0, 1)]
 Duration = Annotated[float, _duration(zero=False)]
 """Seconds, written as a text such as 1m30s or as a number."""
 DurationOrZero = Annotated[float, _duration(zero=True)]
-Size = Annotated[
-    int,
-    FieldType(
-        parse=_size,
-        schema={
-            "type": ["string", "integer"],
-            "minimum": 1,
-            "pattern": quantities.SIZE,
-            "format": "trio-wsout-size",
-        },
-        write=quantities.format_size,
-        examples=("64KiB", "8MiB"),
-        words="size",
-    ),
-]
+_bytes = FieldType(
+    parse=_size,
+    schema={
+        "type": ["string", "integer"],
+        "minimum": 1,
+        "pattern": quantities.SIZE,
+        "format": "trio-wsout-size",
+    },
+    write=quantities.format_size,
+    examples=("64KiB", "8MiB"),
+    words="size",
+)
+Size = Annotated[int, _bytes]
 """Bytes, written as a number or as a text such as 64KiB; one or more."""
-CloseCodes = Annotated[
-    tuple[int, int],
-    FieldType(
-        parse=quantities.parse_codes,
-        schema={
-            "type": ["string", "integer"],
-            "minimum": 1000,
-            "maximum": 4999,
-            "pattern": "^[1-4][0-9]{3}(-[1-4][0-9]{3})?$",
-            "format": "trio-wsout-close-codes",
-        },
-        write=quantities.format_codes,
-        examples=(4001, "4500-4999"),
-        words="close code or range",
-    ),
-]
+_codes = FieldType(
+    parse=quantities.parse_codes,
+    schema={
+        "type": ["string", "integer"],
+        "minimum": 1000,
+        "maximum": 4999,
+        "pattern": "^[1-4][0-9]{3}(-[1-4][0-9]{3})?$",
+        "format": "trio-wsout-close-codes",
+    },
+    write=quantities.format_codes,
+    examples=(4001, "4500-4999"),
+    words="close code or range",
+)
+CloseCodes = Annotated[tuple[int, int], _codes]
 """A range of close codes: its first and its last."""
 
 # -- what the fields of a section hold --------------------------------------------------------------------------------
@@ -530,6 +483,11 @@ def section_of(annotation: Any) -> Any:  # noqa: ANN401 - a class that attrs mad
     return inner if isinstance(inner, type) and has(inner) else None
 
 
+def kebab(name: object) -> str:
+    """Return the name of a field, in either spelling, as documents have it: ``max-backoff`` for `max_backoff`."""
+    return str(name).replace("_", "-")
+
+
 def keys_of(section: type) -> Mapping[str, str]:
     """Return the keys of a section in kebab-case, and the attribute of each."""
-    return {each.name.replace("_", "-"): each.name for each in fields(section)}
+    return {kebab(each.name): each.name for each in fields(section)}

@@ -7,6 +7,7 @@ import re
 __all__ = [
     "BEARER_ALLOWED",
     "HAS_CONTROL",
+    "TOKEN",
     "has_control",
     "is_bearer",
     "is_header_value",
@@ -14,7 +15,9 @@ __all__ = [
     "is_token",
 ]
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
+TOKEN = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"  # noqa: S105 - a regular expression
+"""A regular expression, also for ECMA-262, that matches every token (RFC 9110 section 5.6.2)."""
+_TOKEN = re.compile(TOKEN)
 _RESERVED = frozenset({"host", "connection", "upgrade", "content-length", "transfer-encoding"})
 _BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")

@@ -19,8 +19,9 @@ from typing import Any, get_args, get_origin
 from attrs import NOTHING, Attribute, fields, fields_dict
 
 from trio_wsout.config.dumping import document_value
-from trio_wsout.config.field_types import FieldType, field_type_of, section_of, without_none
+from trio_wsout.config.field_types import FieldType, field_type_of, kebab, section_of, without_none
 from trio_wsout.config.sections import (
+    FORM,
     NONE,
     Config,
     Delivery,
@@ -36,7 +37,6 @@ from trio_wsout.config.validation import EXCLUDES, NEEDS, UNUSABLE, UNUSABLE_WIT
 __all__ = ["UNSAID", "formats", "json_schema"]
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_FORM = ("output", "web-socket")
 UNSAID = {
     "reconnect.max-backoff": "shorter than reconnect.initial-backoff",
     "spool.max-bytes": "less than two messages of max-message-size",
@@ -60,23 +60,23 @@ def json_schema() -> dict[str, Any]:
     definitions: Schema = {}
     section = _section_schema(Config, definitions)
     section["allOf"] = [*section.get("allOf", []), *_modes()]
-    inner: Schema = {"$ref": f"#/$defs/{_FORM[1]}"}
-    for name in reversed(_FORM):
+    inner: Schema = {"$ref": f"#/$defs/{FORM[1]}"}
+    for name in reversed(FORM):
         inner = _only(name, inner)
     return {
         "$schema": _DIALECT,
         "title": "trio_wsout configuration",
         **section,
-        "properties": {**section["properties"], _FORM[0]: inner["properties"][_FORM[0]]},
+        "properties": {**section["properties"], FORM[0]: inner["properties"][FORM[0]]},
         "allOf": [
             {
-                "if": {"required": [_FORM[0]]},
+                "if": {"required": [FORM[0]]},
                 "then": {"maxProperties": 1},
                 "else": {"allOf": section["allOf"]},
             }
         ],
         "$defs": {
-            _FORM[1]: section,
+            FORM[1]: section,
             "context": {"description": "A value of the context.", "type": "string", "pattern": r"\{\{"},
             "empty": {
                 "description": "Nothing: null, an empty text or list, or a mapping of nothing but that.",
@@ -138,12 +138,12 @@ def _accepts(field_type: FieldType) -> Callable[[object], bool]:
 def _section_schema(section: type, definitions: Schema) -> Schema:
     """Return the schema of a section. Those inside it are put into `definitions` under their class's name."""
     documented = _attribute_docs(section)
-    named = _FORM[1] if section is Config else section.__name__
+    named = FORM[1] if section is Config else section.__name__
     properties: Schema = {}
     snake: Schema = {}
     conditions: list[Schema] = []
     for each in fields(section):
-        key = _key(each.name)
+        key = kebab(each.name)
         schema = _field_schema(each, definitions)
         if any(each is field for _, _, field in _somewhere_unusable()):
             schema = {"anyOf": [*schema.get("anyOf", [schema]), _unset(section, each)]}
@@ -341,12 +341,8 @@ def _has(name: str, *, some: bool = False) -> Schema:
     return ways[0] if len(ways) == 1 else {"anyOf": ways}
 
 
-def _key(name: str) -> str:
-    return name.replace("_", "-")
-
-
 def _spellings(name: str) -> list[str]:
-    return list(dict.fromkeys((_key(name), name)))
+    return list(dict.fromkeys((kebab(name), name)))
 
 
 def _either(name: str) -> str:
@@ -368,5 +364,5 @@ def _attribute_docs(section: type) -> dict[str, str]:
 def _prose(text: str) -> str:
     """Return a docstring as one line of plain text, with the names of fields as the user writes them."""
     line = " ".join(_SPEC.sub("", text).split())
-    line = re.sub(r"(?<!`)`([a-z_]+)`(?!`)", lambda name: name[1].replace("_", "-"), line)
+    line = re.sub(r"(?<!`)`([a-z_]+)`(?!`)", lambda name: kebab(name[1]), line)
     return line.replace("`", "").replace("None:", "Absent:")

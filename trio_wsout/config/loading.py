@@ -24,18 +24,17 @@ from attrs import NOTHING, evolve, fields, has
 from cattrs import Converter
 from cattrs.gen import make_dict_structure_fn, override
 
-from trio_wsout.config.field_types import field_type_of, keys_of, section_of
+from trio_wsout.config.field_types import field_type_of, kebab, keys_of, section_of
 from trio_wsout.config.files import Document, KeyPath, read_document
 from trio_wsout.config.scalars import is_unicode, parse_unicode, shown, type_name
 from trio_wsout.config.secret import Secret
-from trio_wsout.config.sections import NONE, Config, Delivery, Heartbeat, Mode
+from trio_wsout.config.sections import FORM, NONE, Config, Delivery, Heartbeat, Mode
 from trio_wsout.config.templates import resolve_context
 from trio_wsout.config.validation import Missing, Unknown, broken_rules, is_unset, unusable
 from trio_wsout.errors import ConfigError, Problem
 
 __all__ = ["load_config", "verify_config"]
 
-_FORM = ("output", "web-socket")
 _DEEPEST = 100
 """Levels of a document; a configuration has seven."""
 _NAMED = 6
@@ -160,9 +159,9 @@ def _section(mapping: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the section's own fields, and the user's path to them."""
     found: object = mapping
     prefix: tuple[str, ...] = ()
-    for wanted in _FORM:
+    for wanted in FORM:
         key = next(iter(found)) if isinstance(found, dict) and len(found) == 1 else ""
-        if not isinstance(found, dict) or _kebab(key) != wanted:
+        if not isinstance(found, dict) or kebab(key) != wanted:
             return mapping, ()
         found = found[key]
         prefix = (*prefix, key)
@@ -278,7 +277,7 @@ def _section_hook(section: type, converter: Converter) -> Callable[[Any, Any], A
     known = keys_of(section)
     renames: Any = {name: override(rename=key) for key, name in known.items()}
     read: Any = make_dict_structure_fn(section, converter, _cattrs_detailed_validation=False, **renames)
-    required = [_kebab(each.name) for each in fields(section) if each.default is NOTHING]
+    required = [kebab(each.name) for each in fields(section) if each.default is NOTHING]
 
     def read_section(value: Any, _: Any) -> Any:  # noqa: ANN401 - a document holds anything
         if section is Heartbeat and value == NONE:
@@ -290,18 +289,14 @@ def _section_hook(section: type, converter: Converter) -> Callable[[Any, Any], A
             return Unknown(f"expected a section with fields of its own{either}; found {type_name(value)}")
         # Null is what templates and YAML leave where nothing was written.
         given = {
-            _kebab(key): each
+            kebab(key): each
             for key, each in value.items()
-            if each is not None and (_kebab(key) == key or _kebab(key) not in value)
+            if each is not None and (kebab(key) == key or kebab(key) not in value)
         }
         missing = {key: Missing("is required") for key in required if key not in given}
         return read({**given, **missing}, section)
 
     return read_section
-
-
-def _kebab(key: object) -> str:
-    return str(key).replace("_", "-")
 
 
 def _attribute(key: object) -> str:
@@ -337,14 +332,14 @@ def _problems_of_section(
 ) -> Iterator[tuple[KeyPath, Unknown]]:
     """Yield the problems inside a section, in the order of the document; last those of absent fields."""
     known = keys_of(type(section))
-    spelled = {key: _kebab(key) for key in raw}
-    for key, kebab in spelled.items():
-        if kebab not in known:
-            yield (*path, str(key)), Unknown(_not_known(kebab, list(known)))
-        elif kebab != key and kebab in raw:
+    spelled = {key: kebab(key) for key in raw}
+    for key, name in spelled.items():
+        if name not in known:
+            yield (*path, str(key)), Unknown(_not_known(name, list(known)))
+        elif name != key and name in raw:
             yield (*path, key), Unknown("is there twice, with - and with _; keep one of the two")
         else:
-            yield from _problems(getattr(section, known[kebab]), raw[key], (*path, key))
+            yield from _problems(getattr(section, known[name]), raw[key], (*path, key))
     for key in [key for key in known if key not in spelled.values()]:
         if isinstance(unknown := getattr(section, known[key]), Unknown):
             yield (*path, key), unknown
@@ -352,14 +347,10 @@ def _problems_of_section(
 
 def _users_key(name: str, raw: object) -> str:
     """Return a field's key as the user wrote it; its kebab-case if the user wrote none."""
-    wanted = _kebab(name)
+    wanted = kebab(name)
     if not isinstance(raw, Mapping) or wanted in raw:
         return wanted
-    return next((str(key) for key in raw if _kebab(key) == wanted), wanted)
-
-
-def _inside(raw: object, key: str) -> object:
-    return raw.get(key) if isinstance(raw, Mapping) else None
+    return next((str(key) for key in raw if kebab(key) == wanted), wanted)
 
 
 def _users_path(path: str, mapping: Mapping[str, object]) -> KeyPath:
@@ -369,7 +360,7 @@ def _users_path(path: str, mapping: Mapping[str, object]) -> KeyPath:
     for key in path.split("."):
         own = _users_key(key, raw)
         found.append(own)
-        raw = _inside(raw, own)
+        raw = raw.get(own) if isinstance(raw, Mapping) else None
     return tuple(found)
 
 
@@ -394,7 +385,7 @@ def _homes() -> dict[str, list[str]]:
 
     def walk(section: type, above: str) -> None:
         for each in fields(section):
-            key = _kebab(each.name)
+            key = kebab(each.name)
             found.setdefault(key, []).append(f"{above}{key}")
             inner = section_of(each.type)
             if inner is not None:

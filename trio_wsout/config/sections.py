@@ -47,6 +47,8 @@ MIB = 1024 * KIB
 GIB = 1024 * MIB
 _SPOOL_OVERHEAD = 512
 """Bytes that a message of the largest size may take in the spool beyond its own. Base64 adds a third of them."""
+FORM = ("output", "web-socket")
+"""The keys around a configuration in its full form."""
 NONE = "none"
 """The word for `heartbeat` that switches periodic pings off."""
 

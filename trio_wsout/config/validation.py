@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeVar, cast
 
 from attrs import Attribute, AttrsInstance, fields, fields_dict, has
 
+from trio_wsout.config.field_types import kebab
 from trio_wsout.config.quantities import format_duration
 from trio_wsout.config.secret import Secret
 from trio_wsout.config.sections import Auth, Config, Cursor, Mode, Payload, Tls
@@ -162,10 +163,6 @@ def _until_unknown(rule: Callable[[Config], Problems], config: Config) -> Proble
         return
 
 
-def _key(name: str) -> str:
-    return name.replace("_", "-")
-
-
 def _unusable_fields(config: Config) -> Problems:
     if isinstance(config.mode, Unknown):
         return
@@ -173,7 +170,7 @@ def _unusable_fields(config: Config) -> Problems:
         above, _, field = name.rpartition(".")
         section = getattr(config, above) if above else config
         if section is not None and not isinstance(section, Unknown) and not is_unset(section, field):
-            yield _key(name), _why_unusable(name, config.mode)
+            yield kebab(name), _why_unusable(name, config.mode)
 
 
 def _why_unusable(name: str, mode: Mode) -> str:
@@ -197,12 +194,12 @@ def _pairs(config: Config) -> Problems:
         name, section = each.name, cast("object", getattr(config, each.name))
         for one, other in NEEDS.get(type(section), ()):
             if getattr(section, one) is not None and getattr(section, other) is None:
-                yield _key(f"{name}.{one}"), f"needs {_key(f'{name}.{other}')} as well"
+                yield kebab(f"{name}.{one}"), f"needs {kebab(f'{name}.{other}')} as well"
         for one, other in EXCLUDES.get(type(section), ()):
             if getattr(section, one) is not None and getattr(section, other) is not None:
                 yield (
-                    _key(f"{name}.{other}"),
-                    f"can't be used together with {_key(f'{name}.{one}')}; keep one",
+                    kebab(f"{name}.{other}"),
+                    f"can't be used together with {kebab(f'{name}.{one}')}; keep one",
                 )
 
 
