@@ -57,7 +57,7 @@ def test_what_is_right_by_the_rfcs_opens(headers: dict[str, str | list[str]]) ->
     opened = judged(**headers)
     assert opened == Opened(subprotocol=None)
     assert isinstance(opened, Opened)
-    assert opening_head(KEY, opened) == (
+    assert opening_head(KEY, opened.subprotocol) == (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
     )
@@ -68,7 +68,7 @@ def test_the_subprotocol_that_was_chosen(value: str | list[str]) -> None:
     opened = judged(sec_websocket_protocol=value)
     assert opened == Opened(subprotocol="v2")
     assert isinstance(opened, Opened)
-    assert opening_head(KEY, opened).endswith(b"\r\nSec-WebSocket-Protocol: v2\r\n\r\n")
+    assert opening_head(KEY, opened.subprotocol).endswith(b"\r\nSec-WebSocket-Protocol: v2\r\n\r\n")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from trio_websocket import WebSocketConnection
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.request import Request
 from trio_wsout._wire.http_request import read_head
-from trio_wsout._wire.opening import Dialled, accept_opening, ask_for_opening
+from trio_wsout._wire.opening import accept_opening, ask_for_opening
 
 REQUEST = Request(
     secure=False,
@@ -46,17 +46,18 @@ async def test_both_sides_agree_and_nothing_of_trio_websocket_stays() -> None:
     before = trio.lowlevel.current_statistics().tasks_living
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve, theirs, b"\x81\x02hi")
-        dialled = await ask_for_opening(ours, REQUEST, inf)
-    assert isinstance(dialled, Dialled)
-    assert dialled.subprotocol == "v1"
-    assert await dialled.transport.read() == b"\x81\x02hi"
-    assert dialled.transport.received_bytes > 4
+        outcome = await ask_for_opening(ours, REQUEST, inf)
+    assert not isinstance(outcome, Disconnection)
+    transport, subprotocol = outcome
+    assert subprotocol == "v1"
+    assert await transport.read() == b"\x81\x02hi"
+    assert transport.received_bytes > 4
     assert trio.lowlevel.current_statistics().tasks_living == before
     gc.collect()
     kept = (WebSocketConnection, wsproto.WSConnection)
     assert [each for each in gc.get_objects() if type(each) in kept] == []
     await theirs.send_all(b"more")
-    assert await dialled.transport.read() == b"more", "nobody else reads the stream"
+    assert await transport.read() == b"more", "nobody else reads the stream"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The head of an HTTP message: its fields, and its end in bytes that come in pieces of any size.
+"""The head of an HTTP message: its fields, its bytes, and its end in bytes that come in pieces of any size.
 
 Rules (RFC 9110 section 5, RFC 9112 section 2)
 ----------------------------------------------
@@ -10,11 +10,15 @@ Rules (RFC 9110 section 5, RFC 9112 section 2)
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
 
 from attrs import define, field, frozen
 
-__all__ = ["Fields", "HeadReader", "HeadTooLongError"]
+__all__ = ["TLS_RECORDS", "Fields", "HeadReader", "HeadTooLongError", "reason_phrase", "write_head"]
+
+TLS_RECORDS = (b"\x15", b"\x16")
+"""First bytes of a TLS alert and of a TLS handshake (RFC 8446 section 5.1); no HTTP message begins with them."""
 
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
 _LINE_END = re.compile(rb"\r?\n")
@@ -36,6 +40,19 @@ class Fields:
         """Return the comma-separated elements of a header's values, in lower case if `lower`."""
         parts = (part.strip(" \t") for value in self.values(name) for part in value.split(","))
         return [part.lower() if lower else part for part in parts if part]
+
+
+def write_head(first_line: str, fields: Iterable[tuple[str, str]]) -> bytes:
+    """Return the bytes of a head, with its empty line."""
+    return "\r\n".join([first_line, *(f"{name}: {value}" for name, value in fields), "", ""]).encode()
+
+
+def reason_phrase(status: int) -> str:
+    """Return the words for a status; empty if it is none that is registered."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
 
 
 class HeadTooLongError(ValueError):

@@ -17,25 +17,31 @@ import base64
 import hashlib
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
 from trio_wsout._core.disconnection import Cause, Disconnection
-from trio_wsout._core.http_head import Fields
+from trio_wsout._core.http_head import Fields, reason_phrase, write_head
 from trio_wsout._core.redaction import redact_secrets
 from trio_wsout.config.http_grammar import is_token
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-__all__ = ["Asked", "Opened", "ResponseHead", "judge_opening", "opening_head", "refusal", "said_in"]
+__all__ = [
+    "Asked",
+    "Opened",
+    "ResponseHead",
+    "accept_of",
+    "judge_opening",
+    "opening_head",
+    "refusal",
+    "said_in",
+]
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+"""Joined to the key of a request before it is hashed (RFC 6455 section 1.3)."""
 _LONGEST_WAIT = 3600.0
 """Seconds that a Retry-After can ask for: no server can silence a link for longer."""
 _SUCCESS, _REDIRECTION = 2, 3
@@ -98,28 +104,24 @@ def _broken(head: ResponseHead, asked: Asked) -> Iterator[str]:
         yield "upgrade is missing in Connection"
     if upgrades != {"websocket"}:
         yield "Upgrade is not websocket" if upgrades else "Upgrade is missing"
-    if accepts != {_accept_of(asked.key)}:
+    if accepts != {accept_of(asked.key)}:
         yield f"Sec-WebSocket-Accept is {'wrong' if accepts else 'missing'}"
     for extension in head.tokens("sec-websocket-extensions")[:1]:
         named = _named(extension.partition(";")[0].rstrip(), asked)
         yield f"an extension that was not offered{':' if named else ''}{named}"
 
 
-def opening_head(key: str, opened: Opened) -> bytes:
-    """Return the head of a 101 that says no more than what was judged."""
-    lines = [
-        "HTTP/1.1 101 Switching Protocols",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        f"Sec-WebSocket-Accept: {_accept_of(key)}",
-    ]
-    if opened.subprotocol is not None:
-        lines.append(f"Sec-WebSocket-Protocol: {opened.subprotocol}")
-    return "\r\n".join([*lines, "", ""]).encode("ascii")
+def opening_head(key: str, subprotocol: str | None, more: Iterable[tuple[str, str]] = ()) -> bytes:
+    """Return the head of a 101 to a request with this key, with `more` fields at its end."""
+    fields = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept_of(key))]
+    if subprotocol is not None:
+        fields.append(("Sec-WebSocket-Protocol", subprotocol))
+    return write_head("HTTP/1.1 101 Switching Protocols", [*fields, *more])
 
 
-def _accept_of(key: str) -> str:
-    digest = hashlib.sha1(key.encode("ascii") + _GUID)  # noqa: S324 - RFC 6455 wants it, as a checksum
+def accept_of(key: str) -> str:
+    """Return the Sec-WebSocket-Accept that fits a Sec-WebSocket-Key."""
+    digest = hashlib.sha1(key.encode() + _GUID)  # noqa: S324 - RFC 6455 wants it, as a checksum
     return base64.b64encode(digest.digest()).decode("ascii")
 
 
@@ -141,17 +143,11 @@ def refusal(head: ResponseHead, body: bytes, asked: Asked, *, wall: float) -> Di
         wall: The time in seconds since 1970, for a Retry-After that is a date.
     """
     status = head.status
-    try:
-        phrase = f" {HTTPStatus(status).phrase}"
-    except ValueError:
-        phrase = ""
+    phrase = reason_phrase(status)
+    answer = f"{status} {phrase}".rstrip()
     said = said_in(body, " ".join(head.values("content-type")), asked.secrets)
-    told = (
-        ""
-        if said.lower() in ("", f"{status}{phrase}".lower(), phrase.strip().lower())
-        else f" and said {said!r}"
-    )
-    detail = f"the server answered {status}{phrase}{told}{_advice(head, said, asked)}"
+    told = "" if said.lower() in ("", answer.lower(), phrase.lower()) else f" and said {said!r}"
+    detail = f"the server answered {answer}{told}{_advice(head, said, asked)}"
     waits = head.values("retry-after") if status in _MAY_ASK_TO_WAIT else ()
     retry_after = _retry_after(", ".join(waits), wall) if waits else None
     return Disconnection(cause=Cause.REFUSED, detail=detail, status=status, retry_after=retry_after)

@@ -126,17 +126,18 @@ class Dialer:
     async def _shake_hands(self, stream: trio.abc.Stream, request: Request, deadline: float) -> Connection:
         self.stage = "the server's answer to the opening handshake"
         deadline = min(deadline, trio.current_effective_deadline())
-        dialled = await ask_for_opening(stream, request, deadline)
-        if isinstance(dialled, Disconnection):
+        outcome = await ask_for_opening(stream, request, deadline)
+        if isinstance(outcome, Disconnection):
             raise AttemptFailed(
-                dialled.cause, dialled.detail, status=dialled.status, retry_after=dialled.retry_after
+                outcome.cause, outcome.detail, status=outcome.status, retry_after=outcome.retry_after
             )
+        transport, subprotocol = outcome
         return Connection(
-            dialled.transport,
+            transport,
             Decoder(masked=False, most=self._max_message_size),
             masked_frame,
             opcode=self._opcode,
-            subprotocol=dialled.subprotocol,
+            subprotocol=subprotocol,
             secrets=request.secrets,
         )
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
-from http import HTTPStatus
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import h11
 import trio
 
 from trio_wsout._core.admission import Head, Response
-from trio_wsout._core.http_head import HeadReader, HeadTooLongError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from trio_wsout._core.http_head import HeadReader, HeadTooLongError, reason_phrase
 
 __all__ = ["read_head", "refuse"]
 
@@ -112,7 +109,8 @@ async def refuse(stream: trio.abc.Stream, refusal: Response, *, head_only: bool 
         ("Connection", "Upgrade, close" if upgrade else "close"),
     ]
     writer = h11.Connection(h11.SERVER)
-    response = h11.Response(status_code=refusal.status, headers=headers, reason=_phrase(refusal.status))
+    reason = reason_phrase(refusal.status) or "Refused"
+    response = h11.Response(status_code=refusal.status, headers=headers, reason=reason)
     data = (writer.send(response) or b"") + (b"" if head_only else body)
     with suppress(trio.BrokenResourceError, trio.ClosedResourceError), trio.move_on_after(_LINGER):
         await stream.send_all(data)
@@ -121,10 +119,3 @@ async def refuse(stream: trio.abc.Stream, refusal: Response, *, head_only: bool 
         ignored = 0
         while ignored < _MOST_IGNORED and (chunk := await stream.receive_some(_CHUNK)):
             ignored += len(chunk)
-
-
-def _phrase(status: int) -> bytes:
-    try:
-        return HTTPStatus(status).phrase.encode("ascii")
-    except ValueError:
-        return b"Refused"

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import time
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 
 import h11
 
 from trio_wsout._core.disconnection import Cause, Disconnection
-from trio_wsout._core.http_head import HeadReader, HeadTooLongError
-from trio_wsout._core.opening import Opened, ResponseHead, judge_opening, refusal
-
-if TYPE_CHECKING:
-    from trio_wsout._core.opening import Asked
+from trio_wsout._core.http_head import TLS_RECORDS, HeadReader, HeadTooLongError
+from trio_wsout._core.opening import Asked, Opened, ResponseHead, judge_opening, refusal
 
 __all__ = ["MOST_BODY", "MOST_EARLY", "MOST_HEAD", "ResponseReader"]
 
@@ -29,8 +25,6 @@ MOST_EARLY = 16
 MOST_BODY = 4096
 """Bytes of a refusal's body that are looked at, at most."""
 _BEGINNING = b"HTTP/1."
-_TLS_RECORDS = (b"\x15", b"\x16")
-"""First bytes of a TLS alert and of a TLS handshake (RFC 8446 section 5.1); no HTTP response begins with them."""
 
 
 class ResponseReader:
@@ -38,6 +32,8 @@ class ResponseReader:
 
     opened: Opened | None
     """What a valid 101 says; None if the connection is not open, or not yet."""
+    wants_body: bool
+    """Whether more of a refusal's body may change what the disconnection says."""
 
     def __init__(self, asked: Asked) -> None:
         """Read the response to a request."""
@@ -51,7 +47,7 @@ class ResponseReader:
         self._fault: Disconnection | None = None
         self._refusal: ResponseHead | None = None
         self._body = bytearray()
-        self._waits_for_body = False
+        self.wants_body = False
         self.opened = None
 
     @property
@@ -68,11 +64,6 @@ class ResponseReader:
     def rest(self) -> bytes:
         """The bytes behind the head of a 101."""
         return bytes(self._heads.waiting)
-
-    @property
-    def wants_body(self) -> bool:
-        """Whether more of a refusal's body may change what the disconnection says."""
-        return self._waits_for_body
 
     @property
     def disconnection(self) -> Disconnection | None:
@@ -125,20 +116,20 @@ class ResponseReader:
     def _read_body(self, data: bytes) -> None:
         """Take bytes of the body, up to `MOST_BODY`; empty at its end, if more was waited for."""
         try:
-            if data or self._waits_for_body:
+            if data or self.wants_body:
                 self._parser.receive_data(data)
             while isinstance(event := self._parser.next_event(), h11.Data):
                 self._body += event.data[: MOST_BODY - len(self._body)]
         except h11.RemoteProtocolError:
             event = None
-        self._waits_for_body = event is h11.NEED_DATA and len(self._body) < MOST_BODY
+        self.wants_body = event is h11.NEED_DATA and len(self._body) < MOST_BODY
 
     def _fail(self, detail: str) -> None:
         self._fault = Disconnection(cause=Cause.PROTOCOL, detail=detail)
 
     @property
     def _not_http(self) -> str:
-        if self._heads.waiting[:1] in _TLS_RECORDS and not self._asked.secure:
+        if self._heads.waiting[:1] in TLS_RECORDS and not self._asked.secure:
             return "the server speaks TLS here: write wss:// in url"
         return "the server's answer is not HTTP/1.1"
 

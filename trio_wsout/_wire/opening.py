@@ -8,24 +8,22 @@ has judged. So whatever a peer sends, the outcome concerns its own connection on
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, cast
+from collections.abc import Awaitable, Callable, Sequence
+from typing import cast
 
 import trio
-from attrs import define, field, frozen
+from attrs import define, field
 from trio_websocket import wrap_client_stream, wrap_server_stream
 
 from trio_wsout._core.disconnection import Cause, Disconnection
-from trio_wsout._core.opening import Asked, Opened, opening_head
+from trio_wsout._core.http_head import write_head
+from trio_wsout._core.opening import Asked, opening_head
+from trio_wsout._core.request import Request
 from trio_wsout._wire.http_response import ResponseReader
 from trio_wsout._wire.tcp import lost, system_gave_up
 from trio_wsout._wire.transport import RECEIVE_BYTES, Transport
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
-    from trio_wsout._core.request import Request
-
-__all__ = ["Dialled", "accept_opening", "ask_for_opening"]
+__all__ = ["accept_opening", "ask_for_opening"]
 
 _HEARING = 0.1
 """Seconds that a server's reason for hanging up in the handshake is waited for."""
@@ -88,35 +86,29 @@ async def accept_opening(key: str, subprotocol: str | None, headers: Sequence[tu
 
 
 def _request_head(key: str, subprotocol: str | None) -> bytes:
-    lines = [
-        "GET / HTTP/1.1",
-        "Host: peer",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        f"Sec-WebSocket-Key: {key}",
-        "Sec-WebSocket-Version: 13",
+    fields = [
+        ("Host", "peer"),
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Key", key),
+        ("Sec-WebSocket-Version", "13"),
     ]
     if subprotocol is not None:
-        lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
-    return "\r\n".join([*lines, "", ""]).encode("ascii")
+        fields.append(("Sec-WebSocket-Protocol", subprotocol))
+    return write_head("GET / HTTP/1.1", fields)
 
 
 # -- of a client ------------------------------------------------------------------------------------------
 
 
-@frozen(kw_only=True)
-class Dialled:
-    """A connection that the server has opened."""
-
-    transport: Transport
-    subprotocol: str | None
-    """Chosen by the server; None if it chose none."""
+Dialled = tuple[Transport, str | None]
+"""A connection that the server has opened, and the subprotocol that it chose; None if it chose none."""
 
 
 async def ask_for_opening(
     stream: trio.abc.Stream, request: Request, deadline: float
 ) -> Dialled | Disconnection:
-    """Ask a server to open a connection; return it, or why the attempt failed.
+    """Ask a server to open a connection; return it with its subprotocol, or why the attempt failed.
 
     Args:
         stream: The stream to the server, with TLS around it if there is TLS.
@@ -134,7 +126,7 @@ async def ask_for_opening(
                 if isinstance(outcome, Disconnection):
                     nursery.cancel_scope.cancel()
                     return b""
-                return opening_head(asking.key, Opened(subprotocol=outcome.subprotocol))
+                return opening_head(asking.key, outcome[1])
 
             await wrap_client_stream(
                 nursery,
@@ -206,7 +198,7 @@ class _Asking:
             assert response.disconnection is not None  # noqa: S101 - it is decided, and not open
             return response.disconnection
         transport = Transport(self._stream, unread=response.rest, received_bytes=self._received)
-        return Dialled(transport=transport, subprotocol=response.opened.subprotocol)
+        return transport, response.opened.subprotocol
 
     async def _hear_body(self) -> None:
         """Read the body of a refusal for a moment: its first line is told in the error."""

@@ -14,6 +14,7 @@ import h11
 import trio
 
 from trio_wsout._core.disconnection import Cause
+from trio_wsout._core.http_head import TLS_RECORDS, reason_phrase
 from trio_wsout._core.proxies import choose_proxy
 from trio_wsout._core.request import Request
 from trio_wsout._wire.tcp import AttemptFailed, connect_trouble, transport_trouble
@@ -28,8 +29,6 @@ __all__ = ["check_proxy", "open_tunnel", "proxy_for"]
 _MOST_HEAD = 16 * 1024
 """Bytes of a proxy's answer up to the end of its head at most, informational answers included."""
 _CHUNK = 4096
-_TLS_RECORDS = (b"\x15", b"\x16")
-"""First bytes of a TLS alert and of a TLS handshake (RFC 8446 section 5.1)."""
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"})
 """OpenSSL's reasons if the answer is no TLS record."""
 _NO_SOCKS = "python-socks, which speaks SOCKS, is not installed: pip install 'trio-wsout[proxy]'"
@@ -180,17 +179,14 @@ def _read_answer(parser: h11.Connection, chunk: bytes, came: bytearray) -> tuple
         while isinstance(event := parser.next_event(), h11.InformationalResponse):
             pass  # RFC 9110 section 15.2: any number of them may come first
     except h11.RemoteProtocolError:
-        hint = "; if it speaks TLS, write https:// for it" if bytes(came[:1]) in _TLS_RECORDS else ""
+        hint = "; if it speaks TLS, write https:// for it" if bytes(came[:1]) in TLS_RECORDS else ""
         raise _failed(f"the proxy's answer is not HTTP/1.1{hint}") from None
     return (event, bytes(parser.trailing_data[0])) if isinstance(event, h11.Response) else (None, b"")
 
 
 def _judge(status: int, rest: bytes, proxy: Proxy) -> None:
     if status // 100 != HTTPStatus.OK // 100:
-        try:
-            phrase = f" {HTTPStatus(status).phrase}"
-        except ValueError:
-            phrase = ""
+        answer = f"{status} {reason_phrase(status)}".rstrip()
         advice = ""
         if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
             known = proxy.username is not None
@@ -199,7 +195,7 @@ def _judge(status: int, rest: bytes, proxy: Proxy) -> None:
                 if known
                 else "; write http://user:password@host:port"
             )
-        raise _failed(f"the proxy refused the tunnel: {status}{phrase}{advice}")
+        raise _failed(f"the proxy refused the tunnel: {answer}{advice}")
     if rest:
         # In TLS and in HTTP the server speaks second. So this is a web page, or another kind of server.
         raise _failed(

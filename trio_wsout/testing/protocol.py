@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 
 from attrs import define, field, frozen
 
+from trio_wsout._core.http_head import reason_phrase, write_head
+from trio_wsout._core.opening import accept_of, opening_head
 from trio_wsout._wire.decoder import NO_STATUS, Close, Decoder, Ping, Violation
 from trio_wsout._wire.frames import BINARY, CLOSE, PING, PONG, TEXT, masked_frame, plain_frame
 
 __all__ = ["Close", "Headers", "PeerEvent", "PeerProtocol", "Ping", "Pong", "Request", "Response"]
-
-_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-"""Joined to the key of a request before it is hashed (RFC 6455 section 1.3)."""
 
 Headers = Mapping[str, str] | Sequence[tuple[str, str]]
 """Headers to send: a mapping, or pairs where a name comes twice."""
@@ -95,7 +93,7 @@ class PeerProtocol:
         response = Response(int(first.split(" ")[1]), headers)
         self._refused = response.status != HTTPStatus.SWITCHING_PROTOCOLS
         if not self._refused:
-            assert headers.get("sec-websocket-accept") == self._accept_value, "the accept value is wrong"  # noqa: S101
+            assert headers.get("sec-websocket-accept") == accept_of(self._key), "the accept value is wrong"  # noqa: S101
             self._decoder = Decoder(masked=False, most=sys.maxsize)
         return [response, *self.feed(rest)]
 
@@ -132,22 +130,16 @@ class PeerProtocol:
         ]
         if subprotocols:
             own.append(("Sec-WebSocket-Protocol", ", ".join(subprotocols)))
-        return _head(f"GET {path} HTTP/1.1", own, headers)
+        return write_head(f"GET {path} HTTP/1.1", [*own, *_pairs(headers)])
 
     def accept(self, *, subprotocol: str | None = None, headers: Headers = ()) -> bytes:
         """Return the response that opens the connection of the request that came."""
-        own = [
-            ("Upgrade", "websocket"),
-            ("Connection", "Upgrade"),
-            ("Sec-WebSocket-Accept", self._accept_value),
-        ]
-        if subprotocol is not None:
-            own.append(("Sec-WebSocket-Protocol", subprotocol))
-        return _head("HTTP/1.1 101 Switching Protocols", own, headers)
+        return opening_head(self._key, subprotocol, _pairs(headers))
 
     def refuse(self, status: int, headers: Headers = ()) -> bytes:
         """Return a response without a body that refuses the request that came."""
-        return _head(f"HTTP/1.1 {status} {_phrase(status)}", [("Content-Length", "0")], headers)
+        fields = [("Content-Length", "0"), *_pairs(headers)]
+        return write_head(f"HTTP/1.1 {status} {reason_phrase(status)}", fields)
 
     def message(self, message: str | bytes) -> bytes:
         """Return a message in one frame: text or binary, by its type."""
@@ -170,18 +162,6 @@ class PeerProtocol:
     def _frame(self, payload: bytes, opcode: int) -> bytes:
         return plain_frame(payload, opcode) if self.server else masked_frame(payload, opcode)
 
-    @property
-    def _accept_value(self) -> str:
-        return b64encode(hashlib.sha1(self._key.encode() + _GUID).digest()).decode()  # noqa: S324 - RFC 6455 says so
 
-
-def _head(first: str, own: Sequence[tuple[str, str]], more: Headers) -> bytes:
-    pairs = [*own, *(more.items() if isinstance(more, Mapping) else more)]
-    return "\r\n".join([first, *(f"{name}: {value}" for name, value in pairs), "", ""]).encode()
-
-
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return ""
+def _pairs(headers: Headers) -> Iterable[tuple[str, str]]:
+    return headers.items() if isinstance(headers, Mapping) else headers
