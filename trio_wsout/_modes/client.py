@@ -169,7 +169,7 @@ class ClientTree(Tree):
                 with trio.CancelScope(shield=True):
                     await self.spool_journal.aclose()
             self.ended.set()
-            self.supervisor.notify_changed()
+            self.supervisor.changed.unpark_all()
 
     async def begin(self) -> None:
         """Wait until an eager link is open.
@@ -222,7 +222,7 @@ class ClientTree(Tree):
             self.ledger.raise_if_broken()
             if self.ended.is_set() or self.link.state is State.CLOSED:
                 raise trio.ClosedResourceError
-            await self.supervisor.wait_changed()
+            await self.supervisor.changed.park()
 
     def statistics(self) -> Statistics:
         """Return the figures of this moment."""

@@ -26,40 +26,29 @@ _log = logging.getLogger("trio_wsout")
 
 @frozen(kw_only=True)
 class Hooks:
-    """The application's callables and objects; None where it passes none."""
+    """The application's callables and objects, as the arguments of `open_output` explain them; None where it passes none."""
 
     headers: Callable[[], Awaitable[Mapping[str, str]]] | None = None
-    """Returns headers for an attempt."""
     token: Callable[[], Awaitable[str]] | None = None
-    """Returns the bearer token for an attempt."""
     secrets: Callable[[str], str | None] | None = None
-    """Resolves ``${secret|name}``."""
     undelivered: trio.abc.SendChannel[Undelivered] | None = None
-    """Takes undelivered events."""
     on_state: Callable[[LinkChange], object] | None = None
-    """Called at changes of the link's state."""
     receive: bool = False
-    """Whether the application takes received messages."""
+    open_stream: Callable[[str, int], Awaitable[trio.abc.Stream]] | None = None
+    authenticate: Callable[[Handshake], Awaitable[Admit | Deny]] | None = None
+    on_message: Callable[[Received], Received | None] | None = None
+    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]] | None = None
+    history: HistoryStore | None = None
+    spool: SpoolStore | None = None
+    draw: Callable[[], float] = field(default=random.random)
+
+    # Only the command has these:
     raw: bool = False
-    """Whether it gets them with their bytes, as `RawReceived`."""
+    """Whether the application gets received messages with their bytes, as `RawReceived`."""
     to_the_end: Callable[[], bool] = field(default=lambda: False)
     """Returns, as the block is left, whether the application goes on to take messages; else those are dropped."""
     shutdown_timeout: Callable[[], float] | None = None
     """Returns, as the block is left, how many seconds that may take; None: as configured."""
-    open_stream: Callable[[str, int], Awaitable[trio.abc.Stream]] | None = None
-    """Opens streams in place of TCP and proxies."""
-    authenticate: Callable[[Handshake], Awaitable[Admit | Deny]] | None = None
-    """Decides which peers are admitted."""
-    on_message: Callable[[Received], Received | None] | None = None
-    """Edits or refuses messages before they are passed on."""
-    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]] | None = None
-    """Accept streams in place of `server.bind`."""
-    history: HistoryStore | None = None
-    """Keeps the history in place of `history.store`."""
-    spool: SpoolStore | None = None
-    """Keeps the spool in place of `spool.path`."""
-    draw: Callable[[], float] = field(default=random.random)
-    """Returns numbers uniform in [0, 1), for jitter."""
 
     def drawn(self) -> float:
         """Return a number of `draw`; if it raises or returns no such number, log that, and return a number of our own."""

@@ -131,7 +131,7 @@ class ServerTree(Tree):
             self._abandon(self._holding())
             self.received.end()
             self.ended.set()
-            self.fan_out.notify_changed()
+            self.fan_out.changed.unpark_all()
             with trio.CancelScope(shield=True):
                 await self.listener.aclose()
                 if self._history_journal is not None:
@@ -206,7 +206,7 @@ class ServerTree(Tree):
         while self.fan_out.peers:
             for peer in list(self.fan_out.peers):
                 peer.close(GOING_AWAY)
-            await self.fan_out.wait_changed()
+            await self.fan_out.changed.park()
 
     def situation(self) -> str:
         """Return how many peers there are, and how much they lack."""
@@ -268,7 +268,7 @@ class ServerTree(Tree):
             if self.ended.is_set():
                 self.ledger.raise_if_broken()
                 raise trio.ClosedResourceError
-            await self.fan_out.wait_changed()
+            await self.fan_out.changed.park()
 
     def statistics(self) -> Statistics:
         """Return the figures of this moment."""

@@ -111,10 +111,11 @@ class FanOut:
     """Watches the deadlines of all peers."""
     confirms_writes: bool = field(init=False)
     """Whether a message is confirmed once it is written (level written)."""
+    changed: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
+    """Tasks that wait until a peer comes or goes, or the tree ends, park here."""
     due: float = field(default=inf, init=False)
     ticket: int = field(default=0, init=False)
     _room: Wakeup = field(factory=Wakeup, init=False)
-    _changed: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     _warned_of_silence: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -313,7 +314,7 @@ class FanOut:
         self.peers.add(peer)
         self.counters.admitted += 1
         _coming.info("peer %s came", peer.peer.address)
-        self.notify_changed()
+        self.changed.unpark_all()
 
     def leave(self, peer: Member) -> None:
         """Remove a peer whose connection is over."""
@@ -321,15 +322,7 @@ class FanOut:
         self.idle.discard(peer)
         self.counters.received_bytes += peer.connection.received_bytes
         _coming.info("peer %s left%s", peer.peer.address, _why(peer.connection.disconnection))
-        self.notify_changed()
-
-    async def wait_changed(self) -> None:
-        """Wait until a peer comes or goes, or the tree ends."""
-        await self._changed.park()
-
-    def notify_changed(self) -> None:
-        """Wake the tasks in `wait_changed`."""
-        self._changed.unpark_all()
+        self.changed.unpark_all()
 
     def complete_now(self) -> None:
         """Let each peer go as soon as it has everything: nothing more will be posted."""

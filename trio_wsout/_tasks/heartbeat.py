@@ -18,7 +18,6 @@ from attrs import define, field, frozen
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.heartbeat import Pulse
 from trio_wsout._core.read_out import Motion, ReadOut
-from trio_wsout._tasks.wakeup import MovableDeadline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -78,7 +77,8 @@ class HeartbeatTask:
     _heap: list[tuple[float, int]] = field(factory=list[tuple[float, int]], init=False)
     _watched: dict[int, HasDeadline] = field(factory=dict[int, HasDeadline], init=False)
     _tickets: count[int] = field(factory=lambda: count(1), init=False)
-    _timer: MovableDeadline = field(factory=MovableDeadline, init=False)
+    _sleep: trio.CancelScope = field(factory=trio.CancelScope, init=False)
+    """Bounds the sleep until the earliest deadline."""
 
     def reschedule(self, watched: HasDeadline) -> None:
         """Take note of a deadline that may be nearer than it was."""
@@ -92,7 +92,7 @@ class HeartbeatTask:
             self._watched[watched.ticket] = watched
             heappush(self._heap, (deadline, watched.ticket))
             self._drop_stale()
-            self._timer.no_later_than(deadline)
+            self._sleep.deadline = min(self._sleep.deadline, deadline)
 
     def forget(self, watched: HasDeadline) -> None:
         """Never look at an object again, and keep nothing of it."""
@@ -109,7 +109,8 @@ class HeartbeatTask:
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
-            with self._timer.until(self._heap[0][0] if self._heap else None):
+            self._sleep = trio.CancelScope(deadline=self._heap[0][0] if self._heap else inf)
+            with self._sleep:
                 await trio.sleep_forever()
             now = trio.current_time()
             suspects: dict[HasDeadline, Suspect] = {}

@@ -67,23 +67,16 @@ class Supervisor:
     """Why the latest attempt or connection ended; None if none did."""
     opened: bool = field(default=False, init=False)
     """Whether a connection was ever open."""
+    changed: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
+    """Tasks that wait for the next change of the link's state, or the end of the tree, park here."""
     _heartbeat_task: HeartbeatTask = field(factory=HeartbeatTask, init=False)
     _closing: trio.Event = field(factory=trio.Event, init=False)
-    _changed: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     _announced: State | None = field(default=None, init=False)
     _silences: int = field(default=0, init=False)
     """Connections that ended although the peer had never confirmed anything."""
     _warned_of_silence: bool = field(default=False, init=False)
 
     # -- for the tree -----------------------------------------------------------------------------------
-
-    async def wait_changed(self) -> None:
-        """Wait for the next change of the link's state, or the end of the tree."""
-        await self._changed.park()
-
-    def notify_changed(self) -> None:
-        """Wake the tasks in `wait_changed`."""
-        self._changed.unpark_all()
 
     def close(self) -> None:
         """Have `run` close the connection politely, if one is open, and return."""
@@ -150,7 +143,7 @@ class Supervisor:
             return
         before, self._announced = self._announced, link.state
         self._log_change(before, delay)
-        self.notify_changed()
+        self.changed.unpark_all()
         if self._on_state is None:
             return
         try:

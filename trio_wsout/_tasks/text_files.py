@@ -26,24 +26,16 @@ def read_text_file(path: str) -> str | None:
         TemplateError: The file can't be read or is no text; the message names the path and holds nothing of the content.
     """
     try:
-        # A pipe without a writer must not block here.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        try:
-            return _text(path, descriptor)
-        finally:
-            os.close(descriptor)
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise _refused(path, "is no regular file")
+            content = file.read(_MOST + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except IsADirectoryError:
+        raise _refused(path, "is no regular file") from None
     except OSError as error:
         raise _refused(path, f"can't be read: {error.strerror}") from None
-
-
-def _text(path: str, descriptor: int) -> str:
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        raise _refused(path, "is no regular file")
-    content = b""
-    while len(content) <= _MOST and (more := os.read(descriptor, _MOST + 1)):
-        content += more
     if len(content) > _MOST:
         raise _refused(path, f"has more than {_MOST} bytes")
     try:
@@ -55,6 +47,11 @@ def _text(path: str, descriptor: int) -> str:
     return text
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file; a pipe without a writer must not block."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def _refused(path: str, reason: str) -> TemplateError:
     return TemplateError(f"${{file|{path}}}: the file {reason}")
 
@@ -63,13 +60,12 @@ async def read_text_files(paths: Iterable[str]) -> Mapping[str, str | TemplateEr
     """Return the texts of files by path, read in a thread because a disk may be slow; of a file that can't be read, why."""
 
     def read() -> dict[str, str | TemplateError | None]:
-        return {path: _text_or_error(path) for path in paths}
+        texts: dict[str, str | TemplateError | None] = {}
+        for path in paths:
+            try:
+                texts[path] = read_text_file(path)
+            except TemplateError as error:
+                texts[path] = error
+        return texts
 
     return await trio.to_thread.run_sync(read, abandon_on_cancel=True)
-
-
-def _text_or_error(path: str) -> str | TemplateError | None:
-    try:
-        return read_text_file(path)
-    except TemplateError as error:
-        return error

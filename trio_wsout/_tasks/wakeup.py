@@ -1,8 +1,7 @@
-"""Small tools for waiting: a wakeup, a deadline that may come nearer, and a scope that an event cancels."""
+"""Small tools for waiting: a wakeup, and a scope that an event cancels."""
 
 from __future__ import annotations
 
-from math import inf
 from typing import TYPE_CHECKING
 
 import trio
@@ -11,7 +10,7 @@ from attrs import define, field
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MovableDeadline", "Wakeup", "cancel_when", "earliest"]
+__all__ = ["Wakeup", "cancel_when", "earliest"]
 
 
 # Every peer has one, and every event notifies some: a trio.Event, and the set in it, for each wait would cost more.
@@ -41,22 +40,6 @@ class Wakeup:
     def _abort(self, _: Callable[[], None]) -> trio.lowlevel.Abort:
         self._waiting = None
         return trio.lowlevel.Abort.SUCCEEDED
-
-
-@define(eq=False)
-class MovableDeadline:
-    """Bounds the wait of one task by a deadline that other tasks may bring nearer meanwhile."""
-
-    _scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
-
-    def until(self, deadline: float | None) -> trio.CancelScope:
-        """Return a scope that ends at `deadline` (absolute seconds; None: never), or when that is brought nearer."""
-        self._scope = trio.CancelScope(deadline=inf if deadline is None else deadline)
-        return self._scope
-
-    def no_later_than(self, deadline: float) -> None:
-        """Bring the deadline of the latest scope nearer, if it is later."""
-        self._scope.deadline = min(self._scope.deadline, deadline)
 
 
 async def cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
