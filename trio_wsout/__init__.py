@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         SpoolStatistics,
         Statistics,
     )
-    from trio_wsout._tasks.receipt import Receipt
+    from trio_wsout._tasks.ledger import Receipt
     from trio_wsout._tasks.received_channel import ReceivedChannel
     from trio_wsout.config import Config, load_config
     from trio_wsout.errors import (
@@ -80,7 +80,7 @@ _HOMES = {
     "_core.link": "LinkChange State",
     "_core.received": "Peer Received",
     "_core.statistics": "HistoryStatistics LinkStatistics ListenerStatistics SpoolStatistics Statistics",
-    "_tasks.receipt": "Receipt",
+    "_tasks.ledger": "Receipt",
     "_tasks.received_channel": "ReceivedChannel",
     "config": "Config load_config",
     "errors": "ConfigError ConnectError CursorError DeliveryError EventError HistoryError "

@@ -16,7 +16,7 @@ from trio_wsout._modes.relay import RelayTree
 from trio_wsout._modes.server import ServerTree
 from trio_wsout._modes.server_input import ServerInputTree
 from trio_wsout._tasks.intake import DocumentEnd
-from trio_wsout._tasks.receipt import Receipt
+from trio_wsout._tasks.ledger import Receipt
 from trio_wsout._wire.proxy import check_proxy
 from trio_wsout.config.loading import load_config, verify_config
 from trio_wsout.config.sections import BatchMode, Config, Mode

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 import time
-from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -32,7 +31,6 @@ from trio_wsout._core.message import Accepted, Refused
 from trio_wsout._core.packing import Packer
 from trio_wsout._core.request import RequestError, build_request, files_named
 from trio_wsout._core.statistics import LinkStatistics, SpoolStatistics
-from trio_wsout._modes.hooks import open_checked
 from trio_wsout._modes.tree import Tree
 from trio_wsout._tasks.backlog import Backlog
 from trio_wsout._tasks.cursor_saver import CursorSaver
@@ -98,7 +96,6 @@ class ClientTree(Tree):
         )
         if not hooks.receive:
             self.received.end()
-        open_stream = None if hooks.open_stream is None else partial(open_checked, hooks.open_stream)
         self._files = files_named(config)
         self._dialer = Dialer(
             config.tls,
@@ -106,7 +103,7 @@ class ClientTree(Tree):
             config.heartbeat,
             config.max_message_size,
             TEXT if self.encoder.is_text else BINARY,
-            open_stream,
+            hooks.open_stream,
         )
         self.supervisor = Supervisor(
             config.connect.timeout,

@@ -12,14 +12,14 @@ import trio
 from attrs import field, frozen
 
 from trio_wsout._core.admission import Admit, Deny, Handshake
-from trio_wsout._core.callables import awaitable, plain
+from trio_wsout._core.callables import plain
 from trio_wsout._core.link import LinkChange
 from trio_wsout._core.received import Received
 from trio_wsout.errors import Undelivered
 from trio_wsout.stores.history import HistoryStore
 from trio_wsout.stores.spool import SpoolStore
 
-__all__ = ["Hooks", "open_checked"]
+__all__ = ["Hooks"]
 
 _log = logging.getLogger("trio_wsout")
 
@@ -62,13 +62,3 @@ class Hooks:
             trouble = "gave no number in [0, 1)"
         _log.error("the draw callable %s; a number was drawn without it", trouble)
         return random.random()  # noqa: S311 - jitter is no secret
-
-
-async def open_checked(
-    open_stream: Callable[[str, int], Awaitable[object]], host: str, port: int
-) -> trio.abc.Stream:
-    """Return the stream that `open_stream` opens; raise TypeError, which costs the attempt, if it is no stream."""
-    stream = await awaitable("open_stream", open_stream(host, port))
-    if not all(hasattr(stream, name) for name in ("send_all", "receive_some", "aclose")):
-        raise TypeError("open_stream gave something that is no stream")
-    return cast("trio.abc.Stream", stream)

@@ -56,7 +56,7 @@ _CLOSING = 1.0
 
 
 class ServerTree(Tree):
-    """The tree of an output with a listener; that of mode server-output. A `Host`."""
+    """The tree of an output with a listener; that of mode server-output."""
 
     def __init__(self, config: Config, server: Server, hooks: Hooks) -> None:
         """Make the tree; `run` brings it to life."""
@@ -68,7 +68,8 @@ class ServerTree(Tree):
             server,
             config.heartbeat,
             config.retry,
-            self,
+            self.resumption,
+            self.inbox_for,
             self.fan_out,
             Acceptor(
                 admission=Admission(server, config.cursor, config.subprotocols, resolve=self._resolve),
@@ -227,7 +228,7 @@ class ServerTree(Tree):
             left += self._sender.leftovers()
         return left
 
-    # -- Host ---------------------------------------------------------------------------------------------
+    # -- for the listener ---------------------------------------------------------------------------------------------
 
     async def resumption(self, asked: str | None) -> Resumption:
         """Return what a peer gets first that asks for what follows the cursor `asked`; None if it does not ask."""

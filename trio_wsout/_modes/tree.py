@@ -54,8 +54,10 @@ class Tree(ABC):
         self._hooks = hooks
         self.encoder = Encoder(config.payload, config.batch, stamp=config.delivery.stamp)
         self._event, self._dict = self.encoder.event, self.encoder.plain_dict
-        overhead = self.encoder.overhead(None, None) + _stamp_room(config.delivery.stamp)
-        self._most = config.max_message_size - overhead
+        stamp = config.delivery.stamp
+        # A stamp adds a key, two numbers of 64 bits, quotes and a comma.
+        stamp_room = 0 if stamp is None else 6 * len(stamp) + 48
+        self._most = config.max_message_size - self.encoder.overhead(None, None) - stamp_room
         self._cursor: CursorReader | None = None
         if config.cursor is not None:
             self._cursor = CursorReader(config.cursor, in_header=goes_into_header(config))
@@ -255,8 +257,3 @@ class Tree(ABC):
                     item.abandon()
         self._queue.close()
         return left
-
-
-def _stamp_room(stamp: str | None) -> int:
-    """Return how many bytes a stamp adds to an event at most: key, two numbers of 64 bits, quotes and a comma."""
-    return 0 if stamp is None else 6 * len(stamp) + 48

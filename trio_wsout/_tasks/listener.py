@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 from math import inf
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import trio
 from attrs import define, field
@@ -30,7 +30,7 @@ from trio_wsout.config.sections import SlowPeer
 from trio_wsout.errors import HistoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from trio_wsout._tasks.fan_out import FanOut
     from trio_wsout._tasks.reader import Inbox
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from trio_wsout.config.sections import Heartbeat, Retry, Server
     from trio_wsout.config.templates import Resolve
 
-__all__ = ["Host", "Listener"]
+__all__ = ["Listener"]
 
 _log = logging.getLogger("trio_wsout")
 
@@ -52,18 +52,6 @@ _FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 """Errors of this side, after which it waits: the connection that can't be accepted stays in the queue of the system."""
 _MOMENT = 0.1
 """Seconds to wait after such an error, and after a second one of any kind in a row."""
-
-
-class Host(Protocol):
-    """The tree that a listener belongs to."""
-
-    async def resumption(self, asked: str | None) -> Resumption:
-        """Return what a peer gets first that asks for what follows the cursor `asked`; None if it does not ask."""
-        ...
-
-    def inbox_for(self, peer: ServedPeer) -> Inbox:
-        """Return the inbox that takes the messages of a peer."""
-        ...
 
 
 @define(eq=False)
@@ -98,7 +86,10 @@ class Listener:
     _server: Server
     _heartbeat: Heartbeat | None
     _retry: Retry
-    _host: Host
+    _find_resumption: Callable[[str | None], Awaitable[Resumption]]
+    """Returns what a peer gets first, by the cursor that it wants to resume after; None: it does not ask to resume."""
+    _inbox_for: Callable[[ServedPeer], Inbox]
+    """Returns the inbox that takes the messages of a peer."""
     _fan_out: FanOut
     acceptor: Acceptor
     _given: Sequence[trio.abc.Listener[trio.abc.Stream]] | None
@@ -164,7 +155,7 @@ class Listener:
             admitted = await self._admit(stream)
             if admitted is not None:
                 peer, connection, resumption = admitted
-                await peer.run(connection, self._host.inbox_for(peer), resumption)
+                await peer.run(connection, self._inbox_for(peer), resumption)
         except Exception:  # noqa: BLE001 - one connection's trouble is nobody else's
             self._fan_out.peer_log.error("a connection ended by an error of this side", exc_info=True)
             self._fan_out.settle()
@@ -193,7 +184,7 @@ class Listener:
 
     async def _resumption(self, guest: Guest) -> Resumption | None:
         try:
-            return await self._host.resumption(guest.handshake.cursor)
+            return await self._find_resumption(guest.handshake.cursor)
         except HistoryError as error:
             self._fan_out.peer_log.error("a peer that wants to resume was refused with 503: %s", error)
             await self.acceptor.turn_away(guest, "the history can't be read")
@@ -217,7 +208,7 @@ class Listener:
         headers: list[tuple[str, str]] = []
         if resumption.resumed is not None:
             headers.append((_STATUS, "resumed" if resumption.resumed else "gap"))
-        if resumption.joins_now:
+        if resumption.replay is None and resumption.refusal is None:
             self._join(peer)
         connection: Connection | None = None
         try:

@@ -69,11 +69,6 @@ class Resumption:
     refusal: str | None = None
     """The first cursor there is, for the Close of a peer whose cursor leads nowhere; None if the peer is let in."""
 
-    @property
-    def joins_now(self) -> bool:
-        """Whether the peer joins the log even before its handshake is answered."""
-        return self.replay is None and self.refusal is None
-
 
 @define(eq=False, weakref_slot=False)
 class ServedPeer:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import trio
 from attrs import define, evolve, field
 
-from trio_wsout._core.callables import CallableError
+from trio_wsout._core.callables import CallableError, awaitable
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.request import Request
 from trio_wsout._wire.connection import Connection
@@ -101,14 +101,19 @@ class Dialer:
         self, open_stream: Callable[[str, int], Awaitable[trio.abc.Stream]], host: str, port: int
     ) -> trio.abc.Stream:
         try:
-            return await open_stream(host, port)
+            stream = await awaitable("open_stream", open_stream(host, port))
+            if all(hasattr(stream, name) for name in ("send_all", "receive_some", "aclose")):
+                return stream
+            trouble = "returned no stream"
         except CallableError as error:
             raise AttemptFailed(Cause.CALLABLE, str(error)) from None
         except Exception as error:  # noqa: BLE001 - the application's, whatever it is
-            kind, code = type(error).__name__, error.errno if isinstance(error, OSError) else None
+            code = error.errno if isinstance(error, OSError) else None
+            # The look-up of names has numbers of its own, below 0.
+            told = f" ({os.strerror(code)})" if code and code > 0 else ""
+            trouble = f"raised {type(error).__name__}{told}"
         # Raised here, where the application's exception is no context: its text may hold a secret.
-        told = f" ({os.strerror(code)})" if code and code > 0 else ""  # name look-up has numbers of its own
-        detail = f"can't connect to {host}:{port}: the open_stream callable raised {kind}{told}"
+        detail = f"can't connect to {host}:{port}: the open_stream callable {trouble}"
         raise AttemptFailed(Cause.UNREACHABLE, detail)
 
     async def _start_tls(self, stream: trio.abc.Stream, request: Request) -> trio.SSLStream[trio.abc.Stream]:
