@@ -4,36 +4,32 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 
+from trio_wsout._core.admission import Admit, Deny, Handshake
+from trio_wsout._core.link import LinkChange
 from trio_wsout._core.message import Accepted
+from trio_wsout._core.received import Received
+from trio_wsout._core.statistics import Statistics
 from trio_wsout._modes.client import ClientTree
 from trio_wsout._modes.hooks import Hooks
 from trio_wsout._modes.relay import RelayTree
 from trio_wsout._modes.server import ServerTree
 from trio_wsout._modes.server_input import ServerInputTree
+from trio_wsout._modes.tree import Tree
 from trio_wsout._tasks.intake import DocumentEnd
 from trio_wsout._tasks.ledger import Receipt
+from trio_wsout._tasks.received_channel import ReceivedChannel
 from trio_wsout._wire.proxy import check_proxy
 from trio_wsout.config.loading import load_config, verify_config
 from trio_wsout.config.sections import BatchMode, Config, Mode
-from trio_wsout.errors import ConfigError, DeliveryError, OutputError, Problem
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-
-    from trio_wsout._core.admission import Admit, Deny, Handshake
-    from trio_wsout._core.link import LinkChange
-    from trio_wsout._core.received import Received
-    from trio_wsout._core.statistics import Statistics
-    from trio_wsout._modes.tree import Tree
-    from trio_wsout._tasks.received_channel import ReceivedChannel
-    from trio_wsout.errors import Undelivered
-    from trio_wsout.stores.history import HistoryStore
-    from trio_wsout.stores.spool import SpoolStore
+from trio_wsout.errors import ConfigError, DeliveryError, OutputError, Problem, Undelivered
+from trio_wsout.stores.history import HistoryStore
+from trio_wsout.stores.spool import SpoolStore
 
 __all__ = ["Output", "open_output", "open_with_hooks"]
 

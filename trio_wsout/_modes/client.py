@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import trio
 from attrs import evolve
@@ -27,13 +27,15 @@ from trio_wsout._core.callables import CallableError, awaitable
 from trio_wsout._core.delivery import DeliveryWindow
 from trio_wsout._core.disconnection import Cause
 from trio_wsout._core.link import Link, State
-from trio_wsout._core.message import Accepted, Refused
+from trio_wsout._core.message import Accepted, Message, Refused
 from trio_wsout._core.packing import Packer
-from trio_wsout._core.request import RequestError, build_request, files_named
-from trio_wsout._core.statistics import LinkStatistics, SpoolStatistics
+from trio_wsout._core.request import Request, RequestError, build_request, files_named
+from trio_wsout._core.statistics import LinkStatistics, SpoolStatistics, Statistics
+from trio_wsout._modes.hooks import Hooks
 from trio_wsout._modes.tree import Tree
 from trio_wsout._tasks.backlog import Backlog
 from trio_wsout._tasks.cursor_saver import CursorSaver
+from trio_wsout._tasks.intake import Source
 from trio_wsout._tasks.outbox import Outbox
 from trio_wsout._tasks.reader import Inbox, RawInbox
 from trio_wsout._tasks.sender import LinkSender, Sender
@@ -44,20 +46,10 @@ from trio_wsout._tasks.wakeup import cancel_when
 from trio_wsout._wire.dial import Dialer
 from trio_wsout._wire.frames import BINARY, TEXT
 from trio_wsout._wire.tcp import AttemptFailed
-from trio_wsout.config.sections import ConnectMode, DeliveryLevel
+from trio_wsout.config.sections import Config, ConnectMode, DeliveryLevel
 from trio_wsout.config.templates import TemplateError
 from trio_wsout.errors import ConnectError, SpoolError
 from trio_wsout.stores.from_config import open_cursor_store, open_spool_store
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from trio_wsout._core.message import Message
-    from trio_wsout._core.request import Request
-    from trio_wsout._core.statistics import Statistics
-    from trio_wsout._modes.hooks import Hooks
-    from trio_wsout._tasks.intake import Source
-    from trio_wsout.config.sections import Config
 
 __all__ = ["ClientTree"]
 
@@ -87,15 +79,7 @@ class ClientTree(Tree):
             self._acks = AckReader(delivery.ack_pointer, self._epoch)
         self.spool_journal: SpoolJournal | None = None
         self.sender = self._make_sender(config)
-        self.inbox = (inbox or (RawInbox if hooks.raw else Inbox))(
-            config.payload,
-            self.received if hooks.receive else None,
-            self._acks,
-            self.counters,
-            self.peer_log,
-        )
-        if not hooks.receive:
-            self.received.end()
+        self.inbox = self._make_inbox(inbox or (RawInbox if hooks.raw else Inbox))
         self._files = files_named(config)
         self._dialer = Dialer(
             config.tls,
@@ -116,6 +100,13 @@ class ClientTree(Tree):
             hooks.drawn,
             hooks.on_state,
         )
+
+    def _make_inbox(self, make: Callable[..., Inbox]) -> Inbox:
+        """Return the inbox that `make` makes; end the received channel if the application takes no messages."""
+        if not self._hooks.receive:
+            self.received.end()
+        received = self.received if self._hooks.receive else None
+        return make(self._config.payload, received, self._acks, self.counters, self.peer_log)
 
     def _make_sender(self, config: Config) -> Sender[Source] | LinkSender:
         """Return the sender; if a spool is configured, make it, and put it before the sender."""

@@ -162,7 +162,7 @@ class RelayTree(ServerTree):
                 self.ledger.failed(event, reason)
         return left
 
-    # -- for the listener ---------------------------------------------------------------------------------------------
+    # -- for the listener --------------------------------------------------------------------------------
 
     def inbox_for(self, peer: ServedPeer) -> Inbox:
         """Return an inbox whose messages wait for their turn, if the peer may send."""

@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 import trio
 from attrs import evolve
@@ -23,31 +22,25 @@ from attrs import evolve
 from trio_wsout._core.acknowledgement import AckReader
 from trio_wsout._core.admission import Admission
 from trio_wsout._core.log import Log
+from trio_wsout._core.message import Accepted
 from trio_wsout._core.packing import Packer
-from trio_wsout._core.statistics import HistoryStatistics, ListenerStatistics
+from trio_wsout._core.statistics import HistoryStatistics, ListenerStatistics, Statistics
+from trio_wsout._modes.hooks import Hooks
 from trio_wsout._modes.tree import Tree
 from trio_wsout._tasks.fan_out import FanOut, gap_frame
 from trio_wsout._tasks.history_journal import HistoryJournal
-from trio_wsout._tasks.intake import Intake
+from trio_wsout._tasks.intake import Intake, Source
+from trio_wsout._tasks.ledger import Flush
 from trio_wsout._tasks.listener import Listener
 from trio_wsout._tasks.reader import Inbox
 from trio_wsout._tasks.replay import Replay
 from trio_wsout._tasks.sender import FanOutSender, Sender
-from trio_wsout._tasks.served_peer import GOING_AWAY, Resumption
+from trio_wsout._tasks.served_peer import GOING_AWAY, Resumption, ServedPeer
 from trio_wsout._tasks.wakeup import cancel_when
 from trio_wsout._wire.accept import Acceptor
 from trio_wsout._wire.frames import BINARY, TEXT
-from trio_wsout.config.sections import DeliveryLevel, Mode, OnGap
+from trio_wsout.config.sections import Config, DeliveryLevel, Mode, OnGap, Server
 from trio_wsout.stores.from_config import open_history_store
-
-if TYPE_CHECKING:
-    from trio_wsout._core.message import Accepted
-    from trio_wsout._core.statistics import Statistics
-    from trio_wsout._modes.hooks import Hooks
-    from trio_wsout._tasks.intake import Source
-    from trio_wsout._tasks.ledger import Flush
-    from trio_wsout._tasks.served_peer import ServedPeer
-    from trio_wsout.config.sections import Config, Server
 
 __all__ = ["ServerTree"]
 
@@ -228,7 +221,7 @@ class ServerTree(Tree):
             left += self._sender.leftovers()
         return left
 
-    # -- for the listener ---------------------------------------------------------------------------------------------
+    # -- for the listener --------------------------------------------------------------------------------
 
     async def resumption(self, asked: str | None) -> Resumption:
         """Return what a peer gets first that asks for what follows the cursor `asked`; None if it does not ask."""

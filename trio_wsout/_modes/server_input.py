@@ -12,17 +12,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Never
+from typing import Never
 
+from trio_wsout._core.message import Fate
 from trio_wsout._core.unpacking import Unpacker
+from trio_wsout._modes.hooks import Hooks
 from trio_wsout._modes.server import ServerTree
 from trio_wsout._tasks.reader import Inbox, RawInbox
-
-if TYPE_CHECKING:
-    from trio_wsout._core.message import Fate
-    from trio_wsout._modes.hooks import Hooks
-    from trio_wsout._tasks.served_peer import ServedPeer
-    from trio_wsout.config.sections import Config, Server
+from trio_wsout._tasks.served_peer import ServedPeer
+from trio_wsout.config.sections import Config, Server
 
 __all__ = ["ServerInputTree"]
 

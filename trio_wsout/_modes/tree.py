@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import trio
 from attrs import evolve
@@ -13,29 +14,21 @@ from attrs import evolve
 from trio_wsout._core.callables import CallableError, plain
 from trio_wsout._core.cursor import CursorReader, goes_into_header
 from trio_wsout._core.json_line import value_of_event
-from trio_wsout._core.message import Accepted, Refused
+from trio_wsout._core.message import Accepted, Fate, Refused
 from trio_wsout._core.payload import Base64Error, Encoder
 from trio_wsout._core.statistics import Counters, Statistics
-from trio_wsout._tasks.intake import DocumentEnd, Intake
+from trio_wsout._modes.hooks import Hooks
+from trio_wsout._tasks.fair_queue import FairQueue
+from trio_wsout._tasks.intake import DocumentEnd, Entry, Intake
 from trio_wsout._tasks.ledger import Flush, Ledger
 from trio_wsout._tasks.received_channel import Handover
 from trio_wsout._tasks.text_files import read_text_file
 from trio_wsout._wire.peer_log import PeerLog
 from trio_wsout._wire.tls import client_context, key_password
 from trio_wsout.config.scalars import is_unicode
-from trio_wsout.config.sections import BatchMode
+from trio_wsout.config.sections import BatchMode, Config
 from trio_wsout.config.templates import TemplateError
-from trio_wsout.errors import EventError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from trio_wsout._core.message import Fate
-    from trio_wsout._modes.hooks import Hooks
-    from trio_wsout._tasks.fair_queue import FairQueue
-    from trio_wsout._tasks.intake import Entry
-    from trio_wsout.config.sections import Config
-    from trio_wsout.errors import Undelivered
+from trio_wsout.errors import EventError, Undelivered
 
 __all__ = ["Tree"]
 

@@ -7,24 +7,19 @@ read back has caught up: a peer that is away costs disk and not memory. Events o
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import trio
 from attrs import define, field
 
-from trio_wsout._core.message import Accepted
+from trio_wsout._core.message import Accepted, Fate
 from trio_wsout._core.spool_format import decode_event
 from trio_wsout._tasks.intake import DocumentEnd, Item, Mark
+from trio_wsout._tasks.ledger import Ledger
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import SpoolError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from trio_wsout._core.message import Fate
-    from trio_wsout._tasks.ledger import Ledger
-    from trio_wsout.stores.spool import SpoolStore
+from trio_wsout.stores.spool import SpoolStore
 
 __all__ = ["Backlog"]
 

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import trio
 from attrs import define, field
 
+from trio_wsout._core.cursor import CursorReader
+from trio_wsout._core.message import Message
+from trio_wsout._core.statistics import Counters
+from trio_wsout._tasks.ledger import Ledger
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import CursorError
-from trio_wsout.stores.cursor import StoredCursor
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from trio_wsout._core.cursor import CursorReader
-    from trio_wsout._core.message import Message
-    from trio_wsout._core.statistics import Counters
-    from trio_wsout._tasks.ledger import Ledger
-    from trio_wsout.stores.cursor import CursorStore
+from trio_wsout.stores.cursor import CursorStore, StoredCursor
 
 __all__ = ["CursorSaver"]
 

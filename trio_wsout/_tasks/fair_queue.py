@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import trio
 from attrs import define, field
 
 from trio_wsout._core.round_robin import RoundRobin
+from trio_wsout._tasks.intake import Item
 from trio_wsout._tasks.wakeup import Wakeup
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from trio_wsout._tasks.intake import Item
 
 __all__ = ["FairQueue", "FairSender"]
 

@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from math import inf
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import Protocol, cast
 
 import trio
 from attrs import define, field
 
 from trio_wsout._core.acknowledgement import stamp_of
-from trio_wsout._core.disconnection import Cause
+from trio_wsout._core.disconnection import Cause, Disconnection
+from trio_wsout._core.heartbeat import HeartbeatMonitor
 from trio_wsout._core.history import gap_message
-from trio_wsout._core.log import Owner
-from trio_wsout._core.message import BatchMessage
+from trio_wsout._core.log import Broadcast, Log, Owner, Subscription
+from trio_wsout._core.message import BatchMessage, Message
 from trio_wsout._core.read_out import could_not_write
+from trio_wsout._core.received import Peer
+from trio_wsout._core.statistics import Counters
 from trio_wsout._tasks.heartbeat import HasDeadline, HeartbeatTask, read_out
+from trio_wsout._tasks.ledger import Ledger
+from trio_wsout._tasks.uplink import Uplink
 from trio_wsout._tasks.wakeup import Wakeup
+from trio_wsout._wire.connection import Connection
 from trio_wsout._wire.frames import TEXT, plain_frame
+from trio_wsout._wire.peer_log import PeerLog
 from trio_wsout._wire.transport import write_to_each
-from trio_wsout.config.sections import DeliveryLevel, SlowPeer
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from trio_wsout._core.disconnection import Disconnection
-    from trio_wsout._core.heartbeat import HeartbeatMonitor
-    from trio_wsout._core.log import Broadcast, Log, Subscription
-    from trio_wsout._core.message import Message
-    from trio_wsout._core.received import Peer
-    from trio_wsout._core.statistics import Counters
-    from trio_wsout._tasks.ledger import Ledger
-    from trio_wsout._tasks.uplink import Uplink
-    from trio_wsout._wire.connection import Connection
-    from trio_wsout._wire.peer_log import PeerLog
-    from trio_wsout.config.sections import Server
+from trio_wsout.config.sections import DeliveryLevel, Server, SlowPeer
 
 __all__ = ["TRY_AGAIN_LATER", "FanOut", "Member", "gap_frame"]
 

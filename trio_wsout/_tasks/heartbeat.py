@@ -7,23 +7,19 @@ everything that lies there is read first (`read_out`).
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import trio
 from attrs import define, field, frozen
 
 from trio_wsout._core.disconnection import Cause, Disconnection
-from trio_wsout._core.heartbeat import Pulse
+from trio_wsout._core.heartbeat import HeartbeatMonitor, Pulse
 from trio_wsout._core.read_out import Motion, ReadOut
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from trio_wsout._core.heartbeat import HeartbeatMonitor
-    from trio_wsout._wire.connection import Connection
+from trio_wsout._wire.connection import Connection
 
 __all__ = ["HandshakeDeadline", "HasDeadline", "HeartbeatTask", "Suspect", "beat", "read_out"]
 

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Awaitable, Sequence
 from math import inf
-from typing import TYPE_CHECKING
 
 import trio
 from attrs import define, field, frozen
 
 from trio_wsout._core.acknowledgement import stamp_of
 from trio_wsout._core.history import Entry, Extent, first_cursor
+from trio_wsout._core.message import Accepted, Message
+from trio_wsout._tasks.fan_out import FanOut
+from trio_wsout._tasks.ledger import Ledger
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import HistoryError
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
-
-    from trio_wsout._core.message import Accepted, Message
-    from trio_wsout._tasks.fan_out import FanOut
-    from trio_wsout._tasks.ledger import Ledger
-    from trio_wsout.stores.history import HistoryStore
+from trio_wsout.stores.history import HistoryStore
 
 __all__ = ["HistoryJournal", "ReplayStart"]
 

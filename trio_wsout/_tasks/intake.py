@@ -6,19 +6,15 @@ A memory channel does the same for one event at a time; its price for each would
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import trio
 from attrs import define, field
 
-from trio_wsout._core.message import Accepted
+from trio_wsout._core.message import Accepted, Fate
 from trio_wsout._tasks.ledger import Flush
 from trio_wsout._tasks.wakeup import Wakeup
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from trio_wsout._core.message import Fate
 
 __all__ = ["BatchEnd", "DocumentEnd", "Entry", "Intake", "Item", "Mark", "Source"]
 

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
 
 import trio
 from attrs import define, field
 
-from trio_wsout._core.message import Accepted, events_in
+from trio_wsout._core.batching import Document
+from trio_wsout._core.message import Accepted, Fate, Message, events_in
+from trio_wsout._tasks.received_channel import Handover
 from trio_wsout.errors import DeliveryError, OutputError, Undelivered
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from trio_wsout._core.batching import Document
-    from trio_wsout._core.message import Fate, Message
-    from trio_wsout._tasks.received_channel import Handover
 
 __all__ = ["Flush", "Ledger", "Receipt"]
 

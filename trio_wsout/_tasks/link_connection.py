@@ -11,30 +11,23 @@ Its deadlines (heartbeat, retry.timeout) are watched by the link's one `Heartbea
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING
 
 import trio
 from attrs import define, field
 
 from trio_wsout._core.disconnection import Cause, Disconnection
+from trio_wsout._core.heartbeat import HeartbeatMonitor
+from trio_wsout._core.message import Accepted, Message
 from trio_wsout._core.read_out import could_not_write
-from trio_wsout._tasks.heartbeat import Suspect, beat
-from trio_wsout._tasks.reader import Reader
+from trio_wsout._core.received import Peer
+from trio_wsout._tasks.heartbeat import HeartbeatTask, Suspect, beat
+from trio_wsout._tasks.outbox import Outbox
+from trio_wsout._tasks.reader import Inbox, Reader
 from trio_wsout._tasks.wakeup import cancel_when, earliest
-from trio_wsout._wire.connection import FAREWELL
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from trio_wsout._core.heartbeat import HeartbeatMonitor
-    from trio_wsout._core.message import Accepted, Message
-    from trio_wsout._core.received import Peer
-    from trio_wsout._tasks.heartbeat import HeartbeatTask
-    from trio_wsout._tasks.outbox import Outbox
-    from trio_wsout._tasks.reader import Inbox
-    from trio_wsout._wire.connection import Connection
+from trio_wsout._wire.connection import FAREWELL, Connection
 
 __all__ = ["LinkConnection"]
 

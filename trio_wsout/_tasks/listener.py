@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Awaitable, Callable, Sequence
 from math import inf
-from typing import TYPE_CHECKING
 
 import trio
 from attrs import define, field
 
 from trio_wsout._core.heartbeat import HeartbeatMonitor
-from trio_wsout._tasks.fan_out import TRY_AGAIN_LATER
+from trio_wsout._tasks.fan_out import TRY_AGAIN_LATER, FanOut
 from trio_wsout._tasks.heartbeat import HandshakeDeadline
-from trio_wsout._tasks.served_peer import ServedPeer
+from trio_wsout._tasks.reader import Inbox
+from trio_wsout._tasks.served_peer import Resumption, ServedPeer
+from trio_wsout._wire.accept import Acceptor, Guest
+from trio_wsout._wire.connection import Connection
 from trio_wsout._wire.listen import (
     address_of,
     inode_of,
@@ -26,20 +29,10 @@ from trio_wsout._wire.listen import (
     open_listeners,
     remove_socket,
 )
-from trio_wsout.config.sections import SlowPeer
+from trio_wsout._wire.peer_log import PeerLog
+from trio_wsout.config.sections import Heartbeat, Retry, Server, SlowPeer
+from trio_wsout.config.templates import Resolve
 from trio_wsout.errors import HistoryError
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
-    from trio_wsout._tasks.fan_out import FanOut
-    from trio_wsout._tasks.reader import Inbox
-    from trio_wsout._tasks.served_peer import Resumption
-    from trio_wsout._wire.accept import Acceptor, Guest
-    from trio_wsout._wire.connection import Connection
-    from trio_wsout._wire.peer_log import PeerLog
-    from trio_wsout.config.sections import Heartbeat, Retry, Server
-    from trio_wsout.config.templates import Resolve
 
 __all__ = ["Listener"]
 

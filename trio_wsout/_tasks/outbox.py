@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 from attrs import define, field
 
-from trio_wsout._core.message import events_in
+from trio_wsout._core.delivery import DeliveryWindow
+from trio_wsout._core.disconnection import Disconnection
+from trio_wsout._core.message import Accepted, Message, events_in
+from trio_wsout._core.statistics import Counters
+from trio_wsout._tasks.ledger import Ledger
 from trio_wsout._tasks.wakeup import Wakeup
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from trio_wsout._core.delivery import DeliveryWindow
-    from trio_wsout._core.disconnection import Disconnection
-    from trio_wsout._core.message import Accepted, Message
-    from trio_wsout._core.statistics import Counters
-    from trio_wsout._tasks.ledger import Ledger
 
 __all__ = ["Outbox"]
 

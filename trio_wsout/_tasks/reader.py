@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import trio
 from attrs import define, field
 
+from trio_wsout._core.acknowledgement import AckReader
 from trio_wsout._core.cursor import MISSING
 from trio_wsout._core.json_line import parse_json
+from trio_wsout._core.message import Accepted
 from trio_wsout._core.payload import MessageError, decode
-from trio_wsout._core.received import RawReceived, Received
+from trio_wsout._core.received import Peer, RawReceived, Received
+from trio_wsout._core.statistics import Counters
+from trio_wsout._core.unpacking import Unpacker
+from trio_wsout._wire.connection import Connection
+from trio_wsout._wire.peer_log import PeerLog
 from trio_wsout.config.sections import Payload
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
-
-    from trio_wsout._core.acknowledgement import AckReader
-    from trio_wsout._core.message import Accepted
-    from trio_wsout._core.received import Peer
-    from trio_wsout._core.statistics import Counters
-    from trio_wsout._core.unpacking import Unpacker
-    from trio_wsout._wire.connection import Connection
-    from trio_wsout._wire.peer_log import PeerLog
 
 __all__ = ["Inbox", "RawInbox", "Reader", "Taker", "WritingSide"]
 

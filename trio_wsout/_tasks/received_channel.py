@@ -14,19 +14,15 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
 import trio
 from attrs import define, field
 
+from trio_wsout._core.received import Received
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import DeliveryError
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
-
-    from trio_wsout._core.received import Received
 
 __all__ = ["MOST_IN_A_ROW", "Handover", "ReceivedChannel"]
 

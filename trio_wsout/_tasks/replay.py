@@ -7,21 +7,15 @@ it only what the log has posted. When nothing of that is left, the peer subscrib
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from attrs import define, field
 
-from trio_wsout._core.history import first_cursor
-from trio_wsout._tasks.fan_out import gap_frame
+from trio_wsout._core.history import Entry, first_cursor
+from trio_wsout._core.packing import Packer
+from trio_wsout._tasks.fan_out import FanOut, Member, gap_frame
+from trio_wsout._tasks.history_journal import HistoryJournal
 from trio_wsout._wire.frames import plain_frame
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from trio_wsout._core.history import Entry
-    from trio_wsout._core.packing import Packer
-    from trio_wsout._tasks.fan_out import FanOut, Member
-    from trio_wsout._tasks.history_journal import HistoryJournal
 
 __all__ = ["Overtaken", "Replay"]
 

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterable, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
+from typing import Generic, Protocol, TypeVar, cast
 
 import trio
 from attrs import define, field
 
-from trio_wsout._core.message import Accepted, Refused, all_plain
-from trio_wsout._tasks.intake import BatchEnd, DocumentEnd, Intake, Source
-from trio_wsout._tasks.ledger import Flush
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from trio_wsout._core.delivery import DeliveryWindow
-    from trio_wsout._core.log import Log
-    from trio_wsout._core.message import Message
-    from trio_wsout._core.packing import Packer
-    from trio_wsout._tasks.intake import Item
-    from trio_wsout._tasks.ledger import Ledger
+from trio_wsout._core.delivery import DeliveryWindow
+from trio_wsout._core.log import Log
+from trio_wsout._core.message import Accepted, Message, Refused, all_plain
+from trio_wsout._core.packing import Packer
+from trio_wsout._tasks.intake import BatchEnd, DocumentEnd, Intake, Item, Source
+from trio_wsout._tasks.ledger import Flush, Ledger
 
 __all__ = ["FanOutSender", "LinkSender", "Sender", "Sink"]
 

@@ -16,30 +16,24 @@ from __future__ import annotations
 
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING
 
 import trio
 from attrs import define, field, frozen
 
 from trio_wsout._core.disconnection import Cause, Disconnection
+from trio_wsout._core.heartbeat import HeartbeatMonitor
+from trio_wsout._core.log import Subscription
+from trio_wsout._core.message import Accepted
 from trio_wsout._core.packing import PackingError
 from trio_wsout._core.read_out import could_not_write
+from trio_wsout._core.received import Peer
+from trio_wsout._tasks.fan_out import FanOut
 from trio_wsout._tasks.heartbeat import Suspect, beat
-from trio_wsout._tasks.reader import Reader
-from trio_wsout._tasks.replay import Overtaken
+from trio_wsout._tasks.reader import Inbox, Reader
+from trio_wsout._tasks.replay import Overtaken, Replay
 from trio_wsout._tasks.wakeup import Wakeup, earliest
-from trio_wsout._wire.connection import FAREWELL
+from trio_wsout._wire.connection import FAREWELL, Connection
 from trio_wsout.errors import HistoryError
-
-if TYPE_CHECKING:
-    from trio_wsout._core.heartbeat import HeartbeatMonitor
-    from trio_wsout._core.log import Subscription
-    from trio_wsout._core.message import Accepted
-    from trio_wsout._core.received import Peer
-    from trio_wsout._tasks.fan_out import FanOut
-    from trio_wsout._tasks.reader import Inbox
-    from trio_wsout._tasks.replay import Replay
-    from trio_wsout._wire.connection import Connection
 
 __all__ = ["GOING_AWAY", "Resumption", "ServedPeer"]
 

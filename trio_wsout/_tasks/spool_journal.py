@@ -5,30 +5,23 @@ It is the `Entry` of `send`; behind it stands the `Backlog`, which is the `Sourc
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
 from math import inf
-from typing import TYPE_CHECKING
 
 import trio
 from attrs import define, field
 
-from trio_wsout._core.message import Accepted
+from trio_wsout._core.message import Accepted, Message
 from trio_wsout._core.spool_account import Settled
 from trio_wsout._core.spool_format import EVENT_OVERHEAD, HEADER_SIZE, RECORD_OVERHEAD, encode_event
-from trio_wsout._tasks.ledger import Flush
+from trio_wsout._tasks.backlog import Backlog
+from trio_wsout._tasks.intake import Item
+from trio_wsout._tasks.ledger import Flush, Ledger
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import EventError, SpoolError
-from trio_wsout.stores.spool import SpoolFullError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from trio_wsout._core.message import Message
-    from trio_wsout._tasks.backlog import Backlog
-    from trio_wsout._tasks.intake import Item
-    from trio_wsout._tasks.ledger import Ledger
-    from trio_wsout.stores.spool import Spooled, SpoolStore
+from trio_wsout.stores.spool import Spooled, SpoolFullError, SpoolStore
 
 __all__ = ["SpoolJournal"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
 
 import trio
 from attrs import define, evolve, field
@@ -11,24 +11,19 @@ from attrs import define, evolve, field
 from trio_wsout._core.callables import plain
 from trio_wsout._core.disconnection import BY_SILENCE, Cause, Disconnection
 from trio_wsout._core.heartbeat import HeartbeatMonitor
-from trio_wsout._core.link import LinkChange, State
+from trio_wsout._core.link import Link, LinkChange, State
+from trio_wsout._core.message import Accepted
 from trio_wsout._core.received import Peer
+from trio_wsout._core.request import Request
 from trio_wsout._tasks.heartbeat import HandshakeDeadline, HeartbeatTask
 from trio_wsout._tasks.link_connection import LinkConnection
+from trio_wsout._tasks.outbox import Outbox
+from trio_wsout._tasks.reader import Inbox
+from trio_wsout._wire.connection import Connection
+from trio_wsout._wire.dial import Dialer
 from trio_wsout._wire.tcp import AttemptFailed
+from trio_wsout.config.sections import Heartbeat
 from trio_wsout.errors import ConnectError
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from trio_wsout._core.link import Link
-    from trio_wsout._core.message import Accepted
-    from trio_wsout._core.request import Request
-    from trio_wsout._tasks.outbox import Outbox
-    from trio_wsout._tasks.reader import Inbox
-    from trio_wsout._wire.connection import Connection
-    from trio_wsout._wire.dial import Dialer
-    from trio_wsout.config.sections import Heartbeat
 
 __all__ = ["Supervisor"]
 

@@ -7,23 +7,18 @@ too. Batches of the relay stay batches on the link; what peers send goes up alon
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import trio
 from attrs import define, field
 
-from trio_wsout._core.message import Accepted, BatchMessage
-from trio_wsout._tasks.intake import BatchEnd
+from trio_wsout._core.batching import Document
+from trio_wsout._core.log import Log
+from trio_wsout._core.message import Accepted, BatchMessage, Message
+from trio_wsout._tasks.intake import BatchEnd, Entry
 from trio_wsout._tasks.wakeup import Wakeup
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from trio_wsout._core.batching import Document
-    from trio_wsout._core.log import Log
-    from trio_wsout._core.message import Message
-    from trio_wsout._tasks.intake import Entry
 
 __all__ = ["Uplink"]
 

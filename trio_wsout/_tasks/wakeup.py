@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import trio
 from attrs import define, field
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["Wakeup", "cancel_when", "earliest"]
 

@@ -9,18 +9,14 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 import trio
 import trio.testing
 
 from trio_wsout.testing.connection import Accept, PeerConnection, Step, Unreachable
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
-
-    from trio_wsout.testing.protocol import Headers
+from trio_wsout.testing.protocol import Headers
 
 __all__ = ["MemoryListener", "MemoryPeer", "open_listener", "open_peer"]
 

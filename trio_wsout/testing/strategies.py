@@ -76,6 +76,52 @@ def _cursors() -> st.SearchStrategy[dict[str, Any]]:
     return st.tuples(sent, value, rest).map(lambda parts: {**parts[2], **parts[0], **parts[1]})
 
 
+def _connects() -> st.SearchStrategy[dict[str, Any]]:
+    return _maybe(
+        mode=st.sampled_from(["lazy", "eager"]),
+        eager_timeout=_DURATIONS,
+        timeout=_DURATIONS,
+        proxy=st.sampled_from(["none", "http://proxy.test:3128", "socks5://u:p@proxy.test:1080"]),
+    )
+
+
+def _batches() -> st.SearchStrategy[dict[str, Any]]:
+    return _maybe(
+        {"mode": st.sampled_from(["fixed", "document"])},
+        fixed_size=st.none() | _COUNTS,
+        timeout=_DURATIONS,
+        header=_LINES,
+        footer=_LINES,
+        use_document_marker=_FLAGS,
+        wrap_as_json=_FLAGS,
+    )
+
+
+def _deliveries() -> st.SearchStrategy[Any]:
+    return st.one_of(
+        st.sampled_from(["written", "received", "acked"]),
+        _maybe(
+            level=st.sampled_from(["written", "received", "acked"]),
+            ack_pointer=st.sampled_from(["", "/ack", "/a~1b/0"]),
+            max_unconfirmed=_COUNTS,
+            max_unconfirmed_bytes=_SIZES,
+            stamp=st.none() | _NAMES,
+        ),
+    )
+
+
+def _heartbeats() -> st.SearchStrategy[Any]:
+    return st.one_of(
+        st.just("none"),
+        _maybe(
+            ping_interval=_DURATIONS,
+            timeout=_DURATIONS,
+            action=st.sampled_from(["reconnect", "log-only"]),
+            payload=_TEXTS,
+        ),
+    )
+
+
 def documents() -> st.SearchStrategy[dict[str, Any]]:
     """Valid documents of client mode, as a configuration file would hold them."""
     return _maybe(
@@ -96,40 +142,12 @@ def documents() -> st.SearchStrategy[dict[str, Any]]:
         payload=st.sampled_from(["text", "json", "binary", "binary-base64"]),
         auth=_auths(),
         tls=st.sampled_from([{}, {"insecure-skip-verify": True}, {"ca-certificate": "/ca.pem"}]),
-        connect=_maybe(
-            mode=st.sampled_from(["lazy", "eager"]),
-            eager_timeout=_DURATIONS,
-            timeout=_DURATIONS,
-            proxy=st.sampled_from(["none", "http://proxy.test:3128", "socks5://u:p@proxy.test:1080"]),
-        ),
+        connect=_connects(),
         reconnect=_backoffs(),
         retry=_maybe(timeout=_DURATIONS, retries=st.none() | st.integers(0, 100)),
-        batch=_maybe(
-            {"mode": st.sampled_from(["fixed", "document"])},
-            fixed_size=st.none() | _COUNTS,
-            timeout=_DURATIONS,
-            header=_LINES,
-            footer=_LINES,
-            use_document_marker=_FLAGS,
-            wrap_as_json=_FLAGS,
-        ),
-        delivery=st.one_of(
-            st.sampled_from(["written", "received", "acked"]),
-            _maybe(
-                level=st.sampled_from(["written", "received", "acked"]),
-                ack_pointer=st.sampled_from(["", "/ack", "/a~1b/0"]),
-                max_unconfirmed=_COUNTS,
-                max_unconfirmed_bytes=_SIZES,
-                stamp=st.none() | _NAMES,
-            ),
-        ),
-        heartbeat=st.just("none")
-        | _maybe(
-            ping_interval=_DURATIONS,
-            timeout=_DURATIONS,
-            action=st.sampled_from(["reconnect", "log-only"]),
-            payload=_TEXTS,
-        ),
+        batch=_batches(),
+        delivery=_deliveries(),
+        heartbeat=_heartbeats(),
         cursor=_cursors(),
         max_message_size=_SIZES,
         shutdown_timeout=st.one_of(_DURATIONS, st.just(0)),
