@@ -25,6 +25,7 @@ from trio_wsout._tasks.intake import DocumentEnd
 from trio_wsout._tasks.ledger import Receipt
 from trio_wsout._tasks.received_channel import ReceivedChannel
 from trio_wsout._wire.proxy import check_proxy
+from trio_wsout._wire.tls import check_tls
 from trio_wsout.config.loading import load_config, verify_config
 from trio_wsout.config.sections import BatchMode, Config, Mode
 from trio_wsout.errors import ConfigError, DeliveryError, OutputError, Problem, Undelivered
@@ -285,7 +286,7 @@ async def open_with_hooks(
     """Open an output as `open_output` does, with hooks that only the command has."""
     config = _usable(config, hooks)
     tree = _make_tree(config, hooks)
-    tree.check_tls()
+    check_tls(config, tree.resolve)
     output = Output(tree, config)
     trouble: BaseException | None = None
     begun, cancelled = False, True

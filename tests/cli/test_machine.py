@@ -39,6 +39,21 @@ def test_the_certificate_of_a_listener_is_looked_at(command, tmp_path: Path) -> 
     assert "No such file" in run.stderr
 
 
+def test_a_password_in_a_file_that_can_not_be_read_is_told_with_its_reason(command, tmp_path: Path) -> None:
+    tls = {"cert": f"{tmp_path}/c.pem", "key": f"{tmp_path}/k.pem", "key-password": f"${{file|{tmp_path}}}"}
+    sets = [
+        "--set",
+        "mode=server-output",
+        "--set",
+        "server.bind=:0",
+        "--set",
+        f"server.tls={json.dumps(tls)}",
+    ]
+    run = command("check", *sets)
+    assert run.returncode == 2
+    assert f"server.tls.key-password: ${{file|{tmp_path}}}: the file is no regular file" in run.stderr
+
+
 def test_a_run_keeps_its_cursor_in_the_state_directory(command, env, peer, tmp_path: Path) -> None:
     run = command("run", "--quiet", "--set", f"url={peer.url}", *CURSOR, text='{"id": 7}\n')
     assert run.returncode == 0, run.stderr

@@ -92,7 +92,7 @@ def of_client(cert: str, key: str, password: str | None = None) -> list[tuple[st
     secret = None if password is None else Secret(password)
     return problems_of(
         lambda: client_context(
-            Tls(client_certificate=cert, client_key=Secret(key), client_key_password=secret)
+            Tls(client_certificate=cert, client_key=Secret(key), client_key_password=secret), secret
         )
     )
 

@@ -73,7 +73,7 @@ class ClientTree(Tree):
         )
         self.cursor_saver: CursorSaver | None = None
         self.ledger.on_confirmed = self._confirmed
-        self._packer = Packer(config, self.encoder, epoch=self._epoch, resolve=self._resolve)
+        self._packer = Packer(config, self.encoder, epoch=self._epoch, resolve=self.resolve)
         self._acks: AckReader | None = None
         if delivery.level is DeliveryLevel.ACKED:
             self._acks = AckReader(delivery.ack_pointer, self._epoch)
@@ -307,7 +307,7 @@ class ClientTree(Tree):
         elif count:
             self.kept = f"{events} not confirmed: {reason}; what was not confirmed stays {stay} and goes first at the next start"
 
-    def _resolve(self, source: str, name: str | None) -> str | None:
+    def resolve(self, source: str, name: str | None) -> str | None:
         """Return the value of a ``${…}`` in this attempt; None if there is none."""
         match source:
             case "cursor":
@@ -315,7 +315,7 @@ class ClientTree(Tree):
             case "attempt":
                 return str(self.link.attempt)
             case _:
-                return super()._resolve(source, name)
+                return super().resolve(source, name)
 
     async def _make_request(self) -> Request:
         """Make the opening handshake of this attempt, with fresh credentials from the application."""
@@ -337,7 +337,7 @@ class ClientTree(Tree):
 
         def resolve(source: str, name: str | None) -> str | None:
             if source != "file":
-                return self._resolve(source, name)
+                return self.resolve(source, name)
             text = files[name or ""]
             if isinstance(text, TemplateError):
                 raise text

@@ -65,7 +65,7 @@ class ServerTree(Tree):
             self.inbox_for,
             self.fan_out,
             Acceptor(
-                admission=Admission(server, config.cursor, config.subprotocols, resolve=self._resolve),
+                admission=Admission(server, config.cursor, config.subprotocols, resolve=self.resolve),
                 authenticate=hooks.authenticate,
                 max_connections=server.max_connections,
                 heartbeat=config.heartbeat,
@@ -73,7 +73,7 @@ class ServerTree(Tree):
                 peer_log=self.peer_log,
             ),
             hooks.listeners,
-            self._resolve,
+            self.resolve,
         )
         self._history_journal: HistoryJournal | None = None
         self._tells_gaps = config.history is None or config.history.on_gap is OnGap.TELL
@@ -156,7 +156,7 @@ class ServerTree(Tree):
         self.fan_out.epoch = self._epoch
         if config.delivery.level is DeliveryLevel.ACKED:
             self._acks = AckReader(config.delivery.ack_pointer, self._epoch)
-        self._packer = Packer(config, self.encoder, epoch=self._epoch, resolve=self._resolve, after=after)
+        self._packer = Packer(config, self.encoder, epoch=self._epoch, resolve=self.resolve, after=after)
         queue = self._queue
         if self._history_journal is not None:
             self._sender = Sender(self._packer, queue, self._history_journal, self.ledger)

@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import cast
 
 import trio
-from attrs import evolve
 
 from trio_wsout._core.callables import CallableError, plain
 from trio_wsout._core.cursor import CursorReader, goes_into_header
@@ -24,7 +23,6 @@ from trio_wsout._tasks.ledger import Flush, Ledger
 from trio_wsout._tasks.received_channel import Handover
 from trio_wsout._tasks.text_files import read_text_file
 from trio_wsout._wire.peer_log import PeerLog
-from trio_wsout._wire.tls import client_context, key_password
 from trio_wsout.config.scalars import is_unicode
 from trio_wsout.config.sections import BatchMode, Config
 from trio_wsout.config.templates import TemplateError
@@ -102,17 +100,6 @@ class Tree(ABC):
             value = value_of_event(event)
             accepted.cursor = self._cursor.value_of(value) if own else self._cursor.value_from(value)
         return accepted
-
-    def check_tls(self) -> None:
-        """Check `tls` before anything is begun.
-
-        Raises:
-            ConfigError: A certificate, key or password can't be used.
-        """
-        url, tls = self._config.url, self._config.tls
-        if url is not None and not url.startswith("ws:"):
-            password = key_password("tls.client-key-password", tls.client_key_password, self._resolve)
-            client_context(evolve(tls, client_key_password=password))
 
     @abstractmethod
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -202,7 +189,7 @@ class Tree(ABC):
             self.bounding = self.received
             nursery.start_soon(self.received.watch_progress, self._config.retry.timeout)
 
-    def _resolve(self, source: str, name: str | None) -> str | None:
+    def resolve(self, source: str, name: str | None) -> str | None:
         """Return the value of a ``${…}``; None if there is none.
 
         Raises:

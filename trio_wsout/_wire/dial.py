@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 
 import trio
-from attrs import define, evolve, field
+from attrs import define, field
 
 from trio_wsout._core.callables import CallableError, awaitable
 from trio_wsout._core.disconnection import Cause, Disconnection
@@ -120,10 +120,13 @@ class Dialer:
         self.stage = f"the TLS handshake with {request.host}"
         if self._tls.insecure_skip_verify:
             _log.warning("tls.insecure-skip-verify is on: the server's certificate is not checked")
-        tls = evolve(self._tls, client_key_password=request.key_password)
+
+        def make_context() -> ssl.SSLContext:
+            return client_context(self._tls, request.key_password)
+
         try:
             return await start_tls(
-                stream, lambda: client_context(tls), request.server_name, peer=request.host, cause=Cause.TLS
+                stream, make_context, request.server_name, peer=request.host, cause=Cause.TLS
             )
         except trio.BrokenResourceError as error:
             raise AttemptFailed(Cause.TLS, _tls_trouble(request, error)) from None

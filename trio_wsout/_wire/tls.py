@@ -18,11 +18,11 @@ from trio_wsout._core.disconnection import Cause
 from trio_wsout._core.pem import certificate_fault, is_encrypted, key_fault
 from trio_wsout._wire.tcp import AttemptFailed, chain
 from trio_wsout.config.secret import Secret
-from trio_wsout.config.sections import ServerTls, Tls
+from trio_wsout.config.sections import Config, ServerTls, Tls
 from trio_wsout.config.templates import Resolve, Template, TemplateError, no_value
 from trio_wsout.errors import ConfigError, Problem
 
-__all__ = ["ServerContext", "client_context", "key_password", "proxy_context", "start_tls", "tls_error_in"]
+__all__ = ["ServerContext", "check_tls", "client_context", "proxy_context", "start_tls", "tls_error_in"]
 
 _log = logging.getLogger("trio_wsout")
 
@@ -35,7 +35,7 @@ _CHECK_EVERY = 1.0
 """Seconds between two checks whether the listener's files have changed."""
 
 
-def key_password(path: str, secret: Secret | None, resolve: Resolve) -> Secret | None:
+def _key_password(path: str, secret: Secret | None, resolve: Resolve) -> Secret | None:
     """Return the password of a key with its ``${…}`` expanded; None if none is configured.
 
     Raises:
@@ -49,7 +49,7 @@ def key_password(path: str, secret: Secret | None, resolve: Resolve) -> Secret |
         raise ConfigError([Problem(path=path, reason=str(error))]) from None
 
 
-def client_context(tls: Tls) -> ssl.SSLContext:
+def client_context(tls: Tls, password: Secret | None = None) -> ssl.SSLContext:
     """Make the context for one attempt, so that files which were renewed are read anew.
 
     TLS 1.2 at least; the host name is checked; trust is `ca-certificate` alone, or the system's
@@ -58,7 +58,8 @@ def client_context(tls: Tls) -> ssl.SSLContext:
     certificate is accepted, or not, by every version of Python.
 
     Args:
-        tls: The section, with `client_key_password` expanded.
+        tls: The section.
+        password: Its `client_key_password` with each ``${…}`` expanded.
 
     Raises:
         ConfigError: A file or PEM text can't be read or used; every such problem at once.
@@ -72,12 +73,27 @@ def client_context(tls: Tls) -> ssl.SSLContext:
                 "tls.client-key", tls.client_key.reveal(), "the key for tls.client-certificate", secret=True
             ),
             "tls.client-key-password",
-            tls.client_key_password,
+            password,
         )
         problems += pair.load(context)
     if problems:
         raise ConfigError(problems)
     return context
+
+
+def check_tls(config: Config, resolve: Resolve) -> None:
+    """Check the `tls` of a link before anything is begun; if `url` is known to be ``ws://`` it is not used.
+
+    Args:
+        config: The configuration.
+        resolve: Returns the value of a ``${…}`` in `client-key-password`.
+
+    Raises:
+        ConfigError: A certificate, key or password can't be used.
+    """
+    url, tls = config.url, config.tls
+    if url is not None and not url.startswith("ws:"):
+        client_context(tls, _key_password("tls.client-key-password", tls.client_key_password, resolve))
 
 
 async def start_tls(
@@ -340,7 +356,7 @@ class ServerContext:
             _log.info("server.tls was read anew")
 
     def _expanded(self) -> ServerTls:
-        password = key_password("server.tls.key-password", self._tls.key_password, self._resolve)
+        password = _key_password("server.tls.key-password", self._tls.key_password, self._resolve)
         return evolve(self._tls, key_password=password)
 
 

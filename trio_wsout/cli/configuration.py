@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from attrs import evolve
 
+from trio_wsout._tasks.text_files import read_text_file
 from trio_wsout._wire.proxy import check_proxy
-from trio_wsout._wire.tls import ServerContext, client_context, key_password
+from trio_wsout._wire.tls import ServerContext, check_tls
 from trio_wsout.cli.terminal import print_result, report
 from trio_wsout.config import dump_config, load_config
 from trio_wsout.config.scalars import read_json_value
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from trio_wsout.cli.options import ConfigOptions
-    from trio_wsout.config import Config, Tls
+    from trio_wsout.config import Config
 
 __all__ = ["load", "print_config", "print_problems"]
 
@@ -136,8 +137,7 @@ def _on_this_machine(config: Config, source: str | None) -> Config:
 
     if config.url is not None:
         attempt(lambda: check_proxy(config))
-        if config.url.startswith("wss:"):
-            attempt(lambda: _check_client_tls(config.tls))
+        attempt(lambda: check_tls(config, _resolve))
     if config.server is not None and (tls := config.server.tls) is not None:
         attempt(lambda: ServerContext(tls, _resolve))
     problems += check_paths(config)
@@ -149,19 +149,11 @@ def _on_this_machine(config: Config, source: str | None) -> Config:
     return evolve(config, cursor=evolve(cursor, persist_to=f"{state_directory()}{os.sep}"))
 
 
-def _check_client_tls(tls: Tls) -> None:
-    password = key_password("tls.client-key-password", tls.client_key_password, _resolve)
-    client_context(evolve(tls, client_key_password=password))
-
-
 def _resolve(source: str, name: str | None) -> str | None:
     """Return the value of a ``${source|name}``, or None if the command does not know it."""
     if source == "env":
         return os.environ.get(name or "")
-    try:
-        return Path(name or "").read_text(encoding="utf-8").rstrip() if source == "file" else None
-    except (OSError, ValueError):
-        return None
+    return read_text_file(name or "") if source == "file" else None
 
 
 # -- printing -------------------------------------------------------------------------------------------------
