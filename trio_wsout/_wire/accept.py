@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from typing import TYPE_CHECKING, cast
+from collections.abc import Awaitable, Callable, Sequence
+from typing import cast
 
 import trio
 from attrs import Factory, define, field, frozen
 
-from trio_wsout._core.admission import RETRY_AFTER, Admit, Deny, Response
+from trio_wsout._core.admission import RETRY_AFTER, Admission, Admit, Deny, Handshake, Head, Response
 from trio_wsout._core.callables import CallableError, awaitable
 from trio_wsout._core.received import Peer
 from trio_wsout._wire.connection import Connection
@@ -21,18 +22,13 @@ from trio_wsout._wire.decoder import Decoder
 from trio_wsout._wire.frames import plain_frame
 from trio_wsout._wire.http_request import read_head, refuse
 from trio_wsout._wire.opening import accept_opening
+from trio_wsout._wire.peer_log import PeerLog
 from trio_wsout._wire.tcp import set_user_timeout
 from trio_wsout._wire.tls import ServerContext
 from trio_wsout._wire.transport import Transport
+from trio_wsout.config.sections import Heartbeat, ServerTls
+from trio_wsout.config.templates import Resolve
 from trio_wsout.errors import ConfigError, Problem
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
-    from trio_wsout._core.admission import Admission, Handshake, Head
-    from trio_wsout._wire.peer_log import PeerLog
-    from trio_wsout.config.sections import Heartbeat, ServerTls
-    from trio_wsout.config.templates import Resolve
 
 __all__ = ["Acceptor", "Guest"]
 
@@ -182,7 +178,6 @@ class Acceptor:
             verdict = cast("object", await awaitable("authenticate", self._authenticate(handshake)))
         except CallableError as error:
             self._peer_log.error("%s; the peer was refused", error)
-            return _NOT_ADMITTED
         except Exception as error:  # noqa: BLE001 - the application's, whatever it is
             # Its text may hold what the peer asked with, and so a secret.
             where = "".join(traceback.format_tb(error.__traceback__)).rstrip()
@@ -190,12 +185,11 @@ class Acceptor:
             self._peer_log.error(
                 "the application's authenticate callable raised %s; the peer was refused\n%s", kind, where
             )
-            return _NOT_ADMITTED
-        if isinstance(verdict, Admit | Deny):
-            return verdict
-        self._peer_log.error(
-            "authenticate gave %s, not Admit or Deny; the peer was refused", type(verdict).__name__
-        )
+        else:
+            if isinstance(verdict, Admit | Deny):
+                return verdict
+            kind = type(verdict).__name__
+            self._peer_log.error("authenticate gave %s, not Admit or Deny; the peer was refused", kind)
         return _NOT_ADMITTED
 
     def _guest(

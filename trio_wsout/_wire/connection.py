@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import trio
 from attrs import define, field
@@ -12,15 +13,10 @@ from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.heartbeat import Progress
 from trio_wsout._core.read_out import Motion
 from trio_wsout._core.redaction import redact_secrets
-from trio_wsout._wire.decoder import NO_STATUS, Close, Part, Ping, Violation
+from trio_wsout._wire.decoder import NO_STATUS, Close, Decoder, Part, Ping, Violation
 from trio_wsout._wire.frames import CLOSE, PING, PONG, TEXT, masked_frame, masked_frames
 from trio_wsout._wire.tcp import bytes_unread, send_progress
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
-    from trio_wsout._wire.decoder import Decoder
-    from trio_wsout._wire.transport import Transport
+from trio_wsout._wire.transport import Transport
 
 __all__ = ["FAREWELL", "Connection"]
 

@@ -18,15 +18,11 @@ Rules
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 from attrs import define, field, frozen
 
 from trio_wsout._wire.frames import BINARY, CLOSE, PING, PONG, TEXT, unmask
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = [
     "LONGEST_RUN",

@@ -6,17 +6,14 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import trio
 
 from trio_wsout.config.addresses import BindAddress, UnixAddress, parse_address, parse_bind
 from trio_wsout.errors import ConfigError, Problem
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = ["address_of", "inode_of", "is_local", "listening_at", "open_listeners", "remove_socket"]
 

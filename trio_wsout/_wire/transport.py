@@ -15,17 +15,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import trio
 from attrs import define, field
 
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._wire.tcp import lost
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 __all__ = ["RECEIVE_BYTES", "Transport", "write_to_each"]
 
