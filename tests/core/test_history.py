@@ -79,7 +79,7 @@ class LimitsMachine(RuleBasedStateMachine):
             entry(tail + step * number, payload=b"x" * size, at=self.now)
             for number, size in enumerate(sizes, 1)
         ]
-        check_entries(entries, place="here", epoch=1, tail=tail)
+        check_entries(entries, store="here", epoch=1, tail=tail)
         self.all += entries
         self.kept += entries
         self._trim()
@@ -119,9 +119,9 @@ TestLimitsMachine = LimitsMachine.TestCase
 
 
 def test_what_follows_is_taken() -> None:
-    check_entries([], place="here", epoch=1, tail=5)
-    check_entries([entry(6)], place="here", epoch=1, tail=5)
-    check_entries([entry(60), entry(61), entry(700)], place="here", epoch=1, tail=5)
+    check_entries([], store="here", epoch=1, tail=5)
+    check_entries([entry(6)], store="here", epoch=1, tail=5)
+    check_entries([entry(60), entry(61), entry(700)], store="here", epoch=1, tail=5)
 
 
 @pytest.mark.parametrize(
@@ -135,17 +135,17 @@ def test_what_follows_is_taken() -> None:
 )
 def test_positions_grow(positions: list[int], words: str) -> None:
     with pytest.raises(ValueError, match=f"^here: {words}$"):
-        check_entries([entry(each) for each in positions], place="here", epoch=1, tail=5)
+        check_entries([entry(each) for each in positions], store="here", epoch=1, tail=5)
 
 
 def test_an_older_epoch_has_lost_the_log() -> None:
     with pytest.raises(HistoryError, match="taken the history over"):
-        check_entries([entry(6, epoch=3), entry(7, epoch=2)], place="here", epoch=3, tail=5)
+        check_entries([entry(6, epoch=3), entry(7, epoch=2)], store="here", epoch=3, tail=5)
 
 
 def test_a_newer_epoch_has_not_opened_the_log() -> None:
     with pytest.raises(ValueError, match="^here: epoch 4 has not opened it$"):
-        check_entries([entry(6, epoch=3), entry(7, epoch=4)], place="here", epoch=3, tail=5)
+        check_entries([entry(6, epoch=3), entry(7, epoch=4)], store="here", epoch=3, tail=5)
 
 
 @given(
@@ -163,10 +163,10 @@ def test_entries_are_refused_for_the_first_that_can_not_follow(
             kind = HistoryError if epoch < 3 else ValueError
             break
     if kind is None:
-        check_entries(entries, place="here", epoch=3, tail=tail)
+        check_entries(entries, store="here", epoch=3, tail=tail)
     else:
         with pytest.raises(kind):
-            check_entries(entries, place="here", epoch=3, tail=tail)
+            check_entries(entries, store="here", epoch=3, tail=tail)
 
 
 @given(st.integers(1), st.integers(1))

@@ -10,10 +10,10 @@ from trio_wsout._core.opening import (
     Asked,
     Opened,
     ResponseHead,
+    first_line_of,
     judge_opening,
     opening_head,
     refusal,
-    said_in,
 )
 
 KEY, ACCEPT = "dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
@@ -175,12 +175,12 @@ def told(status: int, body: bytes = b"", *, secure: bool = False, **headers: str
     ],
 )
 def test_the_first_line_of_a_body_is_told(body: bytes, kind: str, said: str) -> None:
-    assert said_in(body, kind, ("s3cret-token", "pw")) == said
+    assert first_line_of(body, kind, ("s3cret-token", "pw")) == said
 
 
 @given(st.binary(max_size=400), st.sampled_from(["", "text/html", "application/json"]))
 def test_whatever_a_body_holds_one_printable_line_is_told(body: bytes, kind: str) -> None:
-    said = said_in(body, kind, ())
+    said = first_line_of(body, kind, ())
     assert said.isprintable() or not said
     assert len(said) <= 201
 

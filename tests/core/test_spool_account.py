@@ -89,7 +89,7 @@ class SegmentsMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def look_up(self, data: st.DataObject) -> None:
         number = data.draw(st.integers(self.upto + 1, self.last))
-        segment, offset = self.account.place_of(number)
+        segment, offset = self.account.locate(number)
         ((first, records),) = [each for each in self.model if each[0] == segment.first]
         places, at = {}, HEADER
         for begin, count, size in records:

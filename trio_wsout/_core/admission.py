@@ -11,7 +11,7 @@ Rules, in the order in which they are applied
    host are compared without case, and a default port equals none; ``https://*.HOST`` lists every host below that one, and
    ``*`` lists all. If there is no Origin, Sec-WebSocket-Origin counts, which was its name before RFC 6455.
 6. With `server.auth` the peer must show credentials that are known (`credentials`), else 401.
-7. After all that `max-connections` is looked at (503), and then the application is asked: neither is done here.
+7. After these rules come `max-connections` (503) and the application's `authenticate`; neither is checked here.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _UPGRADE = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", _VERSION))
 _UNKNOWN = "show credentials that are known here"
 _FIRST_DENIAL, _LAST_DENIAL = 400, 599
 RETRY_AFTER = 1
-"""Seconds that a peer is asked to wait when there are as many connections as there may be."""
+"""Seconds that a peer is asked to wait when `max-connections` is reached."""
 
 
 @frozen(kw_only=True)
@@ -72,9 +72,9 @@ class Admit:
     """Let the peer in."""
 
     identity: str | None = None
-    """The peer's identity, shown in `Peer`; None for that by `server.auth`, if there is one."""
+    """The peer's identity, shown in `Peer`; None for the identity by `server.auth`, if it has one."""
     may_send: bool = True
-    """Whether what it sends is passed on or received (modes relay and server-input); if not, it is dropped and counted."""
+    """Whether its messages are passed on or received (modes relay and server-input); if not, they are dropped and counted."""
 
 
 @frozen(kw_only=True)

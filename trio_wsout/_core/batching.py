@@ -8,10 +8,10 @@ Rules
    overhead of header, footer and brackets; if the number of its events stands in header or footer, also its digits.
 3. Mode ``fixed``: every batch is a document of its own, `first` and `last`.
 4. Mode ``document``: a batch is a part of a document. All parts of a document have its id, and ids have no gaps. The first
-   part is `first`. Only `end_document` ends a document, however long nothing comes.
+   part is `first`. Only `end_document` ends a document, however long no event comes.
 5. Each document has exactly one part that is `last`: the batch that is open when the document ends. If none is open (time,
-   size or a flush closed it), the `last` part is empty: a marker with `count` 0, and no message. A document without events is
-   none: it has no parts and takes no id.
+   size or a flush closed it), the `last` part is empty: a marker with `count` 0, and no message. A document without events does
+   not count: it has no parts and takes no id.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ClosedBatch(Generic[T]):
     items: tuple[T, ...]
     """The events; empty only for the end of a document that had nothing open."""
     document: Document | None
-    """The marker, where documents are marked."""
+    """The marker; None if documents are not marked."""
 
 
 class Batcher(Generic[T]):
@@ -80,7 +80,7 @@ class Batcher(Generic[T]):
 
     @property
     def deadline(self) -> float | None:
-        """When `poll` closes the open batch; None if nothing is open."""
+        """The time at which `poll` closes the open batch; None if none is open."""
         return self._deadline
 
     def make_room(self, size: int) -> ClosedBatch[T] | None:

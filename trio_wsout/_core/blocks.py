@@ -1,4 +1,4 @@
-"""The frames of a log, in blocks that many subscriptions share. A block lives as long as one of them holds it."""
+"""The frames of a log, in blocks that many subscriptions share. A block lives as long as one of them refers to it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from attrs import define, field
 __all__ = ["Block"]
 
 _FULL = 64 * 1024
-"""Bytes from which on a block takes no further frame: large enough that the system call costs nothing a message, small
-enough that a control frame never waits long."""
+"""Bytes from which on a block takes no further frame: large enough that the system call costs next to nothing for each
+message, small enough that a control frame never waits long."""
 _KEPT = 4
 """Joined pieces of a block that are kept for peers that ask for the same piece later."""
 
@@ -33,7 +33,7 @@ class Block:
 
     @property
     def is_full(self) -> bool:
-        """Whether the next message belongs into another block."""
+        """Whether the block takes no further message."""
         return self._size >= _FULL
 
     @property

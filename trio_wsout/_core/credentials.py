@@ -3,11 +3,11 @@
 Rules
 -----
 1. The credentials of a peer are its ``Authorization`` header (``Basic`` or ``Bearer``) or, if it sends none, the query
-   parameter `query_parameter`, which holds a bearer token. Two of either are none.
+   parameter `query_parameter`, which holds a bearer token. Two of either count as none.
 2. A peer that shows a name and its password has that name as its identity; one that shows a token has the token's identity.
 3. Credentials are compared with every entry, as a whole and in constant time, so that the duration gives no hint.
-4. Templates are expanded for every peer, so that a changed file or secret counts at once. An entry that can't be expanded, or
-   is empty, admits nobody; `trouble` says so.
+4. Templates are expanded for every peer, so that a changed file or secret counts from then on. An entry that can't be expanded, or
+   is empty, admits nobody; `trouble` reports it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Credentials:
     challenges: tuple[tuple[str, str], ...]
     """``WWW-Authenticate`` headers for a peer that shows none (RFC 9110 section 11.6.1)."""
     trouble: str | None
-    """Why an entry could not be used for the latest peer; None if all could."""
+    """The reason for which an entry could not be used for the latest peer; None if all could be used."""
 
     _entries: tuple[_Entry, ...]
     _parameter: str | None
@@ -151,5 +151,5 @@ def _authorization(value: str) -> str | None:
 
 
 def _digest(text: str) -> bytes:
-    """Return bytes of one length, whatever the text's: comparing them tells nothing of it."""
+    """Return a digest of a text; its length is always the same, so that comparing digests reveals nothing of the text."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

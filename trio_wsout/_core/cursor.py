@@ -2,13 +2,13 @@
 
 Rules
 -----
-1. A cursor is a text or a number; the empty text is none.
+1. A cursor is a text or a number; the empty text does not count as one.
 2. A value that no handshake can carry is never adopted, because no attempt would open any more: a value of more than 4 KiB,
    with half of a surrogate pair, or with a control character if the cursor goes into a header. An event of the application
    that holds such a value is refused. A stored or initial value, or one of a peer's message, is counted and ignored.
 """
 
-# An event holds anything; its content has no type until it is looked at.
+# An event may be any object: its content has no type before it is checked.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _MOST = 4096
 
 @frozen
 class _Missing:
-    """The type of `MISSING`, which is no value of JSON, as None is."""
+    """The type of `MISSING`, which stands for no value; None would stand for null, which is a value of JSON."""
 
 
 MISSING: Final = _Missing()
@@ -95,7 +95,7 @@ def goes_into_header(config: Config) -> bool:
 class CursorReader:
     """Reads the cursor value of events, by `value-field` or `value-pointer`, and checks it.
 
-    Both look into the event as the application gave it: a str or bytes has no fields, even if it holds JSON.
+    Both read the event as the application passed it: a str or bytes has no fields, even if it holds JSON.
     """
 
     unusable: int
@@ -141,7 +141,7 @@ class CursorReader:
             return None
 
     def adopted(self, value: str | None, what: str) -> tuple[str | None, str | None]:
-        """Return a stored or initial value, None if there is none to use; and why it is ignored (and counted), None if it is not.
+        """Return a stored or initial value, None if none can be used; and why it is ignored and counted, None if it is not.
 
         Args:
             value: The value; None if there is none.
@@ -172,7 +172,7 @@ def default_state_id(url: str) -> str:
     """Return the key of a cursor without `state-id`: a hash of the configured URL up to its path, without the query."""
     if Template.parse(url).is_static:
         parts = urlsplit(url)
-        place = f"{parts.scheme}://{parts.netloc.lower()}{parts.path or '/'}"
+        target = f"{parts.scheme}://{parts.netloc.lower()}{parts.path or '/'}"
     else:
-        place = url.partition("?")[0]
-    return hashlib.sha256(place.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        target = url.partition("?")[0]
+    return hashlib.sha256(target.encode("utf-8", "surrogatepass")).hexdigest()[:32]

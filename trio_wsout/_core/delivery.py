@@ -1,4 +1,4 @@
-"""The send account of a link: what is unsent, in flight and confirmed, and what is sent again after a break (SPEC 7).
+"""The send account of a link: unsent, in flight and confirmed messages, and those that are sent again (SPEC 7).
 
 Rules
 -----
@@ -23,12 +23,12 @@ Rules
    end it, a message is undelivered when it was to blame three times in a row. The row ends with a connection that ends while
    the message is in flight and is not to blame: for example, if this side cut it because the peer was silent. A connection on
    which the message was never written does not count.
-8. So that blame can be told, a connection that follows a break with messages in flight starts slowly: with a ping, then one
+8. To find the message to blame, a connection that follows a break with messages in flight starts slowly: with a ping, then one
    message, and twice as many after each confirmation, for as long as one of these messages is in the window. The ping is left
    out if the peer has acknowledged something and never answered a ping. At level ``acked`` a ping goes behind the messages
-   that are written again, which tells whether the peer outlived them. (At level ``written`` nothing stays in flight, so there is
+   that are written again; its pong shows that the peer outlived them. (At level ``written`` nothing stays in flight, so there is
    neither blame nor slow start.)
-9. If the peer has never done what the level needs, `silence` says so, and what to do.
+9. If the peer never sent the confirmation that the level needs, `silence` reports that, with advice.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ _BLAMING = frozenset({Cause.CLOSED, Cause.LOST, Cause.PROTOCOL})
 
 @define(eq=False)
 class _Write:
-    """Messages that were taken for one write and are not confirmed. With it no message needs a time of its own."""
+    """Messages that were taken for one write and are not confirmed. So no message needs a time of its own."""
 
     begun: float
-    """When the writing began."""
+    """The time at which the writing began."""
     count: int
     """Messages."""
     size: int
@@ -79,7 +79,7 @@ class _Tries:
     asked: int = 0
     """Connections that ended while it waited behind a first ping that was not answered."""
     blamed: int = 0
-    """How often in a row it was to blame (rule 7)."""
+    """The number of times in a row that it was to blame (rule 7)."""
 
 
 class DeliveryWindow:
@@ -133,7 +133,7 @@ class DeliveryWindow:
 
     @property
     def in_flight(self) -> int:
-        """How many messages are written on this connection and not confirmed."""
+        """The number of messages that are written on this connection and not confirmed."""
         return len(self._in_flight)
 
     def accept(self, message: Message) -> bool:
@@ -147,10 +147,10 @@ class DeliveryWindow:
         return True
 
     def accept_many(self, messages: Sequence[Message]) -> int:
-        """Put messages at the end, in order, as far as there is room; return how many."""
+        """Put messages at the end, in order, as far as there is room; return their number."""
         count = len(self._unsent) + len(self._in_flight) + len(messages)
         size = self._bytes + sum([len(message.payload) for message in messages])
-        if count <= self._most and size <= self._most_bytes:  # the common case: one look for all of them
+        if count <= self._most and size <= self._most_bytes:  # the common case: one check for all of them
             self._unsent.extend(messages)
             self._bytes = size
             return len(messages)
@@ -196,7 +196,7 @@ class DeliveryWindow:
         unsent = self._unsent
         room = self._limit - len(self._in_flight)
         count, size = len(unsent), self._bytes - sum([write.size for write in self._writes])
-        if count <= room and size <= most_bytes + most_bytes // 4:  # the common case: without a look at each
+        if count <= room and size <= most_bytes + most_bytes // 4:  # the common case: no check of each
             taken = list(unsent)
             unsent.clear()
         else:
@@ -224,7 +224,7 @@ class DeliveryWindow:
 
     @property
     def wants_ping(self) -> bool:
-        """Whether the answer to a ping written now would tell something new."""
+        """Whether the answer to a ping written now would prove something new."""
         return self._connected and (
             self._probing
             or (
@@ -341,7 +341,7 @@ class DeliveryWindow:
 
     @property
     def silence(self) -> str | None:
-        """What the peer has never done although the level needs it, and what to do; None if it has, or was not asked."""
+        """A report of the confirmation that the peer never sent, with advice; None if it sent one or was not asked."""
         if self._level is DeliveryLevel.RECEIVED and self._pinged and not self._answered:
             strange = (
                 " (pongs came, but empty or otherwise without the ping's payload: RFC 6455 section 5.5.3)"
@@ -364,7 +364,7 @@ class DeliveryWindow:
 
     @property
     def deadline(self) -> float | None:
-        """When the connection is stalled (rule 5); None if there is nothing to wait for."""
+        """The time at which the connection is stalled (rule 5); None if there is nothing to wait for."""
         if self._paused:
             return None
         if self._writes:

@@ -1,6 +1,6 @@
-"""Why an attempt failed or an open connection ended, as one value that the pure machines judge.
+"""The reason for which an attempt failed or an open connection ended, as one value that the pure machines judge.
 
-`_wire` makes it of what the network did. `link` reads it to retry or give up, `delivery` to blame a message, and people read
+`_wire` makes it when the network fails. `link` reads it to retry or give up, `delivery` to blame a message, and people read
 it in errors and logs.
 """
 
@@ -43,13 +43,13 @@ class Cause(StrEnum):
     STALLED = "stalled"
     """A message was not confirmed within retry.timeout."""
     CALLABLE = "callable"
-    """A callable of the application is not async where it must be; final, because no attempt would mend it."""
+    """A callable of the application is not async where it must be; final, because every attempt would fail in the same way."""
     LOCAL = "local"
     """This side closed the connection on purpose."""
 
 
 BY_SILENCE = frozenset({Cause.UNHEALTHY, Cause.STALLED})
-"""Causes by which this side ends a connection because nothing came."""
+"""Causes for which this side ends a connection because nothing came."""
 
 
 @frozen(kw_only=True)
@@ -62,7 +62,7 @@ class Disconnection:
     status: int | None = None
     """HTTP status, for `Cause.REFUSED`."""
     code: int | None = None
-    """Close code (RFC 6455 section 7.4): that of the peer for `Cause.CLOSED`; that for the peer for `Cause.PROTOCOL`, if known."""
+    """Close code (RFC 6455 section 7.4): from the peer for `Cause.CLOSED`, to the peer for `Cause.PROTOCOL` if known."""
     retry_after: float | None = None
     """Seconds that the server asked to wait (429, 503), a lower bound for the next delay."""
 

@@ -8,7 +8,7 @@ Rules
 3. A message that neither of them changes goes on byte for byte.
 """
 
-# An event holds anything; its content has no type until it is looked at.
+# An event may be any object: its content has no type before it is checked.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Edits:
 
         Args:
             message: The message that came.
-            signed: Whether the identity of its peer is put in.
+            signed: Whether the identity of its peer is added.
 
         Raises:
             CallableError: `on_message` is async, or returned neither a Received nor None.
@@ -93,7 +93,7 @@ class Edits:
 
 
 def _same_json(event: object, parsed: object) -> bool:
-    """Return whether an event is still what was parsed; unlike ``==`` this tells 1 from 1.0 and True, and -0.0 from 0.0."""
+    """Return whether an event is still what was parsed; unlike ``==`` this distinguishes 1, 1.0 and True, and -0.0 and 0.0."""
     pairs = [(event, parsed)]
     while pairs:  # a stack, not recursion: JSON may be nested deeper than Python calls may
         one, other = pairs.pop()

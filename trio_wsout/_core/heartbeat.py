@@ -1,4 +1,4 @@
-"""When to ping, and whether the peer is alive (SPEC 8; RFC 6455 sections 5.5.2 and 5.5.3).
+"""Decides when to ping, and whether the peer is alive (SPEC 8; RFC 6455 sections 5.5.2 and 5.5.3).
 
 Rules
 -----
@@ -20,7 +20,7 @@ Rules
 7. While this side has paused reading, silence proves nothing: nothing is due until it reads again.
 8. A ping that is to confirm carries the configured payload and a number, or the number alone if both don't fit in 125
    bytes, and only a pong with the same payload answers it. So a pong that comes twice, or late, never confirms what was
-   written later; nor does one that answers several pings at once. A periodic ping that has nothing to confirm, and
+   written later; nor does one pong that answers several pings. A periodic ping that has nothing to confirm, and
    replaces no other, carries exactly the configured payload. Its pong is life, confirms nothing, and is not waited for.
 9. With ``heartbeat: none`` nothing is ever due; confirmation pings are still counted here.
 """
@@ -93,7 +93,7 @@ class HeartbeatMonitor:
     """Whether a ping was taken by `next_ping` and is not written yet."""
     _last_life: float = field(default=0.0, init=False)
     _silent_since: float | None = field(default=None, init=False)
-    """When the timeout began; None if no frame is awaited."""
+    """The time at which the timeout began; None if no frame is awaited."""
     _ask_every: float = field(default=inf, init=False)
     _ask_at: float = field(default=inf, init=False)
     _acknowledged: int | None = field(default=None, init=False)
@@ -120,7 +120,7 @@ class HeartbeatMonitor:
 
     @property
     def deadline(self) -> float | None:
-        """When `poll` must be called; None if not before something else happens."""
+        """The time at which `poll` must be called; None if nothing is due before something else happens."""
         policy = self._policy
         if policy is None or self._paused or self._due:
             return None
@@ -129,7 +129,7 @@ class HeartbeatMonitor:
         return None if self._going else self._last_life + policy.ping_interval
 
     def poll(self, now: float, *, all_read: bool = False) -> Pulse | None:
-        """Return what is to be done at `now`; None before `deadline`.
+        """Return the step to take at `now`; None before `deadline`.
 
         Args:
             now: The time.

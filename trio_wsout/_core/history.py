@@ -8,9 +8,9 @@ Rules
    `max_age`. The position of the last event that left is the floor.
 4. A cursor is known if the event that it names is retained, or was the last to leave: then no event is missing between it and
    the first retained one. For any other cursor there is a gap.
-5. A gap has two ends: the last cursor that the peer has (``asked``), and the first cursor behind the gap (``first``). A peer
-   is told of it by a message of its own, which is JSON in a text frame whatever the payload and the batches are, or by a
-   Close.
+5. A gap has two ends: the last cursor that the peer has (``asked``), and the first cursor behind the gap (``first``). A
+   message of its own reports the gap to the peer (JSON in a text frame, whatever the payload and the batches are), or a
+   Close does.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Entry:
     cursor: str | None
     """Its cursor value; None if it has none."""
     at: float
-    """When it was accepted: seconds since 1970."""
+    """The time at which it was accepted, in seconds since 1970."""
 
 
 @frozen(kw_only=True)
@@ -94,8 +94,8 @@ def gap_message(asked: str | None, first: str | None) -> bytes:
     return orjson.dumps({"gap": {"asked": asked, "first": first}})
 
 
-def check_entries(entries: Sequence[Entry], *, place: str, epoch: int, tail: int) -> None:
-    """Refuse events that can't follow position `tail` in a history that `epoch` owns.
+def check_entries(entries: Sequence[Entry], *, store: str, epoch: int, tail: int) -> None:
+    """Refuse events that can't follow position `tail` in the history `store`, which `epoch` owns.
 
     Raises:
         HistoryError: They have an older epoch.
@@ -103,17 +103,17 @@ def check_entries(entries: Sequence[Entry], *, place: str, epoch: int, tail: int
     """
     for entry in entries:
         if entry.epoch < epoch:
-            raise taken_over(place, owner=epoch, epoch=entry.epoch)
+            raise taken_over(store, owner=epoch, epoch=entry.epoch)
         if entry.epoch > epoch:
-            raise ValueError(f"{place}: epoch {entry.epoch} has not opened it")
+            raise ValueError(f"{store}: epoch {entry.epoch} has not opened it")
         if entry.position <= tail:
-            raise ValueError(f"{place}: position {entry.position} does not follow {tail}")
+            raise ValueError(f"{store}: position {entry.position} does not follow {tail}")
         tail = entry.position
 
 
-def taken_over(place: str, *, owner: int, epoch: int) -> HistoryError:
-    """Return the error of an output that does not own the history any more."""
+def taken_over(store: str, *, owner: int, epoch: int) -> HistoryError:
+    """Return the error of an output that does not own the history `store` any more."""
     return HistoryError(
-        f"{place}: another process or output has taken the history over (its epoch is {owner}, this one's "
+        f"{store}: another process or output has taken the history over (its epoch is {owner}, this one's "
         f"{epoch}); only one may write to it at a time, so stop one of them or give it a history of its own"
     )

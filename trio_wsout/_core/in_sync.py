@@ -1,7 +1,7 @@
 """The subscriptions that stand at the end of the log and are written to together, with one account for all of them.
 
 A broadcast touches nothing of each subscription, so all that it costs is the system call that writes it. Not even their
-memory is looked at: with thousands of peers it is cold, and reading it would cost as much again. Meanwhile the account of
+memory is read: with thousands of peers it is cold, and that would cost as much again. Meanwhile the account of
 each subscription stands still; `catch_up` brings it up to date, with all broadcasts since, when somebody needs it.
 """
 
@@ -69,7 +69,7 @@ class InSync:
         return True
 
     def leave(self, subscription: Subscription) -> None:
-        """Exclude a member from further broadcasts: it takes for itself again."""
+        """Exclude a member from further broadcasts: it takes its messages by itself again."""
         self.catch_up(subscription)
         del self.members[subscription]
         subscription.in_sync = False
@@ -78,7 +78,7 @@ class InSync:
         subscription.owner.left_sync()
 
     def catch_up(self, subscription: Subscription) -> None:
-        """Bring a member's account up to date, and tell its owner."""
+        """Bring a member's account up to date, and report that to its owner."""
         if subscription.position == self.position:
             return
         # One entry for all broadcasts, and the same entry for all members that catch up from the same position.
@@ -111,7 +111,7 @@ class InSync:
     def next_broadcast(self, now: float) -> Broadcast | None:
         """Return the next frames, of one block at most; there must be some. Members without room for them leave.
 
-        None if there are no members any more.
+        It returns None if no member is left.
         """
         while (block := self._block).end <= self.position and block.next is not None:
             self._block = block.next

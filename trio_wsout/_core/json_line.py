@@ -4,7 +4,7 @@ A parsed value is not what was written: numbers are rounded to 64 bits, a key th
 gone. So an event of the command is a `JsonLine`, and so is a message that a relay stamps.
 """
 
-# The content of JSON has no type until it is looked at.
+# The content of JSON has no type before it is checked.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ BLANKS = b" \t\r\n"
 """White space between the tokens of JSON (RFC 8259 section 2)."""
 
 _BEFORE_NOTHING = b"{ \t\r\n"
-"""What may stand before the end of an empty object."""
+"""The bytes that may stand before the end of an empty object."""
 _loads = orjson.loads
 _SIXTH = slice(5, None, 6)
-"""It picks at least three of 19 digits in a row: a text whose pick has no three adjacent digits has no integer over 64 bits."""
+"""Picks at least three of 19 digits in a row: a text without three adjacent digits in its pick has no integer over 64 bits."""
 _DIGIT_OR_NOT = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))  # noqa: PLR2004 - "0" to "9", and a space
 _FROM = 2**63
 """Floats of this size or more may have been written as integers over 64 bits."""
@@ -43,7 +43,7 @@ _MOST_DIGITS = 4000
 
 @define(unsafe_hash=True, weakref_slot=False)
 class JsonLine:
-    """One JSON value as it was written, on one line; `read` makes one of a text that is not checked."""
+    """One JSON value as it was written, on one line; `read` makes one of an unchecked text."""
 
     text: bytes = field(repr=lambda text: f"<{len(text)} bytes>")
     """The JSON, without white space at its ends and without a line feed; it may be secret."""
@@ -163,8 +163,8 @@ def parse_json(text: str | bytes) -> object:
             or one over 64 bits in too many brackets.
     """
     value: object = _loads(text)
-    # orjson makes floats of integers over 64 bits: only where there are that many digits can one be.
-    # Written out, for a search in all of the text costs more than the parser.
+    # orjson makes floats of integers over 64 bits: only a text with that many digits in a row can hold one.
+    # Every sixth byte is searched, because a search in all of the text would cost more than the parser.
     sixth = text[_SIXTH]
     digits = (sixth.encode() if isinstance(sixth, str) else sixth).translate(_DIGIT_OR_NOT)
     if digits.find(b"000") < 0 or not _may_be_rounded(value):

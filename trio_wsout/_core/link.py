@@ -7,7 +7,7 @@ Rules
 3. When a connection ends that had been open for `reset_after` or longer, the count of failures in a row returns to 0
    before this end is counted.
 4. After a failure the link waits for `backoff.delay` of the count, or longer if the server asked for it.
-5. These are final at once: the HTTP statuses 400, 401, 403, 404, 405, 410 and 426; a 101 that is not valid; a certificate
+5. These are always final: the HTTP statuses 400, 401, 403, 404, 405, 410 and 426; a 101 that is not valid; a certificate
    that is not accepted; a callable of the application that is not async; a close code in `give_up_on`; the third close
    code 1008 in a row without a message between. One 401 is retried if the application can give fresh credentials, and
    one more after each opening.
@@ -80,7 +80,7 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
 
 _FINAL_STATUSES = frozenset({400, 401, 403, 404, 405, 410, 426})
 _FINAL_ONCE_OPEN = frozenset({401, 403, 410})
-"""Those of them that are final also after the link has been open."""
+"""The final statuses that stay final after the link has been open."""
 _UNAUTHORIZED = 401
 _FINAL_CAUSES = frozenset({Cause.BAD_HANDSHAKE, Cause.CALLABLE, Cause.CERTIFICATE})
 _POLICY_VIOLATION = 1008
@@ -112,7 +112,7 @@ class LinkChange:
     attempt: int
     """1-based number of the current or next attempt in this row of failures."""
     disconnection: Disconnection | None = None
-    """Why the last attempt or connection ended; None before the first end."""
+    """The end of the last attempt or connection; None before the first end."""
     delay: float | None = None
     """Seconds until the next attempt, when backing off."""
 
@@ -129,17 +129,17 @@ class Link:
     failures: int = field(default=0, init=False)
     """Failures in a row."""
     deadline: float | None = field(default=None, init=False)
-    """When the next attempt is due; None if the link is not backing off."""
+    """The time at which the next attempt is due; None if the link is not backing off."""
     last: Disconnection | None = field(default=None, init=False)
-    """Why the latest attempt or connection ended; None before the first end."""
+    """The end of the latest attempt or connection; None before the first end."""
     verdict: str | None = field(default=None, init=False)
-    """Why the link gave up; None if it has not."""
+    """The reason for which the link gave up; None if it has not given up."""
     first_failure: bool = field(default=False, init=False)
     """Whether the latest failure is the first attempt that failed since the link was open (rule 8)."""
     still_failing: bool = field(default=False, init=False)
     """Whether the latest failure is worth a warning (rule 8)."""
     _refreshing: bool = field(default=False, init=False)
-    """Whether a 401 was met, so that this attempt is the one with fresh credentials."""
+    """Whether this attempt follows a 401 and is the one with fresh credentials."""
     _opened_at: float = field(default=0.0, init=False)
     _openings: int = field(default=0, init=False)
     _policy_violations: int = field(default=0, init=False)
@@ -152,7 +152,7 @@ class Link:
 
     @property
     def reconnects(self) -> int:
-        """How often the link opened after its first opening."""
+        """The number of times that the link opened after its first opening."""
         return max(0, self._openings - 1)
 
     def wanted(self) -> None:

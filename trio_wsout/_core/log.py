@@ -8,9 +8,9 @@ Rules
    same frames get the same bytes object. A block lives as long as a subscription needs it.
 3. A peer's queue is the messages that are posted and not taken: at most `capacity`. When a peer has so many, the log is
    full: before it posts, the caller must let the peers take, and then wait, or disconnect the slow ones, or mark them as
-   stuck (policy ``drop-oldest``). Nobody waits for a stuck peer: it loses its oldest messages, counted, and is told after
-   which event its gap begins. It is stuck until it takes again. What it has in flight can't settle meanwhile, and nor can
-   what is behind that; a stuck peer for which too much is kept has to go (`kept_for`).
+   stuck (policy ``drop-oldest``). Nobody waits for a stuck peer: it loses its oldest messages, which are counted, and gets a
+   notice of its gap. It is stuck until it takes again. Meanwhile its messages in flight can't settle, and nor can any
+   behind them; a stuck peer for which too much is kept has to go (`kept_for`).
 4. A peer may have `max_unconfirmed` messages written and not confirmed, and about as many bytes; beyond that it takes
    nothing. While this side does not read from the peer the only bound is the room on its connection: the confirmations lie
    unread, so waiting for them would never end.
@@ -47,11 +47,11 @@ if TYPE_CHECKING:
 __all__ = ["Broadcast", "Log", "Owner", "Subscription"]
 
 _KEPT = 256
-"""Messages that may be kept because of a stuck peer, in capacities of a queue."""
+"""Most messages that may be kept because of a stuck peer, as a multiple of `capacity`."""
 _KEPT_BYTES = 64 * 1024 * 1024
 """Bytes of frames that may be kept because of a stuck peer."""
 _MANY = 16
-"""Peers from which on confirmations are put off while nobody waits for them (rule 7)."""
+"""From this number of peers on, confirmations are put off while nobody waits for them (rule 7)."""
 _ASK_AFTER = 1.0
 """Seconds after which peers are asked for confirmations that nobody waits for: a ping and its pong cost more than the
 message before them, so one ping serves many messages."""
@@ -75,23 +75,23 @@ class Log:
     wanted: int = field(default=0, init=False)
     """The messages before this one are to be confirmed as soon as possible."""
     ask_at: float | None = field(default=None, init=False)
-    """When all peers must be asked for confirmations at the latest; None if nothing was written since `asked`."""
+    """The latest time at which all peers must be asked for confirmations; None if nothing was written since `asked`."""
     members: set[Subscription] = field(factory=set[Subscription], init=False)
     in_sync: InSync = field(default=Factory(lambda self: InSync(self.delivery), takes_self=True), init=False)
     """The subscriptions that broadcasts are written to."""
     positions: Watermark[Subscription] = field(factory=Watermark[Subscription], init=False)
     """The subscriptions, each at the first message that it has not taken."""
     confirmed: Watermark[object] = field(factory=Watermark[object], init=False)
-    """The subscriptions, and whoever else confirms, each at the first message that it has not confirmed."""
+    """The subscriptions, and the link of a relay, each at the first message that it has not confirmed."""
     _last: Block = field(factory=lambda: Block(0), init=False)
     _pending: deque[Message] = field(factory=deque["Message"], init=False)
     """The messages that have not settled, from number `_base` on."""
     _seqs: deque[int] = field(factory=deque[int], init=False)
-    """The sequence number of the last event of each."""
+    """The sequence number of the last event of each message in `_pending`."""
     _base: int = field(default=0, init=False)
     _base_seq: int = field(default=0, init=False)
     _bytes: int = field(default=0, init=False)
-    """Bytes of all of them."""
+    """Bytes of all messages in `_pending`."""
 
     # -- the log --------------------------------------------------------------------------------------
 
@@ -120,7 +120,7 @@ class Log:
         self.wanted = self.end
 
     def ask_by(self, at: float) -> None:
-        """Set `ask_at`, if it is not set: something was written at this time. That is before it makes a peer stalled."""
+        """Set `ask_at`, if it is not set, for a write at the time `at`; it is early enough that no peer stalls before."""
         if self.ask_at is None:
             self.ask_at = at + min(_ASK_AFTER, self.timeout / 2)
 
@@ -227,13 +227,13 @@ class Log:
 
     @property
     def unsettled(self) -> int:
-        """How many messages have not settled."""
+        """The number of messages that have not settled."""
         return len(self._pending)
 
     # -- subscriptions --------------------------------------------------------------------------------
 
     def join(self, owner: Owner) -> Subscription:
-        """Return a new subscription, to everything from here on."""
+        """Return a new subscription to all messages that are posted from now on."""
         subscription = Subscription(self, owner, self._last, self.end)
         self.members.add(subscription)
         self.positions.add(subscription, self.end)

@@ -15,7 +15,7 @@ __all__ = ["Accepted", "BatchMessage", "Fate", "Message", "Refused", "all_plain"
 
 
 class Fate(Protocol):
-    """Is told what became of one event."""
+    """Takes the outcome of one event."""
 
     def confirmed(self, document: Document | None) -> None:
         """The event reached the delivery level; `document` is the marker of its batch, None if documents are not marked."""
@@ -26,17 +26,17 @@ class Fate(Protocol):
 
 @define(eq=False, weakref_slot=False)
 class Accepted:
-    """One accepted event. Where events go one by one it is its own message, which saves making another.
+    """One accepted event. Where events go one by one it is its own message, which saves a second object.
 
-    There is one for every event, so it holds no more than it must: making it is a part of the cost of an event.
+    One is made for every event, so it has as few fields as it can.
     """
 
     payload: bytes
     """The encoded event, not framed."""
     event: object
-    """The event as the application gave it."""
+    """The event as the application passed it."""
     fate: Fate | None = None
-    """Is told what became of it; None if nobody asked."""
+    """Takes the outcome of the event; None if nobody waits for it."""
     seq: int = 0
     """Sequence number, 1-based; 0 until the event leaves the intake."""
     source: Any = field(
@@ -53,7 +53,7 @@ class Accepted:
 
     @property
     def events(self) -> Sequence[Accepted]:
-        """Itself."""
+        """The event itself, which is the only one of its message."""
         return (self,)
 
     @property
@@ -63,7 +63,7 @@ class Accepted:
 
     @property
     def awaited(self) -> bool:
-        """Whether somebody asked what becomes of it."""
+        """Whether somebody waits for its outcome."""
         return self.fate is not None
 
 
@@ -72,7 +72,7 @@ class Refused(Accepted):
     """An event that was accepted although it can't be delivered; it is never written."""
 
     reason: str = field(kw_only=True)
-    """Why it can't be delivered."""
+    """The reason for which it can't be delivered."""
 
 
 @define(eq=False, weakref_slot=False)
@@ -101,7 +101,7 @@ class BatchMessage:
 
     @property
     def awaited(self) -> bool:
-        """Whether somebody asked what becomes of one of its events."""
+        """Whether somebody waits for the outcome of one of its events."""
         return any(event.fate is not None for event in self.events)
 
 

@@ -34,10 +34,10 @@ __all__ = [
     "Opened",
     "ResponseHead",
     "accept_of",
+    "first_line_of",
     "judge_opening",
     "opening_head",
     "refusal",
-    "said_in",
 ]
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -134,7 +134,7 @@ def _named(name: str, asked: Asked) -> str:
 
 
 def refusal(head: ResponseHead, body: bytes, asked: Asked, *, wall: float) -> Disconnection:
-    """Return why an attempt failed: its response is not 101.
+    """Return the disconnection of an attempt whose response is not 101.
 
     Args:
         head: The head of the response.
@@ -145,15 +145,15 @@ def refusal(head: ResponseHead, body: bytes, asked: Asked, *, wall: float) -> Di
     status = head.status
     phrase = reason_phrase(status)
     answer = f"{status} {phrase}".rstrip()
-    said = said_in(body, " ".join(head.values("content-type")), asked.secrets)
-    told = "" if said.lower() in ("", answer.lower(), phrase.lower()) else f" and said {said!r}"
-    detail = f"the server answered {answer}{told}{_advice(head, said, asked)}"
+    line = first_line_of(body, " ".join(head.values("content-type")), asked.secrets)
+    quote = "" if line.lower() in ("", answer.lower(), phrase.lower()) else f" and said {line!r}"
+    detail = f"the server answered {answer}{quote}{_advice(head, line, asked)}"
     waits = head.values("retry-after") if status in _MAY_ASK_TO_WAIT else ()
     retry_after = _retry_after(", ".join(waits), wall) if waits else None
     return Disconnection(cause=Cause.REFUSED, detail=detail, status=status, retry_after=retry_after)
 
 
-def said_in(body: bytes, kind: str, secrets: Sequence[str]) -> str:
+def first_line_of(body: bytes, kind: str, secrets: Sequence[str]) -> str:
     """Return the first line of a body of the Content-Type `kind`, as it may be quoted; empty if there is none."""
     text = body.decode("utf-8", "replace")
     if "html" in kind.lower() or text.lstrip()[:1] == "<":
@@ -173,14 +173,14 @@ def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…"
 
 
-def _advice(head: ResponseHead, said: str, asked: Asked) -> str:
+def _advice(head: ResponseHead, line: str, asked: Asked) -> str:
     if head.status // 100 == _SUCCESS:
         return ": there is no WebSocket at this path"
     if head.status // 100 == _REDIRECTION:
         where = _where(" ".join(head.values("location")), asked.secrets)
         points = f" and points to {where}" if where else ""
         return f"{points}; redirects are not followed: put the final address into url"
-    if head.status == HTTPStatus.BAD_REQUEST and not asked.secure and "https" in said.lower():
+    if head.status == HTTPStatus.BAD_REQUEST and not asked.secure and "https" in line.lower():
         return "; to speak TLS, write wss:// in url"
     return ""
 

@@ -63,7 +63,7 @@ class _Edges:
     size: int
     """Bytes that they take, with brackets and line ends, without the counts."""
     counts: int
-    """How often the count stands in them."""
+    """The number of times that the count stands in them."""
 
     def filled(self, count: int) -> tuple[bytes | None, bytes | None]:
         """Return header and footer of a batch of `count` events."""
@@ -187,7 +187,7 @@ class Packer:
 
     @property
     def deadline(self) -> float | None:
-        """When `poll` closes the open batch; None if nothing is open."""
+        """The time at which `poll` closes the open batch; None if none is open."""
         return self._batcher.deadline if self._batcher else None
 
     def go_on(self, epoch: int, after: int) -> None:
@@ -218,7 +218,7 @@ class Packer:
         """Number an event and put it into the open batch, or into the next one, `at` seconds since 1970.
 
         Returns:
-            The messages that this closes, in order; and why the event fits into none, or None if it does.
+            The messages that this closes, in order; and the reason for which the event fits into no message, None if it fits.
         """
         batcher, templates = self._batcher, self._templates
         if batcher is None or templates is None:

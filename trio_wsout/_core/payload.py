@@ -15,7 +15,7 @@ Rules
 5. A `JsonLine` goes byte for byte as it was written. Only a JSON string goes as its text, by the rules above.
 """
 
-# An event holds anything; its content has no type until it is looked at.
+# An event may be any object: its content has no type before it is checked.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -194,19 +194,19 @@ def _json(event: object) -> bytes:
         message = _culprit(event) or f"$: {error}"
         raise EventError(message) from None
     # orjson writes NaN and infinities as null: only where there is a null, one may be hidden.
-    # (`rfind` takes half the time of `in`, which first takes what it is given for a number, and two thirds of `find`'s.)
+    # (`rfind` takes half the time of `in`, which first tries to read its argument as a number, and two thirds of `find`'s.)
     if encoded.rfind(_NULL) >= 0:
         hidden = _culprit(event)
         if hidden is not None:
             raise EventError(hidden)
     # orjson encodes into 1024 bytes and cuts off the rest. A small event is copied out of them into
-    # Python's own small blocks: where hundreds are kept, those remains cost a page fault an event,
-    # as the C library gives memory back to the system again and again (measured: up to 1400 ns; the copy costs 30).
+    # Python's own small blocks: where hundreds are kept, the larger blocks would cost a page fault each,
+    # as the C library returns memory to the system again and again (measured: up to 1400 ns; the copy costs 30).
     return b"%b" % encoded if len(encoded) < _SMALL else encoded
 
 
 def _culprit(event: object) -> str | None:
-    """Return where and why an event is not JSON; None if nothing was found."""
+    """Return the path and the reason of a fault that keeps an event from being JSON; None if none was found."""
     rest: list[tuple[object, str, int]] = [(event, "$", 0)]
     while rest:  # a stack, not recursion: an event may be nested deeper than Python calls may
         value, path, depth = rest.pop()

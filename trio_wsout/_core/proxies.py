@@ -31,14 +31,14 @@ __all__ = ["choose_proxy", "needs_no_proxy"]
 def choose_proxy(
     configured: str | None, environ: Mapping[str, str], *, secure: bool, host: str, port: int
 ) -> Proxy | None:
-    """Return the proxy through which to reach a host; None for none.
+    """Return the proxy through which to reach a host; None if none is used.
 
     Args:
         configured: `connect.proxy`; None if it is not set.
         environ: Variables by name.
         secure: Whether TLS is spoken with the host.
         host: As `parse_host` returns it.
-        port: Of the host.
+        port: The port of the host.
 
     Raises:
         ValueError: The variable is no proxy; the text names it, and holds nothing of its value.

@@ -1,8 +1,8 @@
 """Reading out a connection before its peer is judged: everything that lies in the socket is read first (SPEC 7).
 
 A deadline that is over proves nothing if this process, its loop or its machine stood still: the answer may lie in the
-socket. Time is counted in turns of the loop here. In each turn the sockets are asked once what they have, and every task
-runs for which they have something.
+socket. Time is counted in turns of the loop here. In each turn the loop polls every socket once, and then runs the tasks
+whose sockets have something.
 
 Rules
 -----
@@ -13,8 +13,8 @@ Rules
    further bytes count for nothing. Then it takes `_QUIET` more turns in which the reader waits, or `_BUSY` in which it does
    not.
 3. A write that waited for room at the start and got some proves that the peer takes what it is sent. A write that still
-   waits may prove the same, if this is so late that there was room and no task to use it; not every system tells the
-   difference. `could_not_write` covers both.
+   waits may prove the same, if the peer is judged so late that there was room and no task ran to use it; not every
+   system shows the difference. `could_not_write` covers both.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _QUIET = 8
 _BUSY = 128
 """Turns that a reader may need for what it has: a run of messages is a turn, and 64 KiB may hold many."""
 _MOST = 8 * 1024 * 1024
-"""Bytes that are taken to lie in a stream if nobody can tell: more than systems keep for a socket."""
+"""Bytes that are assumed to lie in a stream if their number is not known: more than systems keep for a socket."""
 
 
 @frozen(kw_only=True)
 class Motion:
-    """How far reading and writing on a connection have come."""
+    """The progress of reading and writing on a connection."""
 
     received: int
     """Bytes that came."""
@@ -50,7 +50,7 @@ class ReadOut:
 
     _first: Motion
     _unread_bytes: int | None = field(alias="unread_bytes", kw_only=True)
-    """Bytes that lay in the socket at the start; None if nobody can tell."""
+    """Bytes that lay in the socket at the start; None if that is not known."""
     _before: Motion = field(init=False)
     _quiet: int = field(default=0, init=False)
     _busy: int = field(default=0, init=False)
@@ -79,5 +79,5 @@ class ReadOut:
 
 
 def could_not_write(motion: Motion, late: float, timeout: float) -> bool:
-    """Return whether a waiting write may be this side's fault: its deadline is judged `late`, by half its timeout or more."""
+    """Return whether a waiting write may be this side's fault: its deadline is judged `late` by half its timeout or more."""
     return motion.writes and late >= timeout / 2

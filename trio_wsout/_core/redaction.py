@@ -4,8 +4,8 @@ Rules
 -----
 1. A secret in a text is redacted, and so is any piece of it of `_PIECE` characters or more: the reason of a Close is cut
    off at 123 bytes, which may be inside a token.
-2. A secret of fewer than `_SHORT` characters may stand in any word, and the place of the mask would tell which: a text that
-   holds one is redacted as a whole.
+2. A secret of fewer than `_SHORT` characters may stand in any word, and the position of the ``***`` would reveal it: a text
+   that holds one is redacted as a whole.
 """
 
 from __future__ import annotations

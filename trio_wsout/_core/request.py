@@ -55,7 +55,7 @@ _QUERY_SAFE = _PATH_SAFE + "?"
 _BETWEEN = re.compile(r"""[\s;,="]+""")
 """Separators of the values in one header."""
 _PART = 4
-"""Characters from which on such a value is a secret of its own."""
+"""A value of so many characters or more is a secret of its own."""
 _PORTS = {"ws": 80, "wss": 443}
 
 
@@ -72,7 +72,7 @@ class Request:
     host: str
     """Host to connect to, as `parse_host` returns it."""
     server_name: str
-    """The same as its certificate has it: without a dot at its end (RFC 6066 section 3) and without a zone."""
+    """The host as its certificate names it: without a dot at its end (RFC 6066 section 3) and without a zone."""
     port: int
     """Port to connect to."""
     authority: str
@@ -82,7 +82,7 @@ class Request:
     headers: tuple[tuple[str, bytes], ...] = field(repr=False)
     """Further headers, no name twice."""
     subprotocols: tuple[str, ...]
-    """Offered in this order."""
+    """The subprotocols to offer, in this order."""
     secrets: tuple[str, ...] = field(default=(), repr=False)
     """Texts of the handshake that no error may quote."""
     key_password: Secret | None = None
@@ -230,9 +230,9 @@ def _headers(
             raise RequestError(message)
         found[name.lower()] = (name, _header_value(value, path))
         if secret or name.lower() in SENSITIVE_HEADERS:
-            # The name of a scheme ("Bearer") before it is none.
-            told = value.partition(" ")[2] or value if name.lower().endswith("authorization") else value
-            secrets.add(told.strip(" \t"), *[part for part in _BETWEEN.split(told) if len(part) >= _PART])
+            # The name of a scheme ("Bearer") before a secret is none.
+            shown = value.partition(" ")[2] or value if name.lower().endswith("authorization") else value
+            secrets.add(shown.strip(" \t"), *[part for part in _BETWEEN.split(shown) if len(part) >= _PART])
 
     credentials = _credentials(config.auth, secrets)
     if credentials is not None:

@@ -18,7 +18,7 @@ from attrs import define, field
 __all__ = ["Segment", "Segments", "Settled"]
 
 _LARGEST = 8 << 20
-"""Most bytes of a segment, except where one group is larger: so much is read at once as a spool is opened."""
+"""Most bytes of a segment, except where one group is larger: so much is read in one go when a spool is opened."""
 _INDEXED = 64 << 10
 """Bytes between two records whose offset is remembered."""
 
@@ -30,7 +30,7 @@ class Settled:
     upto: int
     """Every number up to this one is settled."""
     beyond: int = field(default=0, init=False)
-    """How many numbers behind it are settled, too."""
+    """The number of events behind it that are settled, too."""
     _last_of: dict[int, int] = field(factory=dict[int, int], init=False)
     """The last number of each range, by its first."""
     _first_of: dict[int, int] = field(factory=dict[int, int], init=False)
@@ -135,7 +135,7 @@ class Segments:
         """Note that the oldest segment was removed."""
         self.size -= self._segments.pop(0).size
 
-    def place_of(self, number: int) -> tuple[Segment, int]:
+    def locate(self, number: int) -> tuple[Segment, int]:
         """Return the segment that holds an event, and the offset of a record not far before that event."""
         segment = self._segments[bisect_right(self._segments, number, key=lambda each: each.first) - 1]
         return segment, segment.index[bisect_right(segment.index, number, key=lambda each: each[0]) - 1][1]

@@ -9,7 +9,7 @@ Rules
 3. Before the body stand a mark, the body's length, and a checksum of the body with the salt as its key. The mark is a part of
    the salt. An event can hold neither a mark nor a record, because no sender knows the salt.
 4. A record is written only when the one before it is synced. So a record that is not whole at the end of the newest segment,
-   with no whole record behind it, was never promised to anybody: it is a torn tail. Anything else that is not whole is
+   with no whole record behind it, holds no accepted event: it is a torn tail. Anything else that is not whole is
    damage, reported with its offset.
 5. Numbers have no gap: each record begins where the one before it ended.
 """
@@ -106,7 +106,7 @@ class Header:
     salt: bytes
     """`SALT_SIZE` random bytes, different for each segment."""
     epoch: int
-    """With a number it names an event, for as long as the spool is not empty, whatever the number of processes."""
+    """Epoch and number together name an event, until the spool is empty, also through restarts."""
     first: int
     """Number of the first event in the segment."""
 
@@ -185,7 +185,7 @@ def record_at(content: bytes, offset: int, salt: bytes) -> Record | None:
 
 
 def events_behind(content: bytes, number: int, salt: bytes) -> tuple[list[bytes], int]:
-    """Return the events above `number` in the whole records at the beginning of `content`, and where these records end."""
+    """Return the events above `number` in the whole records at the beginning of `content`, and the offset of their end."""
     found: list[bytes] = []
     at = 0
     while (record := record_at(content, at, salt)) is not None:

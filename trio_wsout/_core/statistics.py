@@ -68,7 +68,7 @@ class ListenerStatistics:
     state: str
     """listening or closed."""
     addresses: tuple[str, ...] = ()
-    """The addresses that it listens at; port 0 is replaced by the port that the system gave."""
+    """The addresses that it listens at; port 0 is replaced by the port that the system chose."""
     admitted: int = 0
     """Peers that were admitted."""
     refused: int = 0
@@ -92,7 +92,7 @@ class SpoolStatistics:
     torn: int = 0
     """Groups of events that a crash had torn, and that were cut off as the spool was opened: ``send`` never returned for them."""
     waits: str | None = None
-    """Why ``send`` waits for the spool: "spool.max-bytes is reached" or "the disk is full"; None if it does not wait."""
+    """The reason for which ``send`` waits for the spool: "spool.max-bytes is reached" or "the disk is full"; None if it does not wait."""
 
 
 @frozen(kw_only=True)
@@ -115,13 +115,13 @@ class Statistics:
     """
 
     accepted: int = 0
-    """Events that ``send`` and its kin took."""
+    """Events that ``send``, and the other calls that send, accepted."""
     confirmed: int = 0
     """Events that reached the delivery level."""
     undelivered: int = 0
     """Events that were reported as undelivered."""
     unconfirmed: int = 0
-    """Events that were accepted and are neither."""
+    """Events that were accepted and are neither confirmed nor undelivered yet."""
     written: int = 0
     """Events handed to the kernel; one that was written twice counts twice."""
     written_messages: int = 0
@@ -145,9 +145,9 @@ class Statistics:
     unknown_acks: int = 0
     """Acknowledgements that name nothing in flight."""
     unusable_cursors: int = 0
-    """Cursor values that came in, stored, initial or in messages of peers, and that no handshake could carry: they were not adopted."""
+    """Cursor values (stored, initial, or in messages of peers) that were not adopted, because no handshake could carry them."""
     last_document: Document | None = None
-    """Marker of the latest confirmed batch; with `count` 0, of an end behind which nothing was open. None if documents
+    """Marker of the latest confirmed batch; with `count` 0 if no batch was open when the document ended. None if documents
     are not marked, or none is confirmed yet."""
     link: LinkStatistics | None = None
     """The link; None if the output has none."""

@@ -37,12 +37,12 @@ class Write:
     size: int
     """Bytes."""
     at: float
-    """When it began."""
+    """The time at which it began."""
     broadcasts: Sequence[Write] = ()
     """The broadcasts that it sums up, if there were many; the first of them may be confirmed already."""
 
     def behind(self, number: int) -> Write:
-        """Return the rest of it once the messages before `number`, which is one inside it, are confirmed.
+        """Return the rest of the write when the messages before `number`, which is one of its messages, are confirmed.
 
         A broadcast counts with all its bytes until all of it is confirmed.
         """
@@ -62,14 +62,14 @@ class Broadcast:
 
 
 class Owner(Protocol):
-    """The owner of a subscription, who is told what happened to it while it was in sync."""
+    """The owner of a subscription. These calls report what happened to it while it was in sync."""
 
     def wrote(self, size: int, at: float) -> None:
         """So many bytes were written to the peer, the last of them at this time."""
         ...
 
     def left_sync(self) -> None:
-        """The subscription is no longer in sync: it takes for itself again."""
+        """The subscription is no longer in sync: it takes its messages by itself again."""
         ...
 
 
@@ -102,7 +102,7 @@ class LogView(Protocol):
 
 @define(eq=False, weakref_slot=False)
 class Subscription:
-    """One peer's subscription. While it is in sync, all but `owner` is of the moment when it last caught up (`InSync`)."""
+    """One peer's subscription. While it is in sync, its fields (except `owner`) are as old as its latest `catch_up`."""
 
     _log: LogView
     owner: Owner
@@ -119,9 +119,9 @@ class Subscription:
     writes: deque[Write] = field(factory=deque[Write], init=False)
     """The messages in flight, oldest first."""
     in_flight: int = field(default=0, init=False)
-    """How many messages are in flight."""
+    """The number of messages in flight."""
     in_flight_bytes: int = field(default=0, init=False)
-    """About how many bytes are in flight."""
+    """The approximate number of bytes in flight."""
     own: deque[int] | None = field(default=None, init=False)
     """Messages ahead that its own peer sent; None if it never sent one."""
     stuck: bool = field(default=False, init=False)
@@ -129,7 +129,7 @@ class Subscription:
     dropped: int = field(default=0, init=False)
     """Messages that it lost by being slow."""
     gap_after: int | None = field(default=None, init=False)
-    """The last event before the messages that it lost and was not told of; None if there is no such gap."""
+    """The last event before lost messages of which the peer got no notice yet; None if there is no such gap."""
     since_ping: bool = field(default=False, init=False)
     """Whether something was taken since the last ping."""
     _before_ping: int | None = field(default=None, init=False)
@@ -181,13 +181,13 @@ class Subscription:
         )
 
     def broadcast_written(self, write: Write, block: Block) -> None:
-        """Note a write that began at its position and ended in `block`, and was to its peer as to others."""
+        """Note a broadcast that began at its position, ended in `block`, and reached its peer, too."""
         self._note(write)
         self.position = write.last
         self.block = block
 
     def posted(self, number: int) -> None:
-        """Note that its own peer sent this message."""
+        """Note that its own peer sent the message `number`."""
         if self.own is None:
             self.own = deque()
         self.own.append(number)
@@ -231,12 +231,12 @@ class Subscription:
 
     @property
     def pings_now(self) -> bool:
-        """Whether that confirmation is needed now: somebody waits for it, or the room that it makes is needed."""
+        """Whether the confirmation by a ping is needed now: somebody waits for it, or the room that it makes is needed."""
         return self.wants_ping and (self.confirmed < self._log.wanted or self.is_half_full)
 
     @property
     def is_half_full(self) -> bool:
-        """Whether half of what may be unconfirmed is."""
+        """Whether half of the messages that may be unconfirmed are."""
         delivery = self._log.delivery
         return (
             2 * self.in_flight >= delivery.max_unconfirmed
@@ -303,7 +303,7 @@ class Subscription:
         return lost
 
     def gap_reported(self) -> None:
-        """Note that the peer was told of its gap."""
+        """Note that the peer got the notice of its gap."""
         self.gap_after = None
 
     def _move_to(self, number: int) -> None:
@@ -312,7 +312,7 @@ class Subscription:
         self._move_confirmed()
 
     def _move_confirmed(self) -> None:
-        """Everything before the oldest write in flight is confirmed; without such a write, everything taken is."""
+        """Move `confirmed` to the oldest write in flight; without such a write, to `position`."""
         number = self.writes[0].first if self.writes else self.position
         if self.joined:
             self._log.confirmed.move(self, self.confirmed, number)
@@ -322,7 +322,7 @@ class Subscription:
 
     @property
     def deadline(self) -> float | None:
-        """When the oldest message in flight makes the peer stalled; None if there is nothing to wait for."""
+        """The time at which the oldest message in flight makes the peer stalled; None if there is nothing to wait for."""
         if self._paused or not self.writes:
             return None
         return max(self.writes[0].at, self._resumed_at) + self._log.timeout

@@ -1,8 +1,8 @@
-"""When to report what peers can cause as often as they like, so that no peer can fill a log.
+"""Decides when to report events that peers can cause as often as they like, so that no peer can fill a log.
 
 Rules
 -----
-1. The first event of a kind is reported at once.
+1. The first event of a kind is reported immediately.
 2. Those that follow within `EVERY` seconds of a report are counted, and reported together when that time is over.
 3. Every event is reported once; `rest` returns those that still wait for it.
 4. The program names the kinds, and no peer does, so there are few.
@@ -41,7 +41,7 @@ class Throttle:
 
     @property
     def deadline(self) -> float | None:
-        """When events that wait are to be reported; None if none wait."""
+        """The time at which waiting events are to be reported; None if none wait."""
         return min((seen.reported_at + EVERY for seen in self._kinds.values() if seen.waiting), default=None)
 
     def poll(self, now: float) -> list[tuple[str, int]]:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Watermark(Generic[T]):
-    """Members, each at a position; hashable."""
+    """Hashable members, each at a position."""
 
     def __init__(self) -> None:
         self._members: dict[int, set[T]] = {}

@@ -354,5 +354,5 @@ class ClientTree(Tree):
         except RequestError as error:
             raise AttemptFailed(Cause.REQUEST, str(error)) from None
         except (TypeError, AttributeError) as error:
-            detail = "the application's headers, token or secrets callable gave something that is no text"
+            detail = "the application's headers, token or secrets callable returned something that is no text"
             raise AttemptFailed(Cause.REQUEST, detail) from error

@@ -46,9 +46,9 @@ class Hooks:
     raw: bool = False
     """Whether the application gets received messages with their bytes, as `RawReceived`."""
     to_the_end: Callable[[], bool] = field(default=lambda: False)
-    """Returns, as the block is left, whether the application goes on to take messages; else those are dropped."""
+    """Returns, when the block is left, whether the application goes on to take messages; else those are dropped."""
     shutdown_timeout: Callable[[], float] | None = None
-    """Returns, as the block is left, how many seconds that may take; None: as configured."""
+    """Returns, when the block is left, the seconds that leaving may take; None if `shutdown-timeout` counts."""
 
     def drawn(self) -> float:
         """Return a number of `draw`; if it raises or returns no such number, log that, and return a number of our own."""

@@ -82,7 +82,7 @@ class RelayTree(ServerTree):
                 _link_config(config), evolve(hooks, receive=True), uplink, self._edit(signed=False)
             )
             self.fan_out.uplink = uplink
-            # What comes down is taken nevertheless: behind it lie the pongs for what went up, which make room.
+            # Messages from the link are taken nevertheless: behind them lie pongs that make room.
             queue.restrict(lambda: uplink.full, to=self._down)
         if not hooks.receive:
             self.received.end()
@@ -182,7 +182,7 @@ class RelayTree(ServerTree):
     # -- messages on their way ----------------------------------------------------------------------------
 
     def _edit(self, *, signed: bool) -> Edit | None:
-        """Return what edits each message of a peer (`signed`) or of the link; None if nothing does."""
+        """Return the function that edits each message of a peer (`signed`) or of the link; None if there is none."""
         return None if self._edits.nothing else partial(self._edited, signed=signed)
 
     def _edited(self, message: RawReceived, *, signed: bool) -> RawReceived | None:
@@ -300,8 +300,8 @@ class _LinkTree(ClientTree):
 class _PeerInbox(RawInbox):
     """An inbox whose messages are passed on once the sender has taken them.
 
-    So everything that a peer may take for confirmed is on its way to the others. If the peer comes back before its
-    earlier connection is found dead, what still waits from that one is what it sends again, and nothing is overtaken.
+    So every message that a peer may count as confirmed is on its way to the others. If the peer comes back before its
+    earlier connection is found dead, it sends again exactly the messages that still wait, and none overtakes another.
     """
 
     _turns: FairSender = field(alias="turns", kw_only=True)

@@ -224,7 +224,7 @@ class ServerTree(Tree):
     # -- for the listener --------------------------------------------------------------------------------
 
     async def resumption(self, asked: str | None) -> Resumption:
-        """Return what a peer gets first that asks for what follows the cursor `asked`; None if it does not ask."""
+        """Return the start of a peer's stream; `asked` is the cursor behind which it wants to go on, None if it named none."""
         if asked is None:
             await trio.lowlevel.checkpoint()
             return Resumption()

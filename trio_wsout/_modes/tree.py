@@ -59,19 +59,19 @@ class Tree(ABC):
         self.entry: Entry = self._intake
         """Takes what `Output` accepts; another entry than the intake where there is a spool, or other sources."""
         self._queue: Intake | FairQueue = self._intake
-        """Where events wait in memory."""
+        """The queue in which events wait in memory."""
         self.received = Handover(_RECEIVED)
         self.receives = hooks.receive
         """Whether the application may take messages."""
         self.bounding: Handover | None = None
-        """Bounds waits for confirmations while the application has to take messages; None: nothing does."""
+        """Bounds waits for confirmations while the application has to take messages; None if nothing bounds them."""
         self.accepted = 0
         """Events that were accepted."""
         self.waits_for_disk = False
         """Whether `send` waits until the event is on disk, even if there is room."""
         self.ended = trio.Event()
         self.end_reason = "the output was closed before the event was confirmed"
-        """Why events that are left were not confirmed."""
+        """The reason for which events that are left were not confirmed."""
         self.left: list[Undelivered] = []
         """Events that were not confirmed when the tree ended."""
         self.kept = ""
@@ -80,7 +80,7 @@ class Tree(ABC):
         """Whether shutdown-timeout went by."""
 
     def encode(self, event: object, fate: Fate | None = None, *, own: bool = True) -> Accepted:
-        """Return an event as the sender takes it; `own`: the application sends it.
+        """Return an event in the form that the sender takes; `own` is whether the application sends it.
 
         Raises:
             EventError: It can't be encoded, is too large, or is the application's own and holds a cursor that no
@@ -160,7 +160,7 @@ class Tree(ABC):
         )
 
     async def flush(self) -> bool:
-        """Wait until every event accepted so far is confirmed or reported, and return true; false: the output ended first."""
+        """Wait until every event accepted so far is confirmed or reported; return false if the output ended first."""
         flush = await self._mark()
         await flush.done.wait()
         return not flush.abandoned

@@ -1,7 +1,7 @@
 """The backlog of a spool: events that are on disk and that the sender has not taken yet.
 
-While they are few, they wait in memory, too. Beyond that they wait on disk only, and so do all behind them, until what is
-read back has caught up: a peer that is away costs disk and not memory. Events of an earlier run are read back first.
+A few events wait in memory as well. Once there are more, further events wait on disk only, until reading back has caught up
+with them: a peer that is away costs disk and not memory. Events of an earlier run are read back first.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Backlog:
     _store: SpoolStore
     _ledger: Ledger
     _revive: Callable[[object], Accepted]
-    """Makes an accepted event of one that was read back."""
+    """Turns an event that was read back into an accepted one."""
     last: int = field(default=0, init=False)
     """Number of the newest event."""
     _memory: deque[Item] = field(factory=deque[Item], init=False)
@@ -49,9 +49,9 @@ class Backlog:
     """Whether events wait on disk only: all behind number `_read`."""
     _read: int = field(default=0, init=False)
     _marks: deque[tuple[int, Mark]] = field(factory=deque[tuple[int, Mark]], init=False)
-    """Marks between them, each with the number of the event before it."""
+    """Marks between the events, each with the number of the event before it."""
     _fates: dict[int, Fate] = field(factory=dict[int, "Fate"], init=False)
-    """Their fates, by number, where somebody waits for one."""
+    """The fates of events that a task waits for, by the number of the event."""
     _forgotten: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     """Tasks that wait until some of these marks and fates have gone."""
     _closed: bool = field(default=False, init=False)
@@ -61,13 +61,13 @@ class Backlog:
         self._read, self.last = settled, last
         self._behind = last > settled
         if self._behind:
-            # Whatever document the earlier run was in has ended with it.
+            # A document that the earlier run did not end has ended with that run.
             self._marks.append((last, DocumentEnd()))
 
     # -- putting ------------------------------------------------------------------------------------------
 
     async def wait_remembering(self, item: Accepted | Mark) -> None:
-        """Wait for memory if an item needs some although events wait on disk only: a mark, or an event with a receipt."""
+        """While events wait on disk only, wait for memory if an item needs some: a mark, or an event with a receipt."""
         if isinstance(item, Accepted) and item.fate is None:
             return  # noqa: ASYNC910 - `send` waits for the disk
         while self._behind and not self._closed and len(self._marks) + len(self._fates) >= _REMEMBERED:
@@ -110,7 +110,7 @@ class Backlog:
         return item
 
     async def receive(self) -> Item:
-        """Wait for the next item; cancelled, it has taken none."""
+        """Return the next item, waiting for one; if this is cancelled, no item is lost."""
         await trio.lowlevel.checkpoint()
         while not self._memory:
             if self._behind:
@@ -138,7 +138,7 @@ class Backlog:
         self._forgotten.unpark_all()
 
     def close(self, reason: str) -> None:
-        """Let nothing more be taken, and tell tasks that wait for an event that stays `reason`."""
+        """Let nothing more be taken; tasks that wait for an event that stays in the spool fail with `reason`."""
         self._closed = True
         self._forgotten.unpark_all()
         for item in (*self._memory, *(mark for _, mark in self._marks)):

@@ -29,7 +29,7 @@ class FairQueue:
         return len(self._turns)
 
     def source(self, most: int) -> FairSender:
-        """Return a new source, of which at most `most` items wait."""
+        """Return a new source that may have at most `most` items waiting."""
         return FairSender(self, most)
 
     def restrict(self, while_: Callable[[], bool], *, to: FairSender) -> None:
@@ -45,7 +45,7 @@ class FairQueue:
         self._wakeup.notify()
 
     def put(self, source: FairSender, item: Item, most: int) -> bool:
-        """Put an item for its source, and return true, if fewer than `most` of that source wait."""
+        """Put an item if fewer than `most` items of its source wait; return whether it was put."""
         if not self._turns.put(source, item, most):
             return False
         self._wakeup.notify()
@@ -62,7 +62,7 @@ class FairQueue:
         return item
 
     async def receive(self) -> Item:
-        """Wait for the next item; cancelled, it has taken none."""
+        """Return the next item, waiting for one; if this is cancelled, no item is lost."""
         await trio.lowlevel.checkpoint()
         while True:
             try:
@@ -82,18 +82,18 @@ class FairSender:
     _queue: FairQueue
     _most: int
     waiting: int = field(default=0, init=False)
-    """How many items of this source wait."""
+    """The number of items of this source that wait."""
     _fewer: trio.Event | None = field(default=None, init=False)
     """Set when at most `_down_to` items wait; None if no task waits for that."""
     _down_to: int = field(default=0, init=False)
 
     @property
     def full(self) -> bool:
-        """Whether no more of this source may wait."""
+        """Whether this source has no room for another item."""
         return self.waiting >= self._most
 
     def send_nowait(self, value: Item) -> None:
-        """Put an item, as `Entry` says."""
+        """Put an item; raises as `Entry.send_nowait` does."""
         if self._queue.closed:
             raise trio.BrokenResourceError
         if not self._queue.put(self, value, self._most):
@@ -101,7 +101,7 @@ class FairSender:
         self.waiting += 1
 
     async def send(self, value: Item) -> None:
-        """Put an item, waiting for room, as `Entry` says."""
+        """Put an item, waiting for room; raises as `Entry.send` does."""
         await trio.lowlevel.checkpoint()
         while True:
             try:
@@ -118,13 +118,13 @@ class FairSender:
             await self._wait_until_at_most(0)
 
     async def _wait_until_at_most(self, count: int) -> None:
-        """Wait until at most `count` items wait, or whatever the task asked for that began to wait first."""
+        """Wait until at most `count` items wait; while another task waits already, its count is used instead."""
         if self._fewer is None:
             self._fewer, self._down_to = trio.Event(), count
         await self._fewer.wait()
 
     def was_taken(self) -> None:
-        """Take note that the queue gave an item of this source away."""
+        """Note that an item of this source left the queue."""
         self.waiting -= 1
         if self._fewer is not None and self.waiting <= self._down_to:
             self._fewer.set()

@@ -33,7 +33,7 @@ __all__ = ["TRY_AGAIN_LATER", "FanOut", "Member", "gap_frame"]
 
 _log = logging.getLogger("trio_wsout")
 _coming = logging.getLogger("trio_wsout.peers")
-"""Each peer that comes and goes: many lines, so they have a name of their own, by which they can be switched off."""
+"""Logs each peer that comes or goes. These are many lines, so a logger of their own lets users switch them off."""
 
 TRY_AGAIN_LATER = 1013
 """Close code for a peer that is too slow."""
@@ -48,7 +48,7 @@ class Member(Owner, HasDeadline, Protocol):
     connection: Connection
     monitor: HeartbeatMonitor
     subscription: Subscription | None
-    """None until its replay has caught up."""
+    """Its subscription to the log; None until its replay has caught up."""
     sent_early: set[int] | None
     """Numbers of the events that it sent before it had a subscription, and that its replay has not passed; None if it
     has no replay."""
@@ -60,10 +60,10 @@ class Member(Owner, HasDeadline, Protocol):
         """Wake its fan-out task, which alone writes from now on."""
 
     def written(self) -> None:
-        """Confirm what was taken (level written), unless some of it waits for room in the socket."""
+        """At level written, confirm the messages taken from the log, unless some of them wait for room in the socket."""
 
     def write_now(self) -> None:
-        """Write what waits for it, or wake its fan-out task, which waits; it is not in sync."""
+        """Write what waits for the peer, or wake its fan-out task if only that can write. The peer is not in sync."""
 
     def ping(self) -> None:
         """Write the ping that is due or wanted, if one is."""
@@ -89,7 +89,7 @@ class FanOut:
     _stamped: bool = field(alias="stamped")
     """Whether events carry stamps, by which a peer can be told of a gap."""
     _advice: str = field(alias="advice")
-    """The configuration for peers that answer no ping and send nothing, for a warning."""
+    """The setting for peers that answer no ping and send nothing; a warning names it."""
     peer_log: PeerLog
     epoch: int = field(default=0, init=False)
     """The epoch of the stamps."""
@@ -117,7 +117,7 @@ class FanOut:
     # -- posting ----------------------------------------------------------------------------------------
 
     def accept(self, message: Message) -> bool:
-        """Post a message, and return true, if every peer has room for it or must do without."""
+        """Post a message if every peer has room for it or must do without it; return whether it was posted."""
         if self.log.full:
             return False
         source: Member | Uplink | None = message.source
@@ -175,7 +175,7 @@ class FanOut:
                 _owner(subscription).written()
 
     def became_idle(self, peer: Member) -> None:
-        """Include a peer in broadcasts if it has everything and its socket can be written to; else in `idle`."""
+        """Add a peer to the broadcasts if it has everything and its socket can be written to; otherwise add it to `idle`."""
         subscription, number = peer.subscription, peer.connection.free_fileno
         self.idle.discard(peer)
         if subscription is None or number is None or not self.log.enter_sync(subscription, number):
@@ -187,7 +187,7 @@ class FanOut:
         self.counters.written += peers * (self.log.seq_before(last) - self.log.seq_before(first))
 
     def count_replayed(self, events: int, messages: int) -> None:
-        """Count what a peer gets from the history."""
+        """Count events that a peer gets from the history, and their messages."""
         self.counters.replayed += events
         self.counters.written += events
         self.counters.written_messages += messages
@@ -220,7 +220,7 @@ class FanOut:
         self.heartbeat_task.reschedule(self)
 
     def _confirm(self, messages: Sequence[Message]) -> None:
-        """Confirm messages, without the events that the link will never have: it has reported those."""
+        """Confirm messages, except the events that the link has reported as undelivered."""
         failed = {} if self.uplink is None else self.uplink.failed
         if not failed:
             self._ledger.confirm(messages)
@@ -262,7 +262,7 @@ class FanOut:
     async def _slow_after_reading(self, until: float | None) -> list[Member]:
         """Return the peers that make the log full even after everything in their sockets was read.
 
-        They had time until `until`; None: they had none. This process may not have run for a while: a peer that took
+        The peers had time until `until`; None if they had none. This process may not have run for a while: a peer that took
         some of what waited meanwhile gets its time anew.
         """
         found_room = await read_out([each.connection for each in self._members_of(self.log.slow)])
@@ -291,7 +291,7 @@ class FanOut:
     def lost_frame(self, after: int, number: int) -> bytes:
         """Return the frame that tells a peer that it lost the events after `after`, up to the message `number`.
 
-        Without stamps it is empty: nothing names the events.
+        Without stamps it is empty, because nothing could name the events.
         """
         if not self._stamped:
             return b""
@@ -324,7 +324,7 @@ class FanOut:
             peer.wake()
 
     def was_cut(self, peer: Member) -> None:
-        """Warn, once, of a peer that was cut for its silence and that never did what confirms: what to set for such."""
+        """Warn once about a peer that was cut for its silence and never confirmed anything; name the setting for such peers."""
         disconnection = peer.connection.disconnection
         if self._warned_of_silence or disconnection is None:
             return

@@ -32,10 +32,10 @@ _UNCONNECTED = Motion(received=0, sent=0, reads=True, writes=False)
 
 
 class Judge(Protocol):
-    """Finds out whether the deadline still is over, and does what follows from it."""
+    """Finds out whether the deadline is still over, and if so acts on it."""
 
     def __call__(self, *, found_room: bool) -> object:
-        """Judge, now that everything in the socket has been read; `found_room`: a write that waited could go on."""
+        """Judge, now that everything in the socket has been read; `found_room` is whether a waiting write could go on."""
 
 
 @frozen
@@ -51,23 +51,23 @@ class HasDeadline(Protocol):
     """An object with deadlines."""
 
     due: float
-    """When `HeartbeatTask` will look at it; infinity: never. Only `HeartbeatTask` sets it."""
+    """The time of its next poll, infinity if none is planned. Only `HeartbeatTask` sets it."""
 
     ticket: int
-    """Its number in the heap; 0: it has none. Only `HeartbeatTask` sets it."""
+    """Its number in the heap, 0 if it has none. Only `HeartbeatTask` sets it."""
 
     def next_deadline(self) -> float | None:
-        """Return when there is something to do (absolute seconds); None: not before something else happens."""
+        """Return the time of the next poll (absolute seconds); None if there is nothing to wait for."""
 
     def poll(self) -> Suspect | None:
-        """Do what the deadline, which is over, asks for; or return the peer that has to be judged for it."""
+        """Act on the deadline, which is over; or return the peer that has to be judged for it."""
 
 
 @define(eq=False)
 class HeartbeatTask:
     """Polls each watched object when its deadline is over.
 
-    A deadline that moves away costs nothing: that is found out when the old one comes.
+    A deadline that moves to a later time costs nothing: the object is asked for it when the old time comes.
     """
 
     _heap: list[tuple[float, int]] = field(factory=list[tuple[float, int]], init=False)
@@ -81,7 +81,7 @@ class HeartbeatTask:
         self.no_later_than(watched, watched.next_deadline())
 
     def no_later_than(self, watched: HasDeadline, deadline: float | None) -> None:
-        """Look at an object at `deadline` (absolute seconds) at the latest; None changes nothing."""
+        """Poll an object at `deadline` (absolute seconds) at the latest; None changes nothing."""
         if deadline is not None and deadline < watched.due:
             self._watched.pop(watched.ticket, None)
             watched.due, watched.ticket = deadline, next(self._tickets)
@@ -91,7 +91,7 @@ class HeartbeatTask:
             self._sleep.deadline = min(self._sleep.deadline, deadline)
 
     def forget(self, watched: HasDeadline) -> None:
-        """Never look at an object again, and keep nothing of it."""
+        """Never poll an object again, and keep no reference to it."""
         self._watched.pop(watched.ticket, None)
         watched.due = -inf
         self._drop_stale()
@@ -142,7 +142,7 @@ class HeartbeatTask:
 async def read_out(connections: Iterable[Connection | None]) -> set[Connection | None]:
     """Wait until everything that lies in the sockets of these connections has been read by their readers (`_core.read_out`).
 
-    It takes some turns of the loop and no time, whatever the peers do meanwhile. None stands for a handshake.
+    It takes a bounded number of turns of the loop, whatever the peers do meanwhile. None stands for a handshake.
 
     Returns:
         The connections whose peers took more of a write that waited for room.
@@ -170,7 +170,7 @@ def _is_open(connection: Connection | None) -> bool:
 class HandshakeDeadline:
     """The deadline of a handshake: its scope is cancelled once everything that lay in the socket by then was read.
 
-    A scope's own deadline would cancel even if this process did not run for a while and the answer is there. For as
+    A scope's own deadline would cancel even if this process did not run for a while and the answer came. For as
     long as it is known not to have run, the handshake gets more time, once. A `HasDeadline`.
     """
 
@@ -205,7 +205,7 @@ class HandshakeDeadline:
         return Suspect(None, self._judge)
 
     def _judge(self, *, found_room: bool) -> None:
-        del found_room  # there is no write to look at
+        del found_room  # a handshake has no waiting write
         now, deadline = trio.current_time(), self._deadline
         if deadline is not None and now > deadline and not self._extended:
             self._deadline = now + (now - deadline)
@@ -231,10 +231,10 @@ def beat(
         monitor: Its heartbeat.
         ping: Writes a ping, or wakes the task that does.
         all_read: Whether everything that lay in the socket has been read since this function returned true.
-        warn: Takes a warning. A listener, which has many peers, passes one that does not write a line for each.
+        warn: Called with a warning. The function of a listener, which has many peers, does not log a line for each.
 
     Returns:
-        Whether the peer gave no sign of life in time. It was neither warned of nor cut: call again, with `all_read`.
+        Whether the peer gave no sign of life in time. Nothing was done about that yet: call again, with `all_read`.
     """
     now = trio.current_time()
     pulse = monitor.poll(now, all_read=all_read)

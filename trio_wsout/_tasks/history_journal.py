@@ -27,19 +27,19 @@ _REPLAYED = 1024
 _REPLAYED_BYTES = 64 * 1024
 """Events, and bytes, read from the history in one go."""
 _TRIMS = 10
-"""How many times within `max-age` old events are removed."""
+"""Old events are removed this many times within `max-age`."""
 
 
 @frozen(kw_only=True)
 class ReplayStart:
-    """Where the replay for a peer begins."""
+    """The start of a peer's replay."""
 
     position: int
     """The position of the last event that the peer has."""
     gap: bool
     """Whether events are missing behind the cursor that it asked for."""
     first: str | None
-    """If so, the first cursor that is retained; None if nothing is retained, or no event has one."""
+    """If there is a gap, the first cursor that is retained; None if nothing is retained, or no event has one."""
 
 
 @define(eq=False)
@@ -50,7 +50,7 @@ class HistoryJournal:
     _fan_out: FanOut
     _ledger: Ledger
     _max_age: float | None = field(alias="max_age")
-    """Seconds that an event is kept; None: for ever."""
+    """Seconds that an event is kept; None if for ever."""
     _by_stamp: bool = field(alias="by_stamp")
     """Whether stamps are the cursors: the configuration names none in the events."""
     extent: Extent = field(default=Extent(epoch=0, floor=0, tail=0, events=0, size=0), init=False)
@@ -79,7 +79,7 @@ class HistoryJournal:
     # -- Sink -------------------------------------------------------------------------------------------
 
     def accept(self, message: Message) -> bool:
-        """Take a message, and return true, if not too many wait for the commit."""
+        """Take a message if not too many wait for the commit; return whether it was taken."""
         if len(self._waiting) >= _WAITING:
             return False
         self._waiting.append(message)
@@ -92,7 +92,7 @@ class HistoryJournal:
             await self._room.wait()
 
     def notify(self) -> None:
-        """Have messages kept that were taken."""
+        """Wake the task that writes the taken messages, if there are any."""
         if self._waiting:
             self._wakeup.notify()
 

@@ -1,6 +1,6 @@
 """The intake: accepted events wait here for the sender, which takes all of them in one go.
 
-A memory channel does the same for one event at a time; its price for each would be higher than that of encoding it.
+A memory channel would pass one event at a time, and that costs more than encoding the event.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class DocumentEnd:
     """Mark between events: the document ends here."""
 
     fate: Fate | None = None
-    """Told when the end has come; None if nobody waits for it."""
+    """Confirmed when the end of the document is; None if no task waits for that."""
 
     def abandon(self) -> None:
-        """Tell that the output ended first."""
+        """Fail the fate, because the output ended first."""
         if self.fate is not None:
             self.fate.failed("the output ended before the document did")
 
@@ -63,10 +63,10 @@ class Entry(Protocol):
 
 
 class Source(Protocol):
-    """Gives items to the sender."""
+    """A queue from which the sender takes items."""
 
     async def receive(self) -> Item:
-        """Wait for the next item; cancelled, it has taken none."""
+        """Return the next item, waiting for one; if this is cancelled, no item is lost."""
         ...
 
     def receive_nowait(self) -> Item:
@@ -91,7 +91,7 @@ class Intake:
     _most: int
     """Items that may wait, beside those of tasks that wait for room."""
     offer_first: Callable[[Item], bool] | None = field(default=None, init=False)
-    """Offered an item that comes while nothing waits, and returns whether it took it; None: nothing is offered."""
+    """Called with an item that comes while nothing waits; returns whether it took the item. None if every item waits."""
     _items: deque[Item] = field(factory=deque[Item], init=False)
     _outside: deque[_Waiting] = field(factory=deque[_Waiting], init=False)
     _wakeup: Wakeup = field(factory=Wakeup, init=False)
@@ -100,7 +100,7 @@ class Intake:
     # -- putting ------------------------------------------------------------------------------------------
 
     def send_nowait(self, value: Item) -> None:
-        """Put an item, as `Entry` says."""
+        """Put an item; raises as `Entry.send_nowait` does."""
         items = self._items
         if len(items) >= self._most:  # true, too, once it is closed
             raise trio.BrokenResourceError if self._closed else trio.WouldBlock
@@ -111,7 +111,7 @@ class Intake:
         items.append(value)
 
     async def send(self, value: Item) -> None:
-        """Put an item, waiting for room, as `Entry` says; cancelled, it has put none."""
+        """Put an item, waiting for room; if this is cancelled, the item was not put."""
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
             self.send_nowait(value)
@@ -154,26 +154,26 @@ class Intake:
         return taken
 
     def receive_nowait(self) -> Item:
-        """Return the next item, as `Source` says."""
+        """Return the next item; raises trio.WouldBlock if none waits."""
         if not self._items:
             raise trio.WouldBlock
         return self.take(1)[0]
 
     async def receive(self) -> Item:
-        """Wait for the next item; cancelled, it has taken none."""
+        """Return the next item, waiting for one; if this is cancelled, no item is lost."""
         await self.wait()
         return self.receive_nowait()
 
     async def wait(self) -> None:
         """Wait until something can be taken."""
-        # Waiting is a checkpoint by itself; a second one would make a lone event a turn of the loop late.
+        # Waiting is a checkpoint by itself; a second one would delay a lone event by a turn of the loop.
         if self._items:
             await trio.lowlevel.checkpoint()
         while not self._items:
             await self._wakeup.wait()
 
     def close(self) -> None:
-        """Refuse further items; what waits can still be taken."""
+        """Refuse further items; those that wait can still be taken."""
         self._closed = True
         self._most = 0
         self.offer_first = None

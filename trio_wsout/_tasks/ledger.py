@@ -92,16 +92,16 @@ class _End:
     seq: int
     """Number of the last event before it."""
     missing: int
-    """Events between the end before and this one that have not settled."""
+    """Events between the previous end and this one that have not settled."""
     marker: Document | None
     """The marker of its last part; None if documents are not marked, or there was none."""
     fate: Fate | None
-    """Told when the end has come; None if nobody waits for it."""
+    """Confirmed when the end of the document is; None if no task waits for that."""
 
 
 @define(eq=False)
 class Ledger:
-    """Counts events and tells their fates."""
+    """Counts events and reports their fates."""
 
     _channel: trio.abc.SendChannel[Undelivered] | None
     """Takes undelivered events; without it, they break the output."""
@@ -110,7 +110,7 @@ class Ledger:
     on_awaited: Callable[[], object] | None = field(default=None, init=False)
     """Called when a task begins to wait for confirmations."""
     broken: OutputError | None = field(default=None, init=False)
-    """Why the output is broken; None while it is not."""
+    """The error that broke the output; None if it is not broken."""
     broke: trio.Event = field(factory=trio.Event, init=False)
     taken: int = field(default=0, init=False)
     """Events that left the intake."""
@@ -152,7 +152,7 @@ class Ledger:
         self._reporting.append((accepted, reason))
 
     async def report(self, failed: Iterable[tuple[Accepted, str]] = ()) -> None:
-        """Give each of these undelivered events, and those that were `refused`, to the channel; or break the output."""
+        """Send these undelivered events, and those that were `refused`, to the channel; without one, break the output."""
         self._reporting.extend(failed)
         lost: list[Undelivered] = []
         try:
@@ -206,14 +206,14 @@ class Ledger:
         return [Undelivered(event=accepted.event, reason=why) for accepted, why in items]
 
     def keep(self, left: Iterable[Accepted], reason: str) -> None:
-        """Keep these events, and those not reported yet, for a later run; tasks that wait for them are told `reason`."""
+        """Keep these events, and those not reported yet, for a later run; tasks that wait for them fail with `reason`."""
         for accepted in (*(each for each, _ in self._reporting), *left):
             if accepted.fate is not None:
                 accepted.fate.failed(reason)
         self._reporting.clear()
 
     def offer(self, items: Iterable[Undelivered]) -> list[Undelivered]:
-        """Give the channel what it takes without waiting; return the rest."""
+        """Send events to the channel while it takes them without waiting; return the rest."""
         rest = list(items)
         if self._channel is not None and isinstance(self._channel, trio.MemorySendChannel):
             try:
@@ -236,7 +236,7 @@ class Ledger:
         return self.taken - self.confirmed - self.undelivered
 
     def flush_passed(self, flush: Flush, last: int) -> None:
-        """Set `done` of a mark when all events up to `last` have settled: it left the intake behind that one."""
+        """Set `done` of a mark when all events up to `last`, which is right before the mark, have settled."""
         flush.seq = last
         flush.missing = self._unsettled
         flush.passed.set()
@@ -248,7 +248,7 @@ class Ledger:
             self.on_awaited()
 
     def document_ended(self, fate: Fate | None, marker: Document | None, last: int) -> None:
-        """Tell `fate` of the end of a document, and its marker, when all events up to `last` have settled."""
+        """Confirm the end of a document to `fate`, with its marker, when all events up to `last` have settled."""
         missing = self._unsettled
         self._ends.append(_End(last, missing - self._before_ends, marker, fate))
         self._before_ends = missing
@@ -259,7 +259,7 @@ class Ledger:
         while ends and not ends[0].missing:
             end = ends.popleft()
             marker, latest = end.marker, self.last_document
-            # The marker of a part without events is in no message, and so nothing else tells it.
+            # No message carries the marker of a part without events, so it is recorded here.
             if marker is not None and not marker.count and (latest is None or latest.id <= marker.id):
                 self.last_document = marker
             if end.fate is not None:
@@ -284,7 +284,7 @@ class Ledger:
     # -- broken -------------------------------------------------------------------------------------------
 
     def break_with(self, error: OutputError) -> None:
-        """Break the output with `error`; of several the first stays, and gets the undelivered events of the others."""
+        """Break the output with `error`; the first error stays, and gets the undelivered events of later ones."""
         if self.broken is not None:
             self.broken.undelivered += error.undelivered
             return

@@ -33,7 +33,7 @@ __all__ = ["LinkConnection"]
 
 _BLOB = 64 * 1024
 """Bytes after which a write takes no further message: large enough that the system call costs
-nothing a message, small enough that a control frame never waits long."""
+next to nothing for each message, small enough that a control frame never waits long."""
 _DRAIN = 1.0
 """Seconds that messages which came before the end may take to reach a slow application."""
 
@@ -94,7 +94,7 @@ class LinkConnection:
                 else:
                     await self._outbox.to_write.wait()
         except trio.BrokenResourceError:
-            pass  # the connection is over, and knows why
+            pass  # the connection is over; its `disconnection` is the cause
         finally:
             self._written.set()
 

@@ -86,10 +86,10 @@ class Listener:
     _fan_out: FanOut
     acceptor: Acceptor
     _given: Sequence[trio.abc.Listener[trio.abc.Stream]] | None
-    """The application's listeners, to be used in place of `server.bind`; None if it gave none."""
+    """The application's listeners, to be used instead of `server.bind`; None if it passed none."""
     _resolve: Resolve
     addresses: tuple[str, ...] = field(default=(), init=False)
-    """Where it listens."""
+    """The addresses that it listens at."""
     _accepting: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     _listeners: Sequence[trio.abc.Listener[trio.abc.Stream]] = field(default=(), init=False)
     _bound: dict[str, tuple[int, int]] = field(factory=dict[str, tuple[int, int]], init=False)
@@ -144,7 +144,7 @@ class Listener:
         """Serve one stream to its end; nothing but a cancellation from outside gets out."""
         admitted: tuple[ServedPeer, Connection, Resumption] | None = None
         try:
-            # What belongs to the handshake is let go of before the peer is served: it is a tenth of a peer's memory.
+            # The objects of the handshake are dropped before the peer is served: they are a tenth of a peer's memory.
             admitted = await self._admit(stream)
             if admitted is not None:
                 peer, connection, resumption = admitted
@@ -225,14 +225,14 @@ class Listener:
     def _join(self, peer: ServedPeer) -> None:
         """Have the peer get everything from here on, although its handshake is not answered yet.
 
-        It can't be closed before that. So where slow peers are closed, it makes nobody wait as yet.
+        The peer can't be closed before that answer. Where slow peers are closed, it makes nobody wait until then.
         """
         peer.join_log()
         if self._closes_slow and peer.subscription is not None:
             peer.subscription.mark_stuck()
 
     def _admitted(self, peer: ServedPeer) -> None:
-        """Where slow peers are closed, close this one if it lost something before its handshake was answered."""
+        """Close the peer if slow peers are closed and it lost messages before its handshake was answered."""
         subscription = peer.subscription
         if subscription is None or not self._closes_slow:
             return

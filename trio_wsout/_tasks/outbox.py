@@ -31,7 +31,7 @@ class Outbox:
     """Notified when a message waits: a lazy link dials then."""
     _room: Wakeup = field(factory=Wakeup, init=False)
     accept: Callable[[Message], bool] = field(init=False)
-    """Takes a message into the window, and returns true, if there is room for it."""
+    """Takes a message into the window if there is room for it; returns whether it did."""
 
     def __attrs_post_init__(self) -> None:
         self.accept = self.window.accept  # called for each event: a method here would be one call more
@@ -66,7 +66,7 @@ class Outbox:
             self._room.notify()
 
     def disconnected(self, disconnection: Disconnection) -> list[tuple[Accepted, str]]:
-        """Have everything unconfirmed sent again; return the events that are not, each with its reason."""
+        """Have everything unconfirmed sent again; return the events that will not be, each with its reason."""
         failed = self.window.disconnected(disconnection)
         self._room.notify()
         return [(accepted, reason) for message, reason in failed for accepted in message.events]

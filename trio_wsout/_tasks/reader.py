@@ -65,7 +65,7 @@ class Inbox:
     _payload: Payload
     taker: Taker | None
     acks: AckReader | None
-    """Reads acknowledgements; None if messages are none (levels written and received)."""
+    """Reads acknowledgements; None if no message is one (levels written and received)."""
     counters: Counters
     _peer_log: PeerLog
     _unpacker: Unpacker | None = None
@@ -163,7 +163,7 @@ class Reader:
                 await self._inbox.wait_passed_on()
 
     async def _hand_over(self, taker: Taker, run: deque[Received]) -> None:
-        """Give messages to the taker, waiting for room; what it does not take is dropped, and counted."""
+        """Pass messages to the taker, waiting for room; those that it does not take are dropped and counted."""
         try:
             taker.put_nowait(run)
             if run:
@@ -177,7 +177,7 @@ class Reader:
 
     @contextmanager
     def _paused(self) -> Generator[None, None, None]:
-        """Have the peer's silence mean nothing meanwhile, because this side does not read."""
+        """Do not count the peer's silence within this block, because this side does not read."""
         self._side.reading_paused()
         try:
             yield
@@ -185,7 +185,7 @@ class Reader:
             self._side.reading_resumed(trio.current_time())
 
     def _acknowledges(self, message: str | bytes, acks: AckReader) -> bool:
-        """Tell the writing side if a message is an acknowledgement, and return whether it is."""
+        """Pass a message to the writing side if it is an acknowledgement; return whether it is one."""
         value = acks.value_in(message)
         if value is MISSING:
             return False

@@ -55,10 +55,10 @@ class ReceivedChannel(trio.abc.ReceiveChannel["Received"]):
     _ended: bool = field(default=False, init=False)
     """Whether nothing more will come."""
     _progress_at: float = field(default=0.0, init=False)
-    """While connections wait to put: when an item was last taken, or the first of them began to wait."""
+    """The time at which an item was last taken or the first connection began to wait; unused while none waits to put."""
 
     async def receive(self) -> Received:
-        """Wait for the next item; cancelled, it has taken none.
+        """Return the next item, waiting for one; if this is cancelled, no item is lost.
 
         It always is a cancellation point; other tasks run at least once in 64 items.
 
@@ -75,7 +75,7 @@ class ReceivedChannel(trio.abc.ReceiveChannel["Received"]):
 
     async def __anext__(self) -> Received:
         """Return the next item, as `receive` does."""
-        # `receive` once more: a call less pays here.
+        # The body of `receive` once more, because saving the call pays here.
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._row and self._items:
             self._row -= 1
@@ -153,7 +153,7 @@ class ReceivedChannel(trio.abc.ReceiveChannel["Received"]):
                 self._takers.unpark()
 
     def _turn_away(self) -> None:
-        """Wake every task that waits, to find that it is closed or has ended."""
+        """Wake every task that waits; each finds that the channel is closed or has ended."""
         self._takers.unpark_all()
         while self._outside:
             over, _ = self._outside.popleft()
@@ -173,9 +173,9 @@ class Handover(ReceivedChannel):
     _stuck: Wakeup = field(factory=Wakeup, init=False)
     """Notified when a connection begins to wait to put."""
     _waits: set[trio.CancelScope] = field(factory=set[trio.CancelScope], init=False)
-    """Waits for something that only reading brings."""
+    """Waits for confirmations, which arrive only while connections are read."""
     _gave_up: str = field(default="", init=False)
-    """Why such waits were ended; empty if none was."""
+    """The reason for which such waits were ended; empty if none was."""
 
     async def watch_progress(self, seconds: float) -> None:
         """End `bounded` waits while connections wait to put and nothing was taken for `seconds`.

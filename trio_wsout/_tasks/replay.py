@@ -1,4 +1,4 @@
-"""The replay: what a peer gets before it joins the log, the history after its cursor and word of a gap (SPEC 9).
+"""The replay: before a peer joins the log, it gets the history after its cursor, and a notice of a gap (SPEC 9).
 
 A replay ends exactly where the peer's subscription begins. The history is written before the log, and a replay takes of
 it only what the log has posted. When nothing of that is left, the peer subscribes, with no task switch between.
@@ -41,15 +41,15 @@ class Replay:
     _cursor: str | None
     """The last cursor that the peer has; None if its last event has none."""
     _notice: bytes = field(alias="notice")
-    """The frame that tells of a gap before the next event; empty if there is none."""
+    """The frame that reports a gap before the next event; empty if there is none."""
     _tells: bool = field(alias="tells")
-    """Whether gaps are told within the stream (history.on-gap)."""
+    """Whether gaps are reported within the stream (history.on-gap)."""
 
     async def next_frames(self, peer: Member) -> bytes:
         """Return the next frames to write; empty once the peer has caught up and joined the log.
 
         Raises:
-            Overtaken: Events were lost meanwhile, and the peer is not told within the stream.
+            Overtaken: Events were lost meanwhile, and such a peer is refused (history.on-gap).
             HistoryError: The history can't be read.
         """
         frames = b""
@@ -69,7 +69,7 @@ class Replay:
         return frames
 
     def _look_for_gap(self, news: Sequence[Entry], *, at_least: int) -> None:
-        """Note a gap if events that were not read yet left: those up to the floor, which is `at_least` so high."""
+        """Note a gap if events up to the floor left the history before they were read; the floor is at least `at_least`."""
         floor = max(self._history_journal.extent.floor, at_least)
         if floor <= self._position or (news and news[0].position == self._position + 1):
             return

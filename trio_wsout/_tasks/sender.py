@@ -21,7 +21,7 @@ from trio_wsout._tasks.ledger import Flush, Ledger
 __all__ = ["FanOutSender", "LinkSender", "Sender", "Sink"]
 
 _LONE = 0.001
-"""Seconds without another event after which an event comes alone."""
+"""An event counts as alone if no other one came for so many seconds before it."""
 
 S = TypeVar("S", bound=Source)
 
@@ -30,7 +30,7 @@ class Sink(Protocol):
     """Takes the sender's messages."""
 
     def accept(self, message: Message, /) -> bool:
-        """Take a message, and return true, if there is room for it."""
+        """Take a message if there is room for it; return whether it was taken."""
         ...
 
     async def put(self, message: Message) -> None:
@@ -53,7 +53,7 @@ class Sender(Generic[S]):
 
     @property
     def pending(self) -> int:
-        """How many events left the source and are not in the sink yet."""
+        """The number of events that left the source and are not in the sink yet."""
         return sum(len(message.events) for message in self._waiting) + self._packer.pending
 
     def leftovers(self) -> list[Accepted]:
@@ -171,11 +171,11 @@ class FanOutSender(Sender[Source]):
 
     def _notify(self) -> None:
         self._sink.notify()
-        # An event right behind belongs to what was written now: many in one write cost a part of one by one.
+        # An event that follows soon does not come alone: many events in one write cost less than one by one.
         self._notified_at = trio.current_time()
 
     def take_alone(self, item: Item) -> bool:
-        """Take an item, and return true, if it is an event that comes alone and every peer has room for it."""
+        """Take an item if it is an event that comes alone and every peer has room for it; return whether it was taken."""
         if (
             not (self._receiving and self._packer.alone and type(item) is Accepted)
             or trio.current_time() - self._notified_at < _LONE

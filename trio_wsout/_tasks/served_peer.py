@@ -1,4 +1,4 @@
-"""One peer of a listener, from its admission to its end: what it is sent, what it sends, and its deadlines.
+"""One peer of a listener, from its admission to its end: its messages in both directions, and its deadlines.
 
 ::
 
@@ -41,7 +41,7 @@ GOING_AWAY = 1001
 """Close code of a listener that ends, and for peers that are idle."""
 _INTERNAL_ERROR = 1011
 _GONE = 4410
-"""Close code for a peer whose cursor leads nowhere (history.on-gap: refuse)."""
+"""Close code for a peer whose cursor is not known (history.on-gap: refuse)."""
 _LONGEST_REASON = 123
 """Bytes that the reason of a Close has room for (RFC 6455 section 5.5)."""
 _CLOSING = 5.0
@@ -55,13 +55,13 @@ class Resumption:
     """The part of a peer's stream that comes before the messages posted from now on."""
 
     replay: Replay | None = None
-    """Reads the events that it missed; None: it gets none of them."""
+    """Reads the events that it missed; None if it gets none of them."""
     resumed: bool | None = None
     """Whether it misses nothing; None if it did not ask to resume."""
     notice: bytes = b""
     """Frames that it gets before anything else."""
     refusal: str | None = None
-    """The first cursor there is, for the Close of a peer whose cursor leads nowhere; None if the peer is let in."""
+    """The first cursor in the history, for the Close of a peer whose cursor is not known; None if the peer is let in."""
 
 
 @define(eq=False, weakref_slot=False)
@@ -74,12 +74,12 @@ class ServedPeer:
     _write_timeout: float = field(alias="write_timeout")
     """Seconds that a part of the history may take to be written."""
     _idle_timeout: float | None = field(alias="idle_timeout")
-    """Seconds without a message in either direction before Close 1001; None: never."""
+    """Seconds without a message in either direction before Close 1001; None if it may be idle for ever."""
     connection: Connection = field(init=False)
     due: float = field(default=inf, init=False)
     ticket: int = field(default=0, init=False)
     active_at: float = field(default=0.0, init=False)
-    """When the latest message passed, in either direction."""
+    """The time of the latest message in either direction."""
     subscription: Subscription | None = field(default=None, init=False)
     """Its subscription to the log; while in sync, its account may be old (`catch_up`). None until its replay has
     caught up."""
@@ -96,9 +96,9 @@ class ServedPeer:
     _close_code: int | None = field(default=None, init=False)
     _close_reason: str = field(default="", init=False)
     _close_by: float | None = field(default=None, init=False)
-    """When a closing handshake under way is given up."""
+    """The time at which the closing handshake under way is given up; None if there is none."""
     _replay_due: float | None = field(default=None, init=False)
-    """When the part of the history that is being written makes the peer stalled."""
+    """The time at which the part of the history being written makes the peer stalled; None if none is being written."""
 
     # -- life -----------------------------------------------------------------------------------------------
 
@@ -222,7 +222,7 @@ class ServedPeer:
     # -- writing without the task -----------------------------------------------------------------------------
 
     def written(self) -> None:
-        """Confirm what was taken (level written), unless some of it waits for room in the socket."""
+        """At level written, confirm the messages taken from the log, unless some of them wait for room in the socket."""
         subscription = self.catch_up()
         if subscription is not None and not self.connection.has_queued:
             subscription.written()
@@ -280,7 +280,7 @@ class ServedPeer:
                 await self._write_history(resumption.replay)
             await self._write_from_log()
         except trio.BrokenResourceError:
-            # The connection is over, and knows why.
+            # The connection is over; its `disconnection` is the cause.
             return
 
     async def _write_history(self, replay: Replay) -> None:
@@ -327,7 +327,7 @@ class ServedPeer:
                 fan_out.settle()
 
     def _take(self, subscription: Subscription) -> bytes:
-        """Return the next frames to write, behind word of a gap; empty if only messages of its own wait."""
+        """Return the next frames to write, after a notice of a gap if there is one; empty if only the peer's own messages wait."""
         fan_out = self._fan_out
         gap_after, before = subscription.gap_after, subscription.position
         frames = subscription.take(trio.current_time())

@@ -50,14 +50,14 @@ class _Sending:
     given_up: bool = False
     """Whether the task was cancelled while the item was being written."""
     on_disk: bool | None = None
-    """None while that is not decided."""
+    """Whether it is on disk; None while that is not decided."""
     _asleep: bool = False
 
     async def wait(self, take_back: Callable[[], object]) -> bool:
         """Wait until it is decided whether the item is on disk, and return that.
 
         Cancelled before the item is being written, it is taken back, and has not been sent. After that the write is
-        waited for: nobody could say what became of the event.
+        waited for: otherwise nobody would know whether the event was sent.
         """
 
         def abort(_: object) -> trio.lowlevel.Abort:
@@ -94,25 +94,25 @@ class SpoolJournal:
     torn: int = field(default=0, init=False)
     """Torn groups that were cut off as it was opened."""
     _waiting: dict[_Sending, None] = field(factory=dict[_Sending, None], init=False)
-    """In order."""
+    """Items that are not on disk yet, in order."""
     _nowait: int = field(default=0, init=False)
-    """How many of them are of `send_nowait`."""
+    """The number of events that came by `send_nowait` and are not on disk yet."""
     _wakeup: Wakeup = field(factory=Wakeup, init=False)
     _freed: Wakeup = field(factory=Wakeup, init=False)
     _full: str | None = field(default=None, init=False)
-    """Why nothing more fits; None if the latest group fitted."""
+    """The reason for which no more events fit; None if the latest group fitted."""
     _settled: Settled = field(factory=lambda: Settled(0), init=False)
     _stored: int = field(default=0, init=False)
     """The number up to which all are settled, as it is on disk."""
     _storing: int = field(default=0, init=False)
-    """The same, as it is or will be on disk."""
+    """The value that `_stored` has once the write under way is done."""
     _store_at: float = field(default=inf, init=False)
-    """When it is to be stored anew."""
+    """The time at which a newer number is stored by itself; infinity if there is none."""
     _closed: bool = field(default=False, init=False)
 
     @property
     def location(self) -> str:
-        """Where the spool is, for people."""
+        """The location of the spool, for people."""
         return self._store.location
 
     @property
@@ -122,12 +122,12 @@ class SpoolJournal:
 
     @property
     def waits(self) -> str | None:
-        """Why `send` waits; None if for nothing but the next sync."""
+        """The reason for which `send` waits; None if it waits for the next sync only."""
         return self._full if self._waiting else None
 
     @property
     def _most(self) -> int:
-        """Bytes of an event that fits into an empty spool."""
+        """Size in bytes of the largest event that fits into an empty spool."""
         return self._max_bytes - HEADER_SIZE - RECORD_OVERHEAD - EVENT_OVERHEAD
 
     async def open(self, epoch: int) -> Spooled:
@@ -156,7 +156,7 @@ class SpoolJournal:
     async def send(self, value: Item) -> None:
         """Take an event, and wait until it is on disk; or take a mark, behind all events so far.
 
-        Cancelled while it waits for its turn, it has taken nothing. A write of the event is waited for.
+        If this is cancelled before the event is being written, nothing was sent; after that, it waits for the write.
         """
         sending = _Sending(value, self._kept(value))
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -229,13 +229,13 @@ class SpoolJournal:
         self.backlog.extend([sending.item for sending in group], sum([len(event) for event in events]))
 
     async def _append(self, events: Sequence[bytes]) -> None:
-        """Append a group, and store with it up to which number all are settled."""
+        """Append a group, and store with it the number up to which all events have settled."""
         self._storing, self._store_at = self._settled.upto, inf
         self.size = await self._store.append(events, self._storing)
         self._stored = self._storing
 
     def _give_back(self, group: Iterable[_Sending]) -> None:
-        """Let the tasks go that were cancelled while this group was being written: none of it was kept."""
+        """End the waits that were cancelled while this group was being written: nothing of it was kept."""
         for sending in group:
             sending.writing = False
             if sending.given_up:
@@ -270,7 +270,7 @@ class SpoolJournal:
     # -- the end ----------------------------------------------------------------------------------------
 
     def close(self, reason: str) -> list[Accepted]:
-        """Take nothing more, and tell tasks that wait for an event that stays `reason`.
+        """Take nothing more; tasks that wait for an event that stays in the spool fail with `reason`.
 
         Returns:
             The events that were accepted, and are not on disk.

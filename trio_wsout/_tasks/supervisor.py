@@ -37,7 +37,7 @@ _SILENCES = 3
 
 @define(eq=False)
 class Supervisor:
-    """Keeps one link open until it is told to close it, or gives up."""
+    """Keeps one link open until `close`, or until it gives up."""
 
     _connect_timeout: float
     """Seconds for one attempt, from the credentials to the end of the handshake."""
@@ -59,7 +59,7 @@ class Supervisor:
     subprotocol: str | None = field(default=None, init=False)
     """The subprotocol of the latest connection; None if there was none."""
     last_error: str | None = field(default=None, init=False)
-    """Why the latest attempt or connection ended; None if none did."""
+    """The reason for which the latest attempt or connection ended; None if none did."""
     opened: bool = field(default=False, init=False)
     """Whether a connection was ever open."""
     changed: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
@@ -132,7 +132,7 @@ class Supervisor:
         )
 
     def _announce(self, delay: float | None) -> None:
-        """Tell log and application of a new state; `delay`: seconds until the next attempt, None if none follows."""
+        """Report a new state to log and application; `delay` is the seconds to the next attempt, None if none follows."""
         link = self._link
         if link.state is self._announced:
             return
@@ -173,7 +173,7 @@ class Supervisor:
         """Dial, and serve the connection to its end.
 
         Returns:
-            Why it ended, and the events that are undelivered by that, each with its reason.
+            The cause of its end, and the events that are undelivered because of it, each with its reason.
         """
         try:
             connection = await self._dial()
@@ -222,7 +222,7 @@ class Supervisor:
         self._announce(None)
 
     def _explained(self, disconnection: Disconnection) -> Disconnection:
-        """Add what the peer never did, if that can be why the connection ended; warn of it once."""
+        """Add that the peer never confirmed anything, if that can be the cause of the end; warn about it once."""
         silence = self._outbox.window.silence
         if silence is None or disconnection.cause is Cause.LOCAL:
             return disconnection

@@ -54,7 +54,7 @@ def _refused(path: str, reason: str) -> TemplateError:
 
 
 async def read_text_files(paths: Iterable[str]) -> Mapping[str, str | TemplateError | None]:
-    """Return the texts of files by path, read in a thread because a disk may be slow; of a file that can't be read, why."""
+    """Return the text, or the error, of each file by its path; a thread reads them because a disk may be slow."""
 
     def read() -> dict[str, str | TemplateError | None]:
         texts: dict[str, str | TemplateError | None] = {}

@@ -1,7 +1,7 @@
-"""The uplink of a relay: takes messages of the log to the link, and tells the log when they have settled there.
+"""The uplink of a relay: passes messages of the log to the link, and lets them settle in the log once they have on the link.
 
-The link is client mode's own tree, and one more member of the fan-out: a message has settled when it has on the link,
-too. Batches of the relay stay batches on the link; what peers send goes up alone, as it goes to the other peers.
+The link is client mode's own tree, and one more member of the fan-out: a message settles only when it has settled on the
+link, too. Batches of the relay stay batches on the link; what peers send goes up alone, as it goes to the other peers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Uplink:
 
     _log: Log
     _plain: Callable[[Accepted], bytes]
-    """Returns the payload of an event as the link sends it."""
+    """Returns an event's payload in the form in which the link sends it."""
     _settle: Callable[[], object]
     """Called when a message has settled on the link."""
     _made_room: Callable[[], object]
@@ -48,9 +48,9 @@ class Uplink:
     _over: bool = field(default=False, init=False)
 
     subscription: ClassVar[None] = None
-    """It has none: the fan-out hands it the messages."""
+    """None: the fan-out passes messages to the link itself."""
     sent_early: ClassVar[None] = None
-    """It gets nothing from the history."""
+    """None: the link has no replay."""
 
     def __attrs_post_init__(self) -> None:
         self._confirmed = self._log.end
@@ -62,7 +62,7 @@ class Uplink:
         return len(self._waiting) >= _WAITING
 
     def offer(self, message: Message, number: int) -> None:
-        """Send a message up that was posted as `number`, unless it came down."""
+        """Send the message that was posted as `number` to the link, unless it came from there."""
         if message.source is self:
             return
         self._open[number] = message.count
@@ -86,7 +86,7 @@ class Uplink:
                 await self._wakeup.wait()
 
     def advance(self) -> None:
-        """Tell the log how far its messages have settled on the link."""
+        """Confirm to the log the messages that have settled on the link."""
         number = next(iter(self._open), self._log.end)
         self._log.confirmed.move(self, self._confirmed, number)
         self._confirmed = number

@@ -44,7 +44,7 @@ class MemoryHistoryStore:
     async def append(self, entries: Sequence[Entry]) -> Extent:
         """Append events, and remove those that exceed the limits when the last of them was accepted."""
         await self._checkpoint()
-        check_entries(entries, place="history in memory", epoch=self._epoch, tail=self._tail)
+        check_entries(entries, store="history in memory", epoch=self._epoch, tail=self._tail)
         if entries:
             self._log.extend(entries)
             self._newest.update((each.cursor, each.position) for each in entries if each.cursor is not None)

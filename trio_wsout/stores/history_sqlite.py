@@ -160,7 +160,7 @@ class _Database:
         with self._transaction("written") as connection:
             meta = self._owned_meta(connection)
             extent = meta.extent
-            check_entries(entries, place=self._name, epoch=extent.epoch, tail=extent.tail)
+            check_entries(entries, store=self._name, epoch=extent.epoch, tail=extent.tail)
             if not entries:
                 return extent
             for start in range(0, len(entries), _MOST_ROWS):

@@ -357,7 +357,7 @@ class _SegmentFiles:
     # -- reading ----------------------------------------------------------------------------------------
 
     def after(self, number: int, most_bytes: int) -> Sequence[bytes]:
-        segment, offset = self._segments.place_of(number + 1)
+        segment, offset = self._segments.locate(number + 1)
         name = _name_of(segment.first)
         descriptor = self._directory.open_file(name, os.O_RDONLY)
         with self._directory.errors(name, "read"), os.fdopen(descriptor, "rb", buffering=0):
