@@ -58,7 +58,7 @@ async def test_what_is_no_stream_costs_an_attempt(given: Any, autojump_clock: Mo
         async with trio_wsout.open_output(CLIENT, open_stream=open_stream) as output:
             await output.send("one")
             await output.flush()
-            assert "open_stream" in (output.statistics().link.last_error or "")
+            assert "open_stream callable returned no stream" in (output.statistics().link.last_error or "")
     assert attempts == 2
 
 

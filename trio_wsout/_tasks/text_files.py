@@ -23,7 +23,7 @@ def read_text_file(path: str) -> str | None:
         TemplateError: The file can't be read or is no text; the message names the path and holds nothing of the content.
     """
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
+        with open(path, "rb", opener=_open_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise _refused(path, "is no regular file")
             content = file.read(_MOST + 1)
@@ -44,8 +44,8 @@ def read_text_file(path: str) -> str | None:
     return text
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    """Open a file; a pipe without a writer must not block."""
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file; for a pipe, do not wait until somebody writes to it."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
