@@ -1,4 +1,4 @@
-"""How the documentation is built: `nox -s docs`, a warning is an error. Nothing is fetched."""
+"""Settings of the documentation, which `nox -s docs` builds; a warning is an error. Nothing is fetched."""
 
 from __future__ import annotations
 

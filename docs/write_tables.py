@@ -1,4 +1,4 @@
-"""What the pages of the documentation take from the code: tables of fields, classes, options.
+"""Writes the parts of the documentation that come from the code: tables of fields, classes, options.
 
 They stand in the pages as Markdown, between two comments, so that a forge shows them as well::
 
@@ -95,7 +95,7 @@ def _sections(section: type = Config, path: str = "") -> list[tuple[str, type]]:
 
 
 def _value(annotation: Any) -> str:
-    """What a field takes, in words."""
+    """Return the values that a field takes, in words."""
     kind = field_type_of(annotation)
     if kind is None:
         origin, arguments = get_origin(annotation), get_args(annotation)
@@ -169,7 +169,7 @@ def _yaml(value: object) -> str:
 
 
 def command(name: str) -> str:
-    """What ``--help`` of a command prints."""
+    """Return the text that ``--help`` of a command prints."""
     environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "PYTHONUTF8": "1"}
     arguments = [sys.executable, "-m", "trio_wsout", name, "--help"]
     told = subprocess.run(arguments, check=True, capture_output=True, encoding="utf-8", env=environment)  # noqa: S603
@@ -189,13 +189,13 @@ def exit_code_table() -> str:
 
 
 def resolve_name(name: str) -> Any:
-    """What a dotted name names; a module that has the name of a function in its package is passed over."""
+    """Return the object of a dotted name; a module that has the name of a function in its package is passed over."""
     module, _, attribute = name.rpartition(".")
     return getattr(import_module(module), attribute)
 
 
 def function(name: str) -> str:
-    """How a function is called."""
+    """Return the call of a function, with its parameters."""
     called = resolve_name(name)
     asynchronous = inspect.isasyncgenfunction(inspect.unwrap(called))
     signature = inspect.signature(called)
@@ -219,7 +219,7 @@ def function(name: str) -> str:
 
 
 def class_(name: str, *, without: tuple[str, ...], constructor: bool, members: bool) -> str:
-    """What a class has."""
+    """Return the attributes and methods of a class."""
     described = resolve_name(name)
     parts = [f"### {described.__name__}"]
     if constructor:
@@ -352,7 +352,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def made(mark: str) -> str:
-    """What belongs under a mark."""
+    """Return the text that belongs under a mark."""
     plain: dict[str, Callable[[], str]] = {
         "configuration": configuration,
         "modes": modes,

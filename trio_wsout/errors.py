@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 _LISTED = 5
-"""How many reasons a message spells out before it only counts the rest."""
+"""Most reasons that a message spells out; it only counts the rest."""
 
 
 @frozen(kw_only=True)
@@ -31,7 +31,7 @@ class Problem:
     path: str
     """The user's own key path, for example ``batch.fixed-size``; empty for the document as a whole."""
     reason: str
-    """What was found and what is allowed. Never holds a secret."""
+    """The fault, and the allowed values. Never holds a secret."""
     line: int | None = None
     """Line in the file, from 1. None if it is not known."""
     column: int | None = None
@@ -47,9 +47,9 @@ class Undelivered:
     """An accepted event that did not reach its delivery level."""
 
     event: Any = field(repr=False)
-    """The event as it was given to ``send``."""
+    """The event as it was passed to ``send``."""
     reason: str
-    """Why it was not delivered, in one sentence."""
+    """The reason for which it was not delivered, in one sentence."""
 
 
 class OutputError(Exception):
@@ -68,7 +68,7 @@ class OutputError(Exception):
 
 
 class ConfigError(OutputError, ValueError):
-    """A configuration that can't be used; it has all problems at once."""
+    """A configuration that can't be used; it has all of its problems."""
 
     problems: tuple[Problem, ...]
     """Every problem, in the order of the document."""
@@ -86,9 +86,9 @@ class ConnectError(OutputError):
     """The link could not be opened, or gave up."""
 
     attempts: int
-    """How many attempts in a row had failed."""
+    """The number of attempts in a row that failed."""
     cause: str
-    """Why the last of them failed, in words."""
+    """The reason for which the last attempt failed, in words."""
 
     def __init__(
         self, message: str, *, attempts: int, cause: str = "", undelivered: Sequence[Undelivered] = ()
@@ -113,7 +113,7 @@ class CursorError(OutputError):
 
 
 class EventError(ValueError):
-    """An event that ``send`` and its kin refuse; the message names the path in the event, never a value of it.
+    """An event that ``send``, or another call that sends, refuses; the message names the path in the event, never a value of it.
 
     It is no `OutputError`: nothing is wrong with the output, which continues.
     """

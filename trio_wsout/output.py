@@ -67,7 +67,7 @@ class Output(trio.abc.SendChannel[Any]):
         Raises:
             EventError: The event can't be encoded or is too large; the message names the path in it.
             trio.ClosedResourceError: The output was closed.
-            trio.BrokenResourceError: The output broke; its cause says why.
+            trio.BrokenResourceError: The output broke; the cause of this exception is the reason.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         # Called as `self._encode(value)`, it would be looked for in the class first (as in `Tree`).
@@ -121,7 +121,7 @@ class Output(trio.abc.SendChannel[Any]):
         Raises:
             DeliveryError: Nothing was taken from `received` for `retry.timeout`: so nothing is read, and no
                 confirmation is seen. No event is lost by that; `undelivered` is empty.
-            trio.BrokenResourceError: The output broke; its cause says why.
+            trio.BrokenResourceError: The output broke; the cause of this exception is the reason.
             trio.ClosedResourceError: The output was closed.
         """
         self._check_open()
@@ -171,7 +171,7 @@ class Output(trio.abc.SendChannel[Any]):
         return self._tree.statistics()
 
     async def aclose(self) -> None:
-        """Accept no more events. Those accepted so far are still delivered, as the block is left."""
+        """Accept no more events. Those accepted so far are still delivered, when the block is left."""
         self._closed = True
         await trio.lowlevel.checkpoint()
 
@@ -183,7 +183,7 @@ class Output(trio.abc.SendChannel[Any]):
             raise trio.ClosedResourceError("the output was closed")
 
     def _try_put(self, item: Accepted) -> bool:
-        """Accept an event, and return true, if there is room."""
+        """Accept an event if there is room; return whether it was accepted."""
         if self._closed or self._ledger.broken is not None:
             self._check_open()
         offer = self._offer
@@ -241,7 +241,7 @@ async def open_output(
         on_state: Called, and not awaited, at every change of the link's state.
         receive: Whether the application will take messages from ``output.received``.
         open_stream: Opens a byte stream to host and port, in place of TCP and proxies.
-        authenticate: Decides from its handshake whether a peer is admitted, and who it is. If it raises, only that
+        authenticate: Decides from its handshake whether a peer is admitted, and its identity. If it raises, only that
             peer is refused; its time is part of ``server.handshake-timeout``.
         on_message: Mode relay: called, and not awaited, with each message before it is passed on. It returns the
             message, or another in its place (``attrs.evolve(message, event=…)``), or None to refuse it. If it
@@ -255,7 +255,7 @@ async def open_output(
     Raises:
         ConfigError: The configuration can't be used.
         ConnectError: An eager link did not open within ``connect.eager-timeout``, or the link gave up; if nothing
-            in the block met that error, it is raised as the block is left.
+            in the block met that error, it is raised when the block is left.
         CursorError: The stored cursor can't be read.
         DeliveryError: Events were not confirmed; ``undelivered`` holds them, without those that stay in the spool.
         SpoolError: The spool can't be used, or is damaged.

@@ -1,4 +1,4 @@
-"""Loading: every mistake at once, under the user's own key path, and never another exception."""
+"""Loading: all mistakes together, under the user's own key path, and never another exception."""
 
 from __future__ import annotations
 
@@ -294,9 +294,9 @@ def test_overrides_go_over_the_document() -> None:
     assert (config.reconnect.max_backoff, config.retry.retries, config.url) == (90.0, 3, "ws://other/")
     assert document == {"url": URL, "reconnect": {"max_backoff": 60}}, "the caller's stays"
     assert load_config({"url": URL, "retry": None}, overrides={"retry.retries": 3}).retry.retries == 3
-    assert "no such place" in problems({"url": URL}, overrides={"url.x": 1})["url.x"]
-    assert "no such place" in problems({"url": URL}, overrides={"retry.": 1})["retry."]
-    assert "no such place" in problems({"url": URL}, overrides={"url.x.y": 1})["url.x.y"]
+    assert "leads to no field" in problems({"url": URL}, overrides={"url.x": 1})["url.x"]
+    assert "leads to no field" in problems({"url": URL}, overrides={"retry.": 1})["retry."]
+    assert "leads to no field" in problems({"url": URL}, overrides={"url.x.y": 1})["url.x.y"]
 
 
 def test_secrets_are_never_in_a_problem_or_a_repr() -> None:
@@ -536,7 +536,7 @@ def test_an_endless_alias_ends(tmp_path: Path) -> None:
     assert "headers.x" in problems(path)
 
 
-# -- every problem at once ----------------------------------------------------------------------------
+# -- all problems together ----------------------------------------------------------------------------
 
 FAULTS: dict[str, dict[str, Any]] = {
     "url": {"url": "ftp://x"},

@@ -1,4 +1,4 @@
-"""What peers can cause at will is told at once, then at most once a minute, and counted right."""
+"""Events that peers can cause at will are reported immediately, then at most once a minute, and are counted right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opening handshakes of peers: who is let in, and who is refused with which status (SPEC 3 and 10; RFC 6455 section 4.2).
+"""Judges the opening handshakes of peers: each is let in, or refused with a status (SPEC 3 and 10; RFC 6455 section 4.2).
 
 Rules, in the order in which they are applied
 ---------------------------------------------

@@ -5,8 +5,8 @@ Rules
 1. At most one ping that is to confirm is outstanding. A periodic ping may replace it (rule 2).
 2. A periodic ping is due `ping_interval` after the last sign of life, which is an inbound frame. Writing does not put it
    off, for it says nothing about the peer. A periodic ping may replace an older ping that was never answered, because
-   other frames came instead of its pong. From when a ping is due until it is written nothing else is due: what is written
-   before it may take its time.
+   other frames came instead of its pong. From the time when a ping is due until it is written nothing else is due: frames
+   before it may take their time.
 3. Within `timeout` from when a ping is written some frame must come. Any inbound frame is life, not only the pong. A
    ping that is written while an earlier one waits for that has no timeout of its own.
 4. A slow line is not a dead one. Where this side's system knows how much the peer's system has acknowledged, it is asked

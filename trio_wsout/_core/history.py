@@ -1,4 +1,4 @@
-"""The history: what is retained of each event, for how long, and which event a cursor names (SPEC 9 and 11).
+"""The history: the retained events, the limits after which they leave, and the event that a cursor names (SPEC 9 and 11).
 
 Rules
 -----

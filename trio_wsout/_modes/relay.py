@@ -125,7 +125,7 @@ class RelayTree(ServerTree):
             await self._link.begin()
 
     async def finish(self) -> None:
-        """End gracefully: what peers send from now on is dropped and counted, the rest is confirmed first."""
+        """End gracefully: messages that peers send from now on are dropped and counted, the rest is confirmed first."""
         self.stopping = True
         await super().finish()
 

@@ -1,4 +1,4 @@
-"""Mode server-input: what peers send becomes events of ``output.received``.
+"""Mode server-input: messages of peers become events of ``output.received``.
 
 ::
 

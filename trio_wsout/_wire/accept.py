@@ -1,4 +1,4 @@
-"""From an accepted stream to an admitted connection: TLS, opening handshake, the bound on peers, the application's word.
+"""From an accepted stream to an admitted connection: TLS, opening handshake, the bound on peers, the application's verdict.
 
 The request is read and judged here (SPEC 10; RFC 6455 section 4.2) before `opening` makes the answer.
 """
@@ -86,7 +86,7 @@ class Acceptor:
             resolve: Returns the value of a ``${…}`` in it.
 
         Raises:
-            ConfigError: What can't be used, with its key paths.
+            ConfigError: A file or an entry can't be used; each problem has its key path.
         """
         credentials = self._admission.credentials
         problems = () if credentials is None else credentials.problems()
@@ -179,7 +179,7 @@ class Acceptor:
         except CallableError as error:
             self._peer_log.error("%s; the peer was refused", error)
         except Exception as error:  # noqa: BLE001 - the application's, whatever it is
-            # Its text may hold what the peer asked with, and so a secret.
+            # Its text may hold a part of the peer's request, and so a secret.
             where = "".join(traceback.format_tb(error.__traceback__)).rstrip()
             kind = type(error).__name__
             self._peer_log.error(
@@ -189,7 +189,7 @@ class Acceptor:
             if isinstance(verdict, Admit | Deny):
                 return verdict
             kind = type(verdict).__name__
-            self._peer_log.error("authenticate gave %s, not Admit or Deny; the peer was refused", kind)
+            self._peer_log.error("authenticate returned %s, not Admit or Deny; the peer was refused", kind)
         return _NOT_ADMITTED
 
     def _guest(

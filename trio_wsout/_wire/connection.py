@@ -1,4 +1,4 @@
-"""An open WebSocket connection: messages, pings, the closing handshake, and how far what was written has come."""
+"""An open WebSocket connection: messages, pings, the closing handshake, and the progress of written bytes."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _CLOSED_HERE = Disconnection(cause=Cause.LOCAL, detail="closed by this side")
 
 @define(eq=False)
 class Connection:
-    """An open connection. It ends once, and `disconnection` says why; leaving ``async with`` cuts it.
+    """An open connection. It ends once, and `disconnection` has the reason; leaving ``async with`` cuts it.
 
     Only one task writes, only one receives.
     """
 
     _transport: Transport = field(alias="transport")
     _decoder: Decoder = field(alias="decoder")
-    """For what the peer sends."""
+    """Decodes the peer's bytes."""
     _frame: Callable[[bytes, int], bytes] = field(alias="frame")
     """`masked_frame` on the side of a client, `plain_frame` on that of a server (RFC 6455 section 5.1)."""
     _opcode: int = field(default=TEXT, kw_only=True, alias="opcode")
@@ -43,7 +43,7 @@ class Connection:
     subprotocol: str | None = field(default=None, kw_only=True)
     """The subprotocol that both sides agreed on; None if there is none."""
     _secrets: Sequence[str] = field(default=(), kw_only=True, alias="secrets")
-    """Texts that are redacted in what is told of the peer's words."""
+    """Texts that are redacted where an error quotes the peer."""
     _parts: list[Part] = field(factory=list[Part], init=False)
     """The parts that were decoded and not handed over, the next one last."""
     _last: bytes | None = field(default=None, init=False)
@@ -62,7 +62,7 @@ class Connection:
 
     @property
     def disconnection(self) -> Disconnection | None:
-        """Why the connection is over; None while it is open."""
+        """The reason for which the connection is over; None while it is open."""
         return self._transport.disconnection
 
     @property
@@ -106,7 +106,7 @@ class Connection:
         self._before_answer = wait
 
     async def wait_ended(self) -> Disconnection:
-        """Wait until the connection is over; return why."""
+        """Wait until the connection is over; return the reason."""
         return await self._transport.wait_ended()
 
     def end(self, disconnection: Disconnection) -> None:
@@ -121,7 +121,7 @@ class Connection:
         A write that is cancelled or fails makes the connection dead.
 
         Raises:
-            trio.BrokenResourceError: The connection is over; `disconnection` says why.
+            trio.BrokenResourceError: The connection is over; `disconnection` has the reason.
         """
         frames = masked_frames(payloads, self._opcode)
         if ping is not None:
@@ -157,7 +157,7 @@ class Connection:
         self._transport.wrote(size)
 
     def wrote_part(self, frames: bytes, outcome: int | OSError) -> None:
-        """Take the outcome of `write_to_each` for this connection: how many bytes the system took, or its error."""
+        """Take the outcome of `write_to_each` for this connection: the number of bytes that the system took, or its error."""
         if isinstance(outcome, OSError):
             self._transport.fail_writing(outcome)
         elif outcome:
@@ -182,18 +182,18 @@ class Connection:
     # -- progress -------------------------------------------------------------------------------------
 
     def progress(self) -> Progress | None:
-        """Return how far what was written has come; None if the system does not say. One system call."""
+        """Return the progress of the written bytes; None if the system does not know it. One system call."""
         progress = send_progress(self._transport.stream)
         if progress is None:
             return None
         given, acknowledged = progress
-        # It is not known what TLS adds to the writes behind the ping, or how far a write under way has come.
+        # The bytes that TLS adds to the writes behind the ping are not known, nor is the progress of a write under way.
         behind_ping = self._transport.written_bytes - self._written_with_ping
         return Progress(acknowledged=acknowledged, awaited=given - behind_ping)
 
     @property
     def motion(self) -> Motion:
-        """How far it has come both ways. One system call while a write is under way."""
+        """The progress in both directions. One system call while a write is under way."""
         transport = self._transport
         writes = transport.torn and transport.disconnection is None
         progress = send_progress(transport.stream) if writes else None
@@ -202,7 +202,7 @@ class Connection:
 
     @property
     def unread_bytes(self) -> int | None:
-        """Bytes that lie unread in the socket; None if the system does not say. One system call."""
+        """Bytes that lie unread in the socket; None if the system does not know. One system call."""
         return bytes_unread(self._transport.stream)
 
     # -- receiving ------------------------------------------------------------------------------------
@@ -210,10 +210,10 @@ class Connection:
     async def receive_many(self) -> list[str | bytes]:
         """Wait for the next messages: at least one, and as many as have come, up to a millisecond's work.
 
-        With each call the messages before count as taken: only then more is read, and pings behind them are answered.
+        With each call the messages of earlier calls count as processed: only then more is read, and pings behind them are answered.
 
         Raises:
-            trio.EndOfChannel: The connection is over; `disconnection` says why.
+            trio.EndOfChannel: The connection is over; `disconnection` has the reason.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         waited = False
@@ -259,7 +259,7 @@ class Connection:
             self._transport.fail(_CLOSED_HERE)
 
     async def _answer(self, part: Ping | Close | Violation) -> None:
-        """Answer a ping, a Close or a violation, once everything before it counts as taken."""
+        """Answer a ping, a Close or a violation, once everything before it counts as processed."""
         if self._before_answer is not None and not isinstance(part, Violation):
             await self._before_answer()
         match part:

@@ -6,12 +6,12 @@ Rules
 2. Messages, pings and the Close keep their order. Pongs are returned beside them, because a pong is taken as soon as
    it is read.
 3. A frame is judged as early as possible: by its first two bytes, by its length, and a text by each piece of it.
-   After a Close or a violation nothing more is looked at.
-4. A violation has the close code that RFC 6455 section 7.4.1 gives it: 1007 for what is not UTF-8, 1009 for a
+   After a Close or a violation no further byte is decoded.
+4. A violation has the close code of RFC 6455 section 7.4.1: 1007 for what is not UTF-8, 1009 for a
    message of more than `max-message-size` or of more than 1024 fragments (SPEC 10), 1002 for everything else.
 5. Without an extension a reserved bit is a violation. With `inflate`, RSV1 on the first frame of a message marks a
    compressed message (RFC 7692 section 6), whose payload goes through `inflate` once it is whole.
-6. Only a header that is cut, or a control frame that is cut, is looked at again when more bytes come. So each byte costs
+6. Only a header that is cut, or a control frame that is cut, is read again when more bytes come. So each byte costs
    the same, also if a peer sends its bytes one by one.
 """
 
@@ -86,22 +86,22 @@ class Close:
 
 @frozen
 class Violation:
-    """How the peer broke the protocol."""
+    """A violation of the protocol by the peer."""
 
     code: int
-    """For the Close that the peer is sent (RFC 6455 section 7.1.7)."""
+    """The code of the Close to send to the peer (RFC 6455 section 7.1.7)."""
     words: str
-    """What the peer sent, as the object of a sentence; at most 123 bytes, without a quotation."""
+    """The peer's fault, as the end of "the peer sent …"; at most 123 bytes, without a quotation."""
 
 
 Part = list[str | bytes] | Ping | Close | Violation
-"""A run of messages, which is never empty, or something else that has its place between messages."""
+"""A run of messages, which is never empty, or one other part, which comes between messages."""
 Inflate = Callable[[bytes], bytes | Violation]
 """Returns the payload of a compressed message, of a bounded size, or the violation that it is."""
 
 
 def parse_close(payload: bytes) -> Close | Violation:
-    """Return the Close that a payload means (RFC 6455 section 7.4), or what is wrong with it."""
+    """Return the Close that a payload means (RFC 6455 section 7.4), or the violation that it is."""
     if not payload:
         return Close(NO_STATUS)
     code = int.from_bytes(payload[:2], "big")
@@ -138,7 +138,7 @@ class _Message:
     """Whether nothing more belongs to it."""
     _is_last: bool = field(default=False, init=False)
     _key: bytes = field(default=b"", init=False)
-    """Masking key of the latest frame, turned to the next missing byte; empty: the frame is not masked."""
+    """Masking key of the latest frame, turned to the next missing byte; empty if the frame is not masked."""
     _utf_8: codecs.IncrementalDecoder | None = field(default=None, init=False)
 
     def begin_frame(self, size: int, key: bytes, *, is_last: bool) -> None:
@@ -175,13 +175,13 @@ class Decoder:
     """Decodes what one peer sends."""
 
     _mask: int = field(alias="masked", converter=_mask_bit)
-    """The mask bit that every frame must have: given as whether the peer is a client (RFC 6455 section 5.1)."""
+    """The mask bit that every frame must have; the argument is whether the peer is a client (RFC 6455 section 5.1)."""
     _most: int = field(alias="most")
     """Bytes of a message at most, before it is inflated as well as after."""
     _inflate: Inflate | None = field(default=None, alias="inflate")
-    """For compressed messages; None if compression was not agreed on."""
-    _held: bytes = field(default=b"", init=False)
-    """The beginning of a frame that is looked at again: of its header, or of a control frame."""
+    """Inflates compressed messages; None if compression was not agreed on."""
+    _cut_frame: bytes = field(default=b"", init=False)
+    """The beginning of a frame that is read again when more bytes come: a cut header, or a cut control frame."""
     _message: _Message | None = field(default=None, init=False)
     """The message that has begun; None between messages."""
     over: bool = field(default=False, init=False)
@@ -193,7 +193,7 @@ class Decoder:
         It costs a fraction of `feed`. After None the bytes are still to be fed.
         """
         size = len(chunk)
-        if size <= 1 or chunk[0] != _WHOLE_PONG or self._held or self.over:
+        if size <= 1 or chunk[0] != _WHOLE_PONG or self._cut_frame or self.over:
             return None
         if self._message is not None and self._message.missing:
             return None
@@ -206,8 +206,8 @@ class Decoder:
         """Take the next bytes; return the parts that end in them, in order, and the payloads of the pongs."""
         parts: list[Part] = []
         pongs: list[bytes] = []
-        if self._held:
-            chunk, self._held = self._held + chunk, b""
+        if self._cut_frame:
+            chunk, self._cut_frame = self._cut_frame + chunk, b""
         at, end = 0, len(chunk)
         while at < end and not self.over:
             message = self._message
@@ -226,7 +226,7 @@ class Decoder:
     # -- messages of one frame ------------------------------------------------------------------------
 
     def _take_whole(self, chunk: bytes, at: int, parts: list[Part]) -> int:
-        """Take messages from `at` on while each is one whole frame without a fault; return where they end."""
+        """Take messages from `at` on while each is one whole frame without a fault; return the offset of their end."""
         # This loop is most of what a message costs (tests/bench), so there are no calls and no attributes in it.
         mask, most, end = self._mask, self._most, len(chunk)
         key = 4 if mask else 0
@@ -265,7 +265,7 @@ class Decoder:
     # -- all other frames -----------------------------------------------------------------------------
 
     def _take_frame(self, chunk: bytes, at: int, parts: list[Part], pongs: list[bytes]) -> int:
-        """Take a control frame at `at`, or the header of a data frame, or keep what is cut; return where it ends."""
+        """Take a control frame at `at`, or the header of a data frame, or keep it if it is cut; return the offset of its end."""
         header = self._read_header(chunk, at)
         if isinstance(header, Violation):
             self._end(header, parts)
@@ -281,11 +281,11 @@ class Decoder:
                 payload = chunk[start : start + size]
                 self._take_control(opcode, unmask(payload, key) if key else payload, parts, pongs)
                 return start + size
-        self._held = chunk[at:]
+        self._cut_frame = chunk[at:]
         return len(chunk)
 
     def _read_header(self, chunk: bytes, at: int) -> tuple[int, int] | Violation | None:
-        """Return where the payload of the frame at `at` begins, and its size; None if the header is cut."""
+        """Return the offset of the payload of the frame at `at`, and its size; None if the header is cut."""
         end = len(chunk)
         if end - at == 1:
             return None
@@ -304,7 +304,7 @@ class Decoder:
         return (start + key, size) if start + key <= end else None
 
     def _fault(self, first: int, second: int) -> str:
-        """Return what is wrong with a frame by its first two bytes; empty if nothing is."""
+        """Return the fault of a frame by its first two bytes; empty if there is none."""
         opcode = first & _OPCODE
         if opcode not in _OPCODES:
             return f"a frame with the unknown opcode {opcode}"

@@ -53,14 +53,14 @@ class Dialer:
     address: str = field(default="", init=False)
     """``host:port`` of the latest attempt."""
     stage: str = field(default="", init=False)
-    """What the attempt under way waits for, in words, for the error when time is up."""
+    """The step that the attempt under way waits for, in words; the error at the deadline names it."""
 
     async def dial(self, make_request: Callable[[], Awaitable[Request]], deadline: float) -> Connection:
         """Open a connection; the caller bounds the time.
 
         Args:
-            make_request: Makes the request, with what the application's callables return.
-            deadline: When the time of the attempt is up; a scope's own deadline counts as well.
+            make_request: Makes the request, with the values of the application's callables.
+            deadline: The time at which the attempt is given up; a scope's own deadline counts as well.
 
         Raises:
             AttemptFailed: It did not open; the transport is closed.

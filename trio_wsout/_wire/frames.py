@@ -43,8 +43,8 @@ def masked_frames(payloads: Sequence[bytes], opcode: int) -> list[bytes]:
     The masking keys come from one read of the system's random source (RFC 6455 section 5.3).
     """
     # Many small frames are masked by one XOR of all of them with one pad, which leaves headers and keys
-    # as they are. That takes a quarter off the cost of masking each by itself, and masking is what an
-    # event costs most (tests/bench/bench.py --work push-256).
+    # as they are. That takes a quarter off the cost of masking each by itself, and masking is the
+    # largest part of an event's cost (tests/bench/bench.py --work push-256).
     pieces: list[bytes] = []
     clear: list[bytes] = []
     pads: list[bytes] = []

@@ -82,7 +82,7 @@ def _parse(head: bytes) -> Head | Response:
 
 @lru_cache(maxsize=256)
 def _name(name: bytes) -> str:
-    """Return a header's name. It is kept as long as its peer stays, so peers share it."""
+    """Return a header's name. All peers share one object for it, because it is kept as long as a peer stays."""
     return name.decode("ascii")
 
 

@@ -23,7 +23,7 @@ _MOST_HEADERS = 100
 MOST_EARLY = 16
 """Informational responses (1xx) before the final one at most."""
 MOST_BODY = 4096
-"""Bytes of a refusal's body that are looked at, at most."""
+"""Bytes of a refusal's body that are read, at most."""
 _BEGINNING = b"HTTP/1."
 
 
@@ -31,9 +31,9 @@ class ResponseReader:
     """Reads one response from its first byte on."""
 
     opened: Opened | None
-    """What a valid 101 says; None if the connection is not open, or not yet."""
+    """The content of a valid 101; None while the connection is not open."""
     wants_body: bool
-    """Whether more of a refusal's body may change what the disconnection says."""
+    """Whether more of a refusal's body may change the text of the disconnection."""
 
     def __init__(self, asked: Asked) -> None:
         """Read the response to a request."""
@@ -67,7 +67,7 @@ class ResponseReader:
 
     @property
     def disconnection(self) -> Disconnection | None:
-        """Why the attempt failed, as far as it is known; None if it did not."""
+        """The end of the attempt, as far as it is known; None if it did not fail."""
         if self._refusal is None:
             return self._fault
         return refusal(self._refusal, bytes(self._body), self._asked, wall=time.time())

@@ -43,7 +43,7 @@ async def open_listeners(bind: str) -> list[trio.SocketListener]:
     Port 0 stands for a free port, the same at every address of the host.
 
     Raises:
-        ConfigError: The address can't be used; the problem says why.
+        ConfigError: The address can't be used; the problem has the reason.
     """
     try:
         address = parse_bind(bind)
@@ -59,7 +59,7 @@ async def open_listeners(bind: str) -> list[trio.SocketListener]:
 
 
 def _advice(error: OSError) -> str:
-    """Return what to do about an error of the system."""
+    """Return advice on an error of the system."""
     if isinstance(error, socket.gaierror):  # its numbers are not those of `errno`
         return "choose a name that can be resolved, or an address of this machine"
     return _ADVICE.get(error.errno, "choose another address")
@@ -153,7 +153,7 @@ def inode_of(path: str) -> tuple[int, int] | None:
 
 
 def listening_at(listeners: Sequence[object]) -> tuple[str, ...]:
-    """Return where listeners listen: ``host:port``, ``[v6]:port`` or ``unix:PATH`` each."""
+    """Return the addresses of listeners, each as ``host:port``, ``[v6]:port`` or ``unix:PATH``."""
     return tuple(
         _text(each.socket.getsockname()) for each in listeners if isinstance(each, trio.SocketListener)
     )

@@ -26,7 +26,7 @@ from trio_wsout._wire.transport import RECEIVE_BYTES, Transport
 __all__ = ["accept_opening", "ask_for_opening"]
 
 _HEARING = 0.1
-"""Seconds that a server's reason for hanging up in the handshake is waited for."""
+"""Seconds to wait for the reason of a server that hung up in the handshake."""
 _BODY = 0.25
 """Seconds that a refusal is kept back for its body; less where the deadline is near."""
 _KEY = re.compile(rb"^Sec-WebSocket-Key: *(\S+)\r$", re.MULTILINE | re.IGNORECASE)
@@ -113,7 +113,7 @@ async def ask_for_opening(
     Args:
         stream: The stream to the server, with TLS around it if there is TLS.
         request: The request.
-        deadline: When the time of the attempt is up, in seconds of trio's clock; the caller bounds it.
+        deadline: The time at which the attempt is given up, in seconds of trio's clock; the caller bounds it.
     """
     outcome: Dialled | Disconnection | None = None
     try:
@@ -201,7 +201,7 @@ class _Asking:
         return transport, response.opened.subprotocol
 
     async def _hear_body(self) -> None:
-        """Read the body of a refusal for a moment: its first line is told in the error."""
+        """Read the body of a refusal for a moment: the error quotes its first line."""
         patience = min(_BODY, (self._deadline - trio.current_time()) / 2)
         with trio.move_on_after(max(0.0, patience)):  # noqa: ASYNC912 - where nothing is to be read, it has been
             while self._response.wants_body:

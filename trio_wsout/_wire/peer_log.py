@@ -30,7 +30,7 @@ class PeerLog:
     _counted: trio.Event = field(factory=trio.Event, init=False)
 
     def warning(self, text: str, *values: object) -> None:
-        """Log what an operator should look at."""
+        """Log an event that an operator should know of."""
         self._add(logging.WARNING, text, values)
 
     def error(self, text: str, *values: object, exc_info: bool = False) -> None:

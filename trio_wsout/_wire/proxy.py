@@ -40,7 +40,7 @@ def check_proxy(config: Config) -> None:
     If the host of `url` is known only at each attempt, nothing but a configured proxy can be checked.
 
     Raises:
-        ConfigError: What the environment names is no proxy, or python-socks is missing.
+        ConfigError: The environment names a proxy that is none, or python-socks is missing.
     """
     parts = urlsplit(config.url or "")
     secure = parts.scheme == "wss"
@@ -89,7 +89,7 @@ async def open_tunnel(
         host: The host to reach, as `parse_host` returns it.
         port: Its port.
         tls: The section; its CA may also certify an https proxy.
-        wait: Called before each step with words for it.
+        wait: Called before each step with its name.
 
     Raises:
         AttemptFailed: The proxy can't be reached or refuses, or python-socks is not installed.

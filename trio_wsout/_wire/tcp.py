@@ -1,4 +1,4 @@
-"""TCP: what the system knows of a connection below TLS, what broke a stream, and why an attempt failed."""
+"""TCP: the system's figures of a connection below TLS, and the causes of broken streams and failed attempts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if sys.platform != "win32":
 
 __all__ = [
     "AttemptFailed",
-    "TellsProgress",
+    "KnowsProgress",
     "bytes_unread",
     "connect_trouble",
     "lost",
@@ -65,7 +65,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def transport_trouble(error: BaseException) -> str:
-    """Return one line about what broke a stream, from the most telling exception of the chain."""
+    """Return one line about the cause of a broken stream, from the most telling exception of the chain."""
     for each in chain(error):
         if isinstance(each, ssl.SSLError):
             return f"TLS: {each.reason or 'broken'}"
@@ -102,7 +102,7 @@ def connect_trouble(error: BaseException) -> str:
 
 
 @runtime_checkable
-class TellsProgress(Protocol):
+class KnowsProgress(Protocol):
     """A stream other than trio's that knows what was acknowledged."""
 
     def send_progress(self) -> tuple[int, int] | None:
@@ -133,11 +133,11 @@ def set_user_timeout(stream: trio.abc.Stream, heartbeat: Heartbeat | None) -> No
 def send_progress(stream: trio.abc.Stream) -> tuple[int, int] | None:
     """Return how many bytes the system was given to send, and how many the peer's system has acknowledged.
 
-    Both include what TLS adds. None if there is no TCP socket, or the system does not say: only Linux since 4.19 does.
+    Both include what TLS adds. None if there is no TCP socket, or the system does not know: only Linux since 4.19 does.
     It is one system call.
     """
     transport = _transport(stream)
-    if isinstance(transport, TellsProgress):
+    if isinstance(transport, KnowsProgress):
         return transport.send_progress()
     tcp = _tcp_stream(transport) if sys.platform == "linux" else None
     if tcp is None:
@@ -154,7 +154,7 @@ def send_progress(stream: trio.abc.Stream) -> tuple[int, int] | None:
 
 
 def bytes_unread(stream: trio.abc.Stream) -> int | None:
-    """Return how many bytes lie unread in the socket of a stream, TLS included; None if the system does not say.
+    """Return how many bytes lie unread in the socket of a stream, TLS included; None if the system does not know.
 
     It is one system call.
     """

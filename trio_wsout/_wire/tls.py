@@ -62,7 +62,7 @@ def client_context(tls: Tls, password: Secret | None = None) -> ssl.SSLContext:
         password: Its `client_key_password` with each ``${…}`` expanded.
 
     Raises:
-        ConfigError: A file or PEM text can't be read or used; every such problem at once.
+        ConfigError: A file or PEM text can't be read or used; the error has every such problem.
     """
     context = _base_context(tls)
     problems = _trust(context, tls.ca_certificate)
@@ -313,7 +313,7 @@ class ServerContext:
     """The listener's TLS context. It is renewed when its files change; if that fails, the old context stays.
 
     Raises:
-        ConfigError: The files can't be used, as it is made.
+        ConfigError: The files can't be used when it is made.
     """
 
     _tls: ServerTls

@@ -1,10 +1,10 @@
-"""The bytes of one open connection: reading, writing in order, writing without a task, and why it is over.
+"""The bytes of one open connection: reading, writing in order, writing without a task, and the reason of its end.
 
 Rules
 -----
 1. One task reads, and one task, the writer, waits for room to write. While the writer has nothing to do others may
    write without waiting (`write_nowait`, `write_to_each`).
-2. What others want written otherwise (pongs, pings) is queued for the writer, so that nothing lands inside of a frame
+2. A frame that others want to write at another time (pong, ping) is queued for the writer, so that nothing lands inside of a frame
    and no reader waits for a writer.
 3. A write that stopped inside of a frame is finished before anything else is written, or the connection is dead.
 4. Nothing is written behind our Close.
@@ -33,7 +33,7 @@ RECEIVE_BYTES = 64 * 1024
 T = TypeVar("T")
 
 _ALONE = 1024
-"""Bytes up to which what was read counts as having come alone, with nothing behind it yet."""
+"""A read of at most so many bytes counts as having come alone, with nothing behind it yet."""
 _QUIET = 0.25
 """Seconds without a byte after which a peer that broke the protocol has sent all that it will."""
 _MOST_QUEUED = 64 * 1024
@@ -59,11 +59,11 @@ class Transport:
     _unread: bytes = field(default=b"", alias="unread")
     """Bytes that came behind the opening handshake."""
     received_bytes: int = 0
-    """Bytes that were read, TLS taken off."""
+    """Bytes that were read, without those that TLS adds."""
     written_bytes: int = field(default=0, init=False)
     """Bytes that the system took, counted before TLS, without those of a `write` under way."""
     disconnection: Disconnection | None = field(default=None, init=False)
-    """Why the connection is over; None while it is not."""
+    """The reason for which the connection is over; None while it is open."""
     torn: bool = field(default=False, init=False)
     """Whether a write is under way, or has stopped inside of a frame, after which nothing may be written."""
     reading: bool = field(default=False, init=False)
@@ -90,7 +90,7 @@ class Transport:
     # -- the end --------------------------------------------------------------------------------------
 
     def fail(self, disconnection: Disconnection) -> None:
-        """Record why the connection is over; the first reason stays."""
+        """Record the reason for which the connection is over; the first one stays."""
         if self.disconnection is None:
             self.disconnection = disconnection
             if self._ended is not None:
@@ -99,15 +99,15 @@ class Transport:
             self._on_end()
 
     def announce(self, disconnection: Disconnection) -> None:
-        """Have this be the reason if the connection is lost from now on: the peer has sent a Close."""
+        """Use this reason if the connection is lost from now on, because the peer has sent a Close."""
         self._announced = disconnection
 
     def _lose(self, detail: str, error: BaseException | None = None) -> None:
         self.fail(self._announced or lost(detail, error))
 
     async def wait_ended(self) -> Disconnection:
-        """Wait until the connection is over; return why."""
-        if self._ended is None:  # so it stays for most
+        """Wait until the connection is over; return the reason."""
+        if self._ended is None:  # most connections never need the event
             self._ended = trio.Event()
             if self.disconnection is not None:
                 self._ended.set()
@@ -116,7 +116,7 @@ class Transport:
         return self.disconnection
 
     def on_end(self, call: Callable[[], object] | None) -> None:
-        """Have `call` called when the connection is over, or now if it is already; None: call nothing any more."""
+        """Have `call` called when the connection is over, or now if it is already; None ends that."""
         self._on_end = call
         if call is not None and self.disconnection is not None:
             call()
@@ -249,7 +249,7 @@ class Transport:
         """Write what waits and then `data`; a write that fails or is cancelled makes the connection dead.
 
         Raises:
-            trio.BrokenResourceError: The connection is over; `disconnection` says why.
+            trio.BrokenResourceError: The connection is over; `disconnection` has the reason.
         """
         if self.torn or self.disconnection is not None:
             await trio.lowlevel.checkpoint()
@@ -295,7 +295,7 @@ def write_to_each(filenos: Mapping[T, int], data: bytes) -> dict[T, int | OSErro
     """
     short: dict[T, int | OSError] = {}
     write, size = os.write, len(data)
-    # A turn of this loop is what an event costs for each peer.
+    # One turn of this loop is the cost of an event for each peer.
     for key, fileno in filenos.items():
         try:
             count = write(fileno, data)

@@ -1,6 +1,6 @@
 """The commands; the modules beside this one do the work.
 
-A command imports those that it needs when it runs, so that help and mistakes are shown at once.
+A command imports those that it needs when it runs, so that help and mistakes are shown without delay.
 """
 # ruff: noqa: PLC0415 - see above
 
@@ -107,7 +107,7 @@ def run(
     --stay, go on until Ctrl-C or a termination signal. A line that is no JSON is reported with its number, and
     skipped. Exit codes: 0 all confirmed; 2 configuration or usage; 3 could not connect, or gave up; 4 some events
     undelivered, lines skipped, or what peers sent not printed; 130 interrupted (Ctrl-C once: gracefully, within
-    shutdown-timeout; twice: at once).
+    shutdown-timeout; twice: immediately).
     """
     from trio_wsout.cli.run import Run, run_to_the_end
     from trio_wsout.config.quantities import parse_duration

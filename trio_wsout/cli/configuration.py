@@ -35,7 +35,7 @@ _SUFFIXES = (".yaml", ".yml", ".toml", ".json")
 def load(arguments: Sequence[str], options: ConfigOptions) -> tuple[Config, Path | None]:
     """Load a configuration from a file and options; return it with the path of the file.
 
-    The cursor is kept in the platform's state directory unless the configuration says otherwise.
+    The cursor is kept in the platform's state directory unless the configuration names another store.
 
     Args:
         arguments: A file and an address, in any order; either may be missing.

@@ -130,7 +130,7 @@ class _Client:
 
     name: str
     _cut_at: int | None
-    """Number of events after which its connection is cut off; None: never."""
+    """Number of events after which its connection is cut off; None if it never is."""
     _events: int
     """Number of events that it waits for."""
     _progress: Progress

@@ -61,4 +61,4 @@ class RunOptions:
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative=())] = False
     """Report every attempt, and the time of each line."""
     log_format: Literal["text", "json"] = "text"
-    """How to write to standard error: lines of text, or of JSON with time, level and message."""
+    """The format of standard error: lines of text, or of JSON with time, level and message."""

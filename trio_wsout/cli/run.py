@@ -65,8 +65,8 @@ _LINGER = 0.1
 """Seconds for answers after the last confirmation without `--linger`: an echo comes together with its confirmation."""
 _REPEATED = 0.5
 """Seconds within which a second SIGTERM counts as the first one."""
-_LOOK = 0.1
-"""Interval between two looks for progress, as a part of the time without progress that is too long; at most 0.5 s."""
+_CHECK_EVERY = 0.1
+"""Interval between two checks of progress, as a part of `patience`; at most 0.5 s."""
 _HANGUP = [
     each for each in signal.Signals if each.name == "SIGHUP" and signal.getsignal(each) != signal.SIG_IGN
 ]
@@ -75,30 +75,30 @@ _HANGUP = [
 
 @define(eq=False)
 class Run:
-    """One run: what it is to do, what happened so far, and what ends it."""
+    """One run: its options, its state so far, and the scopes that end parts of it."""
 
     config: Config
     config_path: Path | None
     options: RunOptions
     linger: float | None
-    """Seconds to wait for answers after the last confirmation; None: as long as is usual."""
+    """Seconds to wait for answers after the last confirmation; None for the usual time."""
     undelivered: UndeliveredFile = field(init=False)
     lines: InputLines | None = field(default=None, init=False)
     """The input; None if there is none."""
     everything: trio.CancelScope = field(factory=trio.CancelScope, init=False)
-    """Cancelled to end the run at once."""
+    """Cancelled to end the run immediately."""
     preparing: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     """Cancelled to wait for its files no longer."""
     opening: trio.CancelScope = field(factory=trio.CancelScope, init=False)
-    """Cancelled, as long as nothing was sent, to close the output at once."""
+    """Cancelled, as long as nothing was sent, to close the output immediately."""
     feeding: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     """Cancelled to read no more, so that the output ends gracefully."""
     printing: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     """Cancelled to print no more messages from peers."""
     statistics: Callable[[], Statistics] | None = field(default=None, init=False)
-    """None until the output is open."""
+    """Returns the figures of the output; None until it is open."""
     began: float = field(default=0.0, init=False)
-    """When the output was open."""
+    """The time at which the output was open."""
     number: int = field(default=0, init=False)
     """Number of lines that were sent or skipped."""
     unsent: list[bytes] = field(factory=list, init=False)
@@ -108,7 +108,7 @@ class Run:
     """Whether the link was ever open; also true if there is no link."""
     interrupted: bool = field(default=False, init=False)
     late: bool = field(default=False, init=False)
-    """Whether nothing was confirmed for as long as shutdown-timeout says, after the input had ended."""
+    """Whether nothing was confirmed within shutdown-timeout after the input had ended."""
     ended_early: bool = field(default=False, init=False)
     """Whether it ended before its input."""
     unreadable: bool = field(default=False, init=False)
@@ -186,7 +186,7 @@ class Run:
         self.number += 1
 
     def print_failed(self, error: OSError) -> None:
-        """Standard output can't be written. A reader that is gone ends the run, as in any pipe; a full disk only server-input."""
+        """Note that standard output can't be written. A reader that is gone ends the run, as in any pipe; a full disk only server-input."""
         self.unprinted = True
         silence(OUT)
         if isinstance(error, BrokenPipeError):
@@ -198,7 +198,7 @@ class Run:
             report(f"standard output: {error.strerror}; what peers send is no longer printed", "error")
 
     def reader_gone(self) -> None:
-        """Nobody reads standard output any more: read no more, deliver the accepted events, and end."""
+        """Note that nobody reads standard output any more: read no more input, deliver the accepted events, and end."""
         if not self.feeding.cancel_called:
             doing = "" if self.only_receives else "; delivering what was accepted"
             report(f"standard output: {GONE}{doing}", "error")
@@ -209,7 +209,7 @@ class Run:
         """Read no more, and end gracefully; received messages are printed for as long as that may take."""
         self.interrupted = True
         doing = "ending" if self.only_receives else "delivering what was accepted"
-        report(f"interrupted: {doing}; once more to end at once")
+        report(f"interrupted: {doing}; once more to end immediately")
         if self.statistics is None:
             self.preparing.cancel()
             self.opening.cancel()
@@ -367,7 +367,7 @@ def _most_undelivered(config: Config) -> int:
 
 
 async def _watch_signals(run: Run, signals: AsyncIterator[int]) -> None:
-    """At the first signal end gracefully, at the second one at once."""
+    """At the first signal end gracefully, at the second one immediately."""
     first = 0.0
     async for each in signals:
         if not run.interrupted:
@@ -431,7 +431,7 @@ def _report_addresses(run: Run, output: Output) -> None:
 
 
 async def _feed(run: Run, output: Output, watching: trio.Nursery) -> None:
-    """Wait for peers if `--wait-peers` says so, send all lines, and wait for answers or for a signal."""
+    """Wait for peers if `--wait-peers` asks for it, send all lines, and wait for answers or for a signal."""
     if run.options.wait_peers is not None:
         run.inform(f"waiting for {count(run.options.wait_peers, 'peer')}")
         await output.wait_peers(run.options.wait_peers)
@@ -456,7 +456,7 @@ async def _wait_confirmed(run: Run, output: Output, watching: trio.Nursery) -> N
     """Wait until everything is confirmed, for as long as there is progress."""
     confirmed = trio.Event()
     watching.start_soon(_flush, output, confirmed)
-    interval = min(0.5, run.patience * _LOOK)
+    interval = min(0.5, run.patience * _CHECK_EVERY)
     before, since = -1, trio.current_time()
     while not confirmed.is_set():
         now = output.statistics()

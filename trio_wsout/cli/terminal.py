@@ -41,12 +41,12 @@ __all__ = [
 OUT, ERR = 1, 2
 """File descriptors of standard output and standard error."""
 GONE = "nobody reads it any more"
-"""Why standard output can't be written when its reader has ended."""
+"""The reason for which standard output can't be written when its reader has ended."""
 
 _BETWEEN_FAILURES = 55
 """Least seconds between two lines about a server that stays absent."""
 _PEER_LINES = 10
-"""Lines about peers in one second; more are counted only, because thousands may come at once."""
+"""Lines about peers in one second; more are counted only, because thousands may come together."""
 
 
 # -- file descriptors -------------------------------------------------------------------------------------
@@ -70,14 +70,14 @@ def write_text(text: str, stream: TextIO | None, descriptor: int) -> None:
 
 
 def is_ready(descriptor: int, events: int, milliseconds: float | None = 0) -> bool:
-    """Return whether a descriptor is readable (POLLIN) or writable (POLLOUT), after waiting for that; None: for ever."""
+    """Return whether a descriptor is readable (POLLIN) or writable (POLLOUT), after waiting for that; None waits for ever."""
     poll = select.poll()
     poll.register(descriptor, events)
     return bool(poll.poll(milliseconds))
 
 
 def wait_reader_gone(descriptor: int) -> bool:
-    """Wait until a pipe has no reader any more. Return False if the descriptor is no pipe, so that nobody ever knows."""
+    """Wait until a pipe has no reader any more. Return False if the descriptor is no pipe, so that this can't be known."""
     poll = select.poll()
     poll.register(descriptor, 0)
     return any(events & select.POLLERR for _, events in poll.poll())

@@ -25,7 +25,7 @@ _STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1")
 """Names of standard output where a file is named."""
 _EVENT, _HEX, _REASON = b'{"event":', b',"hex":true', b',"reason":'
 _NO_JSON = "read, but not sent; it is no JSON"
-"""Why a line is kept as a text."""
+"""The reason for which a line is kept as a text."""
 
 
 @define(eq=False)
@@ -37,11 +37,11 @@ class UndeliveredFile:
     """Accepted events that were not delivered."""
     _descriptor: int | None = field(default=None, init=False)
     _incomplete: str = field(default="", init=False)
-    """Why not all events are in the file."""
+    """The reason for which not all events are in the file; empty if all are."""
 
     @property
     def outcome(self) -> str:
-        """Where the events are, as the end of a sentence."""
+        """The location of the events, as the end of a sentence."""
         if self._path is None:
             return "lost; --undelivered FILE keeps what is not delivered"
         if self._incomplete:

@@ -1,4 +1,4 @@
-"""What the user writes: the sections of a configuration, loading, dumping and its JSON Schema."""
+"""The configuration that a user writes: its sections, loading, dumping and its JSON Schema."""
 
 from trio_wsout.config.dumping import dump_config
 from trio_wsout.config.json_schema import json_schema

@@ -269,9 +269,9 @@ class BindAddress:
     """A TCP address to listen on."""
 
     host: str | None
-    """Name or address without brackets. None: all addresses."""
+    """Name or address without brackets; None for all addresses."""
     port: int
-    """0 to 65535. 0: any free port."""
+    """0 to 65535; 0 for any free port."""
 
 
 @frozen
@@ -343,7 +343,7 @@ def parse_allowed_origin(text: str) -> Origin | None:
         return None
     if text.lower() == "null":
         raise ValueError(
-            "expected an origin such as https://example.com; any page can make itself null, so * says what that means"
+            "expected an origin such as https://example.com; any page can make itself null, so write * to admit it"
         )
     before, below, after = text.partition(f"://{_BELOW}")
     origin = parse_origin(f"{before}://{after}" if below else text)

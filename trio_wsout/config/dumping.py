@@ -1,6 +1,6 @@
 """From a `Config` back to a document: kebab-case keys, durations and sizes in their shortest form (SPEC 1)."""
 
-# Fields hold anything, so that pyright knows little about what is walked here.
+# A field may hold any value, so pyright knows little about the values here.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _section(section: Any, *, redacted: bool) -> dict[str, Any]:  # noqa: ANN401
 
 
 def document_value(value: Any, annotation: Any, *, redacted: bool = False) -> Any:  # noqa: ANN401 - any field's value
-    """Return what a document holds for a field's value."""
+    """Return a field's value in the form that it has in a document."""
     if value is None:
         return NONE
     annotation = without_none(annotation)

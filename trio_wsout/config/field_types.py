@@ -1,4 +1,4 @@
-"""Types of fields: how a value is read from a document, written back, and described to an editor (SPEC 1).
+"""Types of fields, which read a value from a document, write it back, and describe it to an editor (SPEC 1).
 
 Each public name in CamelCase annotates a field, as in ``timeout: Duration = 10.0``, and carries a `FieldType`, which
 `field_type_of` finds. `loading` reads with it, `dumping` writes with it, and `json_schema` prints it.
@@ -80,13 +80,13 @@ class FieldType:
     """The type of a field's value."""
 
     parse: Callable[[Any], Any]
-    """From what a document holds to the value; raises ValueError with what is allowed."""
+    """Returns the value for the one in a document; raises ValueError, which names the allowed values."""
     schema: Mapping[str, object]
     """JSON Schema of what `parse` accepts."""
     words: str
-    """The type in a table of fields."""
+    """The type in words, for tables of fields."""
     write: Callable[[Any], object] = field(default=lambda value: value)
-    """From the value to what a document holds."""
+    """Returns the value in the form that it has in a document."""
     secret: bool = False
     """Whether no error shows the value."""
     templated: bool = False
@@ -105,7 +105,7 @@ class FieldType:
 _Check = Callable[[str], object]
 """Raises ValueError where a text is not allowed."""
 _SCALAR = {"type": ["string", "number", "boolean"]}
-"""A text; a number or boolean that is written without quotes is taken as it was spelled."""
+"""A text; a number or boolean that is written without quotes counts as a text with its spelling."""
 _STRING = {"type": "string"}
 
 
@@ -373,7 +373,7 @@ def _number(least: float, most: float = sys.float_info.max) -> FieldType:
 
 
 def _duration(*, zero: bool) -> FieldType:
-    """Return the type of durations, which are seconds; `zero`: whether 0 is one of them."""
+    """Return the type of durations, which are seconds; `zero` is whether 0 is one of them."""
 
     def read(value: object) -> float:
         seconds = quantities.parse_duration(value)

@@ -1,6 +1,6 @@
 """Configuration files: from YAML, TOML or JSON to plain mappings, and the position of each key (SPEC 1)."""
 
-# A document holds anything, and ruamel.yaml is optional and tells pyright little about itself.
+# A document holds anything, and ruamel.yaml is optional and has few types for pyright.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Document:
     mapping: Mapping[str, object]
     """Plain dicts, lists and scalars; numbers know their spelling."""
     positions: Mapping[KeyPath, Position]
-    """Where each key stands, as far as it is known."""
+    """The position of each key, as far as it is known."""
 
     def position(self, path: KeyPath) -> Position | None:
         """Return the position of a key, or of the nearest known key above it. None if no such key is known."""
@@ -45,7 +45,7 @@ class Document:
 
 
 def read_document(path: Path) -> Document:
-    """Read a YAML, TOML or JSON file, told apart by its ending. A pipe has no ending: its first line tells.
+    """Read a YAML, TOML or JSON file; the ending of its name decides which. Of a pipe, the first line decides.
 
     Raises:
         ConfigError: The file can't be read or parsed, or holds no mapping; with line and column where they are known.
@@ -125,7 +125,7 @@ def _read_yaml(path: Path, text: str) -> Document:
 
 
 def _tab(text: str, line: int) -> Position | None:
-    """Return where a tab indents the line of an error, or the line before it. None if none does."""
+    """Return the position of a tab that indents the line of an error, or the line before it. None if there is none."""
     lines = text.splitlines()
     for number in (line, line - 1):
         found = re.match(r"[ -]*\t", lines[number]) if 0 <= number < len(lines) else None
@@ -135,7 +135,7 @@ def _tab(text: str, line: int) -> Position | None:
 
 
 def _safe(problem: str | None) -> str:
-    """Return the library's reason without what it quotes of the file, which may be a secret, except a key's name."""
+    """Return the library's reason without its quotations of the file, which may be secret; the name of a key stays."""
     text = (problem or "it can't be parsed").strip().splitlines()[0]
     key = _DUPLICATE.match(text)
     return key[0] if key else _QUOTED.sub("…", text)
@@ -245,7 +245,7 @@ def _read_toml(path: Path, text: str) -> Document:
 
 
 def _toml_positions(text: str) -> dict[KeyPath, Position]:
-    """Return where keys stand, as far as single lines tell; tomllib does not."""
+    """Return the positions of keys that single lines show, because tomllib reports none."""
     positions: dict[KeyPath, Position] = {}
     table: KeyPath = ()
     for number, line in enumerate(text.splitlines(), 1):
@@ -278,7 +278,7 @@ def _toml_spelled(value: Any, lines: list[str], positions: Mapping[KeyPath, Posi
 
 
 def _toml_value(text: str) -> object:
-    """Return the value of a scalar; None if the text is none."""
+    """Return the value of a scalar; None if the text is no scalar."""
     try:
         return tomllib.loads(f"x = {text}")["x"]
     except ValueError:
@@ -313,7 +313,7 @@ def _read_json(path: Path, text: str) -> Document:
 
 
 def _json_positions(text: str) -> dict[KeyPath, Position]:
-    """Return where keys stand, from the tokens of a text; of one that is no JSON, those of its beginning."""
+    """Return the positions of keys from the tokens of a text; if it is no JSON, only those at its beginning."""
     positions: dict[KeyPath, Position] = {}
     path: list[str | int] = []  # the latest key of each open object, the index in each open list
     expects_key = False

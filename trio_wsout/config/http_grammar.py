@@ -1,4 +1,4 @@
-"""Grammar of what a handshake carries: names, values and tokens (RFC 9110 section 5, RFC 6750, RFC 7617)."""
+"""Grammar of the parts of a handshake: names, values and tokens (RFC 9110 section 5, RFC 6750, RFC 7617)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _RESERVED = frozenset({"host", "connection", "upgrade", "content-length", "trans
 _BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 BEARER_ALLOWED = "letters, digits and -._~+/ only, with = at its end (RFC 6750)"
-"""What `is_bearer` accepts, for errors."""
+"""The texts that `is_bearer` accepts, in words for errors."""
 HAS_CONTROL = "holds a control character (CR, LF, NUL or another)"
-"""What `has_control` finds, for errors."""
+"""The fault that `has_control` finds, in words for errors."""
 
 
 def is_token(text: str) -> bool:

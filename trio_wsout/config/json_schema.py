@@ -1,8 +1,8 @@
 """The JSON Schema of a configuration, made from the sections and the types of their fields (SPEC 1).
 
 It accepts what `load_config` accepts, in either form, except for rules that JSON Schema can't express (`UNSAID`) and
-for the values that a ``{{name}}`` will stand for. A regular expression in ``pattern`` tells what a text may be as far
-as it can; ``format`` tells it exactly, to validators that are given the checks of `formats`.
+for the values that a ``{{name}}`` will stand for. A regular expression in ``pattern`` describes a text as far
+as it can; ``format`` describes it exactly, to validators that are given the checks of `formats`.
 
 ``properties`` has the kebab-case names only, so that editors offer each field once; ``patternProperties`` accepts
 snake_case.
@@ -49,7 +49,7 @@ UNSAID = {
     "batch.header": "${cursor} or ${attempt} where there are many peers",
     "batch.footer": "${cursor} or ${attempt} where there are many peers",
 }
-"""What the loader refuses and the schema accepts, because JSON Schema compares no values."""
+"""Values that the loader refuses and the schema accepts, because JSON Schema can't compare values."""
 Schema = dict[str, Any]
 _CONTEXT: Schema = {"$ref": "#/$defs/context"}
 _EMPTY: Schema = {"$ref": "#/$defs/empty"}
@@ -324,7 +324,7 @@ def _relay(is_relay: Schema) -> list[Schema]:
 
 
 def _each_is(names: Iterable[str], how: str) -> Schema:
-    """Return the rule that each of these fields, where it is there, is as its definition under `how` says."""
+    """Return the rule that each of these fields, where it is there, matches its definition under `how`."""
     inside: Schema = {}
     for name in names:
         section, _, field = name.rpartition(".")
@@ -335,7 +335,7 @@ def _each_is(names: Iterable[str], how: str) -> Schema:
 
 
 def _has(name: str, *, some: bool = False) -> Schema:
-    """Return the rule that a field is there, in either spelling, and not null; `some`: it is a table with entries."""
+    """Return the rule that a field is there, in either spelling, and not null; with `some`, that it is a table with entries."""
     value: Schema = {"type": "object", "minProperties": 1} if some else {"not": {"type": "null"}}
     ways = [{"required": [key], "properties": {key: value}} for key in _spellings(name)]
     return ways[0] if len(ways) == 1 else {"anyOf": ways}

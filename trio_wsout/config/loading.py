@@ -1,11 +1,11 @@
-"""From a document, or a `Config` made in Python, to a checked `Config`, or to every problem at once (SPEC 1).
+"""Makes a checked `Config` of a document, or of a `Config` made in Python, or reports every problem (SPEC 1).
 
 The only module that knows cattrs, which walks the classes of the sections. A value that can't be read is no exception:
 an `Unknown` with the reason stands in its place, so that all other values are read, and the rules between them are
 checked, in the same pass. `_problems` then finds each `Unknown` and names it by the user's own keys.
 """
 
-# What is walked here holds anything, and cattrs tells pyright little about it.
+# A document may hold any value, and cattrs has few types for pyright.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = ["load_config", "verify_config"]
 _DEEPEST = 100
 """Levels of a document; a configuration has seven."""
 _NAMED = 6
-"""How many known fields are named to a person whose field resembles none of them."""
+"""Number of known fields that an error names if the user's field resembles none of them."""
 _CONTEXT: ContextVar[Mapping[str, object] | None] = ContextVar("_CONTEXT", default=None)
 """Values for ``{{name}}`` while a document is read; None if its texts are taken as they stand."""
 
@@ -83,7 +83,7 @@ def verify_config(config: Config) -> Config:
     """Return a Config that was made in Python as `load_config` would read it from a document with the same values.
 
     Raises:
-        ConfigError: Everything that is wrong with it, as `load_config` tells it.
+        ConfigError: Everything that is wrong with it, as `load_config` reports it.
     """
     verified, found = _read(_as_document(config), None)
     if found:
@@ -144,7 +144,7 @@ def _copied(value: object, depth: int = 0) -> Any:  # noqa: ANN401 - a document 
 
 
 def _as_document(value: object) -> Any:  # noqa: ANN401 - people put anything there
-    """Return what a document would hold for a section or a value of it, whatever was put there in Python."""
+    """Return what a document would hold for a section or a value of it, whatever object was put there in Python."""
     if isinstance(value, Mapping):
         return {key: _as_document(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -179,7 +179,7 @@ def _override(mapping: dict[str, Any], path: str, value: object) -> Problem | No
                 section[own] = {}
             section = section[own]
     if not isinstance(section, dict) or not last:
-        return Problem(path=path, reason="can't be set: there is no such place")
+        return Problem(path=path, reason="can't be set: this path leads to no field")
     section[_users_key(last, section)] = value
     return None
 
@@ -365,7 +365,7 @@ def _users_path(path: str, mapping: Mapping[str, object]) -> KeyPath:
 
 
 def _not_known(key: str, known: list[str]) -> str:
-    """Return what to write instead of a field that a section does not have: where it belongs, or a similar name."""
+    """Return advice on a field that a section does not have: the section to which it belongs, or a similar name."""
     reason = "is not a known field"
     if homes := _homes().get(key):
         return f"{reason} here; it belongs to {' or '.join(homes)}"

@@ -1,4 +1,4 @@
-"""Durations, sizes and close codes: from what a document holds to a number, and back (SPEC 1).
+"""Durations, sizes and close codes: from a document's value to a number, and back (SPEC 1).
 
 Each parser raises ValueError with what is allowed.
 """

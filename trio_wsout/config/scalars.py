@@ -1,4 +1,4 @@
-"""Single values of a document: how they were spelled, what they are as texts, and how errors show them (SPEC 1).
+"""Single values of a document: their spelling, their text, and the form in which errors show them (SPEC 1).
 
 A number in a file keeps its spelling, so that a field that holds a text takes ``state-id: 010`` or
 ``X-Version: 1.10`` as it stands there.

@@ -127,7 +127,7 @@ class Retry:
     timeout: t.Duration = 30.0
     """Longest time from the first byte of a message to its confirmation. Then the connection is cut."""
     retries: t.CountOrZero | None = None
-    """How many times a message may be sent again. None: as long as the link lives."""
+    """Most times that a message is sent again. None: no bound while the link lives."""
 
 
 @frozen(kw_only=True)
@@ -153,7 +153,7 @@ class Batch:
 
 @frozen(kw_only=True)
 class Connect:
-    """When and how outgoing connections are made (SPEC 5)."""
+    """The start of outgoing connections, their time limits and their proxy (SPEC 5)."""
 
     mode: ConnectMode = ConnectMode.LAZY
     """``lazy`` dials when the first event waits, or immediately if the application takes messages of the peer.
@@ -389,15 +389,15 @@ class Config:
     tls: Tls = Tls()
     """TLS of connections to `url`."""
     connect: Connect = Connect()
-    """When and how to dial."""
+    """The start of connections, their time limits and their proxy."""
     reconnect: Reconnect = Reconnect()
     """Backoff between attempts."""
     retry: Retry = Retry()
-    """When to send a message again."""
+    """The conditions for sending a message again."""
     batch: Batch | None = None
-    """How events are joined into messages. None: one event, one message."""
+    """The joining of events into messages. None: one event, one message."""
     delivery: Delivery = Delivery()
-    """What successful delivery means."""
+    """The meaning of successful delivery."""
     heartbeat: Heartbeat | None = Heartbeat()
     """Periodic pings, by default with the values of the section. ``none`` (None in Python): no periodic pings."""
     cursor: Cursor | None = None

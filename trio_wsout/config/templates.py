@@ -192,7 +192,7 @@ class Template:
 
     @classmethod
     def parse(cls, text: str, *, of_batch: bool = False) -> Template:
-        """Parse a text; `of_batch`: it is the header or footer of a batch.
+        """Parse a text; `of_batch` is whether it is the header or footer of a batch.
 
         Raises:
             TemplateError: A ``${`` is not closed, or names no source that is known there; or there is a ``@{``.

@@ -1,4 +1,4 @@
-"""Rules between fields, and the fields that each mode can't use (SPEC 2, 5, 6, 9). One field alone is for its type.
+"""Rules between fields, and the fields that each mode can't use (SPEC 2, 5, 6, 9). A rule about one field alone is in its type.
 
 Each rule is a generator of problems: the key path of a field, and the reason. Where a rule needs a value that could not
 be read (`Unknown`), it stops there, and every other rule runs, so that all problems are reported in one go.
@@ -106,7 +106,7 @@ UNUSABLE_WITHOUT_LINK = (*_LINK_SECTIONS, *_LINK_FIELDS)
 
 
 def unusable(mode: Mode, *, link: bool) -> tuple[str, ...]:
-    """Return the fields that a mode can't use; `link`: whether there is a `url`."""
+    """Return the fields that a mode can't use; `link` is whether there is a `url`."""
     return UNUSABLE[mode] if link or mode is not Mode.RELAY else (*UNUSABLE[mode], *UNUSABLE_WITHOUT_LINK)
 
 

@@ -1,4 +1,4 @@
-"""Why a file or a directory can't be used, in words, and advice on what to do about it."""
+"""Causes, in words, for which files and directories can't be used, and advice on them."""
 
 # ruff: noqa: PTH110, PTH112 - pathlib raises where a name is too long; os.path returns False
 

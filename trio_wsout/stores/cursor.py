@@ -91,7 +91,7 @@ class _DiskCursorStore(ABC):
     """A store that blocks, and therefore works in a thread; a cancellation never interrupts a save."""
 
     _kind: ClassVar[str]
-    """How errors call the store's file."""
+    """The name of the store's file in errors."""
 
     def __init__(self, path: Path, state_id: str) -> None:
         """Keep the cursor of `state_id` in the file at `path`."""
@@ -275,7 +275,7 @@ class SqliteCursorStore(_DiskCursorStore):
         return None
 
     def _check_for_damage(self, connection: sqlite3.Connection) -> None:
-        """There is no row of this state id: make sure that there never was one."""
+        """Make sure, where this state id has no row, that it never had one."""
         if connection.execute("PRAGMA quick_check").fetchone() != ("ok",):
             raise sqlite3.DatabaseError("the file is damaged")
         for row in connection.execute(_LOAD_ALL):

@@ -15,7 +15,7 @@ from trio_wsout.config.sections import History
 __all__ = ["MemoryHistoryStore"]
 
 _REMOVED = Entry(position=0, epoch=0, payload=b"", cursor=None, at=0.0)
-"""Replaces a removed event until the list is shortened, so that the event's payload is freed at once."""
+"""Replaces a removed event until the list is shortened, so that the event's payload is freed immediately."""
 
 
 @define(eq=False)

@@ -275,11 +275,13 @@ class _Database:
                     self._writer.execute("ROLLBACK")
 
     def _check_file(self) -> None:
-        """A file that was removed while it is open would accept everything and keep nothing."""
+        """Refuse a file that was removed while it is open: it would accept everything and keep nothing."""
         now = _stat(self._path)
         if now is None or self._file is None or not os.path.samestat(now, self._file):
             cause = "it was removed or replaced while it was open"
-            raise self._error("written", cause, "find out by whom, stop that, and start again")
+            raise self._error(
+                "written", cause, "find out which program did it, stop that program, and start again"
+            )
 
     @contextmanager
     def _read(self) -> Generator[sqlite3.Connection]:
@@ -367,7 +369,7 @@ def _entry_of(row: Any, *, after: int) -> Entry:  # noqa: ANN401 - a row holds w
 
 
 def _checksum(position: int, epoch: int, cursor: bytes | None, payload: bytes) -> int:
-    """CRC-32 of everything that a peer may get of an event, started with its position and epoch."""
+    """Return the CRC-32 of all parts of an event that a peer may get, started with its position and epoch."""
     return crc32(payload, crc32(cursor or b"", position + epoch))
 
 

@@ -11,7 +11,7 @@ __all__ = ["SpoolFullError", "SpoolStore", "Spooled"]
 
 
 class SpoolFullError(Exception):
-    """A group of events does not fit now, and none of them was stored; the text says why."""
+    """A group of events does not fit now, and none of them was stored; the text has the reason."""
 
 
 @frozen(kw_only=True)
@@ -46,7 +46,7 @@ class SpoolStore(Protocol):
         ...
 
     async def append(self, events: Sequence[bytes], settled: int) -> int:
-        """Store a group of events, which may be empty, and that all up to number `settled` are settled.
+        """Store a group of events, which may be empty, and the number `settled`, up to which all are settled.
 
         All events are stored, or none. Once this has returned they survive a crash. It is cancelled before anything
         is written, or not at all.

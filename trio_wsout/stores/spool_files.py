@@ -63,7 +63,7 @@ class FileSpool:
         return await trio.to_thread.run_sync(self._segments.open, epoch, limiter=self._limiter)
 
     async def append(self, events: Sequence[bytes], settled: int) -> int:
-        """Store a group of events, and that all up to `settled` are settled; return the bytes on disk."""
+        """Store a group of events, and the number `settled`, up to which all are settled; return the bytes on disk."""
         return await trio.to_thread.run_sync(self._segments.append, events, settled, limiter=self._limiter)
 
     async def after(self, number: int, most_bytes: int) -> Sequence[bytes]:
@@ -194,7 +194,7 @@ class _SegmentFiles:
             self._cut(names[-1], torn)
         self._release(newest_too=True)
         if not len(self._segments):
-            # No event is left that anybody could know by its number.
+            # No event is left whose number anybody could know.
             self._epoch, self._settled, self._segments.last = epoch, 0, 0
         return Spooled(
             epoch=self._epoch,
@@ -205,7 +205,7 @@ class _SegmentFiles:
         )
 
     def _examine(self, name: str, *, newest: bool) -> int | None:
-        """Read a segment and note its events; return where its torn tail begins, or None if it is whole."""
+        """Read a segment and note its events; return the offset of its torn tail, or None if it is whole."""
         content = self._read(name)
         header = Header.decode(content)
         if header is None and newest and len(content) <= HEADER_SIZE:
@@ -294,7 +294,7 @@ class _SegmentFiles:
         self._segments.append(len(events), len(record))
 
     def _undo(self, error: OSError, name: str, size: int) -> None:
-        """A record was not written, or a part of it only: cut it off if the disk is full, for it is tried again later."""
+        """Cut off a record that was not written whole, if the disk is full: it is tried again later."""
         if error.errno not in _FULL:
             raise self._directory.failure(name, "written", error) from error
         with self._directory.errors(name, "written"):
@@ -302,7 +302,7 @@ class _SegmentFiles:
         raise SpoolFullError("the disk is full") from None
 
     def _sync(self, name: str) -> None:
-        """Sync what was written. A failure is final: nobody knows what the disk has, and a second try would not tell."""
+        """Sync what was written. A failure is final: nobody knows what is on disk, and a second try would not show it."""
         with self._directory.errors(name, "written"):
             _sync_content(self._file)
             there = os.fstat(self._file).st_nlink > 0
@@ -324,7 +324,7 @@ class _SegmentFiles:
         return self._segments.begin(header.first, header.salt, HEADER_SIZE)
 
     def _never_begun(self, error: OSError | SpoolError, name: str) -> None:
-        """A segment could not be begun: remove it if the disk is full, for it is tried again later."""
+        """Remove a segment that could not be begun, if the disk is full: it is tried again later."""
         cause = error if isinstance(error, OSError) else error.__cause__
         begun = self._file != _CLOSED
         self._close_file()

@@ -1,4 +1,4 @@
-"""One connection of a test peer over a stream: what came over it, and what the peer does."""
+"""One connection of a test peer over a stream: everything that came over it, and the peer's behaviour."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ Step = Accept | Refuse | Unreachable | Silent
 
 @define(eq=False)
 class PeerConnection:
-    """One connection of a peer: what came over it, and what the peer sends. Times are seconds of trio's clock."""
+    """One connection of a peer: it records everything that comes, and sends for the peer. Times are seconds of trio's clock."""
 
     stream: trio.abc.Stream
     """The stream that carries it."""
     step: Step = field(factory=Accept)
-    """What the peer does of itself; of a peer that dials only what `Accept` does after the handshake."""
+    """The peer's own behaviour; of a peer that dials, only the part of `Accept` after the handshake counts."""
     server: bool = field(default=False, kw_only=True)
     """Whether the peer is the server of the connection."""
     pong_after: float | None = field(default=0.0, init=False)
@@ -85,39 +85,39 @@ class PeerConnection:
     messages: list[str | bytes] = field(factory=list[str | bytes], init=False)
     """Messages that came, in order."""
     message_times: list[float] = field(factory=list[float], init=False)
-    """When each of them came."""
+    """The time at which each message came."""
     pings: list[bytes] = field(factory=list[bytes], init=False)
     """Payloads of the pings that came, in order."""
     ping_times: list[float] = field(factory=list[float], init=False)
-    """When each of them came."""
+    """The time at which each ping came."""
     pongs: list[bytes] = field(factory=list[bytes], init=False)
     """Payloads of the pongs that came, in order."""
     pong_times: list[float] = field(factory=list[float], init=False)
-    """When each of them came."""
+    """The time at which each pong came."""
     close_code: int | None = field(default=None, init=False)
     """Code of the Close that came; None while none has."""
     close_reason: str = field(default="", init=False)
     """Reason of the Close that came."""
     closed_at: float | None = field(default=None, init=False)
-    """When the Close came; None while none has."""
+    """The time at which the Close came; None while none has."""
     opened_at: float = field(factory=trio.current_time, init=False)
-    """When the stream was opened."""
+    """The time at which the stream was opened."""
     ended_at: float | None = field(default=None, init=False)
-    """When the connection was over; None while it is not."""
+    """The time at which the connection was over; None while it is open."""
     _changed: trio.lowlevel.ParkingLot = field(
         factory=trio.lowlevel.ParkingLot, alias="changed", kw_only=True
     )
-    """Where tasks wait for a change."""
+    """Tasks that wait for a change."""
     _protocol: PeerProtocol = field(init=False)
     _writing: trio.Lock = field(factory=trio.Lock, init=False)
     _reading: trio.Event = field(factory=trio.Event, init=False)
     """Set while the peer reads."""
     _due: deque[tuple[float, bytes]] = field(factory=deque[tuple[float, bytes]], init=False)
-    """When to send the next pongs, and their payloads."""
+    """The next pongs: the time to send each, and its payload."""
     _pinged: trio.Event = field(factory=trio.Event, init=False)
     _close_sent: bool = field(default=False, init=False)
     _over: bool = field(default=False, init=False)
-    """Whether what comes is not looked at any more."""
+    """Whether further bytes are ignored."""
     _returned: int = field(default=0, init=False)
     """Messages that `receive` has returned."""
 

@@ -1,4 +1,4 @@
-"""A server and a listener in memory, without sockets: pass them to `open_output` in place of the network.
+"""A server and a listener in memory, without sockets: pass them to `open_output` instead of the network.
 
 They speak RFC 6455 over trio's memory streams, so a test exercises everything but the kernel, and on a mock clock every
 time is exact.
@@ -25,7 +25,7 @@ class MemoryPeer:
     """A server in memory, made by `open_peer`. Pass its `open_stream` to `open_output`."""
 
     attempts: list[float]
-    """When each attempt to connect was made, in seconds of trio's clock, unreachable ones included."""
+    """The time of each attempt to connect, in seconds of trio's clock, unreachable ones included."""
     connections: list[PeerConnection]
     """Every connection so far, refused ones included; an unreachable attempt makes none."""
 

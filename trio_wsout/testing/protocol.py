@@ -54,14 +54,14 @@ PeerEvent = Request | Response | str | bytes | Ping | Pong | Close
 
 @define(eq=False)
 class PeerProtocol:
-    """Decodes what comes on one connection, and encodes what is to be sent."""
+    """Decodes the bytes that come on one connection, and encodes those to send."""
 
     server: bool = field(kw_only=True)
     """Whether this side is the server of the connection."""
     body: bytes = field(default=b"", init=False)
     """The bytes behind the head of a response other than 101."""
     _decoder: Decoder | None = field(default=None, init=False)
-    """None until the handshake is done."""
+    """Decodes frames; None until the handshake is done."""
     _head: bytes = field(default=b"", init=False)
     _key: str = field(default="", init=False)
     _refused: bool = field(default=False, init=False)
@@ -69,7 +69,7 @@ class PeerProtocol:
     # -- what comes -------------------------------------------------------------------------------------
 
     def feed(self, data: bytes | bytearray) -> list[PeerEvent]:
-        """Take the next bytes; return what is complete now. Pongs are returned before everything else.
+        """Take the next bytes; return the events that are complete now. Pongs are returned before everything else.
 
         Raises:
             AssertionError: The other side broke the protocol.
