@@ -11,17 +11,13 @@ Rules
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import orjson
 
 from trio_wsout._core.cursor import MISSING, pointer_value
+from trio_wsout._core.message import Accepted
 from trio_wsout.config.event_paths import parse_pointer
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from trio_wsout._core.message import Accepted
 
 __all__ = ["AckReader", "stamp_of"]
 

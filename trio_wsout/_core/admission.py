@@ -19,7 +19,6 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from attrs import field, frozen
@@ -29,11 +28,8 @@ from trio_wsout._core.http_head import Fields
 from trio_wsout.config.addresses import Origin, parse_allowed_origin, parse_origin
 from trio_wsout.config.http_grammar import is_token
 from trio_wsout.config.secret import repr_headers
-from trio_wsout.config.templates import no_value
-
-if TYPE_CHECKING:
-    from trio_wsout.config.sections import Cursor, Server
-    from trio_wsout.config.templates import Resolve
+from trio_wsout.config.sections import Cursor, Server
+from trio_wsout.config.templates import Resolve, no_value
 
 __all__ = ["Admission", "Admit", "Deny", "Handshake", "Head", "Response"]
 

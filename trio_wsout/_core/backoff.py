@@ -12,10 +12,8 @@ different draws differ at every attempt, at the cap too.
 from __future__ import annotations
 
 from math import inf, log
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from trio_wsout.config.sections import Reconnect
+from trio_wsout.config.sections import Reconnect
 
 __all__ = ["ceiling", "delay"]
 

@@ -16,14 +16,11 @@ Rules
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from attrs import frozen
 
-from trio_wsout.config.sections import BatchMode
-
-if TYPE_CHECKING:
-    from trio_wsout.config.sections import Batch
+from trio_wsout.config.sections import Batch, BatchMode
 
 __all__ = ["Batcher", "ClosedBatch", "Document"]
 
@@ -124,8 +121,7 @@ class Batcher(Generic[T]):
             RuntimeError: The mode is ``fixed``: `end_document` has no meaning there.
         """
         if not self._documents:
-            message = "there are no documents in fixed batches"
-            raise RuntimeError(message)
+            raise RuntimeError("there are no documents in fixed batches")
         return self._close(last=True) if self._items or not self._first else None
 
     def flush(self) -> ClosedBatch[T] | None:

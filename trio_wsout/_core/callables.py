@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from inspect import isawaitable, iscoroutine
-from typing import TYPE_CHECKING, TypeVar, cast
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable
+from typing import TypeVar, cast
 
 __all__ = ["CallableError", "awaitable", "plain"]
 

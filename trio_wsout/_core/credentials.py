@@ -16,19 +16,14 @@ import base64
 import binascii
 import hashlib
 import hmac
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 from urllib.parse import parse_qsl
 
 from attrs import define, field, frozen
 
-from trio_wsout.config.templates import Template, TemplateError, no_value
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from trio_wsout.config.secret import Secret
-    from trio_wsout.config.sections import ServerAuth
-    from trio_wsout.config.templates import Resolve
+from trio_wsout.config.secret import Secret
+from trio_wsout.config.sections import ServerAuth
+from trio_wsout.config.templates import Resolve, Template, TemplateError, no_value
 
 __all__ = ["Credentials"]
 
@@ -56,8 +51,7 @@ class _Entry:
             return self.digest
         secret = self.secret.expand(resolve)
         if not secret:
-            message = "it is empty"
-            raise TemplateError(message)
+            raise TemplateError("it is empty")
         return _digest(self.prefix + secret)
 
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping, Sequence
+from typing import Final
 from urllib.parse import urlsplit
 
 from attrs import frozen
@@ -24,13 +24,9 @@ from attrs import frozen
 from trio_wsout.config.event_paths import parse_dotted, parse_pointer
 from trio_wsout.config.http_grammar import is_header_value
 from trio_wsout.config.scalars import is_unicode
+from trio_wsout.config.sections import Config, Cursor
 from trio_wsout.config.templates import Placeholder, Template
 from trio_wsout.errors import EventError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from trio_wsout.config.sections import Config, Cursor
 
 __all__ = [
     "MISSING",
@@ -128,8 +124,7 @@ class CursorReader:
         reason = None if value is None else self._fault(value)
         if reason is not None:
             path = "".join(f".{token}" for token in self._tokens)
-            message = f"${path}: the cursor {reason}"
-            raise EventError(message)
+            raise EventError(f"${path}: the cursor {reason}")
         return value or None
 
     def value_from(self, event: object) -> str | None:

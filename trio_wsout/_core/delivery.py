@@ -34,20 +34,14 @@ Rules
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from attrs import define
 
-from trio_wsout._core.disconnection import BY_SILENCE, Cause
-from trio_wsout.config.sections import DeliveryLevel
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from trio_wsout._core.disconnection import Disconnection
-    from trio_wsout._core.message import Accepted, Message
-    from trio_wsout.config.sections import Delivery, Retry
+from trio_wsout._core.disconnection import BY_SILENCE, Cause, Disconnection
+from trio_wsout._core.message import Accepted, Message
+from trio_wsout.config.sections import Delivery, DeliveryLevel, Retry
 
 __all__ = ["DeliveryWindow"]
 

@@ -13,7 +13,8 @@ Rules
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable
+from typing import cast
 
 import orjson
 
@@ -22,9 +23,6 @@ from trio_wsout._core.json_line import BLANKS, parse_json, with_entry, write_jso
 from trio_wsout._core.payload import Encoder
 from trio_wsout._core.received import RawReceived, Received
 from trio_wsout.config.sections import Payload
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["Edits"]
 

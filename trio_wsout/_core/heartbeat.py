@@ -29,14 +29,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 from math import inf
-from typing import TYPE_CHECKING
 
 from attrs import define, field, frozen
 
-from trio_wsout.config.sections import HeartbeatAction
-
-if TYPE_CHECKING:
-    from trio_wsout.config.sections import Heartbeat
+from trio_wsout.config.sections import Heartbeat, HeartbeatAction
 
 __all__ = ["HeartbeatMonitor", "Progress", "Pulse"]
 

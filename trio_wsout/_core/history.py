@@ -15,17 +15,13 @@ Rules
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import orjson
 from attrs import field, frozen
 
+from trio_wsout.config.sections import History
 from trio_wsout.errors import HistoryError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from trio_wsout.config.sections import History
 
 __all__ = [
     "Entry",

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from operator import attrgetter
-from typing import TYPE_CHECKING
 
 from attrs import define, field
 
 from trio_wsout._core.blocks import Block
-from trio_wsout._core.subscription import Broadcast, Write
-
-if TYPE_CHECKING:
-    from trio_wsout._core.subscription import Subscription
-    from trio_wsout.config.sections import Delivery
+from trio_wsout._core.subscription import Broadcast, Subscription, Write
+from trio_wsout.config.sections import Delivery
 
 __all__ = ["InSync"]
 

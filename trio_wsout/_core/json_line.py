@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import orjson
 from attrs import define, field
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["JsonLine", "is_object", "parse_json", "value_of_event", "with_entry", "write_json"]
 
@@ -172,8 +170,9 @@ def parse_json(text: str | bytes) -> object:
     try:
         return json.loads(text)
     except RecursionError:
-        message = "it holds a number over 64 bits, and too many brackets around it or elsewhere"
-        raise ValueError(message) from None
+        raise ValueError(
+            "it holds a number over 64 bits, and too many brackets around it or elsewhere"
+        ) from None
 
 
 def _may_be_rounded(value: object) -> bool:
@@ -195,8 +194,7 @@ def _whole(digits: str) -> int | float:
 
 
 def _refuse(constant: str) -> NoReturn:
-    message = f"{constant} is not JSON"
-    raise ValueError(message)
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _is_too_deep(text: bytes) -> bool:

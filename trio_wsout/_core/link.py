@@ -21,20 +21,15 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from attrs import define, field, frozen
 
 from trio_wsout._core.backoff import delay
-from trio_wsout._core.disconnection import Cause
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from trio_wsout._core.disconnection import Disconnection
-    from trio_wsout.config.sections import Reconnect
+from trio_wsout._core.disconnection import Cause, Disconnection
+from trio_wsout.config.sections import Reconnect
 
 __all__ = ["TRANSITIONS", "Event", "Link", "LinkChange", "State", "diagram"]
 
@@ -211,8 +206,7 @@ class Link:
     def _move(self, event: Event) -> None:
         new = TRANSITIONS.get((self.state, event))
         if new is None:
-            message = f"a link that is {self.state} can't take the event {event!r}"
-            raise RuntimeError(message)
+            raise RuntimeError(f"a link that is {self.state} can't take the event {event!r}")
         self.state = new
 
     def _final(self, disconnection: Disconnection) -> str | None:

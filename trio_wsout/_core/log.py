@@ -30,19 +30,15 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from attrs import Factory, define, field
 
 from trio_wsout._core.blocks import Block
 from trio_wsout._core.in_sync import InSync
+from trio_wsout._core.message import Accepted, Message
 from trio_wsout._core.subscription import Broadcast, Owner, Subscription
 from trio_wsout._core.watermark import Watermark
-from trio_wsout.config.sections import DeliveryLevel
-
-if TYPE_CHECKING:
-    from trio_wsout._core.message import Accepted, Message
-    from trio_wsout.config.sections import Delivery
+from trio_wsout.config.sections import Delivery, DeliveryLevel
 
 __all__ = ["Broadcast", "Log", "Owner", "Subscription"]
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Protocol
 
 from attrs import define, field
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from trio_wsout._core.batching import Document
+from trio_wsout._core.batching import Document
 
 __all__ = ["Accepted", "BatchMessage", "Fate", "Message", "Refused", "all_plain", "events_in"]
 

@@ -18,28 +18,21 @@ Rules
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from trio_wsout._core.acknowledgement import stamp_of
-from trio_wsout._core.batching import Batcher, Document
+from trio_wsout._core.batching import Batcher, ClosedBatch, Document
 from trio_wsout._core.cursor import MISSING, pointer_value
 from trio_wsout._core.json_line import is_object, parse_json, write_json
 from trio_wsout._core.message import Accepted, BatchMessage, Message
+from trio_wsout._core.payload import Encoder
 from trio_wsout.config.event_paths import parse_pointer
 from trio_wsout.config.quantities import format_time
-from trio_wsout.config.sections import BatchMode, Mode
-from trio_wsout.config.templates import Template, TemplateError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from trio_wsout._core.batching import ClosedBatch
-    from trio_wsout._core.payload import Encoder
-    from trio_wsout.config.sections import Batch, Config
-    from trio_wsout.config.templates import Resolve
+from trio_wsout.config.sections import Batch, BatchMode, Config, Mode
+from trio_wsout.config.templates import Resolve, Template, TemplateError
 
 __all__ = ["Packer", "PackingError"]
 

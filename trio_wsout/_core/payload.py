@@ -23,20 +23,14 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import orjson
 
 from trio_wsout._core.json_line import JsonLine, parse_json, with_entry
 from trio_wsout.config.scalars import is_unicode
-from trio_wsout.config.sections import Payload
+from trio_wsout.config.sections import Batch, Payload
 from trio_wsout.errors import EventError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from trio_wsout.config.sections import Batch
 
 __all__ = ["Base64Error", "Encoder", "MessageError", "decode"]
 
@@ -95,12 +89,12 @@ class Encoder:
             return self._text(event)
         if isinstance(event, _BYTES):
             if self._payload in (Payload.TEXT, Payload.JSON):
-                message = f"$: bytes can't be sent as {self._payload.value}; use payload: binary"
-                raise EventError(message)
+                raise EventError(f"$: bytes can't be sent as {self._payload.value}; use payload: binary")
             return bytes(event)
         if self._payload is Payload.BINARY_BASE64:
-            message = f"$: payload binary-base64 takes str (base64) or bytes, not {type(event).__name__}"
-            raise EventError(message)
+            raise EventError(
+                f"$: payload binary-base64 takes str (base64) or bytes, not {type(event).__name__}"
+            )
         return _json(event)
 
     def _line(self, event: JsonLine) -> bytes:
@@ -110,8 +104,7 @@ class Encoder:
             assert isinstance(text, str)  # noqa: S101 - it is a JSON string
             return self._text(text)
         if not self._objects:
-            message = "$: payload binary-base64 takes a JSON string (base64), and nothing else"
-            raise EventError(message)
+            raise EventError("$: payload binary-base64 takes a JSON string (base64), and nothing else")
         if self._stamp is not None and event.is_object:
             self._refuse_stamped(event.value())
         return event.text
@@ -119,8 +112,7 @@ class Encoder:
     def _refuse_stamped(self, event: object) -> None:
         """Refuse an object that holds the key of the stamp."""
         if isinstance(event, dict) and self._stamp in event:
-            message = f"$.{self._stamp}: the event holds the key of delivery.stamp already"
-            raise EventError(message)
+            raise EventError(f"$.{self._stamp}: the event holds the key of delivery.stamp already")
 
     def _text(self, event: str) -> bytes:
         match self._payload:
@@ -130,15 +122,13 @@ class Encoder:
                 return _unbase64(event)
             case _:
                 if self._lines and self.is_text and "\n" in event:
-                    message = (
+                    raise EventError(
                         "$: a str with a line break would become two events of a batch; use wrap-as-json"
                     )
-                    raise EventError(message)
                 try:
                     return event.encode()
                 except UnicodeEncodeError:
-                    message = "$: a lone surrogate can't be encoded"
-                    raise EventError(message) from None
+                    raise EventError("$: a lone surrogate can't be encoded") from None
 
     def stamped(self, encoded: bytes, stamp: bytes) -> bytes:
         """Return an encoded object with the stamp as its last entry; the rest stays as it was written."""
@@ -171,8 +161,7 @@ def decode(message: str | bytes, payload: Payload) -> object:
             try:
                 return parse_json(message)
             except ValueError:
-                text = "it is not JSON, and payload is json"
-                raise MessageError(text) from None
+                raise MessageError("it is not JSON, and payload is json") from None
         case Payload.BINARY_BASE64 if isinstance(message, bytes):
             return base64.b64encode(message).decode("ascii")
         case _:
@@ -183,16 +172,14 @@ def _unbase64(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        message = "the event is not base64, and payload is binary-base64"
-        raise Base64Error(message) from None
+        raise Base64Error("the event is not base64, and payload is binary-base64") from None
 
 
 def _json(event: object) -> bytes:
     try:
         encoded = _dumps(event, None, _STRICT)
     except (TypeError, orjson.JSONEncodeError) as error:
-        message = _culprit(event) or f"$: {error}"
-        raise EventError(message) from None
+        raise EventError(_culprit(event) or f"$: {error}") from None
     # orjson writes NaN and infinities as null: only where there is a null, one may be hidden.
     # (`rfind` takes half the time of `in`, which first tries to read its argument as a number, and two thirds of `find`'s.)
     if encoded.rfind(_NULL) >= 0:

@@ -15,15 +15,10 @@ Rules (SPEC 5)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import ip_network
-from typing import TYPE_CHECKING
 
-from trio_wsout.config.addresses import parse_address, parse_host, parse_host_and_port, parse_proxy
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from trio_wsout.config.addresses import Proxy
+from trio_wsout.config.addresses import Proxy, parse_address, parse_host, parse_host_and_port, parse_proxy
 
 __all__ = ["choose_proxy", "needs_no_proxy"]
 

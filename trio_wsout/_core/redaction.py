@@ -10,12 +10,9 @@ Rules
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from trio_wsout.config.secret import REDACTED
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = ["redact_secrets"]
 

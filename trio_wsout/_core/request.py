@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import base64
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 from urllib.parse import quote, unquote_plus, urlsplit
 
 from attrs import field, frozen
@@ -39,13 +39,8 @@ from trio_wsout.config.http_grammar import (
     is_token,
 )
 from trio_wsout.config.secret import SENSITIVE_HEADERS, Secret
-from trio_wsout.config.templates import Template, TemplateError, expand_url
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from trio_wsout.config.sections import Auth, Config, Tls
-    from trio_wsout.config.templates import Resolve
+from trio_wsout.config.sections import Auth, Config, Tls
+from trio_wsout.config.templates import Resolve, Template, TemplateError, expand_url
 
 __all__ = ["Request", "RequestError", "build_request", "files_named"]
 
@@ -170,16 +165,14 @@ def _url(config: Config, secrets: _Secrets) -> str:
     try:
         return expand_url(config.url or "", secrets.resolve)
     except ValueError as error:
-        message = f"url: {error}"
-        raise RequestError(message) from None
+        raise RequestError(f"url: {error}") from None
 
 
 def _expand(text: str, path: str, resolve: Resolve) -> str:
     try:
         return Template.parse(text).expand(resolve)
     except TemplateError as error:
-        message = f"{path}: {error}"
-        raise RequestError(message) from None
+        raise RequestError(f"{path}: {error}") from None
 
 
 def _parameters(config: Config, secrets: _Secrets, cursor: str | None) -> dict[str, str]:
@@ -212,8 +205,7 @@ def _resource(path: str, query: str, parameters: Mapping[str, str]) -> str:
     try:
         pieces += [f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in parameters.items()]
     except UnicodeEncodeError:
-        message = "query: a value holds a lone surrogate"
-        raise RequestError(message) from None
+        raise RequestError("query: a value holds a lone surrogate") from None
     target = quote(path, safe=_PATH_SAFE) or "/"
     return f"{target}?{'&'.join(pieces)}" if pieces else target
 
@@ -226,8 +218,7 @@ def _headers(
 
     def put(name: str, value: str, path: str, *, secret: bool = False) -> None:
         if not is_token(name) or is_reserved_header(name):
-            message = f"{path}: the header's name is reserved or not a valid name"
-            raise RequestError(message)
+            raise RequestError(f"{path}: the header's name is reserved or not a valid name")
         found[name.lower()] = (name, _header_value(value, path))
         if secret or name.lower() in SENSITIVE_HEADERS:
             # The name of a scheme ("Bearer") before a secret is none.
@@ -263,13 +254,11 @@ def _credentials(auth: Auth, secrets: _Secrets) -> str | None:
     _refuse_control(username, "auth.basic.username")
     _refuse_control(password, "auth.basic.password")
     if ":" in username:
-        message = "auth.basic.username: a user name holds no colon (RFC 7617)"
-        raise RequestError(message)
+        raise RequestError("auth.basic.username: a user name holds no colon (RFC 7617)")
     try:
         pair = f"{username}:{password}".encode()
     except UnicodeEncodeError:
-        message = "auth.basic: a lone surrogate can't be encoded"
-        raise RequestError(message) from None
+        raise RequestError("auth.basic: a lone surrogate can't be encoded") from None
     return f"Basic {base64.b64encode(pair).decode('ascii')}"
 
 
@@ -285,8 +274,7 @@ def _control_in(value: str, path: str) -> RequestError:
 
 def _bearer(token: str, path: str) -> str:
     if not is_bearer(token):
-        message = f"{path}: a bearer token must be {BEARER_ALLOWED}"
-        raise RequestError(message)
+        raise RequestError(f"{path}: a bearer token must be {BEARER_ALLOWED}")
     return f"Bearer {token}"
 
 
@@ -297,5 +285,4 @@ def _header_value(value: str, path: str) -> bytes:
     try:
         return stripped.encode()
     except UnicodeEncodeError:
-        message = f"{path}: the value holds a lone surrogate"
-        raise RequestError(message) from None
+        raise RequestError(f"{path}: the value holds a lone surrogate") from None

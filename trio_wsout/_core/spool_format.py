@@ -18,17 +18,13 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
 import orjson
 from attrs import frozen
 
 from trio_wsout._core.json_line import JsonLine
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from trio_wsout._core.message import Accepted
+from trio_wsout._core.message import Accepted
 
 __all__ = [
     "EVENT_OVERHEAD",

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from attrs import define, frozen
 
-if TYPE_CHECKING:
-    from trio_wsout._core.batching import Document
+from trio_wsout._core.batching import Document
 
 __all__ = [
     "Counters",

@@ -6,20 +6,16 @@ The rules stand in `log`.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from math import inf
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from attrs import Factory, define, field, frozen
 
-from trio_wsout.config.sections import DeliveryLevel
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from trio_wsout._core.blocks import Block
-    from trio_wsout._core.message import Accepted
-    from trio_wsout._core.watermark import Watermark
-    from trio_wsout.config.sections import Delivery
+from trio_wsout._core.blocks import Block
+from trio_wsout._core.message import Accepted
+from trio_wsout._core.watermark import Watermark
+from trio_wsout.config.sections import Delivery, DeliveryLevel
 
 __all__ = ["Broadcast", "Owner", "Subscription", "Write"]
 

@@ -11,16 +11,13 @@ Rules
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Sequence
+from typing import cast
 
 from trio_wsout._core.json_line import parse_json
 from trio_wsout._core.payload import MessageError, decode
+from trio_wsout.config.sections import Batch, Payload
 from trio_wsout.config.templates import Template, no_value
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from trio_wsout.config.sections import Batch, Payload
 
 __all__ = ["Unpacker"]
 

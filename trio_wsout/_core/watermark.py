@@ -5,12 +5,10 @@ A move costs a few dictionary steps, whatever the number of members.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from collections.abc import Set as AbstractSet
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Generic, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-    from collections.abc import Set as AbstractSet
+from typing import Generic, TypeVar
 
 __all__ = ["Watermark"]
 
