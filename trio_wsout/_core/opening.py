@@ -26,8 +26,8 @@ from attrs import field, frozen
 
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.http_head import Fields, reason_phrase, write_head
-from trio_wsout._core.redaction import redact_secrets
 from trio_wsout.config.http_grammar import is_token
+from trio_wsout.config.secret import redact_secrets
 
 __all__ = [
     "Asked",

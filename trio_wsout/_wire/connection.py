@@ -12,11 +12,11 @@ from attrs import define, field
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.heartbeat import Progress
 from trio_wsout._core.read_out import Motion
-from trio_wsout._core.redaction import redact_secrets
 from trio_wsout._wire.decoder import NO_STATUS, Close, Decoder, Part, Ping, Violation
 from trio_wsout._wire.frames import CLOSE, PING, PONG, TEXT, masked_frame, masked_frames
 from trio_wsout._wire.tcp import bytes_unread, send_progress
 from trio_wsout._wire.transport import Transport
+from trio_wsout.config.secret import redact_secrets
 
 __all__ = ["FAREWELL", "Connection"]
 

@@ -1,11 +1,11 @@
-"""Masked texts hold nothing of a secret, and all that is none."""
+"""Redacted texts hold nothing of a secret, and all that is none."""
 
 from __future__ import annotations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trio_wsout._core.redaction import redact_secrets
+from trio_wsout.config.secret import redact_secrets
 
 WORDS = st.text(alphabet="abc .", max_size=30)
 
