@@ -146,8 +146,11 @@ def test_a_fixed_batch_that_is_marked_is_a_document_of_its_own() -> None:
     batcher = fixed(1, marked=True)
     closed = [batch.document for number in range(2) for batch in put(batcher, number)]
     assert closed == [Document(id=number, first=True, last=True, count=1) for number in (1, 2)]
-    with pytest.raises(RuntimeError):
-        batcher.end_document()
+    assert batcher.end_document() is None
+    open_batch = fixed(2)
+    put(open_batch, 1)
+    assert open_batch.end_document() is None
+    assert open_batch.pending == 1
 
 
 @attrs.define

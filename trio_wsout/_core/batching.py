@@ -115,14 +115,9 @@ class Batcher(Generic[T]):
         return self._close(last=False) if len(self._items) == self._most else None
 
     def end_document(self) -> ClosedBatch[T] | None:
-        """End the document, and return its last part, which may be empty; None if the document had no event.
-
-        Raises:
-            RuntimeError: The mode is ``fixed``: `end_document` has no meaning there.
-        """
-        if not self._documents:
-            raise RuntimeError("there are no documents in fixed batches")
-        return self._close(last=True) if self._items or not self._first else None
+        """End the document, and return its last part, which may be empty; None if it had no event, or the mode is ``fixed``."""
+        began = self._documents and (bool(self._items) or not self._first)
+        return self._close(last=True) if began else None
 
     def flush(self) -> ClosedBatch[T] | None:
         """Close the open batch, if there is one; the document goes on."""

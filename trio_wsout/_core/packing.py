@@ -31,7 +31,7 @@ from trio_wsout._core.message import Accepted, BatchMessage, Message
 from trio_wsout._core.payload import Encoder
 from trio_wsout.config.event_paths import parse_pointer
 from trio_wsout.config.quantities import format_time
-from trio_wsout.config.sections import Batch, BatchMode, Config, Mode
+from trio_wsout.config.sections import Batch, Config, Mode
 from trio_wsout.config.templates import Resolve, Template, TemplateError
 
 __all__ = ["Packer", "PackingError"]
@@ -166,7 +166,6 @@ class Packer:
         self._batch = batch = config.batch
         self._batcher = Batcher[Accepted](batch, max_bytes=self._most_bytes) if batch else None
         self._templates = _EdgeTemplates(batch, encoder, resolve) if batch else None
-        self._documents = batch is not None and batch.mode is BatchMode.DOCUMENT
         self._late = batch is not None and config.mode is Mode.RELAY
         self._edges = _Edges(None, None, 0, 0)
         self._made = 0
@@ -251,7 +250,7 @@ class Packer:
             The message of its last part, if that has events; and the marker of that part: None if no document ended, or if
             documents are not marked.
         """
-        closed = self._batcher.end_document() if self._batcher and self._documents else None
+        closed = self._batcher.end_document() if self._batcher else None
         return self._messages(closed), None if closed is None else closed.document
 
     def repack(self, events: Sequence[bytes], at: float) -> list[bytes]:
