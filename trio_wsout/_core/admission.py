@@ -17,7 +17,6 @@ Rules, in the order in which they are applied
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -239,7 +238,7 @@ def _is_key(values: Sequence[str]) -> bool:
         return False
     try:
         return len(base64.b64decode(values[0], validate=True)) == _KEY_BYTES
-    except (binascii.Error, ValueError):
+    except ValueError:
         return False
 
 

@@ -13,7 +13,6 @@ Rules
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 from collections.abc import Iterator, Sequence
@@ -137,7 +136,7 @@ def _authorization(value: str) -> str | None:
         case "basic":
             try:
                 pair = base64.b64decode(rest.strip(" "), validate=True).decode()
-            except (binascii.Error, ValueError):
+            except ValueError:
                 return None
             return f"basic {pair}"
         case _:

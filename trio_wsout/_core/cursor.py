@@ -19,13 +19,11 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from attrs import frozen
-
 from trio_wsout.config.event_paths import parse_dotted, parse_pointer
 from trio_wsout.config.http_grammar import is_header_value
 from trio_wsout.config.scalars import is_unicode
 from trio_wsout.config.sections import Config, Cursor
-from trio_wsout.config.templates import Placeholder, Template
+from trio_wsout.config.templates import Template
 from trio_wsout.errors import EventError
 
 __all__ = [
@@ -41,12 +39,8 @@ _MOST = 4096
 """Most bytes of a cursor. A handshake has room for 16 KiB here, and for less elsewhere."""
 
 
-@frozen
-class _Missing:
-    """The type of `MISSING`, which stands for no value; None would stand for null, which is a value of JSON."""
-
-
-MISSING: Final = _Missing()
+MISSING: Final = object()
+"""Stands for no value; None would stand for null, which is a value of JSON."""
 
 
 def pointer_value(document: object, tokens: Sequence[str]) -> object:
@@ -82,9 +76,7 @@ def goes_into_header(config: Config) -> bool:
     headers = [*config.headers.values(), *(secret.reveal() for secret in config.auth.headers.values())]
     named = config.cursor is not None and config.cursor.header_name is not None
     return named or any(
-        isinstance(part, Placeholder) and part.source == "cursor"
-        for text in headers
-        for part in Template.parse(text).parts
+        each.source == "cursor" for text in headers for each in Template.parse(text).placeholders
     )
 
 

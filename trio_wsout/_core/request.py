@@ -38,6 +38,7 @@ from trio_wsout.config.http_grammar import (
     is_reserved_header,
     is_token,
 )
+from trio_wsout.config.scalars import is_unicode
 from trio_wsout.config.secret import SENSITIVE_HEADERS, Secret
 from trio_wsout.config.sections import Auth, Config, Tls
 from trio_wsout.config.templates import Resolve, Template, TemplateError, expand_url
@@ -202,10 +203,9 @@ def _without_cursor(query: str, config: Config) -> str:
 
 def _resource(path: str, query: str, parameters: Mapping[str, str]) -> str:
     pieces = [quote(query, safe=_QUERY_SAFE)] if query else []
-    try:
-        pieces += [f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in parameters.items()]
-    except UnicodeEncodeError:
-        raise RequestError("query: a value holds a lone surrogate") from None
+    if not all(is_unicode(each) for pair in parameters.items() for each in pair):
+        raise RequestError("query: a value holds a lone surrogate")
+    pieces += [f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in parameters.items()]
     target = quote(path, safe=_PATH_SAFE) or "/"
     return f"{target}?{'&'.join(pieces)}" if pieces else target
 
@@ -255,11 +255,10 @@ def _credentials(auth: Auth, secrets: _Secrets) -> str | None:
     _refuse_control(password, "auth.basic.password")
     if ":" in username:
         raise RequestError("auth.basic.username: a user name holds no colon (RFC 7617)")
-    try:
-        pair = f"{username}:{password}".encode()
-    except UnicodeEncodeError:
-        raise RequestError("auth.basic: a lone surrogate can't be encoded") from None
-    return f"Basic {base64.b64encode(pair).decode('ascii')}"
+    pair = f"{username}:{password}"
+    if not is_unicode(pair):
+        raise RequestError("auth.basic: a lone surrogate can't be encoded")
+    return f"Basic {base64.b64encode(pair.encode()).decode('ascii')}"
 
 
 def _refuse_control(value: str, path: str) -> None:
@@ -282,7 +281,6 @@ def _header_value(value: str, path: str) -> bytes:
     stripped = value.strip(" \t")
     if not is_header_value(stripped):
         raise _control_in(value, path)
-    try:
-        return stripped.encode()
-    except UnicodeEncodeError:
-        raise RequestError(f"{path}: the value holds a lone surrogate") from None
+    if not is_unicode(stripped):
+        raise RequestError(f"{path}: the value holds a lone surrogate")
+    return stripped.encode()
