@@ -28,7 +28,7 @@ def awaitable(name: str, returned: Awaitable[T]) -> Awaitable[T]:
     return returned
 
 
-def plain(name: str, returned: T) -> T:
+def plain(name: str, returned: object) -> object:
     """Return what the callable `name` returned, which must not be async.
 
     Raises:

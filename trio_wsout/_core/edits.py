@@ -14,7 +14,6 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import orjson
 
@@ -63,7 +62,7 @@ class Edits:
             message = self._signed(message, self._sender_field)
         if self._on_message is None:
             return message
-        found = cast("object", plain("on_message", self._on_message(message)))
+        found = plain("on_message", self._on_message(message))
         if found is None:
             return None
         if not isinstance(found, Received):

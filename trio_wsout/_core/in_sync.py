@@ -13,7 +13,7 @@ from operator import attrgetter
 from attrs import define, field
 
 from trio_wsout._core.blocks import Block
-from trio_wsout._core.subscription import Broadcast, Subscription, Write
+from trio_wsout._core.subscription import Broadcast, Subscription, Write, half_full
 from trio_wsout.config.sections import Delivery
 
 __all__ = ["InSync"]
@@ -144,8 +144,4 @@ class InSync:
 
     @property
     def _is_half_full(self) -> bool:
-        delivery = self._delivery
-        return (
-            2 * self._messages >= delivery.max_unconfirmed
-            or 2 * self._bytes >= delivery.max_unconfirmed_bytes
-        )
+        return half_full(self._delivery, self._messages, self._bytes)

@@ -17,7 +17,7 @@ from trio_wsout._core.message import Accepted
 from trio_wsout._core.watermark import Watermark
 from trio_wsout.config.sections import Delivery, DeliveryLevel
 
-__all__ = ["Broadcast", "Owner", "Subscription", "Write"]
+__all__ = ["Broadcast", "Owner", "Subscription", "Write", "half_full"]
 
 
 @frozen(eq=False)
@@ -55,6 +55,11 @@ class Broadcast:
 
     frames: bytes
     write: Write
+
+
+def half_full(delivery: Delivery, messages: int, size: int) -> bool:
+    """Return whether these messages, of `size` bytes, are half of what may be unconfirmed."""
+    return 2 * messages >= delivery.max_unconfirmed or 2 * size >= delivery.max_unconfirmed_bytes
 
 
 class Owner(Protocol):
@@ -233,11 +238,7 @@ class Subscription:
     @property
     def is_half_full(self) -> bool:
         """Whether half of the messages that may be unconfirmed are."""
-        delivery = self._log.delivery
-        return (
-            2 * self.in_flight >= delivery.max_unconfirmed
-            or 2 * self.in_flight_bytes >= delivery.max_unconfirmed_bytes
-        )
+        return half_full(self._log.delivery, self.in_flight, self.in_flight_bytes)
 
     def ping_taken(self) -> None:
         """Note that a ping goes out behind everything taken so far; it replaces any ping before it."""

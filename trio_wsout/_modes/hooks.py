@@ -6,7 +6,6 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from numbers import Real
-from typing import cast
 
 import trio
 from attrs import field, frozen
@@ -53,7 +52,7 @@ class Hooks:
     def drawn(self) -> float:
         """Return a number of `draw`; if it raises or returns no such number, log that, and return a number of our own."""
         try:
-            number = cast("object", plain("draw", self.draw()))
+            number = plain("draw", self.draw())
         except Exception as error:  # noqa: BLE001 - the application's, whatever it is
             trouble = f"raised {type(error).__name__}"
         else:

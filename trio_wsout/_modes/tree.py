@@ -6,7 +6,6 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import cast
 
 import trio
 
@@ -204,7 +203,7 @@ class Tree(ABC):
             return None
         else:
             try:
-                value = cast("object", plain("secrets", self._hooks.secrets(name or "")))
+                value = plain("secrets", self._hooks.secrets(name or ""))
             except CallableError as error:
                 raise TemplateError(str(error)) from None
             except Exception as error:
