@@ -216,12 +216,13 @@ class ClientTree(Tree):
         """Return the figures of this moment."""
         outbox, supervisor, saver, spool = self.outbox, self.supervisor, self.cursor_saver, self.spool_journal
         connection, monitor = supervisor.connection, supervisor.monitor
+        received = 0 if connection is None else connection.transport.received_bytes
         figures = self._common_statistics(pending=self.sender.pending)
         return evolve(
             figures,
             window=len(outbox.window),
             peers=0 if connection is None else 1,
-            received_bytes=figures.received_bytes + (0 if connection is None else connection.received_bytes),
+            received_bytes=figures.received_bytes + received,
             heartbeat_misses=figures.heartbeat_misses + (0 if monitor is None else monitor.misses),
             link=LinkStatistics(
                 state=self.link.state.value,

@@ -268,7 +268,7 @@ class ServerTree(Tree):
         """Return the figures of this moment."""
         fan_out, journal, counters = self.fan_out, self._history_journal, self.counters
         figures = self._common_statistics(pending=0 if self._sender is None else self._sender.pending)
-        received = sum(peer.connection.received_bytes for peer in fan_out.peers)
+        received = sum(peer.connection.transport.received_bytes for peer in fan_out.peers)
         misses = sum(peer.monitor.misses for peer in fan_out.peers)
         return evolve(
             figures,

@@ -176,7 +176,7 @@ class FanOut:
 
     def became_idle(self, peer: Member) -> None:
         """Add a peer to the broadcasts if it has everything and its socket can be written to; otherwise add it to `idle`."""
-        subscription, number = peer.subscription, peer.connection.free_fileno
+        subscription, number = peer.subscription, peer.connection.transport.free_fileno
         self.idle.discard(peer)
         if subscription is None or number is None or not self.log.enter_sync(subscription, number):
             self.idle.add(peer)
@@ -313,7 +313,7 @@ class FanOut:
         """Remove a peer whose connection is over."""
         self.peers.discard(peer)
         self.idle.discard(peer)
-        self.counters.received_bytes += peer.connection.received_bytes
+        self.counters.received_bytes += peer.connection.transport.received_bytes
         _coming.info("peer %s left%s", peer.peer.address, _why(peer.connection.disconnection))
         self.changed.unpark_all()
 

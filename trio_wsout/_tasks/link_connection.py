@@ -59,10 +59,10 @@ class LinkConnection:
         When this returns, or is cancelled, the connection is cut, and its last pongs have confirmed what they can.
         """
         connection, outbox = self._connection, self._outbox
-        connection.on_bytes(self._frame_received)
-        connection.on_ping(self._monitor.ping_written)
-        connection.on_pong(self._pong_received)
-        connection.on_queued(outbox.to_write.notify)
+        connection.transport.on_bytes = self._frame_received
+        connection.on_ping = self._monitor.ping_written
+        connection.on_pong = self._pong_received
+        connection.transport.on_queued = outbox.to_write.notify
         self._reschedule()
         async with connection, trio.open_nursery() as reading:
             reading.start_soon(Reader(connection, inbox, self, peer).run)
@@ -89,7 +89,7 @@ class LinkConnection:
         """Write until the connection is over. No other task writes to it."""
         try:
             while self._connection.disconnection is None:
-                if self._ping_wanted or self._outbox.window.ready or self._connection.has_queued:
+                if self._ping_wanted or self._outbox.window.ready or self._connection.transport.has_queued:
                     await self._write_once()
                 else:
                     await self._outbox.to_write.wait()

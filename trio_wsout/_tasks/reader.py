@@ -141,7 +141,7 @@ class Reader:
         """Read until the connection is over, many messages at a time."""
         connection, inbox, side = self._connection, self._inbox, self._side
         counters = inbox.counters
-        connection.before_answer(self._wait_passed_on)
+        connection.before_answer = self._wait_passed_on
         while True:
             try:
                 messages = await connection.receive_many()

@@ -109,10 +109,10 @@ class ServedPeer:
             self.sent_early = set()
         self.active_at = now = trio.current_time()
         self.monitor.opened(now, knows_progress=connection.progress() is not None)
-        connection.on_queued(self.wake)
-        connection.on_ping(self.monitor.ping_written)
-        connection.on_bytes(self._frame_received)
-        connection.on_pong(self._pong_received)
+        connection.transport.on_queued = self.wake
+        connection.on_ping = self.monitor.ping_written
+        connection.transport.on_bytes = self._frame_received
+        connection.on_pong = self._pong_received
         self._fan_out.enter(self)
         self._reschedule()
         try:
@@ -120,7 +120,7 @@ class ServedPeer:
                 self._reading = True
                 nursery.start_soon(self._read, inbox)
                 with self._writing:
-                    connection.on_end(self._connection_over)
+                    connection.transport.on_end(self._connection_over)
                     await self._write_all(resumption)
                 self.leave_log_and_settle()
                 await self._close_connection()
@@ -166,7 +166,7 @@ class ServedPeer:
     async def _close_connection(self) -> None:
         """Close politely within the time that is left; then cut."""
         connection = self.connection
-        connection.on_end(None)
+        connection.transport.on_end(None)
         if connection.disconnection is not None:
             await connection.farewell()
         elif self._close_code is not None and self._close_by is not None:
@@ -201,7 +201,7 @@ class ServedPeer:
 
     def wrote(self, size: int, at: float) -> None:
         """Count `size` bytes that broadcasts wrote to the peer, the last of them at the time `at`."""
-        self.connection.wrote(size)
+        self.connection.transport.wrote(size)
         self.active_at = max(self.active_at, at)
 
     def left_sync(self) -> None:
@@ -224,7 +224,7 @@ class ServedPeer:
     def written(self) -> None:
         """At level written, confirm the messages taken from the log, unless some of them wait for room in the socket."""
         subscription = self.catch_up()
-        if subscription is not None and not self.connection.has_queued:
+        if subscription is not None and not self.connection.transport.has_queued:
             subscription.written()
 
     def write_now(self) -> None:
@@ -234,7 +234,7 @@ class ServedPeer:
         """
         subscription = self.subscription
         while subscription is not None and subscription.ready and not self._finished:
-            if self.connection.free_fileno is None:
+            if self.connection.transport.free_fileno is None:
                 self.wake()
                 return
             frames = self._take(subscription)
@@ -307,7 +307,7 @@ class ServedPeer:
         while not self._finished:
             subscription = self.catch_up()
             ready = subscription is not None and subscription.ready
-            if not (ready or self._ping_wanted() or self.connection.has_queued):
+            if not (ready or self._ping_wanted() or self.connection.transport.has_queued):
                 if fan_out.complete and subscription is not None and subscription.has_all:
                     self.close(GOING_AWAY)
                     return
@@ -344,7 +344,7 @@ class ServedPeer:
 
     async def _write(self, frames: bytes) -> None:
         ping = self._next_ping() if self._ping_wanted() else None
-        if frames or ping is not None or self.connection.has_queued:
+        if frames or ping is not None or self.connection.transport.has_queued:
             self._fan_out.heartbeat_task.no_later_than(self, self._stalls_at())
             count = await self.connection.write_frames(frames, ping)
             self._fan_out.counters.sent_bytes += count

@@ -207,7 +207,7 @@ class Supervisor:
             await serving.run(self._inbox, peer=peer, closing=self._closing)
         finally:
             self.connection = self.monitor = None
-            self._inbox.counters.received_bytes += connection.received_bytes
+            self._inbox.counters.received_bytes += connection.transport.received_bytes
             self._inbox.counters.heartbeat_misses += monitor.misses
         return self._explained(await connection.wait_ended())
 

@@ -33,7 +33,8 @@ class Connection:
     Only one task writes, only one receives.
     """
 
-    _transport: Transport = field(alias="transport")
+    transport: Transport
+    """The bytes below the frames."""
     _decoder: Decoder = field(alias="decoder")
     """Decodes the peer's bytes."""
     _frame: Callable[[bytes, int], bytes] = field(alias="frame")
@@ -42,6 +43,12 @@ class Connection:
     """Opcode of the messages that `write` frames."""
     subprotocol: str | None = field(default=None, kw_only=True)
     """The subprotocol that both sides agreed on; None if there is none."""
+    on_ping: Callable[[float], object] | None = field(default=None, init=False)
+    """Called with the time, in seconds of trio's clock, at which the system took the last byte of a ping."""
+    on_pong: Callable[[bytes], object] | None = field(default=None, init=False)
+    """Called with the payload of each pong, as it is read."""
+    before_answer: Callable[[], Awaitable[object]] | None = field(default=None, init=False)
+    """Awaited by the task that receives, before a ping or a Close of the peer is answered."""
     _secrets: Sequence[str] = field(default=(), kw_only=True, alias="secrets")
     """Texts that are redacted where an error quotes the peer."""
     _parts: list[Part] = field(factory=list[Part], init=False)
@@ -56,62 +63,25 @@ class Connection:
     """Whether a ping is queued."""
     _written_with_ping: int = field(default=0, init=False)
     """Bytes that were written up to the end of the latest ping."""
-    _on_ping: Callable[[float], object] | None = field(default=None, init=False)
-    _on_pong: Callable[[bytes], object] | None = field(default=None, init=False)
-    _before_answer: Callable[[], Awaitable[object]] | None = field(default=None, init=False)
 
     @property
     def disconnection(self) -> Disconnection | None:
         """The reason for which the connection is over; None while it is open."""
-        return self._transport.disconnection
+        return self.transport.disconnection
 
     @property
     def peer_may_read(self) -> bool:
         """Whether the peer may still read although the connection is over, so that a write under way may go on."""
-        over = self._transport.disconnection
+        over = self.transport.disconnection
         return over is not None and over.cause in (Cause.CLOSED, Cause.PROTOCOL)
-
-    @property
-    def received_bytes(self) -> int:
-        """Bytes received so far; if this side dialled, those of the handshake included."""
-        return self._transport.received_bytes
-
-    @property
-    def has_queued(self) -> bool:
-        """Whether control frames wait for the next `write`."""
-        return self._transport.has_queued
-
-    def on_queued(self, call: Callable[[], object]) -> None:
-        """Have `call` called whenever a control frame begins to wait for the writer."""
-        self._transport.on_queued = call
-
-    def on_bytes(self, call: Callable[[float], object]) -> None:
-        """Have `call` called with the time, in seconds of trio's clock, whenever bytes come."""
-        self._transport.on_bytes = call
-
-    def on_end(self, call: Callable[[], object] | None) -> None:
-        """Have `call` called when the connection is over; now if it is already."""
-        self._transport.on_end(call)
-
-    def on_ping(self, call: Callable[[float], object]) -> None:
-        """Have `call` called with the time at which the system took the last byte of a ping."""
-        self._on_ping = call
-
-    def on_pong(self, call: Callable[[bytes], object]) -> None:
-        """Have `call` called with the payload of each pong, as it is read."""
-        self._on_pong = call
-
-    def before_answer(self, wait: Callable[[], Awaitable[object]]) -> None:
-        """Have the task that receives await `wait` before a ping or a Close of the peer is answered."""
-        self._before_answer = wait
 
     async def wait_ended(self) -> Disconnection:
         """Wait until the connection is over; return the reason."""
-        return await self._transport.wait_ended()
+        return await self.transport.wait_ended()
 
     def end(self, disconnection: Disconnection) -> None:
         """Declare the connection over, for a reason that this side found."""
-        self._transport.fail(disconnection)
+        self.transport.fail(disconnection)
 
     # -- writing --------------------------------------------------------------------------------------
 
@@ -136,65 +106,56 @@ class Connection:
 
     async def _write(self, data: bytes, *, pings: bool) -> int:
         pings, self._ping_waits = pings or self._ping_waits, False
-        await self._transport.write(data)
+        await self.transport.write(data)
         if pings:
             self._pinged()
         return len(data)
 
-    @property
-    def free_fileno(self) -> int | None:
-        """The number of the socket, for `write_to_each`; None if only the writer may write (see `Transport`)."""
-        return self._transport.free_fileno
-
     def write_nowait(self, frames: bytes) -> None:
-        """Write frames without waiting, if there is a `free_fileno`; the writer writes what the system does not take."""
-        if not self._transport.write_nowait(frames):
-            self._transport.wrote(len(frames))
-            self._transport.keep_rest(frames, 0)
-
-    def wrote(self, size: int) -> None:
-        """Count bytes that `write_to_each` wrote."""
-        self._transport.wrote(size)
+        """Write frames without waiting, if the transport has a `free_fileno`; the writer writes what the system does not take."""
+        if not self.transport.write_nowait(frames):
+            self.transport.wrote(len(frames))
+            self.transport.keep_rest(frames, 0)
 
     def wrote_part(self, frames: bytes, outcome: int | OSError) -> None:
         """Take the outcome of `write_to_each` for this connection: the number of bytes that the system took, or its error."""
         if isinstance(outcome, OSError):
-            self._transport.fail_writing(outcome)
+            self.transport.fail_writing(outcome)
         elif outcome:
-            self._transport.keep_rest(frames, outcome)
+            self.transport.keep_rest(frames, outcome)
 
     def ping_nowait(self, payload: bytes) -> None:
         """Write a ping without waiting, or else have the writer write it before all else."""
         frame = self._frame(payload, PING)
-        if not self._transport.write_nowait(frame):
+        if not self.transport.write_nowait(frame):
             self._ping_waits = True
-            self._transport.queue(frame)
-        elif self._transport.has_queued:
+            self.transport.queue(frame)
+        elif self.transport.has_queued:
             self._ping_waits = True  # with the rest of it
         else:
             self._pinged()
 
     def _pinged(self) -> None:
-        self._written_with_ping = self._transport.written_bytes
-        if self._on_ping is not None:
-            self._on_ping(trio.current_time())
+        self._written_with_ping = self.transport.written_bytes
+        if self.on_ping is not None:
+            self.on_ping(trio.current_time())
 
     # -- progress -------------------------------------------------------------------------------------
 
     def progress(self) -> Progress | None:
         """Return the progress of the written bytes; None if the system does not know it. One system call."""
-        progress = send_progress(self._transport.stream)
+        progress = send_progress(self.transport.stream)
         if progress is None:
             return None
         given, acknowledged = progress
         # The bytes that TLS adds to the writes behind the ping are not known, nor is the progress of a write under way.
-        behind_ping = self._transport.written_bytes - self._written_with_ping
+        behind_ping = self.transport.written_bytes - self._written_with_ping
         return Progress(acknowledged=acknowledged, awaited=given - behind_ping)
 
     @property
     def motion(self) -> Motion:
         """The progress in both directions. One system call while a write is under way."""
-        transport = self._transport
+        transport = self.transport
         writes = transport.torn and transport.disconnection is None
         progress = send_progress(transport.stream) if writes else None
         sent = transport.written_bytes if progress is None else progress[0]
@@ -203,7 +164,7 @@ class Connection:
     @property
     def unread_bytes(self) -> int | None:
         """Bytes that lie unread in the socket; None if the system does not know. One system call."""
-        return bytes_unread(self._transport.stream)
+        return bytes_unread(self.transport.stream)
 
     # -- receiving ------------------------------------------------------------------------------------
 
@@ -225,24 +186,24 @@ class Connection:
                         await trio.lowlevel.cancel_shielded_checkpoint()
                     return part
                 await self._answer(part)
-            if self._transport.disconnection is not None:
+            if self.transport.disconnection is not None:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 raise trio.EndOfChannel
             waited = True
-            self._decode(await self._transport.read())
+            self._decode(await self.transport.read())
 
     def _decode(self, chunk: bytes) -> None:
         """Decode the next bytes; take the pongs in them, and note a Close."""
         # While this side sends, most of what comes is pongs.
         pong = self._decoder.lone_pong(chunk)
         if pong is not None:
-            if self._on_pong is not None:
-                self._on_pong(pong)
+            if self.on_pong is not None:
+                self.on_pong(pong)
             return
         parts, pongs = self._decoder.feed(chunk)
-        if self._on_pong is not None:
+        if self.on_pong is not None:
             for pong in pongs:
-                self._on_pong(pong)
+                self.on_pong(pong)
         if parts:
             if isinstance(parts[-1], Close):
                 self._heard_close(parts[-1])
@@ -254,26 +215,26 @@ class Connection:
         reason = redact_secrets(close.reason, self._secrets)
         detail = f"the peer closed with {close.code}" + (f" ({reason!r})" if reason else "")
         self._closed_by_peer = Disconnection(cause=Cause.CLOSED, code=close.code, detail=detail)
-        self._transport.announce(self._closed_by_peer)
+        self.transport.announce(self._closed_by_peer)
         if self._closing:
-            self._transport.fail(_CLOSED_HERE)
+            self.transport.fail(_CLOSED_HERE)
 
     async def _answer(self, part: Ping | Close | Violation) -> None:
         """Answer a ping, a Close or a violation, once everything before it counts as processed."""
-        if self._before_answer is not None and not isinstance(part, Violation):
-            await self._before_answer()
+        if self.before_answer is not None and not isinstance(part, Violation):
+            await self.before_answer()
         match part:
             case Ping(payload):
-                self._transport.queue(self._frame(payload, PONG))
+                self.transport.queue(self._frame(payload, PONG))
             case Close(code):
                 self._last = b"" if code == NO_STATUS else code.to_bytes(2, "big")
                 if self._closed_by_peer is not None:
-                    self._transport.fail(self._closed_by_peer)
+                    self.transport.fail(self._closed_by_peer)
             case Violation(code, words):
                 self._last = code.to_bytes(2, "big") + words.encode()
                 detail = f"the peer broke the WebSocket protocol: it sent {words} ({code})"
                 violation = Disconnection(cause=Cause.PROTOCOL, code=code, detail=detail)
-                self._transport.fail(_CLOSED_HERE if self._closing else violation)
+                self.transport.fail(_CLOSED_HERE if self._closing else violation)
 
     # -- the end --------------------------------------------------------------------------------------
 
@@ -282,7 +243,7 @@ class Connection:
 
         The caller bounds the time by a cancel scope. No other task may be writing.
         """
-        transport = self._transport
+        transport = self.transport
         if transport.torn or transport.disconnection is not None:
             return False
         self._closing = True
@@ -295,17 +256,17 @@ class Connection:
 
     async def farewell(self) -> None:
         """Write the last control frames of a connection that is over, for example the answer to a Close."""
-        over = self._transport.disconnection
-        if over is None or self._transport.torn or not self.peer_may_read:
+        over = self.transport.disconnection
+        if over is None or self.transport.torn or not self.peer_may_read:
             return
         violates = over.cause is Cause.PROTOCOL
         last = self._last
         if last is None and violates:
             last = _PROTOCOL_ERROR.to_bytes(2, "big")
         with trio.move_on_after(FAREWELL):
-            await self._transport.write_farewell(b"" if last is None else self._frame(last, CLOSE))
+            await self.transport.write_farewell(b"" if last is None else self._frame(last, CLOSE))
             if violates:
-                await self._transport.hear_out()
+                await self.transport.hear_out()
 
     async def __aenter__(self) -> Self:
         return self
@@ -315,4 +276,4 @@ class Connection:
 
     async def cut(self) -> None:
         """Close the transport now, whatever is under way. Never fails or waits, also when cancelled."""
-        await self._transport.cut()
+        await self.transport.cut()
