@@ -45,10 +45,7 @@ async def open_listeners(bind: str) -> list[trio.SocketListener]:
     Raises:
         ConfigError: The address can't be used; the problem has the reason.
     """
-    try:
-        address = parse_bind(bind)
-    except ValueError as error:  # of a Config made in Python
-        raise ConfigError([Problem(path="server.bind", reason=str(error))]) from None
+    address = parse_bind(bind)
     try:
         if isinstance(address, UnixAddress):
             return [await _open_unix(address.path)]

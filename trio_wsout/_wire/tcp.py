@@ -24,6 +24,7 @@ __all__ = [
     "AttemptFailed",
     "KnowsProgress",
     "bytes_unread",
+    "chain",
     "connect_trouble",
     "lost",
     "send_progress",
