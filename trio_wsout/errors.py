@@ -63,7 +63,7 @@ class OutputError(Exception):
         self.undelivered = tuple(undelivered)
 
     def extend_message(self, more: str) -> None:
-        """Append what became known after the error was made. Only this library calls it."""
+        """Append a fact that became known after the error was made. Only this library calls it."""
         self.args = (f"{self}; {more}",)
 
 

@@ -70,7 +70,7 @@ class Output(trio.abc.SendChannel[Any]):
             trio.BrokenResourceError: The output broke; the cause of this exception is the reason.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        # Called as `self._encode(value)`, it would be looked for in the class first (as in `Tree`).
+        # Called as `self._encode(value)`, Python would search the class for it first (as in `Tree`).
         encode = self._encode
         item = encode(value)
         if self._waits or not self._try_put(item):
@@ -352,7 +352,7 @@ def _usable(config: Config | Mapping[str, object], hooks: Hooks) -> Config:
 
 
 async def _finish(tree: Tree, config: Config, hooks: Hooks) -> None:
-    """End gracefully within shutdown-timeout; `_raise_left` raises what is unconfirmed then."""
+    """End gracefully within shutdown-timeout; `_raise_left` raises an error for events that are unconfirmed then."""
     limit = config.shutdown_timeout if hooks.shutdown_timeout is None else hooks.shutdown_timeout()
     with trio.move_on_after(limit):
         await tree.finish()

@@ -90,7 +90,7 @@ class CursorReader:
     """Values that were ignored because no handshake can carry them."""
 
     def __init__(self, cursor: Cursor, *, in_header: bool = False) -> None:
-        """Read what `cursor` names; if it names neither field nor pointer, no event has a value.
+        """Read the field or the pointer that `cursor` names; if it names neither field nor pointer, no event has a value.
 
         Args:
             cursor: The section.

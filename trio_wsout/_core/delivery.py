@@ -66,7 +66,7 @@ class _Write:
 
 @define(eq=False)
 class _Tries:
-    """What happened to a message on earlier connections. Few messages have one, so it is not part of the message."""
+    """The tries of a message on earlier connections. Few messages have one, so it is not part of the message."""
 
     sends: int = 0
     """Connections that ended while it was in flight."""
@@ -100,21 +100,21 @@ class DeliveryWindow:
         self._opened = 0.0
         self._paused = False
         self._resumed_at = float("-inf")
-        # Slow start (rule 8) and what a pong confirms (rule 3).
+        # Slow start (rule 8), and the messages that a pong confirms (rule 3).
         self._probing = False
         self._limit = self._most
         self._proved = False
         self._outlived = False
         self._since_ping = 0
         self._before_ping: int | None = None
-        # What the peer has ever done (rule 9).
+        # Confirmations that the peer has ever sent (rule 9).
         self._pinged = False
         self._answered = False
         self._acked = False
         self._strange_pongs = False
         self.resent = 0
 
-    # -- what is in the window ------------------------------------------------------------------
+    # -- the window ------------------------------------------------------------------
 
     def __len__(self) -> int:
         """Return how many messages are unsent or in flight."""

@@ -17,7 +17,7 @@ class Cause(StrEnum):
     """The kind of trouble that ended an attempt or a connection."""
 
     UNREACHABLE = "unreachable"
-    """Name look-up or TCP connect failed."""
+    """The name could not be resolved, or TCP could not connect."""
     PROXY = "proxy"
     """The proxy refused or broke the tunnel."""
     TLS = "tls"

@@ -90,7 +90,7 @@ class Edits:
 
 
 def _same_json(event: object, parsed: object) -> bool:
-    """Return whether an event is still what was parsed; unlike ``==`` this distinguishes 1, 1.0 and True, and -0.0 and 0.0."""
+    """Return whether an event still equals the parsed value; unlike ``==`` this distinguishes 1, 1.0 and True, and -0.0 and 0.0."""
     pairs = [(event, parsed)]
     while pairs:  # a stack, not recursion: JSON may be nested deeper than Python calls may
         one, other = pairs.pop()

@@ -61,7 +61,7 @@ class Pulse(StrEnum):
 
 @frozen(kw_only=True)
 class Progress:
-    """How far the written bytes have come, in bytes of the transport, counted from any one point."""
+    """The progress of the written bytes, in bytes of the transport, counted from any one point."""
 
     acknowledged: int
     """Bytes that the peer's system has acknowledged."""
@@ -197,7 +197,7 @@ class HeartbeatMonitor:
             self._ask_at = min(now + self._ask_every, since + self._timeout)
 
     def pong_received(self, payload: bytes) -> bool:
-        """Return whether this pong confirms what was written before the outstanding ping.
+        """Return whether this pong confirms the messages that were written before the outstanding ping.
 
         Report its bytes to `frame_received` too.
         """
@@ -210,7 +210,7 @@ class HeartbeatMonitor:
         return True
 
     def reading_paused(self) -> None:
-        """Note that this side stopped reading, because nobody takes what was read."""
+        """Note that this side stopped reading, because nobody takes the messages that were read."""
         self._paused = True
 
     def reading_resumed(self, now: float) -> None:

@@ -81,7 +81,7 @@ def first_cursor(entries: Sequence[Entry]) -> str | None:
 
 
 def gap_message(asked: str | None, first: str | None) -> bytes:
-    """Return the message that tells a peer that events are missing.
+    """Return the message that reports to a peer that events are missing.
 
     Args:
         asked: The last cursor that the peer has; None if its last event has none.

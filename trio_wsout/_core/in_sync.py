@@ -131,7 +131,7 @@ class InSync:
         return messages + count <= delivery.max_unconfirmed and size < delivery.max_unconfirmed_bytes
 
     def broadcast_written(self, broadcast: Broadcast) -> bool:
-        """Note that all members took a broadcast; return whether one of them has half of what may be unconfirmed."""
+        """Note that all members took a broadcast; return whether one of them has half of the messages that may be unconfirmed."""
         write = broadcast.write
         self.position = write.last
         self._writes.append(write)

@@ -1,6 +1,6 @@
 """JSON as it was written: a line that goes on byte for byte, and is parsed only if its value is needed (SPEC 13).
 
-A parsed value is not what was written: numbers are rounded to 64 bits, a key that stands twice is there once, and blanks are
+A parsed value differs from the written text: numbers are rounded to 64 bits, a key that stands twice is there once, and blanks are
 gone. So an event of the command is a `JsonLine`, and so is a message that a relay stamps.
 """
 

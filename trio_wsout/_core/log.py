@@ -1,4 +1,4 @@
-"""One log of messages for many peers: their order, their frames, and what all peers have confirmed (SPEC 2 and 10).
+"""One log of messages for many peers: their order, their frames, and the messages that all peers have confirmed (SPEC 2 and 10).
 
 Rules
 -----
@@ -19,10 +19,10 @@ Rules
 6. A message is settled when every peer that had joined when it was posted has confirmed it, has lost it by rule 3, sent it
    itself, or has left. Messages settle in their order.
 7. Peers are asked for a confirmation as soon as somebody waits for it (`want`, or a message whose fate is awaited), when
-   half of what may be unconfirmed is, and otherwise only by `ask_at`. While there are few peers, they are asked for each
+   half of the messages that may be unconfirmed are, and otherwise only by `ask_at`. While there are few peers, they are asked for each
    message.
 8. A peer is stalled when a message was in flight to it for longer than `retry.timeout`. The time in which this side did not
-   read does not count, and where an answer is found late, time for what is still in flight begins anew (`delivery`, rule 5).
+   read does not count, and where an answer is found late, time for messages still in flight begins anew (`delivery`, rule 5).
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ class Log:
         members = () if low is None else self.confirmed.at(low)
         return [each for each in members if isinstance(each, Subscription) and each.stuck]
 
-    # -- what has settled -----------------------------------------------------------------------------
+    # -- settled messages -----------------------------------------------------------------------------
 
     def settled(self) -> list[Message]:
         """Take out the messages that have settled since the last call, in order."""

@@ -39,7 +39,7 @@ class Accepted:
     """Sequence number, 1-based; 0 until the event leaves the intake."""
     source: Any = field(
         default=None, kw_only=True
-    )  # a parameter: `init=False` would look the default up for each
+    )  # a parameter: `init=False` would read the default from the class for each
     """The peer of a relay that sent it; None if no peer did."""
     cursor: str | None = field(default=None, kw_only=True)
     """Its cursor value, read as it was accepted because the application may change the event later; None if it has none."""

@@ -6,7 +6,7 @@ Rules
 2. A 101 must have ``upgrade`` in the list of ``Connection``, ``Upgrade: websocket``, the right ``Sec-WebSocket-Accept``, no
    extension (none is offered), and no subprotocol, or one that was offered. Lists may stand on several lines, empty elements
    are ignored, and an element that stands there twice counts once.
-3. Errors say in words what is wrong. They quote the server in one printable line of bounded length, without secrets of the
+3. Errors describe the fault in words. They quote the server in one printable line of bounded length, without secrets of the
    handshake; an address that it points to is quoted without user info, parameters and query.
 4. Of a refusal's body the first line is quoted: of HTML its first text, and JSON as one line.
 """

@@ -42,7 +42,7 @@ _LAST = 2**64 - 1
 
 
 class PackingError(ValueError):
-    """Events can't be packed into a message; the text says why."""
+    """Events can't be packed into a message; the text has the reason."""
 
 
 @frozen

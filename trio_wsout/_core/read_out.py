@@ -2,7 +2,7 @@
 
 A deadline that is over proves nothing if this process, its loop or its machine stood still: the answer may lie in the
 socket. Time is counted in turns of the loop here. In each turn the loop polls every socket once, and then runs the tasks
-whose sockets have something.
+whose sockets have bytes.
 
 Rules
 -----
@@ -12,7 +12,7 @@ Rules
 2. A peer that goes on sending can't put off the verdict: once as many bytes have come as lay in the socket at the start,
    further bytes count for nothing. Then it takes `_QUIET` more turns in which the reader waits, or `_BUSY` in which it does
    not.
-3. A write that waited for room at the start and got some proves that the peer takes what it is sent. A write that still
+3. A write that waited for room at the start and got some proves that the peer reads. A write that still
    waits may prove the same, if the peer is judged so late that there was room and no task ran to use it; not every
    system shows the difference. `could_not_write` covers both.
 """
@@ -25,7 +25,7 @@ __all__ = ["Motion", "ReadOut", "could_not_write"]
 
 _QUIET = 8
 _BUSY = 128
-"""Turns that a reader may need for what it has: a run of messages is a turn, and 64 KiB may hold many."""
+"""Turns that a reader may need for the bytes that it has: a run of messages is a turn, and 64 KiB may hold many."""
 _MOST = 8 * 1024 * 1024
 """Bytes that are assumed to lie in a stream if their number is not known: more than systems keep for a socket."""
 

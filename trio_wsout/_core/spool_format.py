@@ -65,7 +65,7 @@ _JSON, _STR, _BYTES, _LINE = b"j", b"s", b"b", b"l"
 
 
 class DamageError(ValueError):
-    """A segment is damaged; the text says how."""
+    """A segment is damaged; the text describes the damage."""
 
     def __init__(self, what: str, offset: int) -> None:
         super().__init__(what)

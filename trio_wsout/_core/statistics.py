@@ -106,7 +106,7 @@ class HistoryStatistics:
 
 @frozen(kw_only=True)
 class Statistics:
-    """A snapshot; counters only grow. Figures count events, unless a name says messages or bytes.
+    """A snapshot; counters only grow. Figures count events, unless a name has messages or bytes in it.
 
     ``accepted == confirmed + undelivered + unconfirmed`` holds in every snapshot.
     """

@@ -1,4 +1,4 @@
-"""One peer's subscription to the log of a listener: its position, what it has confirmed, and what it lost.
+"""One peer's subscription to the log of a listener: its position, its confirmed messages, and its lost ones.
 
 The rules stand in `log`.
 """

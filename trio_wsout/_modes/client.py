@@ -192,7 +192,7 @@ class ClientTree(Tree):
         self.supervisor.close()
 
     def situation(self) -> str:
-        """Return the link's state, its last trouble, and what its peer has never done."""
+        """Return the link's state, its last trouble, and the confirmation that its peer never sent."""
         trouble, silence = self.supervisor.last_error, self.outbox.window.silence
         last = f", last trouble: {trouble}" if trouble else ""
         more = f"; {silence}" if silence and silence not in last else ""
@@ -282,7 +282,7 @@ class ClientTree(Tree):
             return Refused(b"", event, reason=str(error))
 
     def _abandon(self, holding: Iterable[Accepted]) -> None:
-        """Count what is lost as undelivered; if there is a spool, what is on disk stays there."""
+        """Count lost events as undelivered; if there is a spool, the events on disk stay there."""
         spool_journal = self.spool_journal
         if spool_journal is None:
             super()._abandon(holding)

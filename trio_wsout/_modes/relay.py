@@ -130,7 +130,7 @@ class RelayTree(ServerTree):
         await super().finish()
 
     async def _post_all(self) -> Flush:
-        """Wait until everything is posted, what waits for its turn, too; return the mark behind it."""
+        """Wait until everything is posted, messages that wait for their turn, too; return the mark behind it."""
         flush = await super()._post_all()
         while len(self._fair_queue) and not flush.abandoned:
             flush = await super()._post_all()
@@ -145,7 +145,7 @@ class RelayTree(ServerTree):
             await self._link.ended.wait()
 
     def _abandon(self, holding: Iterable[Accepted]) -> None:
-        """Count what is left as undelivered, what waits for room on the link, too; the link has reported some of it."""
+        """Count the events that are left as undelivered, also those that wait for the link, without those that it reported."""
         self._fair_queue.lift_restriction()
         self._adopt_error()
         super()._abandon(self._unreported(holding))
@@ -193,7 +193,7 @@ class RelayTree(ServerTree):
             self._drop(self.peer_log.error, message, "%s", str(error))
             return None
         except Exception as error:  # noqa: BLE001 - the application's, whatever it is
-            # Its text may hold what the peer sent.
+            # Its text may hold words of the peer.
             where = "".join(traceback.format_tb(error.__traceback__)).rstrip()
             reason = f"on_message raised {type(error).__name__}\n{where}"
             self._drop(self.peer_log.error, message, "%s", reason)
@@ -282,14 +282,14 @@ class RelayTree(ServerTree):
 
 
 class _LinkTree(ClientTree):
-    """The link. The relay reports what this has not reported when it ends: it has all of it in its log."""
+    """The link. Events that it has not reported when it ends are in the relay's log, and the relay reports them."""
 
     def __init__(self, config: Config, hooks: Hooks, uplink: Uplink, edit: Edit | None) -> None:
         super().__init__(config, hooks, inbox=partial(RawInbox, edit=edit))
         self.uplink = uplink
 
     def _bound_waits(self, nursery: trio.Nursery) -> None:
-        """Bound nothing: the relay itself takes what comes down."""
+        """Bound nothing: the relay itself takes the messages of the link."""
 
     def _abandon(self, holding: Iterable[Accepted]) -> None:
         self.uplink.end()

@@ -1,4 +1,4 @@
-"""Mode server-output, events go to every admitted peer; and what all trees with a listener share.
+"""Mode server-output, whose events go to every admitted peer; and the part that all trees with a listener share.
 
 ::
 
@@ -140,7 +140,7 @@ class ServerTree(Tree):
             nursery.start_soon(self._sender.run)
 
     async def _open_history(self) -> None:
-        """Open the history, if there is one, and make what depends on its epoch: the packer and the sender."""
+        """Open the history, if there is one, and make the parts that depend on its epoch: the packer and the sender."""
         config, after = self._config, 0
         if config.history is not None:
             cursor = config.cursor
@@ -183,7 +183,7 @@ class ServerTree(Tree):
             self._closing.set()
             return
         self.out_of_time()
-        # A peer that goes now has not confirmed what it lacks: so the account is closed first.
+        # A peer that goes now has not confirmed its last messages, so the account is closed first.
         self._unsettled = [event for message in self.fan_out.log.drain() for event in message.events]
         self._closing.set()
 
@@ -246,7 +246,7 @@ class ServerTree(Tree):
         return Resumption(replay=replay, resumed=not start.gap)
 
     def inbox_for(self, peer: ServedPeer) -> Inbox:
-        """Return an inbox that counts and drops what the peer sends, except acknowledgements."""
+        """Return an inbox that counts and drops the peer's messages, except acknowledgements."""
         del peer
         return self._dropping_inbox()
 

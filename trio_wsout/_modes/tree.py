@@ -36,7 +36,7 @@ _RECEIVED = 64
 
 
 class Tree(ABC):
-    """The tree of one output, and what its tasks share with `Output`."""
+    """The tree of one output, with the state that its tasks share with `Output`."""
 
     def __init__(self, config: Config, hooks: Hooks) -> None:
         """Make the tree; `run` brings it to life."""
@@ -87,7 +87,7 @@ class Tree(ABC):
         """
         try:
             kind = type(event)
-            # Called as `self._event(event)`, it would be looked for in the class and all its bases first.
+            # Called as `self._event(event)`, Python would search the class and all its bases for it first.
             encode = self._dict if kind is dict else self._event
             encoded = encode(event)
         except Base64Error as error:
@@ -116,7 +116,7 @@ class Tree(ABC):
         """
 
     def out_of_time(self) -> None:
-        """Give shutdown-timeout, and how things stand now, as the reason of what is not confirmed. Only once."""
+        """Set shutdown-timeout and the present situation as the reason for unconfirmed events. Only the first call counts."""
         if self._late:
             return
         self._late = True
@@ -125,7 +125,7 @@ class Tree(ABC):
 
     @abstractmethod
     def situation(self) -> str:
-        """Return how things stand, for the reason of what was not confirmed in time."""
+        """Return the situation in words, for the reason of events that were not confirmed in time."""
 
     @abstractmethod
     async def wait_peers(self, count: int) -> None:
@@ -224,7 +224,7 @@ class Tree(ABC):
             broken.undelivered += tuple(self.left)
 
     def _unconfirmed(self, holding: Iterable[Accepted]) -> list[Accepted]:
-        """Close the queue of what waits; return what the tasks hold and what waits there."""
+        """Close the queue of waiting events; return the events that the tasks hold, and those in the queue."""
         left = list(holding)
         with suppress(trio.WouldBlock):
             while True:

@@ -1,1 +1,1 @@
-"""Thin trio loops, one a file: they wait, ask the pure core, and do what it says."""
+"""Thin trio loops, one a file: they wait, ask the pure core, and act on its decisions."""

@@ -120,7 +120,7 @@ class Backlog:
         return self.receive_nowait()
 
     async def _read_back(self) -> None:
-        """Read some of what is on disk only; a spool that can't be read breaks the output."""
+        """Read some of the events that are on disk only; a spool that can't be read breaks the output."""
         try:
             kept = await self._store.after(self._read, _READ)
         except SpoolError as error:

@@ -33,7 +33,7 @@ class FairQueue:
         return FairSender(self, most)
 
     def restrict(self, while_: Callable[[], bool], *, to: FairSender) -> None:
-        """Take only from the source `to` while `while_` returns true; `notify` says that this may have changed."""
+        """Take only from the source `to` while `while_` returns true; call `notify` when its result may have changed."""
         self._restricted, self._favoured = while_, to
 
     def lift_restriction(self) -> None:

@@ -54,7 +54,7 @@ class Member(Owner, HasDeadline, Protocol):
     has no replay."""
 
     def join_log(self) -> None:
-        """Subscribe to what is posted from now on."""
+        """Subscribe to the messages that are posted from now on."""
 
     def wake(self) -> None:
         """Wake its fan-out task, which alone writes from now on."""
@@ -63,7 +63,7 @@ class Member(Owner, HasDeadline, Protocol):
         """At level written, confirm the messages taken from the log, unless some of them wait for room in the socket."""
 
     def write_now(self) -> None:
-        """Write what waits for the peer, or wake its fan-out task if only that can write. The peer is not in sync."""
+        """Write the frames that wait for the peer, or wake its fan-out task if only that can write. The peer is not in sync."""
 
     def ping(self) -> None:
         """Write the ping that is due or wanted, if one is."""
@@ -87,7 +87,7 @@ class FanOut:
     opcode: int
     """Whether messages are texts (1) or bytes (2): RFC 6455 section 5.2."""
     _stamped: bool = field(alias="stamped")
-    """Whether events carry stamps, by which a peer can be told of a gap."""
+    """Whether events carry stamps, with which a gap can be reported to a peer."""
     _advice: str = field(alias="advice")
     """The setting for peers that answer no ping and send nothing; a warning names it."""
     peer_log: PeerLog
@@ -132,12 +132,12 @@ class FanOut:
         return True
 
     async def put(self, message: Message) -> None:
-        """Post a message; while a peer has no room, wait, or treat that peer as `slow-peer` says."""
+        """Post a message; while a peer has no room, wait, or treat that peer according to `slow-peer`."""
         while not self.accept(message):
             await self._make_room()
 
     def notify(self) -> None:
-        """Write what was posted to all peers.
+        """Write all posted messages to all peers.
 
         The caller's task writes it, and wakes no other, except where a socket has no room or only the peer's own task
         can write (TLS).
@@ -156,7 +156,7 @@ class FanOut:
     def _broadcast(self, broadcast: Broadcast) -> None:
         """Write frames to all peers in sync; a peer whose socket does not take all of them is in sync no more."""
         log, members = self.log, self.log.in_sync.members
-        # This is what an event costs for each peer: one system call, and not one look at the peer's own memory, which
+        # This is the cost of an event for each peer: one system call, and no access to the peer's own memory, which
         # would be cold and cost as much again. So the accounts of those in sync are brought up to date later.
         short = write_to_each(members, broadcast.frames)
         for subscription, outcome in short.items():
@@ -239,7 +239,7 @@ class FanOut:
     # -- slow peers -------------------------------------------------------------------------------------
 
     async def _make_room(self) -> None:
-        """Wait until no peer makes the log full, or treat those that do as `slow-peer` says."""
+        """Wait until no peer makes the log full, or treat those that do according to `slow-peer`."""
         self.notify()
         for _ in range(_TURNS):
             await trio.lowlevel.checkpoint()
@@ -263,7 +263,7 @@ class FanOut:
         """Return the peers that make the log full even after everything in their sockets was read.
 
         The peers had time until `until`; None if they had none. This process may not have run for a while: a peer that took
-        some of what waited meanwhile gets its time anew.
+        some of the waiting frames meanwhile gets its time anew.
         """
         found_room = await read_out([each.connection for each in self._members_of(self.log.slow)])
         slow = self._members_of(self.log.slow)
@@ -289,7 +289,7 @@ class FanOut:
             peer.close(TRY_AGAIN_LATER)
 
     def lost_frame(self, after: int, number: int) -> bytes:
-        """Return the frame that tells a peer that it lost the events after `after`, up to the message `number`.
+        """Return the frame that reports to a peer that it lost the events after `after`, up to the message `number`.
 
         Without stamps it is empty, because nothing could name the events.
         """
@@ -342,7 +342,7 @@ class FanOut:
 
 
 def gap_frame(asked: str | None, first: str | None) -> bytes:
-    """Return the frame that tells a peer that the events between two cursors are missing."""
+    """Return the frame that reports to a peer that the events between two cursors are missing."""
     return plain_frame(gap_message(asked, first), TEXT)
 
 

@@ -162,7 +162,7 @@ class HistoryJournal:
     # -- reading ------------------------------------------------------------------------------------------
 
     async def locate(self, asked: str) -> ReplayStart:
-        """Find where the replay begins for a peer that asks for what follows the cursor `asked`.
+        """Find the start of the replay for a peer that asks for the events after the cursor `asked`.
 
         Raises:
             HistoryError: The history can't be read.

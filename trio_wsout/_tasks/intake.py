@@ -48,7 +48,7 @@ Item = Accepted | Mark
 
 
 class Entry(Protocol):
-    """Takes what `Output` accepts."""
+    """Takes the items that `Output` accepts."""
 
     def send_nowait(self, value: Item) -> None:
         """Put an item.

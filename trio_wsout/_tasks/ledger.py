@@ -194,7 +194,7 @@ class Ledger:
         """Count everything that has not settled as undelivered, for `reason`, and return it, in order."""
         items = [*self._reporting, *((accepted, reason) for accepted in left)]
         self._reporting.clear()
-        # Before the events: what is undelivered now has not settled in time for an end.
+        # Before the events: events that are undelivered now have not settled in time for an end.
         for end in self._ends:
             if end.fate is not None:
                 end.fate.failed(reason)
@@ -292,6 +292,6 @@ class Ledger:
         self.broke.set()
 
     def raise_if_broken(self) -> None:
-        """Raise trio.BrokenResourceError, caused by what broke the output, if it is broken."""
+        """Raise trio.BrokenResourceError, caused by the error that broke the output, if it is broken."""
         if self.broken is not None:
             raise trio.BrokenResourceError(f"the output is broken: {self.broken}") from self.broken

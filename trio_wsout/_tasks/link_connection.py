@@ -56,7 +56,7 @@ class LinkConnection:
     async def run(self, inbox: Inbox, *, peer: Peer, closing: trio.Event) -> None:
         """Run the connection until it is over, or until `closing` is set: then close it politely.
 
-        When this returns, or is cancelled, the connection is cut, and its last pongs have confirmed what they can.
+        When this returns, or is cancelled, the connection is cut, and its last pongs have confirmed all that they can.
         """
         connection, outbox = self._connection, self._outbox
         connection.transport.on_bytes = self._frame_received
@@ -114,7 +114,7 @@ class LinkConnection:
         self._outbox.wrote(messages, count)
         self._reschedule()
 
-    # -- what comes -------------------------------------------------------------------------------------------
+    # -- receiving -------------------------------------------------------------------------------------------
 
     def _frame_received(self, now: float) -> None:
         if self._monitor.frame_received(now):

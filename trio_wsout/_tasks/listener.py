@@ -80,7 +80,7 @@ class Listener:
     _heartbeat: Heartbeat | None
     _retry: Retry
     _find_resumption: Callable[[str | None], Awaitable[Resumption]]
-    """Returns what a peer gets first, by the cursor that it wants to resume after; None: it does not ask to resume."""
+    """Returns the start of a peer's stream by the cursor that it wants to resume after; None if it does not ask to resume."""
     _inbox_for: Callable[[ServedPeer], Inbox]
     """Returns the inbox that takes the messages of a peer."""
     _fan_out: FanOut

@@ -32,7 +32,7 @@ class Taker(Protocol):
         """Take messages off the beginning of `run` for which there is room."""
 
     async def put(self, run: deque[Received]) -> None:
-        """Take all of `run`, waiting for room; cancelled, or when it raises, it leaves in `run` what it did not take."""
+        """Take all of `run`, waiting for room; cancelled, or when it raises, it leaves in `run` the messages that it did not take."""
 
     def end(self) -> None:
         """Take note that no more messages will come."""
@@ -72,7 +72,7 @@ class Inbox:
     """Takes batches apart; None if a message is one event."""
 
     def stop(self) -> None:
-        """End the taker, and drop what still comes."""
+        """End the taker, and drop messages that still come."""
         if self.taker is not None:
             self.taker.end()
             self.taker = None
@@ -108,7 +108,7 @@ class Inbox:
 
 @define(eq=False, weakref_slot=False)
 class RawInbox(Inbox):
-    """Keeps the bytes of what it decodes; of a batch, which is many events, it keeps none."""
+    """Keeps the bytes of each message that it decodes, but not those of a batch, which is many events."""
 
     _edit: Callable[[RawReceived], RawReceived | None] | None = field(
         default=None, alias="edit", kw_only=True

@@ -36,8 +36,8 @@ MOST_IN_A_ROW = 64
 class ReceivedChannel(trio.abc.ReceiveChannel["Received"]):
     """Messages from peers, in the order of each peer. Any number of tasks may take from it, and each item goes to one.
 
-    It ends with the output, once everything that waits was taken. The application may close it before: then what
-    waits is gone, and what still comes is dropped and counted.
+    It ends with the output, once everything that waits was taken. The application may close it before: then waiting
+    items are gone, and later ones are dropped and counted.
     """
 
     _most: int
@@ -213,7 +213,7 @@ class Handover(ReceivedChannel):
 
     @contextmanager
     def bounded(self) -> Generator[None]:
-        """Bound a wait for confirmations, as `watch_progress` says.
+        """Bound a wait for confirmations, by the rule of `watch_progress`.
 
         Raises:
             DeliveryError: The application takes nothing. No event is lost by that: those accepted go on.
@@ -250,7 +250,7 @@ class Handover(ReceivedChannel):
     async def put(self, run: deque[Received]) -> None:
         """Put all of `run`, waiting for room; raises as `put_nowait` does.
 
-        Cancelled, or when it raises, it leaves in `run` what it did not put.
+        Cancelled, or when it raises, it leaves in `run` the items that it did not put.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         self.put_nowait(run)

@@ -1,7 +1,7 @@
 """The replay: before a peer joins the log, it gets the history after its cursor, and a notice of a gap (SPEC 9).
 
-A replay ends exactly where the peer's subscription begins. The history is written before the log, and a replay takes of
-it only what the log has posted. When nothing of that is left, the peer subscribes, with no task switch between.
+A replay ends exactly where the peer's subscription begins. The history is written before the log, and a replay takes
+only events that the log has posted. When none of them is left, the peer subscribes, with no task switch between.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Replay:
             entries = await self._history_journal.after(self._position)
             posted = log.last_seq
             news = [entry for entry in entries if entry.position <= posted]
-            # What was posted before the read was in the history; where nothing of it is left, it has left.
+            # Events that were posted before the read were in the history; if none of them is left there, they have left it.
             self._look_for_gap(news, at_least=0 if news else before)
             if news:
                 self._position, self._cursor = news[-1].position, news[-1].cursor

@@ -141,7 +141,7 @@ class Sender(Generic[S]):
             await self._ledger.report()
 
     async def _put(self, messages: Iterable[Message]) -> None:
-        """Put messages into the sink, waiting for room; if this is cancelled, `leftovers` returns what is not in it."""
+        """Put messages into the sink, waiting for room; if this is cancelled, `leftovers` returns the events that are not in it."""
         waiting = self._waiting
         waiting.extend(messages)
         while waiting:
@@ -193,7 +193,7 @@ class LinkSender(Sender[Intake]):
     """A sender to a link of events that go as they are: each alone in its message, without a stamp.
 
     Everything that waits and has room in the window goes there in one go, so that numbering an event and moving it costs
-    a part of encoding it. Only what must wait, or is no plain event, goes singly.
+    a part of encoding it. Only items that must wait, or are no plain events, go singly.
     """
 
     _window: DeliveryWindow

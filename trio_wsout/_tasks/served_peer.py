@@ -45,7 +45,7 @@ _GONE = 4410
 _LONGEST_REASON = 123
 """Bytes that the reason of a Close has room for (RFC 6455 section 5.5)."""
 _CLOSING = 5.0
-"""Seconds that a peer may take to read what is on its way, with our Close behind it, and to answer."""
+"""Seconds that a peer may take to read the bytes on their way, with our Close behind it, and to answer."""
 _DRAIN = 1.0
 """Seconds that messages which came before the end may take to reach a slow application."""
 
@@ -178,13 +178,13 @@ class ServedPeer:
     # -- subscription ---------------------------------------------------------------------------------------
 
     def join_log(self) -> None:
-        """Subscribe to what is posted from now on."""
+        """Subscribe to the messages that are posted from now on."""
         self.subscription = self._fan_out.log.join(self)
         if self._paused:
             self.subscription.reading_paused()
 
     def leave_log_and_settle(self) -> None:
-        """Leave the log, and settle what only this peer lacked."""
+        """Leave the log, and settle the messages that only this peer had not confirmed."""
         self.leave_log()
         self._fan_out.settle()
 
@@ -228,7 +228,7 @@ class ServedPeer:
             subscription.written()
 
     def write_now(self) -> None:
-        """Write what waits for this peer, and a ping if one is wanted; wake the fan-out task if only that can write.
+        """Write the frames that wait for this peer, and a ping if one is wanted; wake the fan-out task if only that can write.
 
         The fan-out task waits, and the peer is not in sync.
         """
@@ -284,7 +284,7 @@ class ServedPeer:
             return
 
     async def _write_history(self, replay: Replay) -> None:
-        """Write what the peer missed, until it has a subscription that follows without a gap."""
+        """Write the events that the peer missed, until it has a subscription that follows without a gap."""
         while not self._finished:
             try:
                 frames = await replay.next_frames(self)
@@ -352,7 +352,7 @@ class ServedPeer:
             self.active_at = trio.current_time()
         self._reschedule()
 
-    # -- what comes -------------------------------------------------------------------------------------------
+    # -- receiving -------------------------------------------------------------------------------------------
 
     def _frame_received(self, now: float) -> None:
         if self.monitor.frame_received(now):

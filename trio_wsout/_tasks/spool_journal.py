@@ -146,7 +146,7 @@ class SpoolJournal:
     # -- Entry ------------------------------------------------------------------------------------------
 
     def send_nowait(self, value: Item) -> None:
-        """Take an item, as `Entry` says; an event is on disk a moment later."""
+        """Take an item; raises as `Entry.send_nowait` does; an event is on disk a moment later."""
         sending = _Sending(value, self._kept(value))
         if self._nowait >= _NOWAIT and not self._closed:
             raise trio.WouldBlock
@@ -198,7 +198,7 @@ class SpoolJournal:
             self._ledger.break_with(error)
 
     def _next_group(self) -> list[_Sending]:
-        """Return what waits, oldest first, as much as one group may hold."""
+        """Return the waiting items, oldest first, as many as one group may hold."""
         group: list[_Sending] = []
         size, most = 0, min(_GROUP_BYTES, self._most)
         for sending in islice(self._waiting, _GROUP):

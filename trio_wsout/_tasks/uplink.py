@@ -1,7 +1,7 @@
 """The uplink of a relay: passes messages of the log to the link, and lets them settle in the log once they have on the link.
 
 The link is client mode's own tree, and one more member of the fan-out: a message settles only when it has settled on the
-link, too. Batches of the relay stay batches on the link; what peers send goes up alone, as it goes to the other peers.
+link, too. Batches of the relay stay batches on the link; a message of a peer goes up alone, as it goes to the other peers.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Uplink:
         self._wakeup.notify()
 
     async def run(self, intake: Entry) -> None:
-        """Pass on what waits until cancelled, or until the link has ended, which its own tree reports."""
+        """Pass on waiting events until cancelled, or until the link has ended, which its own tree reports."""
         with suppress(trio.BrokenResourceError):
             while True:
                 while self._waiting:
@@ -92,7 +92,7 @@ class Uplink:
         self._confirmed = number
 
     def end(self) -> None:
-        """Ignore failures from now on: the link has ended, and the relay reports what stays open in its log."""
+        """Ignore failures from now on: the link has ended, and the relay reports the events that stay open in its log."""
         self._over = True
 
     def event_failed(self, number: int, seq: int, reason: str) -> None:

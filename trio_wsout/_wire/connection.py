@@ -112,7 +112,7 @@ class Connection:
         return len(data)
 
     def write_nowait(self, frames: bytes) -> None:
-        """Write frames without waiting, if the transport has a `free_fileno`; the writer writes what the system does not take."""
+        """Write frames without waiting, if the transport has a `free_fileno`; the writer writes the rest that the system does not take."""
         if not self.transport.write_nowait(frames):
             self.transport.wrote(len(frames))
             self.transport.keep_rest(frames, 0)
@@ -194,7 +194,7 @@ class Connection:
 
     def _decode(self, chunk: bytes) -> None:
         """Decode the next bytes; take the pongs in them, and note a Close."""
-        # While this side sends, most of what comes is pongs.
+        # While this side sends, most of the frames that come are pongs.
         pong = self._decoder.lone_pong(chunk)
         if pong is not None:
             if self.on_pong is not None:

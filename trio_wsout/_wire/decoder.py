@@ -172,7 +172,7 @@ def _mask_bit(masked: bool) -> int:  # noqa: FBT001 - a converter
 
 @define(eq=False, kw_only=True)
 class Decoder:
-    """Decodes what one peer sends."""
+    """Decodes the bytes of one peer."""
 
     _mask: int = field(alias="masked", converter=_mask_bit)
     """The mask bit that every frame must have; the argument is whether the peer is a client (RFC 6455 section 5.1)."""
@@ -227,7 +227,7 @@ class Decoder:
 
     def _take_whole(self, chunk: bytes, at: int, parts: list[Part]) -> int:
         """Take messages from `at` on while each is one whole frame without a fault; return the offset of their end."""
-        # This loop is most of what a message costs (tests/bench), so there are no calls and no attributes in it.
+        # This loop is most of the cost of a message (tests/bench), so there are no calls and no attributes in it.
         mask, most, end = self._mask, self._most, len(chunk)
         key = 4 if mask else 0
         run = _last_run(parts)

@@ -109,7 +109,7 @@ class Dialer:
             raise AttemptFailed(Cause.CALLABLE, str(error)) from None
         except Exception as error:  # noqa: BLE001 - the application's, whatever it is
             code = error.errno if isinstance(error, OSError) else None
-            # The look-up of names has numbers of its own, below 0.
+            # Errors of names have numbers of their own, below 0.
             told = f" ({os.strerror(code)})" if code and code > 0 else ""
             trouble = f"raised {type(error).__name__}{told}"
         # Raised here, where the application's exception is no context: its text may hold a secret.

@@ -65,7 +65,7 @@ def _parse(head: bytes) -> Head | Response:
         connection.receive_data(head)
         request = connection.next_event()
     except h11.RemoteProtocolError:
-        # h11's words are not used: they may contain what the peer sent.
+        # h11's words are not used: they may contain words of the peer.
         return _NO_REQUEST
     if not isinstance(request, h11.Request):
         return _NO_REQUEST

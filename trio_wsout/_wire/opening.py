@@ -1,8 +1,8 @@
 """The opening handshake of either side, by trio_websocket (RFC 6455 section 4). Nothing of it stays afterwards.
 
 trio_websocket runs in a nursery that ends with the handshake, and it never has the stream itself: it writes one head
-to an `_Exchange` and reads one head from it. This library writes the head that is read, and puts only into it what it
-has judged. So whatever a peer sends, the outcome concerns its own connection only.
+to an `_Exchange` and reads one head from it. This library writes the head that is read, and puts only judged values
+into it. So whatever a peer sends, the outcome concerns its own connection only.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class PeerLog:
         self._latest[text] = level, values
 
     async def run(self) -> None:
-        """Log the counts when their time has come, and what is left of them when cancelled."""
+        """Log the counts when their time has come, and the remaining ones when cancelled."""
         try:
             while True:
                 deadline = self._throttle.deadline

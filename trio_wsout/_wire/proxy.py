@@ -66,7 +66,7 @@ def proxy_for(request: Request, configured: Secret | None) -> Proxy | None:
     """Return the proxy to use for this request; None if it needs none.
 
     Raises:
-        AttemptFailed: What the environment names can't be used.
+        AttemptFailed: The proxy that the environment names can't be used.
     """
     try:
         return _choose(configured, secure=request.secure, host=request.host, port=request.port)
@@ -226,7 +226,7 @@ async def _open_socks(proxy: Proxy, host: str, port: int) -> trio.abc.Stream:
         # The library's own timeout must not cut in before the attempt's deadline.
         return trio.SocketStream(await socks.connect(host, port, timeout=inf))
     except python_socks.ProxyConnectionError as error:
-        known = error.errno is not None and error.errno > 0  # name look-up has numbers of its own
+        known = error.errno is not None and error.errno > 0  # errors of names have numbers of their own
         why = os.strerror(error.errno or 0) if known else "its name can't be resolved"
         trouble = _unreachable(proxy, why)
     except python_socks.ProxyError as error:

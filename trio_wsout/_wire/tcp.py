@@ -46,7 +46,7 @@ _NOBODY_THERE = frozenset(
 
 
 class AttemptFailed(Exception):  # noqa: N818 - caught by the supervisor, never leaves the package
-    """An attempt did not open; `disconnection` says why, ``__cause__`` is the foreign exception if any.
+    """An attempt did not open; `disconnection` has the reason, ``__cause__`` is the foreign exception if any.
 
     The text is for people and contains no secret.
     """
@@ -59,7 +59,7 @@ class AttemptFailed(Exception):  # noqa: N818 - caught by the supervisor, never 
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception, what caused it, and so on; nothing for None."""
+    """Yield an exception, its cause, the cause of that, and so on; nothing for None."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -81,14 +81,14 @@ def system_gave_up(error: BaseException | None) -> bool:
 
 
 def lost(detail: str, error: BaseException | None = None, *, more: str = "") -> Disconnection:
-    """Return the disconnection by a transport that is gone; `error` is what it raised, None at its end of file."""
+    """Return the disconnection by a transport that is gone; `error` is the exception that it raised, None at its end of file."""
     trouble = "" if error is None else f": {transport_trouble(error)}"
     cause = Cause.UNHEALTHY if system_gave_up(error) else Cause.LOST
     return Disconnection(cause=cause, detail=f"{detail}{trouble}{more}")
 
 
 def connect_trouble(error: BaseException) -> str:
-    """Return why a name look-up or a connect failed, each reason once."""
+    """Return the reasons for which the resolving of a name or a connect failed, each once."""
     inner: BaseException = error
     while inner.__cause__ is not None:
         inner = inner.__cause__
@@ -104,7 +104,7 @@ def connect_trouble(error: BaseException) -> str:
 
 @runtime_checkable
 class KnowsProgress(Protocol):
-    """A stream other than trio's that knows what was acknowledged."""
+    """A stream other than trio's that knows the number of acknowledged bytes."""
 
     def send_progress(self) -> tuple[int, int] | None:
         """Return how many bytes it was given and how many the other side has acknowledged; None if it does not know."""
@@ -134,7 +134,7 @@ def set_user_timeout(stream: trio.abc.Stream, heartbeat: Heartbeat | None) -> No
 def send_progress(stream: trio.abc.Stream) -> tuple[int, int] | None:
     """Return how many bytes the system was given to send, and how many the peer's system has acknowledged.
 
-    Both include what TLS adds. None if there is no TCP socket, or the system does not know: only Linux since 4.19 does.
+    Both include the bytes that TLS adds. None if there is no TCP socket, or the system does not know: only Linux since 4.19 does.
     It is one system call.
     """
     transport = _transport(stream)

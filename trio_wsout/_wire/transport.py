@@ -78,7 +78,7 @@ class Transport:
     _fileno: Callable[[], int] | None = field(init=False)
     _queued: bytes = field(default=b"", init=False)
     _unsent: bytes | memoryview = field(default=b"", init=False)
-    """The rest of what was written without waiting, which the system did not take."""
+    """The rest of a write without waiting, which the system did not take."""
     _closing: bool = field(default=False, init=False)
     """Whether our Close was written, or is being written."""
     _alone: bool = field(default=True, init=False)
@@ -246,7 +246,7 @@ class Transport:
         self._lose("writing failed", error)
 
     async def write(self, data: bytes) -> None:
-        """Write what waits and then `data`; a write that fails or is cancelled makes the connection dead.
+        """Write the waiting bytes and then `data`; a write that fails or is cancelled makes the connection dead.
 
         Raises:
             trio.BrokenResourceError: The connection is over; `disconnection` has the reason.
@@ -273,7 +273,7 @@ class Transport:
         await self.write(frame)
 
     async def write_farewell(self, frame: bytes) -> None:
-        """Write what waits and then `frame` on a connection that is over. Never raises for the network."""
+        """Write the waiting bytes and then `frame` on a connection that is over. Never raises for the network."""
         data = self._take_queued(frame)
         if data and not self.torn:
             self.torn = True
@@ -281,7 +281,7 @@ class Transport:
                 await self.stream.send_all(data)
 
     def _take_queued(self, data: bytes) -> bytes:
-        """Return what waits to be written, the rest of a frame first, and `data` behind it."""
+        """Return the waiting bytes, the rest of a frame first, and `data` behind them."""
         whole = b"".join((self._unsent, self._queued, data))
         self._unsent, self._queued = b"", b""
         return whole

@@ -59,7 +59,7 @@ def run_app() -> None:
     ]
     try:
         code = app(tokens, exit_on_error=False)
-    except CycloptsError:  # it has reported what is wrong
+    except CycloptsError:  # it has reported the mistake
         code = CONFIGURATION
     raise SystemExit(CONFIGURATION if _screen.failed else code or OK)
 
@@ -77,7 +77,7 @@ def _run_in_trio(task: Callable[..., Awaitable[int]], *arguments: object) -> int
 
 
 def _load(arguments: tuple[str | None, ...], options: ConfigOptions) -> tuple[Config, Path | None] | None:
-    """Return the configuration and the path of its file, or None after reporting what is wrong with it."""
+    """Return the configuration and the path of its file, or None after reporting its problems."""
     from trio_wsout.cli.configuration import load, print_problems
     from trio_wsout.errors import ConfigError
 

@@ -98,7 +98,7 @@ def _pairs(option: str, texts: Iterable[str] | None, problems: list[Problem]) ->
         if equals and name:
             found.append((name, value))
         else:
-            # What follows an equals sign may be secret.
+            # The text behind an equals sign may be secret.
             problems.append(Problem(path=option, reason=f"expected name=value; found '{name or '=…'}'"))
     return found
 
@@ -114,7 +114,7 @@ def _json_or_text(text: str) -> Any:  # noqa: ANN401 - JSON
 def _context_value(text: str) -> object:
     """Return a JSON object, or a number or boolean that is written back as the same text, or else the text itself.
 
-    So a value may be used where a number is expected, and within a text it is what the user wrote.
+    So a value may be used where a number is expected, and within a text it is unchanged.
     """
     value = _json_or_text(text)
     if isinstance(value, bool | int | float):

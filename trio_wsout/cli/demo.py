@@ -44,7 +44,7 @@ _SERVER = {
 
 
 async def run_demo(events: int, rate: float) -> int:
-    """Fan out `events` events, `rate` of them a second; print what arrived, and return the exit code."""
+    """Fan out `events` events, `rate` of them a second; print the result, and return the exit code."""
     screen = Screen(highlight=False, soft_wrap=True)
     columns = (
         "  {task.description}",

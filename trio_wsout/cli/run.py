@@ -116,7 +116,7 @@ class Run:
     unprinted: bool = field(default=False, init=False)
     """Whether standard output can't be written, so that messages from peers are not printed."""
     cut_off: bool = field(default=False, init=False)
-    """Whether printing had to end while standard output did not take what was being printed."""
+    """Whether printing had to end while standard output did not take the lines being printed."""
 
     def __attrs_post_init__(self) -> None:
         self.undelivered = UndeliveredFile(self.options.undelivered)
@@ -126,7 +126,7 @@ class Run:
 
     @property
     def only_receives(self) -> bool:
-        """Whether it reads no input, but prints what peers send until a signal ends it."""
+        """Whether it reads no input, but prints messages of peers until a signal ends it."""
         return self.config.mode is Mode.SERVER_INPUT
 
     @property

@@ -65,7 +65,7 @@ def write_all(descriptor: int, content: bytes) -> None:
 def write_text(text: str, stream: TextIO | None, descriptor: int) -> None:
     """Write a text to `descriptor` in the encoding of its `stream`, or nowhere if the stream is closed (None)."""
     if stream is not None:
-        # Not through the stream, which loses what a full pipe with O_NONBLOCK does not take.
+        # Not through the stream, which loses the bytes that a full pipe with O_NONBLOCK does not take.
         write_all(descriptor, text.encode(stream.encoding, "backslashreplace"))
 
 

@@ -1,6 +1,6 @@
 """Hosts, URLs, proxies, origins and addresses to listen at (SPEC 1, 5 and 10).
 
-Each parser raises ValueError with what is allowed; no text holds a part of a proxy's user and password. Every host is
+Each parser raises ValueError, which names the allowed forms; no text holds a part of a proxy's user and password. Every host is
 read by `parse_host`, wherever a configuration or a handshake names it.
 """
 

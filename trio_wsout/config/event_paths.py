@@ -1,4 +1,4 @@
-"""Paths into events: JSON pointers and dotted names. Each parser raises ValueError with what is allowed."""
+"""Paths into events: JSON pointers and dotted names. Each parser raises ValueError, which names the allowed forms."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class FieldType:
     parse: Callable[[Any], Any]
     """Returns the value for the one in a document; raises ValueError, which names the allowed values."""
     schema: Mapping[str, object]
-    """JSON Schema of what `parse` accepts."""
+    """JSON Schema of the values that `parse` accepts."""
     words: str
     """The type in words, for tables of fields."""
     write: Callable[[Any], object] = field(default=lambda value: value)
@@ -457,7 +457,7 @@ _codes = FieldType(
 CloseCodes = Annotated[tuple[int, int], _codes]
 """A range of close codes: its first and its last."""
 
-# -- what the fields of a section hold --------------------------------------------------------------------------------
+# -- the fields of a section ------------------------------------------------------------------------------------------
 
 
 def field_type_of(annotation: Any) -> FieldType | None:  # noqa: ANN401 - any annotation

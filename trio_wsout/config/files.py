@@ -178,7 +178,7 @@ class _Expansion:
         """Return a value and everything in it without the loader's own classes.
 
         Args:
-            value: What the loader made.
+            value: The loader's value.
             path: The path to it.
 
         Raises:

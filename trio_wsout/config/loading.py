@@ -144,7 +144,7 @@ def _copied(value: object, depth: int = 0) -> Any:  # noqa: ANN401 - a document 
 
 
 def _as_document(value: object) -> Any:  # noqa: ANN401 - people put anything there
-    """Return what a document would hold for a section or a value of it, whatever object was put there in Python."""
+    """Return a section or a value of it in the form of a document, whatever object was put there in Python."""
     if isinstance(value, Mapping):
         return {key: _as_document(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -257,11 +257,11 @@ def _holds(collection: type) -> Callable[[object], bool]:
 
 
 def _read_value(value: Any, annotation: Any) -> Any:  # noqa: ANN401 - a document holds anything
-    """Return what the field type reads from a value, or an `Unknown`."""
+    """Return the value that the field type reads, or an `Unknown`."""
     if isinstance(value, Unknown):
         return value
     field_type = field_type_of(annotation)
-    assert field_type is not None  # noqa: S101 - the predicate of this hook looked
+    assert field_type is not None  # noqa: S101 - the predicate of this hook found it
     context = _CONTEXT.get()
     try:
         if isinstance(value, str) and context is not None:
@@ -287,7 +287,7 @@ def _section_hook(section: type, converter: Converter) -> Callable[[Any, Any], A
         if not isinstance(value, Mapping):
             either = f", or {NONE}" if section is Heartbeat else ""
             return Unknown(f"expected a section with fields of its own{either}; found {type_name(value)}")
-        # Null is what templates and YAML leave where nothing was written.
+        # Templates and YAML leave null where nothing was written.
         given = {
             kebab(key): each
             for key, each in value.items()
@@ -303,15 +303,15 @@ def _attribute(key: object) -> str:
     return str(key).replace("-", "_")
 
 
-# -- what could not be read -----------------------------------------------------------------------------
+# -- values that could not be read -----------------------------------------------------------------------------
 
 
 def _problems(value: object, raw: object, path: KeyPath) -> Iterator[tuple[KeyPath, Unknown]]:
     """Yield every key that is wrong, and every value that could not be read, under the user's own key path.
 
     Args:
-        value: What was read: a section, or the value of a field.
-        raw: What the document holds for it.
+        value: The result of reading: a section, or the value of a field.
+        raw: Its form in the document.
         path: The user's path to it.
     """
     if isinstance(value, Unknown):

@@ -1,6 +1,6 @@
 """Durations, sizes and close codes: from a document's value to a number, and back (SPEC 1).
 
-Each parser raises ValueError with what is allowed.
+Each parser raises ValueError, which names the allowed forms.
 """
 
 from __future__ import annotations

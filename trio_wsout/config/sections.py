@@ -341,7 +341,7 @@ class Server:
     send_buffer_capacity: t.Count = 256
     """Most messages that wait for one peer."""
     slow_peer: SlowPeer = SlowPeer.WAIT
-    """When the send buffer of a peer is full: ``wait`` makes ``send`` wait for it, ``disconnect`` closes it with 1013,
+    """The treatment of a peer whose send buffer is full: ``wait`` makes ``send`` wait for it, ``disconnect`` closes it with 1013,
     ``drop-oldest`` drops its oldest messages and counts them."""
     slow_peer_timeout: t.Duration = 5.0
     """Longest time that ``slow-peer: wait`` waits. Then the peer gets Close 1013."""
@@ -364,7 +364,7 @@ class History:
     max_bytes: t.Size | None = None
     """Most bytes that are kept. None: no bound."""
     on_gap: OnGap = OnGap.TELL
-    """For a peer whose cursor is unknown or too old: ``tell`` sends a message about the gap and then what is kept;
+    """For a peer whose cursor is unknown or too old: ``tell`` sends a message about the gap and then the events that are kept;
     ``refuse`` sends Close 4410 with the first cursor that is kept as its reason."""
 
 

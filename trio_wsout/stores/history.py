@@ -43,7 +43,7 @@ class HistoryStore(Protocol):
         ...
 
     async def trim(self, now: float) -> Extent:
-        """Remove the events that exceed the limits at `now` (seconds since 1970), and return what remains."""
+        """Remove the events that exceed the limits at `now` (seconds since 1970), and return the new extent."""
         ...
 
     async def aclose(self) -> None:

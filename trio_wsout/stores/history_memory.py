@@ -71,7 +71,7 @@ class MemoryHistoryStore:
         return self._newest.get(cursor, self._floor if cursor == self._floor_cursor else None)
 
     async def trim(self, now: float) -> Extent:
-        """Remove the events that exceed the limits at `now`, and return what remains."""
+        """Remove the events that exceed the limits at `now`, and return the new extent."""
         await self._checkpoint()
         self._trim(now)
         return self._extent()

@@ -106,7 +106,7 @@ class SqliteHistoryStore:
         return await trio.to_thread.run_sync(self._database.find, cursor, limiter=self._reading)
 
     async def trim(self, now: float) -> Extent:
-        """Remove the events that exceed the limits at `now`, and return what remains."""
+        """Remove the events that exceed the limits at `now`, and return the new extent."""
         return await trio.to_thread.run_sync(self._database.trim, now, limiter=self._writing)
 
     async def aclose(self) -> None:

@@ -128,7 +128,7 @@ class PeerConnection:
         if isinstance(self.step, Accept):
             self.pong_after, self.answer_close = self.step.pong_after, self.step.answer_close
 
-    # -- what has come ------------------------------------------------------------------------------------
+    # -- received so far ------------------------------------------------------------------------------------
 
     @property
     def is_open(self) -> bool:
@@ -176,7 +176,7 @@ class PeerConnection:
             await self._changed.park()
         await trio.lowlevel.checkpoint()
 
-    # -- what the peer does -------------------------------------------------------------------------------
+    # -- actions of the peer -------------------------------------------------------------------------------
 
     async def send(self, message: str | bytes) -> None:
         """Send a message.
@@ -222,7 +222,7 @@ class PeerConnection:
         self._reading = trio.Event()
 
     def resume_reading(self) -> None:
-        """Read again, first what came in the meantime."""
+        """Read again, first the bytes that came in the meantime."""
         self._reading.set()
 
     async def request(

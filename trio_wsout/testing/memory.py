@@ -39,7 +39,7 @@ class MemoryPeer:
         self.connections = []
 
     def plan(self, *steps: Step, then: Step | None = None) -> None:
-        """Set what happens to the next attempts, one step each, and to all attempts after them.
+        """Set the steps for the next attempts, one step each, and for all attempts after them.
 
         Args:
             steps: For the next attempts, in order.
@@ -191,7 +191,7 @@ async def open_listener() -> AsyncGenerator[MemoryListener, None]:
 
 @asynccontextmanager
 async def _open_tasks() -> AsyncGenerator[trio.Nursery, None]:
-    """Open a nursery that is cancelled at the end of the block; what the block raises comes out as it is."""
+    """Open a nursery that is cancelled at the end of the block; an exception of the block comes out as it is."""
     trouble: BaseException | None = None
     async with trio.open_nursery() as nursery:
         try:

@@ -66,7 +66,7 @@ class PeerProtocol:
     _key: str = field(default="", init=False)
     _refused: bool = field(default=False, init=False)
 
-    # -- what comes -------------------------------------------------------------------------------------
+    # -- receiving -------------------------------------------------------------------------------------
 
     def feed(self, data: bytes | bytearray) -> list[PeerEvent]:
         """Take the next bytes; return the events that are complete now. Pongs are returned before everything else.
@@ -109,7 +109,7 @@ class PeerProtocol:
                 events.append(part)
         return events
 
-    # -- what is sent -----------------------------------------------------------------------------------
+    # -- sending -----------------------------------------------------------------------------------
 
     def request(
         self,
