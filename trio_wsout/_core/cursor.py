@@ -120,7 +120,7 @@ class CursorReader:
         return value or None
 
     def value_from(self, event: object) -> str | None:
-        """Return the cursor value of an event that came from elsewhere; None if it has none, or one that is counted and ignored."""
+        """Return the cursor value of an event that the application does not send now; None if it has none, or an unusable one, which counts."""
         try:
             return self.value_of(event)
         except EventError:
@@ -141,7 +141,7 @@ class CursorReader:
         return None, f"{what} {reason}, and is not used"
 
     def _fault(self, value: str) -> str | None:
-        """Return why no handshake can carry a value; None if one can."""
+        """Return the reason for which no handshake can carry a value; None if handshakes can."""
         if (
             len(value) <= _MOST // 4 and value.isprintable()
         ):  # the common case: no code point has more than 4 bytes

@@ -19,7 +19,7 @@ Rules
    was never written has no tries.
 7. A message is to blame for a break only if nothing else can be: it was alone in flight, after a ping that was answered; no
    ping behind it was answered; and the peer did not give a cause of its own (close codes 1001, 1012, 1013). A message that
-   was alone when close code 1009 came is undelivered at once. Where `retry.retries` is not set, so that nothing else would
+   was alone when close code 1009 came is undelivered immediately. Where `retry.retries` is not set, so that nothing else would
    end it, a message is undelivered when it was to blame three times in a row. The row ends with a connection that ends while
    the message is in flight and is not to blame: for example, if this side cut it because the peer was silent. A connection on
    which the message was never written does not count.

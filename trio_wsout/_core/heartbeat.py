@@ -11,7 +11,7 @@ Rules
    ping that is written while an earlier one waits for that has no timeout of its own.
 4. A slow line is not a dead one. Where this side's system knows how much the peer's system has acknowledged, it is asked
    for that PROGRESS eight times within `timeout`, and at least twice a second, while nothing comes after a ping. Where more
-   is acknowledged than before, the timeout begins anew. The first answer only serves to compare with. Once the whole ping
+   is acknowledged than before, the timeout begins anew. The first answer is only the base of the comparison. Once the whole ping
    is acknowledged nothing more is asked: from then on only the peer can be slow. So when acknowledgements end, that is
    found within the time between two questions and `timeout`; if there were none, within `timeout` after the ping.
 5. A verdict that comes late condemns nobody. When the timeout is over, the socket is READ first, for the peer's answer may

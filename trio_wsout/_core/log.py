@@ -144,7 +144,7 @@ class Log:
             self.in_sync.leave(subscription)
 
     def next_broadcast(self, now: float) -> Broadcast | None:
-        """Return the next frames for all in sync, of one block at most; None if there are none.
+        """Return the next frames for all subscriptions in sync, of one block at most; None if there are none.
 
         Subscriptions that have no room for them leave the others.
         """
@@ -152,7 +152,7 @@ class Log:
         return in_sync.next_broadcast(now) if in_sync.members and in_sync.position < self.end else None
 
     def broadcast_written(self, broadcast: Broadcast) -> bool:
-        """Note that all in sync have taken a broadcast; return whether some of them are to be asked for a confirmation."""
+        """Note that all subscriptions in sync have taken a broadcast; return whether some of them are to be asked for a confirmation."""
         in_sync, write = self.in_sync, broadcast.write
         if not in_sync.members:
             return False

@@ -283,7 +283,7 @@ class Subscription:
         self.stuck = True
 
     def clear_stuck(self) -> None:
-        """Note that the reason is over for which it was marked as stuck."""
+        """Note that it is no longer stuck, because the reason is over."""
         self.stuck = False
 
     def skip_to(self, number: int) -> int:

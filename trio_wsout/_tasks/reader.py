@@ -32,7 +32,7 @@ class Taker(Protocol):
         """Take messages off the beginning of `run` for which there is room."""
 
     async def put(self, run: deque[Received]) -> None:
-        """Take all of `run`, waiting for room; cancelled, or when it raises, it leaves in `run` the messages that it did not take."""
+        """Take all of `run`, waiting for room; if this is cancelled or raises, `run` keeps the messages that it did not take."""
 
     def end(self) -> None:
         """Take note that no more messages will come."""

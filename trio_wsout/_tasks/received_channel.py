@@ -250,7 +250,7 @@ class Handover(ReceivedChannel):
     async def put(self, run: deque[Received]) -> None:
         """Put all of `run`, waiting for room; raises as `put_nowait` does.
 
-        Cancelled, or when it raises, it leaves in `run` the items that it did not put.
+        If this is cancelled or raises, `run` keeps the items that it did not put.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         self.put_nowait(run)

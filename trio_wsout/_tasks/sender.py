@@ -151,10 +151,10 @@ class Sender(Generic[S]):
 
 @define(eq=False)
 class FanOutSender(Sender[Source]):
-    """A sender to peers, with nothing between: an event that comes alone is written by the task that sends it.
+    """A sender to peers without a task between: an event that comes alone is written by the task that sends it.
 
-    A task switch, with the turn of the loop that it takes, costs as much as writing to ten peers, and the event would
-    be late by that. Events that come in numbers wait for the switch, and are written together.
+    A task switch, with the turn of the loop that it takes, costs as much as writing to ten peers, and would delay
+    the event. Events that come in numbers wait for the switch, and are written together.
     """
 
     _log: Log
