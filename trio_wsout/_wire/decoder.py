@@ -5,7 +5,7 @@ Rules
 1. The outcome depends on the bytes alone, never on how they are cut.
 2. Messages, pings and the Close keep their order. Pongs are returned beside them, because a pong is taken as soon as
    it is read.
-3. A frame is judged as early as possible: by its first two bytes, by its length, and a text by each piece of it.
+3. A frame is judged as early as possible: by its first two bytes, by its whole header, and a text by each piece of it.
    After a Close or a violation no further byte is decoded.
 4. A violation has the close code of RFC 6455 section 7.4.1: 1007 for what is not UTF-8, 1009 for a
    message of more than `max-message-size` or of more than 1024 fragments (SPEC 10), 1002 for everything else.
