@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 PATIENCE = 300
 """Seconds after which something hangs, on the slowest of machines."""
 LINES = 3000
+GIVES_UP_LATE = ["reconnect.max-attempts=3", "reconnect.initial-backoff=1500ms", "reconnect.jitter=0"]
+"""A link that gives up after 4.5 s: without jitter, for with it that may be before a client has connected."""
 
 
 def kept(path: Path) -> list[dict]:
@@ -221,7 +223,7 @@ def test_undelivered_events_that_are_deep_or_large_are_kept_with_all_others(
     nowhere: str, listen, tmp_path
 ) -> None:
     lost = tmp_path / "lost.ndjson"
-    link = [f"url={nowhere}", "reconnect.max-attempts=3", "reconnect.initial-backoff=1500ms", "payload=json"]
+    link = [f"url={nowhere}", *GIVES_UP_LATE, "payload=json"]
     run, url = listen("relay", *(f"--set={each}" for each in link), "--undelivered", str(lost))
     with connect(url) as client:
         for text in ("1", LARGE, DEEP, "2"):
@@ -236,12 +238,7 @@ def test_undelivered_events_that_are_deep_or_large_are_kept_with_all_others(
 
 def test_undelivered_bytes_are_kept_in_hexadecimal(nowhere: str, listen, tmp_path) -> None:
     lost = tmp_path / "lost.ndjson"
-    link = [
-        f"url={nowhere}",
-        "reconnect.max-attempts=3",
-        "reconnect.initial-backoff=1500ms",
-        "payload=binary",
-    ]
+    link = [f"url={nowhere}", *GIVES_UP_LATE, "payload=binary"]
     run, url = listen("relay", *(f"--set={each}" for each in link), "--undelivered", str(lost))
     with connect(url) as client:
         client.send(b"\x00\xff")
