@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
+from collections.abc import Callable, Iterable
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import trio
 from attrs import define, evolve, field
@@ -31,28 +32,22 @@ from trio_wsout._core.edits import Edits
 from trio_wsout._core.json_line import JsonLine
 from trio_wsout._core.message import Accepted
 from trio_wsout._core.received import RawReceived, Received
+from trio_wsout._core.statistics import Statistics
 from trio_wsout._modes.client import ClientTree
+from trio_wsout._modes.hooks import Hooks
 from trio_wsout._modes.server import ServerTree
 from trio_wsout._tasks.fair_queue import FairQueue, FairSender
-from trio_wsout._tasks.reader import RawInbox
+from trio_wsout._tasks.ledger import Flush
+from trio_wsout._tasks.reader import Inbox, RawInbox
+from trio_wsout._tasks.served_peer import ServedPeer
 from trio_wsout._tasks.uplink import Uplink
-from trio_wsout.config.sections import BatchMode, Mode, Payload
+from trio_wsout.config.sections import BatchMode, Config, Mode, Payload, Server
 from trio_wsout.errors import EventError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from trio_wsout._core.statistics import Statistics
-    from trio_wsout._modes.hooks import Hooks
-    from trio_wsout._tasks.ledger import Flush
-    from trio_wsout._tasks.reader import Inbox
-    from trio_wsout._tasks.served_peer import ServedPeer
-    from trio_wsout.config.sections import Config, Server
-
-    Edit = Callable[[RawReceived], RawReceived | None]
 
 __all__ = ["RelayTree"]
 
+Edit = Callable[[RawReceived], RawReceived | None]
+"""Returns the message to pass on, or None to refuse it."""
 _APPLICATION = 256
 """Events of the application that wait for their turn."""
 _EACH = 64
