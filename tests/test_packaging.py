@@ -90,8 +90,12 @@ def test_every_public_name_has_its_place_in_the_reference() -> None:
 MODULES = sorted((ROOT / "trio_wsout").rglob("*.py"))
 
 
+PUBLIC = ("__init__", "errors", "output", "config/__init__", "config/sections", "stores/", "testing/")
+"""Modules that applications import. In all others a name without an underscore is the module's own, and no list says it again."""
+
+
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_every_module_says_what_it_is_lists_its_names_and_stays_small(module: Path) -> None:
+def test_every_module_says_what_it_is_lists_its_public_names_and_stays_small(module: Path) -> None:
     text = module.read_text(encoding="utf-8")
     tree = ast.parse(text)
     assert len(text.splitlines()) <= 600
@@ -107,7 +111,8 @@ def test_every_module_says_what_it_is_lists_its_names_and_stays_small(module: Pa
     defines = any(
         isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) for node in tree.body
     )
-    assert "__all__" in targets or not defines
+    is_public = module.relative_to(ROOT / "trio_wsout").as_posix().startswith(PUBLIC)
+    assert "__all__" in targets or not (defines and is_public)
 
 
 def readme_commands() -> list[str]:

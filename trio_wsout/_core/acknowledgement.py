@@ -19,9 +19,6 @@ from trio_wsout._core.cursor import MISSING, pointer_value
 from trio_wsout._core.message import Accepted
 from trio_wsout.config.event_paths import parse_pointer
 
-__all__ = ["AckReader", "stamp_of"]
-
-
 _DIGITS = 19
 """Most digits of a sequence number: 64 bits."""
 

@@ -30,8 +30,6 @@ from trio_wsout.config.secret import repr_headers
 from trio_wsout.config.sections import Cursor, Server
 from trio_wsout.config.templates import Resolve, no_value
 
-__all__ = ["Admission", "Admit", "Deny", "Handshake", "Head", "Response"]
-
 _VERSION = "13"
 _SCHEMES = {"http", "https", "ws", "wss"}
 _KEY_BYTES = 16

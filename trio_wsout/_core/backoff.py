@@ -15,8 +15,6 @@ from math import inf, log
 
 from trio_wsout.config.sections import Reconnect
 
-__all__ = ["ceiling", "delay"]
-
 
 def ceiling(failures: int, policy: Reconnect) -> float:
     """Return the longest delay after this many failures in a row, in seconds.

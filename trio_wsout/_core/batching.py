@@ -22,8 +22,6 @@ from attrs import frozen
 
 from trio_wsout.config.sections import Batch, BatchMode
 
-__all__ = ["Batcher", "ClosedBatch", "Document"]
-
 T = TypeVar("T")
 
 _FIXED_SIZE = 100

@@ -6,8 +6,6 @@ from collections.abc import Awaitable
 from inspect import isawaitable, iscoroutine
 from typing import TypeVar, cast
 
-__all__ = ["CallableError", "awaitable", "plain"]
-
 T = TypeVar("T")
 
 

@@ -24,8 +24,6 @@ from trio_wsout.config.secret import Secret
 from trio_wsout.config.sections import ServerAuth
 from trio_wsout.config.templates import Resolve, Template, TemplateError, no_value
 
-__all__ = ["Credentials"]
-
 
 @frozen(kw_only=True)
 class _Entry:

@@ -26,15 +26,6 @@ from trio_wsout.config.sections import Config, Cursor
 from trio_wsout.config.templates import Template
 from trio_wsout.errors import EventError
 
-__all__ = [
-    "MISSING",
-    "CursorReader",
-    "default_state_id",
-    "goes_into_header",
-    "pointer_value",
-    "value_text",
-]
-
 _MOST = 4096
 """Most bytes of a cursor. A handshake has room for 16 KiB here, and for less elsewhere."""
 

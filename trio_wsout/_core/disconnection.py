@@ -10,8 +10,6 @@ from enum import StrEnum
 
 from attrs import frozen
 
-__all__ = ["BY_SILENCE", "Cause", "Disconnection"]
-
 
 class Cause(StrEnum):
     """The kind of trouble that ended an attempt or a connection."""

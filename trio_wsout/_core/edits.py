@@ -23,8 +23,6 @@ from trio_wsout._core.payload import Encoder
 from trio_wsout._core.received import RawReceived, Received
 from trio_wsout.config.sections import Payload
 
-__all__ = ["Edits"]
-
 
 class Edits:
     """The changes that one relay makes to messages."""

@@ -34,8 +34,6 @@ from attrs import define, field, frozen
 
 from trio_wsout.config.sections import Heartbeat, HeartbeatAction
 
-__all__ = ["HeartbeatMonitor", "Progress", "Pulse"]
-
 _MOST = 125
 """Bytes that a control frame carries at most (RFC 6455 section 5.5)."""
 _QUESTIONS = 8

@@ -15,8 +15,6 @@ from http import HTTPStatus
 
 from attrs import define, field, frozen
 
-__all__ = ["TLS_RECORDS", "Fields", "HeadReader", "HeadTooLongError", "reason_phrase", "write_head"]
-
 TLS_RECORDS = (b"\x15", b"\x16")
 """First bytes of a TLS alert and of a TLS handshake (RFC 8446 section 5.1); no HTTP message begins with them."""
 

@@ -17,8 +17,6 @@ from typing import Any, NoReturn
 import orjson
 from attrs import define, field
 
-__all__ = ["JsonLine", "is_object", "parse_json", "value_of_event", "with_entry", "write_json"]
-
 BLANKS = b" \t\r\n"
 """White space between the tokens of JSON (RFC 8259 section 2)."""
 

@@ -31,8 +31,6 @@ from trio_wsout._core.backoff import delay
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout.config.sections import Reconnect
 
-__all__ = ["TRANSITIONS", "Event", "Link", "LinkChange", "State", "diagram"]
-
 
 class State(StrEnum):
     """The state of a link."""

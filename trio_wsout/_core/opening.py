@@ -29,17 +29,6 @@ from trio_wsout._core.http_head import Fields, reason_phrase, write_head
 from trio_wsout.config.http_grammar import is_token
 from trio_wsout.config.secret import redact_secrets
 
-__all__ = [
-    "Asked",
-    "Opened",
-    "ResponseHead",
-    "accept_of",
-    "first_line_of",
-    "judge_opening",
-    "opening_head",
-    "refusal",
-]
-
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """Joined to the key of a request before it is hashed (RFC 6455 section 1.3)."""
 _LONGEST_WAIT = 3600.0

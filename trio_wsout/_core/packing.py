@@ -34,8 +34,6 @@ from trio_wsout.config.quantities import format_time
 from trio_wsout.config.sections import Batch, Config, Mode
 from trio_wsout.config.templates import Resolve, Template, TemplateError
 
-__all__ = ["Packer", "PackingError"]
-
 _TOO_LARGE = "with batch.header and batch.footer it exceeds max-message-size"
 _LAST = 2**64 - 1
 """No event has a higher number."""

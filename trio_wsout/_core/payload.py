@@ -31,8 +31,6 @@ from trio_wsout.config.scalars import is_unicode
 from trio_wsout.config.sections import Batch, Payload
 from trio_wsout.errors import EventError
 
-__all__ = ["Base64Error", "Encoder", "MessageError", "decode"]
-
 _STRICT = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 _dumps = orjson.dumps
 _NULL = b"null"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["certificate_fault", "is_encrypted", "key_fault"]
-
 _BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
 _CERTIFICATES = frozenset({b"CERTIFICATE", b"X509 CERTIFICATE", b"TRUSTED CERTIFICATE"})
 _KEYS = frozenset(

@@ -20,8 +20,6 @@ from ipaddress import ip_network
 
 from trio_wsout.config.addresses import Proxy, parse_address, parse_host, parse_host_and_port, parse_proxy
 
-__all__ = ["choose_proxy", "needs_no_proxy"]
-
 
 def choose_proxy(
     configured: str | None, environ: Mapping[str, str], *, secure: bool, host: str, port: int

@@ -21,8 +21,6 @@ from __future__ import annotations
 
 from attrs import define, field, frozen
 
-__all__ = ["Motion", "ReadOut", "could_not_write"]
-
 _QUIET = 8
 _BUSY = 128
 """Turns that a reader may need for the bytes that it has: a run of messages is a turn, and 64 KiB may hold many."""

@@ -8,8 +8,6 @@ from attrs import field, frozen
 
 from trio_wsout.config.secret import repr_headers
 
-__all__ = ["Peer", "RawReceived", "Received"]
-
 
 @frozen(kw_only=True)
 class Peer:

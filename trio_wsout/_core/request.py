@@ -43,8 +43,6 @@ from trio_wsout.config.secret import SENSITIVE_HEADERS, Secret
 from trio_wsout.config.sections import Auth, Config, Tls
 from trio_wsout.config.templates import Resolve, Template, TemplateError, expand_url
 
-__all__ = ["Request", "RequestError", "build_request", "files_named"]
-
 _SECRET = ("secret", "file")
 _PATH_SAFE = "/%:@!$&'()*+,;=~-._"
 _QUERY_SAFE = _PATH_SAFE + "?"

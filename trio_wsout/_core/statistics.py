@@ -6,15 +6,6 @@ from attrs import define, frozen
 
 from trio_wsout._core.batching import Document
 
-__all__ = [
-    "Counters",
-    "HistoryStatistics",
-    "LinkStatistics",
-    "ListenerStatistics",
-    "SpoolStatistics",
-    "Statistics",
-]
-
 
 @define(eq=False)
 class Counters:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from attrs import define, field
 
-__all__ = ["EVERY", "Throttle"]
-
 EVERY = 60.0
 """Seconds between two reports of one kind."""
 

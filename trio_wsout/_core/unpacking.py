@@ -19,8 +19,6 @@ from trio_wsout._core.payload import MessageError, decode
 from trio_wsout.config.sections import Batch, Payload
 from trio_wsout.config.templates import Template, no_value
 
-__all__ = ["Unpacker"]
-
 
 class Unpacker:
     """Unpacks the messages of the peers of one listener."""

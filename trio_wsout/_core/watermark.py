@@ -10,8 +10,6 @@ from collections.abc import Set as AbstractSet
 from heapq import heappop, heappush
 from typing import Generic, TypeVar
 
-__all__ = ["Watermark"]
-
 T = TypeVar("T")
 
 

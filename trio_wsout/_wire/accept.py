@@ -30,8 +30,6 @@ from trio_wsout.config.sections import Heartbeat, ServerTls
 from trio_wsout.config.templates import Resolve
 from trio_wsout.errors import ConfigError, Problem
 
-__all__ = ["Acceptor", "Guest"]
-
 _log = logging.getLogger("trio_wsout")
 
 _LATER = [("Retry-After", str(RETRY_AFTER))]

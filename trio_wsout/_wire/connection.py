@@ -18,8 +18,6 @@ from trio_wsout._wire.tcp import bytes_unread, send_progress
 from trio_wsout._wire.transport import Transport
 from trio_wsout.config.secret import redact_secrets
 
-__all__ = ["FAREWELL", "Connection"]
-
 FAREWELL = 1.0
 """Seconds that the last control frames of a connection may take, once it is over."""
 _PROTOCOL_ERROR = 1002

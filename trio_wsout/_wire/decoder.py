@@ -24,18 +24,6 @@ from attrs import define, field, frozen
 
 from trio_wsout._wire.frames import BINARY, CLOSE, PING, PONG, TEXT, unmask
 
-__all__ = [
-    "LONGEST_RUN",
-    "MOST_FRAGMENTS",
-    "NO_STATUS",
-    "Close",
-    "Decoder",
-    "Part",
-    "Ping",
-    "Violation",
-    "parse_close",
-]
-
 LONGEST_RUN = 256
 """Messages of one run at most: a millisecond's work, after which other tasks run."""
 MOST_FRAGMENTS = 1024

@@ -29,8 +29,6 @@ from trio_wsout._wire.tls import client_context, start_tls, tls_error_in
 from trio_wsout.config.secret import Secret
 from trio_wsout.config.sections import Heartbeat, Tls
 
-__all__ = ["Dialer"]
-
 _log = logging.getLogger("trio_wsout")
 
 _NO_RECORD = "WRONG_VERSION_NUMBER"

@@ -7,18 +7,6 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from struct import Struct
 
-__all__ = [
-    "BINARY",
-    "CLOSE",
-    "PING",
-    "PONG",
-    "TEXT",
-    "masked_frame",
-    "masked_frames",
-    "plain_frame",
-    "unmask",
-]
-
 TEXT = 0x1
 BINARY = 0x2
 CLOSE = 0x8

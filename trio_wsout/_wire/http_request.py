@@ -13,8 +13,6 @@ import trio
 from trio_wsout._core.admission import Head, Response
 from trio_wsout._core.http_head import HeadReader, HeadTooLongError, reason_phrase
 
-__all__ = ["read_head", "refuse"]
-
 _MOST_BYTES = 16 * 1024
 _MOST_HEADERS = 100
 _MOST_EMPTY = 2

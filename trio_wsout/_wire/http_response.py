@@ -15,8 +15,6 @@ from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.http_head import TLS_RECORDS, HeadReader, HeadTooLongError
 from trio_wsout._core.opening import Asked, Opened, ResponseHead, judge_opening, refusal
 
-__all__ = ["MOST_BODY", "MOST_EARLY", "MOST_HEAD", "ResponseReader"]
-
 MOST_HEAD = 64 * 1024
 """Bytes of a response up to the end of its last head at most. Proxies set large cookies."""
 _MOST_HEADERS = 100

@@ -15,8 +15,6 @@ import trio
 from trio_wsout.config.addresses import BindAddress, UnixAddress, parse_address, parse_bind
 from trio_wsout.errors import ConfigError, Problem
 
-__all__ = ["address_of", "inode_of", "is_local", "listening_at", "open_listeners", "remove_socket"]
-
 _TRIES = 5
 """Attempts to find a port that is free at every address."""
 _ACCESS = "choose a port of 1024 or more, or a path where this user may write"

@@ -23,8 +23,6 @@ from trio_wsout._wire.http_response import ResponseReader
 from trio_wsout._wire.tcp import lost, system_gave_up
 from trio_wsout._wire.transport import RECEIVE_BYTES, Transport
 
-__all__ = ["accept_opening", "ask_for_opening"]
-
 _HEARING = 0.1
 """Seconds to wait for the reason of a server that hung up in the handshake."""
 _BODY = 0.25

@@ -10,8 +10,6 @@ from attrs import define, field
 
 from trio_wsout._core.throttle import Throttle
 
-__all__ = ["PeerLog"]
-
 _log = logging.getLogger("trio_wsout")
 
 

@@ -24,8 +24,6 @@ from trio_wsout.config.secret import Secret
 from trio_wsout.config.sections import Config, Tls
 from trio_wsout.errors import ConfigError, Problem
 
-__all__ = ["check_proxy", "open_tunnel", "proxy_for"]
-
 _MOST_HEAD = 16 * 1024
 """Bytes of a proxy's answer up to the end of its head at most, informational answers included."""
 _CHUNK = 4096

@@ -20,19 +20,6 @@ if sys.platform != "win32":
     import fcntl
     import termios
 
-__all__ = [
-    "AttemptFailed",
-    "KnowsProgress",
-    "bytes_unread",
-    "chain",
-    "connect_trouble",
-    "lost",
-    "send_progress",
-    "set_user_timeout",
-    "system_gave_up",
-    "transport_trouble",
-]
-
 _LONGEST_TIMEOUT = 2**31 - 1
 """Milliseconds of TCP_USER_TIMEOUT at most."""
 _INT = Struct("=i")

@@ -22,8 +22,6 @@ from trio_wsout.config.sections import Config, ServerTls, Tls
 from trio_wsout.config.templates import Resolve, Template, TemplateError, no_value
 from trio_wsout.errors import ConfigError, Problem
 
-__all__ = ["ServerContext", "check_tls", "client_context", "proxy_context", "start_tls", "tls_error_in"]
-
 _log = logging.getLogger("trio_wsout")
 
 _PEM = "-----BEGIN"

@@ -25,8 +25,6 @@ from attrs import define, field
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._wire.tcp import lost
 
-__all__ = ["RECEIVE_BYTES", "Transport", "write_to_each"]
-
 RECEIVE_BYTES = 64 * 1024
 """Bytes read by one call at most."""
 

@@ -9,8 +9,6 @@ from importlib.util import find_spec
 
 from trio_wsout.cli.exit_codes import CONFIGURATION, INTERRUPTED
 
-__all__ = ["main"]
-
 
 def main() -> None:
     """Run the command with the arguments of this process, and exit with its code."""

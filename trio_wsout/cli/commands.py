@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from trio_wsout.config import Config
 
-__all__ = ["app", "run_app"]
-
 _screen = Screen()
 app = App(
     name="trio-wsout",

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from trio_wsout.cli.options import ConfigOptions
     from trio_wsout.config import Config
 
-__all__ = ["load", "print_config", "print_problems"]
-
 _URL = re.compile(r"(wss?|https?)://", re.IGNORECASE)
 _SUFFIXES = (".yaml", ".yml", ".toml", ".json")
 

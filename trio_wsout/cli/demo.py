@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from trio_wsout._core.statistics import Statistics
     from trio_wsout.output import Output
 
-__all__ = ["run_demo"]
-
 _CLIENTS = 5
 _CUT = 2
 """Index of the client that is cut off in the middle."""

@@ -1,7 +1,5 @@
 """Exit codes of the command (SPEC 13)."""
 
-__all__ = ["CONFIGURATION", "INTERRUPTED", "NO_CONNECTION", "OK", "SOME_UNDELIVERED"]
-
 OK = 0
 """Everything was confirmed."""
 CONFIGURATION = 2

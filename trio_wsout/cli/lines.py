@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from trio_wsout._core.received import Received
 
-__all__ = ["STANDARD_INPUT", "InputLines", "escape_lines", "line_of", "to_json"]
-
 STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0")
 """Names of standard input where a file is named."""
 

@@ -9,8 +9,6 @@ from attrs import frozen
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-__all__ = ["Address", "ConfigFile", "ConfigOptions", "RunOptions"]
-
 ConfigFile = Annotated[
     str | None,
     Parameter(

@@ -55,8 +55,6 @@ if TYPE_CHECKING:
     from trio_wsout.config import Config
     from trio_wsout.output import Output
 
-__all__ = ["Run", "run_to_the_end"]
-
 _RESERVE = 1.0
 """Most seconds of shutdown-timeout that are kept for Closes; no more than a tenth of it."""
 _BEFORE_QUEUES = 1024

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from trio_wsout.cli.lines import InputLines
     from trio_wsout.output import Output
 
-__all__ = ["can_show", "progress_bar", "progress_of", "run_status_line", "status_line", "summary"]
-
 _INTERVAL = 0.5
 _COLOURS = {"open": "32", "backing-off": "33", "gave-up": "31", "dialling": "36"}
 _LEAST_ROWS = 3

@@ -19,25 +19,6 @@ from typing import Any, TextIO
 from attrs import define
 from rich.console import Console
 
-__all__ = [
-    "ERR",
-    "GONE",
-    "OUT",
-    "Screen",
-    "count",
-    "count_were",
-    "escape_controls",
-    "is_ready",
-    "print_result",
-    "report",
-    "report_log",
-    "reporter",
-    "silence",
-    "wait_reader_gone",
-    "write_all",
-    "write_text",
-]
-
 OUT, ERR = 1, 2
 """File descriptors of standard output and standard error."""
 GONE = "nobody reads it any more"

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["UndeliveredFile", "read_undelivered", "undelivered_line"]
-
 _STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1")
 """Names of standard output where a file is named."""
 _EVENT, _HEX, _REASON = b'{"event":', b',"hex":true', b',"reason":'

@@ -16,23 +16,6 @@ from attrs import field, frozen
 
 from trio_wsout.config.scalars import is_unicode
 
-__all__ = [
-    "BindAddress",
-    "Origin",
-    "Proxy",
-    "UnixAddress",
-    "format_host_and_port",
-    "parse_address",
-    "parse_allowed_origin",
-    "parse_bind",
-    "parse_host",
-    "parse_host_and_port",
-    "parse_origin",
-    "parse_path",
-    "parse_proxy",
-    "parse_url",
-]
-
 # -- hosts and ports ------------------------------------------------------------------------------------------------
 
 _MOST_PORT = 65535

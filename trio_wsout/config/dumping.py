@@ -15,8 +15,6 @@ from trio_wsout.config.secret import REDACTED, Secret, redact_headers
 from trio_wsout.config.sections import NONE, Config, Heartbeat
 from trio_wsout.config.validation import unusable
 
-__all__ = ["document_value", "dump_config"]
-
 
 def dump_config(config: Config, *, redacted: bool = False) -> dict[str, Any]:
     """Return the document of a configuration: every field that its mode can use and that is not absent.

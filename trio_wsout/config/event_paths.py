@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["parse_dotted", "parse_pointer"]
-
 
 def parse_pointer(text: str) -> tuple[str, ...]:
     """Return the tokens of a JSON pointer (RFC 6901); the empty text points to the whole document."""

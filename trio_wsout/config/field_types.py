@@ -28,52 +28,6 @@ from trio_wsout.config.scalars import as_text, parse_unicode
 from trio_wsout.config.secret import Secret
 from trio_wsout.config.templates import Template, no_value, parse_url_template
 
-__all__ = [
-    "BatchLine",
-    "BearerToken",
-    "Bind",
-    "CloseCodes",
-    "Count",
-    "CountOrZero",
-    "CursorStore",
-    "DottedPath",
-    "Duration",
-    "DurationOrZero",
-    "FieldType",
-    "FilePath",
-    "HeaderName",
-    "HeaderValue",
-    "HistoryStore",
-    "JsonPointer",
-    "Multiplier",
-    "Name",
-    "Origin",
-    "Parameter",
-    "PeerPassword",
-    "PingPayload",
-    "Proxy",
-    "QueryValue",
-    "SecretHeaderValue",
-    "SecretTemplate",
-    "SecretText",
-    "SecretValue",
-    "Share",
-    "Size",
-    "StateId",
-    "Subprotocol",
-    "Text",
-    "UnicodeText",
-    "Url",
-    "UrlPath",
-    "User",
-    "Username",
-    "field_type_of",
-    "kebab",
-    "keys_of",
-    "section_of",
-    "without_none",
-]
-
 
 @frozen(kw_only=True, eq=False)
 class FieldType:

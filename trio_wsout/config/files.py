@@ -20,8 +20,6 @@ from attrs import frozen
 from trio_wsout.config.scalars import SpelledFloat, SpelledInt, read_json_value
 from trio_wsout.errors import ConfigError, Problem
 
-__all__ = ["Document", "KeyPath", "Position", "read_document"]
-
 Position = tuple[int, int]
 """Line and column, both from 1."""
 KeyPath = tuple["str | int", ...]

@@ -4,17 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = [
-    "BEARER_ALLOWED",
-    "HAS_CONTROL",
-    "TOKEN",
-    "has_control",
-    "is_bearer",
-    "is_header_value",
-    "is_reserved_header",
-    "is_token",
-]
-
 TOKEN = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"  # noqa: S105 - a regular expression
 """A regular expression, also for ECMA-262, that matches every token (RFC 9110 section 5.6.2)."""
 _TOKEN = re.compile(TOKEN)

@@ -34,8 +34,6 @@ from trio_wsout.config.sections import (
 )
 from trio_wsout.config.validation import EXCLUDES, NEEDS, UNUSABLE, UNUSABLE_WITHOUT_LINK, default_of
 
-__all__ = ["UNSAID", "formats", "json_schema"]
-
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 UNSAID = {
     "reconnect.max-backoff": "shorter than reconnect.initial-backoff",

@@ -33,8 +33,6 @@ from trio_wsout.config.templates import resolve_context
 from trio_wsout.config.validation import Missing, Unknown, broken_rules, is_unset, unusable
 from trio_wsout.errors import ConfigError, Problem
 
-__all__ = ["load_config", "verify_config"]
-
 _DEEPEST = 100
 """Levels of a document; a configuration has seven."""
 _NAMED = 6

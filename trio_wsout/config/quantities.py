@@ -11,18 +11,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 
-__all__ = [
-    "DURATION",
-    "SIZE",
-    "format_codes",
-    "format_duration",
-    "format_size",
-    "format_time",
-    "parse_codes",
-    "parse_duration",
-    "parse_size",
-]
-
 # -- durations ------------------------------------------------------------------------------------------------------
 
 _UNITS = {

@@ -14,17 +14,6 @@ from typing import Any, Self
 
 from trio_wsout.config.secret import REDACTED
 
-__all__ = [
-    "SpelledFloat",
-    "SpelledInt",
-    "as_text",
-    "is_unicode",
-    "parse_unicode",
-    "read_json_value",
-    "shown",
-    "type_name",
-]
-
 _MOST_DIGITS = 1000
 """A whole number made in Python with more digits is not converted into a text."""
 _SHOWN = 60

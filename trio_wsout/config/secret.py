@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 
 from attrs import field, frozen
 
-__all__ = ["REDACTED", "SENSITIVE_HEADERS", "Secret", "redact_headers", "redact_secrets", "repr_headers"]
-
 REDACTED = "***"
 """The text that is shown in place of a secret."""
 SENSITIVE_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})

@@ -23,18 +23,6 @@ from trio_wsout.config.addresses import parse_url
 from trio_wsout.config.event_paths import parse_dotted, parse_pointer
 from trio_wsout.config.scalars import is_unicode, type_name
 
-__all__ = [
-    "Placeholder",
-    "Resolve",
-    "Template",
-    "TemplateError",
-    "escaped",
-    "expand_url",
-    "no_value",
-    "parse_url_template",
-    "resolve_context",
-]
-
 Resolve = Callable[[str, str | None], str | None]
 """Returns the value of a source and name; None if it has none."""
 

@@ -17,19 +17,6 @@ from trio_wsout.config.secret import Secret
 from trio_wsout.config.sections import Auth, Config, Cursor, Mode, Payload, Tls
 from trio_wsout.config.templates import Template
 
-__all__ = [
-    "EXCLUDES",
-    "NEEDS",
-    "UNUSABLE",
-    "UNUSABLE_WITHOUT_LINK",
-    "Missing",
-    "Unknown",
-    "broken_rules",
-    "default_of",
-    "is_unset",
-    "unusable",
-]
-
 # -- values that could not be read ------------------------------------------------------------------------------------
 
 _Value = TypeVar("_Value")
