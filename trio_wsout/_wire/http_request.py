@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -11,14 +12,12 @@ import h11
 import trio
 
 from trio_wsout._core.admission import Head, Response
-from trio_wsout._core.http_head import HeadReader, HeadTooLongError, reason_phrase
+from trio_wsout._core.http_head import reason_phrase
 
 _MOST_BYTES = 16 * 1024
 _MOST_HEADERS = 100
-_MOST_EMPTY = 2
-"""Empty lines before a request."""
-_SPACE = 0x20
-"""No request begins with a space, or with a control character, which are below it."""
+_EMPTY_LINES = re.compile(rb"(?:\r?\n){0,2}")
+"""Empty lines before a request, which are ignored; more of them are no request (RFC 9112 section 2.2)."""
 _CHUNK = 4096
 _LINGER = 1.0
 """Seconds that a refused peer has to read its answer and hang up."""
@@ -31,44 +30,34 @@ _TOO_LARGE = Response(status=431, body="the request's head has more than 16 KiB 
 async def read_head(stream: trio.abc.Stream) -> tuple[Head, bytes] | Response | None:
     """Read the head of one request; return it with the bytes behind it, or the response that refuses it.
 
-    None if the peer hung up first. The caller bounds the time.
-
-    Raises:
-        trio.BrokenResourceError: The transport broke.
+    None if the peer hung up first. The caller bounds the time. Raises trio.BrokenResourceError if the transport broke.
     """
-    reader = HeadReader(_MOST_BYTES)
-    while chunk := await stream.receive_some(_CHUNK):
-        reader.feed(bytes(chunk))
-        reader.skip_empty_lines(_MOST_EMPTY)
-        if _is_no_request(reader.waiting):
-            return _NO_REQUEST
+    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=_MOST_BYTES)
+    came, begun, skips = 0, b"", True
+    # No more is read than a head may have, so the outcome does not depend on how the bytes are cut.
+    while chunk := bytes(await stream.receive_some(min(_CHUNK, _MOST_BYTES - came))):
+        came += len(chunk)
+        if skips:
+            begun += chunk
+            chunk = _EMPTY_LINES.sub(b"", begun, 1)
+            if chunk in (b"", b"\r"):  # a lone CR may end an empty line
+                continue
+            skips = False
         try:
-            head = reader.next_head()
-        except HeadTooLongError:
+            parser.receive_data(chunk)
+            request = parser.next_event()
+        except h11.RemoteProtocolError:
+            # h11's words are not used: they may contain words of the peer.
+            return _NO_REQUEST
+        if isinstance(request, h11.Request):
+            rest = bytes(parser.trailing_data[0])
+            return (_head(request), rest) if len(request.headers) <= _MOST_HEADERS else _TOO_LARGE
+        if came == _MOST_BYTES:
             return _TOO_LARGE
-        if head is not None:
-            judged = _parse(head)
-            return judged if isinstance(judged, Response) else (judged, bytes(reader.waiting))
     return None
 
 
-def _is_no_request(begun: bytes | bytearray) -> bool:
-    """Return whether no request begins like this, for example a TLS handshake. A lone CR may end an empty line."""
-    return begun not in (b"", b"\r") and begun[0] <= _SPACE
-
-
-def _parse(head: bytes) -> Head | Response:
-    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_MOST_BYTES)
-    try:
-        connection.receive_data(head)
-        request = connection.next_event()
-    except h11.RemoteProtocolError:
-        # h11's words are not used: they may contain words of the peer.
-        return _NO_REQUEST
-    if not isinstance(request, h11.Request):
-        return _NO_REQUEST
-    if len(request.headers) > _MOST_HEADERS:
-        return _TOO_LARGE
+def _head(request: h11.Request) -> Head:
     headers = cast("Sequence[tuple[bytes, bytes]]", request.headers)
     return Head(
         method=request.method.decode("ascii"),

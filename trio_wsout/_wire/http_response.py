@@ -12,7 +12,7 @@ from http import HTTPStatus
 import h11
 
 from trio_wsout._core.disconnection import Cause, Disconnection
-from trio_wsout._core.http_head import TLS_RECORDS, HeadReader, HeadTooLongError
+from trio_wsout._core.http_head import TLS_RECORDS
 from trio_wsout._core.opening import Asked, Opened, ResponseHead, judge_opening, refusal
 
 MOST_HEAD = 64 * 1024
@@ -23,6 +23,7 @@ MOST_EARLY = 16
 MOST_BODY = 4096
 """Bytes of a refusal's body that are read, at most."""
 _BEGINNING = b"HTTP/1."
+_NOT_HTTP = "the server's answer is not HTTP/1.1"
 
 
 class ResponseReader:
@@ -36,8 +37,11 @@ class ResponseReader:
     def __init__(self, asked: Asked) -> None:
         """Read the response to a request."""
         self._asked = asked
-        self._heads = HeadReader(MOST_HEAD)
-        self._early = 0
+        self._came = self._early = 0
+        self._begun = b""
+        """The first bytes of the head that is being read."""
+        self._behind = b""
+        """The bytes that h11 did not get, because no head may have as many."""
         self._parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=MOST_HEAD)
         upgrade = [("Host", "localhost"), ("Connection", "Upgrade"), ("Upgrade", "websocket")]
         self._parser.send(h11.Request(method="GET", target="/", headers=upgrade))
@@ -56,12 +60,12 @@ class ResponseReader:
     @property
     def began(self) -> bool:
         """Whether any bytes came."""
-        return self._early > 0 or self._refusal is not None or len(self._heads.waiting) > 0
+        return self._came > 0
 
     @property
     def rest(self) -> bytes:
         """The bytes behind the head of a 101."""
-        return bytes(self._heads.waiting)
+        return bytes(self._parser.trailing_data[0]) + self._behind
 
     @property
     def disconnection(self) -> Disconnection | None:
@@ -75,28 +79,29 @@ class ResponseReader:
         if self._refusal is not None:
             self._read_body(data)
             return
-        self._heads.feed(data)
+        room = MOST_HEAD - self._came
+        self._came += len(data)
+        self._behind = data[room:]
+        self._begun += data[: len(_BEGINNING) - len(self._begun)]
+        self._parser.receive_data(data[:room])
         while not self.decided:
-            if not _may_be_http(self._heads.waiting):
-                self._fail(self._not_http)
+            if not _BEGINNING.startswith(self._begun):
+                speaks_tls = self._begun[:1] in TLS_RECORDS and not self._asked.secure
+                self._fail("the server speaks TLS here: write wss:// in url" if speaks_tls else _NOT_HTTP)
                 return
             try:
-                head = self._heads.next_head()
-            except HeadTooLongError:
-                self._fail(f"the server's answer has a head of more than {MOST_HEAD} bytes")
+                event = self._parser.next_event()
+            except h11.RemoteProtocolError:
+                event = None
+            if event is h11.NEED_DATA:
+                if self._came >= MOST_HEAD:
+                    self._fail(f"the server's answer has a head of more than {MOST_HEAD} bytes")
                 return
-            if head is None:
-                return
-            self._judge(head)
+            self._judge(event)
 
-    def _judge(self, head: bytes) -> None:
-        try:
-            self._parser.receive_data(head)
-            response = self._parser.next_event()
-        except h11.RemoteProtocolError:
-            response = None
+    def _judge(self, response: object) -> None:
         if not isinstance(response, h11.Response | h11.InformationalResponse):
-            self._fail("the server's answer is not HTTP/1.1")
+            self._fail(_NOT_HTTP)
         elif len(response.headers) > _MOST_HEADERS:
             self._fail(f"the server's answer has more than {_MOST_HEADERS} headers")
         elif response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
@@ -105,9 +110,10 @@ class ResponseReader:
             self._fault = verdict if isinstance(verdict, Disconnection) else None
         elif isinstance(response, h11.Response):
             self._refusal = _head(response)
-            self._read_body(self.rest)
+            self._read_body(self._behind)
         else:
             self._early += 1
+            self._begun = bytes(self._parser.trailing_data[0][: len(_BEGINNING)])
             if self._early > MOST_EARLY:
                 self._fail(f"the server sent more than {MOST_EARLY} informational answers (1xx)")
 
@@ -124,16 +130,6 @@ class ResponseReader:
 
     def _fail(self, detail: str) -> None:
         self._fault = Disconnection(cause=Cause.PROTOCOL, detail=detail)
-
-    @property
-    def _not_http(self) -> str:
-        if self._heads.waiting[:1] in TLS_RECORDS and not self._asked.secure:
-            return "the server speaks TLS here: write wss:// in url"
-        return "the server's answer is not HTTP/1.1"
-
-
-def _may_be_http(begun: bytes | bytearray) -> bool:
-    return begun[: len(_BEGINNING)] == _BEGINNING[: len(begun)]
 
 
 def _head(response: h11.Response | h11.InformationalResponse) -> ResponseHead:
