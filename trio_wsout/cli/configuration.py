@@ -6,25 +6,21 @@ import io
 import json
 import os
 import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from attrs import evolve
 
 from trio_wsout._tasks.text_files import read_text_file
 from trio_wsout._wire.proxy import check_proxy
 from trio_wsout._wire.tls import ServerContext, check_tls
+from trio_wsout.cli.options import ConfigOptions
 from trio_wsout.cli.terminal import print_result, report
-from trio_wsout.config import dump_config, load_config
+from trio_wsout.config import Config, dump_config, load_config
 from trio_wsout.config.scalars import read_json_value
 from trio_wsout.errors import ConfigError, Problem
 from trio_wsout.stores.from_config import check_paths, state_directory
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from trio_wsout.cli.options import ConfigOptions
-    from trio_wsout.config import Config
 
 _URL = re.compile(r"(wss?|https?)://", re.IGNORECASE)
 _SUFFIXES = (".yaml", ".yml", ".toml", ".json")

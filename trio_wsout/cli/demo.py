@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 from urllib.parse import quote
 
 import orjson
@@ -12,15 +12,10 @@ from attrs import define, field
 from rich.progress import BarColumn, Progress, TaskID
 from rich.table import Table
 
+from trio_wsout._core.statistics import Statistics
 from trio_wsout.cli.exit_codes import CONFIGURATION, OK, SOME_UNDELIVERED
 from trio_wsout.cli.terminal import Screen
-from trio_wsout.output import open_output
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from trio_wsout._core.statistics import Statistics
-    from trio_wsout.output import Output
+from trio_wsout.output import Output, open_output
 
 _CLIENTS = 5
 _CUT = 2

@@ -8,20 +8,15 @@ import select
 import stat
 import threading
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import trio
 from attrs import define, field
 
 from trio_wsout._core.json_line import JsonLine, write_json
-from trio_wsout._core.received import RawReceived
+from trio_wsout._core.received import RawReceived, Received
 from trio_wsout.cli.terminal import escape_controls, is_ready
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from trio_wsout._core.received import Received
 
 STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0")
 """Names of standard input where a file is named."""

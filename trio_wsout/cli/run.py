@@ -6,19 +6,22 @@ import json
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import trio
 from attrs import asdict, define, field
 
 from trio_wsout._core.json_line import JsonLine
-from trio_wsout._core.link import State
+from trio_wsout._core.link import LinkChange, State
+from trio_wsout._core.statistics import Statistics
 from trio_wsout._modes.hooks import Hooks
 from trio_wsout.cli.configuration import print_problems
 from trio_wsout.cli.exit_codes import CONFIGURATION, INTERRUPTED, NO_CONNECTION, OK, SOME_UNDELIVERED
 from trio_wsout.cli.lines import STANDARD_INPUT, InputLines, escape_lines, line_of
+from trio_wsout.cli.options import RunOptions
 from trio_wsout.cli.status_line import can_show, progress_of, run_status_line, summary
 from trio_wsout.cli.terminal import (
     GONE,
@@ -32,6 +35,7 @@ from trio_wsout.cli.terminal import (
     write_text,
 )
 from trio_wsout.cli.undelivered_file import UndeliveredFile, read_undelivered, undelivered_line
+from trio_wsout.config import Config
 from trio_wsout.config.sections import BatchMode, Mode, Payload
 from trio_wsout.errors import (
     ConfigError,
@@ -43,17 +47,7 @@ from trio_wsout.errors import (
     SpoolError,
     Undelivered,
 )
-from trio_wsout.output import open_with_hooks
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
-
-    from trio_wsout._core.link import LinkChange
-    from trio_wsout._core.statistics import Statistics
-    from trio_wsout.cli.options import RunOptions
-    from trio_wsout.config import Config
-    from trio_wsout.output import Output
+from trio_wsout.output import Output, open_with_hooks
 
 _RESERVE = 1.0
 """Most seconds of shutdown-timeout that are kept for Closes; no more than a tenth of it."""

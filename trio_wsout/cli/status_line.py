@@ -11,18 +11,15 @@ import select
 import shutil
 from contextlib import closing, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import trio
 from attrs import define, field
 
+from trio_wsout._core.statistics import Statistics
+from trio_wsout.cli.lines import InputLines
 from trio_wsout.cli.terminal import ERR, count, is_ready, write_all
 from trio_wsout.config.sections import Mode
-
-if TYPE_CHECKING:
-    from trio_wsout._core.statistics import Statistics
-    from trio_wsout.cli.lines import InputLines
-    from trio_wsout.output import Output
+from trio_wsout.output import Output
 
 _INTERVAL = 0.5
 _COLOURS = {"open": "32", "backing-off": "33", "gave-up": "31", "dialling": "36"}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, cast
+from pathlib import Path
+from typing import cast
 
 import orjson
 import trio
@@ -14,10 +16,6 @@ from trio_wsout._core.json_line import JsonLine
 from trio_wsout.cli.lines import to_json
 from trio_wsout.cli.terminal import OUT, count, report, write_all
 from trio_wsout.errors import Undelivered
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 _STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1")
 """Names of standard output where a file is named."""
