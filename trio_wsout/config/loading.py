@@ -1,8 +1,8 @@
 """Makes a checked `Config` of a document, or of a `Config` made in Python, or reports every problem (SPEC 1).
 
 The only module that knows cattrs, which walks the classes of the sections. A value that can't be read is no exception:
-an `Unknown` with the reason stands in its place, so that all other values are read, and the rules between them are
-checked, in the same pass. `_problems` then finds each `Unknown` and names it by the user's own keys.
+its problem is noted under the user's own keys, and an `Unknown` stands in its place, so that all other values are read,
+and the rules between them are checked, in the same pass.
 """
 
 # A document may hold any value, and cattrs has few types for pyright.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from enum import StrEnum
 from functools import cache
@@ -20,9 +20,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from attrs import NOTHING, evolve, fields, has
+from attrs import NOTHING, define, evolve, field, fields, has
 from cattrs import Converter
-from cattrs.gen import make_dict_structure_fn, override
 
 from trio_wsout.config.field_types import field_type_of, kebab, keys_of, section_of
 from trio_wsout.config.files import Document, KeyPath, read_document
@@ -37,8 +36,7 @@ _DEEPEST = 100
 """Levels of a document; a configuration has seven."""
 _NAMED = 6
 """Number of known fields that an error names if the user's field resembles none of them."""
-_CONTEXT: ContextVar[Mapping[str, object] | None] = ContextVar("_CONTEXT", default=None)
-"""Values for ``{{name}}`` while a document is read; None if its texts are taken as they stand."""
+_REQUIRED = "is required"
 
 
 def load_config(
@@ -94,25 +92,23 @@ def _read(
 ) -> tuple[Config, list[tuple[KeyPath, str]]]:
     """Return the configuration of a document, and all that is wrong: the user's path and a reason of each.
 
-    Args:
-        mapping: The section's own fields.
-        context: Values for ``{{name}}``; None if the texts are taken as they stand.
+    The document is the section's own fields; `context` has the values for ``{{name}}``, None if its texts are taken as
+    they stand.
     """
-    mapping = _without_empty(mapping)
-    token = _CONTEXT.set(context)
+    reading = _Reading(context, _fields_without_use(mapping))
+    token = _READING.set(reading)
     try:
         config = _converter().structure(mapping, Config)
     finally:
-        _CONTEXT.reset(token)
+        _READING.reset(token)
     cannot_use = (
         [] if isinstance(config.mode, Unknown) else unusable(config.mode, link=config.url is not None)
     )
+    # Nobody has to complete a section that can't be used.
     found = [
         (path, reason)
-        for path, unknown in _problems(config, mapping, ())
-        # Nobody has to complete a section that can't be used.
-        if not (isinstance(unknown, Missing) and _attribute(path[0]) in cannot_use)
-        for reason in unknown.reasons
+        for path, reason in reading.found
+        if not (reason is _REQUIRED and _attribute(path[0]) in cannot_use)
     ]
     # A section that can't be used and is unset is as if it were absent.
     absent = {
@@ -182,29 +178,14 @@ def _override(mapping: dict[str, Any], path: str, value: object) -> Problem | No
     return None
 
 
-def _without_empty(mapping: dict[str, Any]) -> dict[str, Any]:
-    """Return the document without the empty fields that its mode can't use: templated deployments carry such fields."""
+def _fields_without_use(mapping: dict[str, Any]) -> set[tuple[str, ...]]:
+    """Return the fields that the mode of a document can't use, each as the attributes on the way to it."""
     try:
         mode = Mode(mapping.get(_users_key("mode", mapping)) or Mode.CLIENT)
     except ValueError:
-        return mapping
+        return set()
     names = unusable(mode, link=bool(mapping.get(_users_key("url", mapping))))
-    return _pruned(mapping, {tuple(name.split(".")) for name in names}, ())
-
-
-def _pruned(
-    mapping: Mapping[str, Any], names: set[tuple[str, ...]], above: tuple[str, ...]
-) -> dict[str, Any]:
-    """Return a section without the empty fields among `names`, and without those inside of them."""
-    kept: dict[str, Any] = {}
-    keys = [_attribute(key) for key in mapping]
-    for key, value in mapping.items():
-        path = (*above, _attribute(key))
-        named = any(path[: len(name)] == name for name in names)
-        if named and _is_empty(value) and keys.count(path[-1]) == 1:  # both spellings of a key are a problem
-            continue
-        kept[key] = _pruned(value, names, path) if isinstance(value, Mapping) else value
-    return kept
+    return {tuple(name.split(".")) for name in names}
 
 
 def _is_empty(value: object) -> bool:
@@ -216,37 +197,51 @@ def _is_empty(value: object) -> bool:
 # -- cattrs -------------------------------------------------------------------------------------------
 
 
+@define(eq=False)
+class _Reading:
+    """One document that is being read."""
+
+    context: Mapping[str, object] | None
+    """Values for ``{{name}}``; None if its texts are taken as they stand."""
+    _without_use: set[tuple[str, ...]]
+    """The fields that its mode can't use. They are ignored where they are empty: templated deployments carry such fields."""
+    _path: KeyPath = field(default=(), init=False)
+    """The user's own keys on the way to the value that is being read."""
+    found: list[tuple[KeyPath, str]] = field(factory=list[tuple[KeyPath, str]], init=False)
+    """Everything that is wrong: the user's own key path, and the reason."""
+
+    def refuse(self, reason: str, *below: str) -> Unknown:
+        """Note why the value that is being read, or one in it, is wrong; return what stands for it."""
+        self.found.append(((*self._path, *below), reason))
+        return Unknown()
+
+    def read(self, key: str | int, value: object, annotation: Any) -> Any:  # noqa: ANN401 - a document holds anything
+        """Return what the value at a key means, or an `Unknown`."""
+        above = self._path
+        self._path = (*above, key)
+        found = _converter().structure(value, annotation)
+        self._path = above
+        return found
+
+    def ignores(self, key: str, value: object) -> bool:
+        """Return whether a field has no effect: it is null, as templates and YAML leave fields, or empty and of no use."""
+        path = tuple(map(_attribute, (*self._path, key)))
+        ends = range(1, len(path) + 1)
+        return value is None or (_is_empty(value) and any(path[:end] in self._without_use for end in ends))
+
+
+_READING: ContextVar[_Reading] = ContextVar("_READING")
+
+
 @cache
 def _converter() -> Converter:
     converter = Converter(detailed_validation=False)
-
-    def read_table(value: Any, annotation: Any) -> Any:  # noqa: ANN401 - a document holds anything
-        if not isinstance(value, Mapping):
-            return Unknown(f"expected a table of names and values; found {type_name(value)}")
-        if not all(isinstance(key, str) and is_unicode(key) for key in value):
-            return Unknown("expected names that are texts, without halves of surrogate pairs")
-        name_type, value_type = get_args(annotation)
-        read: dict[str, Any] = {}
-        for key, each in value.items():
-            name, found = converter.structure(key, name_type), converter.structure(each, value_type)
-            reasons = [one for part in (name, found) if isinstance(part, Unknown) for one in part.reasons]
-            read[key] = Unknown(*reasons) if reasons else found
-        return read
-
-    def read_list(value: Any, annotation: Any) -> Any:  # noqa: ANN401 - a document holds anything
-        if not isinstance(value, list | tuple):
-            return Unknown(f"expected a list; found {type_name(value)}")
-        return tuple(converter.structure(each, get_args(annotation)[0]) for each in value)
-
-    def section_hook(section: type) -> Callable[[Any, Any], Any]:
-        return _section_hook(section, converter)
-
     for each in (bool, StrEnum):  # cattrs knows these itself
         converter.register_structure_hook(each, _read_value)
     converter.register_structure_hook_func(lambda each: field_type_of(each) is not None, _read_value)
-    converter.register_structure_hook_func(_holds(Mapping), read_table)
-    converter.register_structure_hook_func(_holds(tuple), read_list)
-    converter.register_structure_hook_factory(has, section_hook)
+    converter.register_structure_hook_func(_holds(Mapping), _read_table)
+    converter.register_structure_hook_func(_holds(tuple), _read_list)
+    converter.register_structure_hook_func(has, _read_section)
     return converter
 
 
@@ -255,92 +250,74 @@ def _holds(collection: type) -> Callable[[object], bool]:
 
 
 def _read_value(value: Any, annotation: Any) -> Any:  # noqa: ANN401 - a document holds anything
-    """Return the value that the field type reads, or an `Unknown`."""
-    if isinstance(value, Unknown):
-        return value
-    field_type = field_type_of(annotation)
+    """Return the value that the field type reads."""
+    field_type, reading = field_type_of(annotation), _READING.get()
     assert field_type is not None  # noqa: S101 - the predicate of this hook found it
-    context = _CONTEXT.get()
     try:
-        if isinstance(value, str) and context is not None:
+        if isinstance(value, str) and reading.context is not None:
             value = resolve_context(
-                parse_unicode(value), context, escape=field_type.templated, typed=not field_type.is_text
+                parse_unicode(value),
+                reading.context,
+                escape=field_type.templated,
+                typed=not field_type.is_text,
             )
         return field_type.parse(value)
     except ValueError as error:
-        return Unknown(f"{error}; found {shown(value, secret=field_type.secret)}")
+        return reading.refuse(f"{error}; found {shown(value, secret=field_type.secret)}")
 
 
-def _section_hook(section: type, converter: Converter) -> Callable[[Any, Any], Any]:
-    known = keys_of(section)
-    renames: Any = {name: override(rename=key) for key, name in known.items()}
-    read: Any = make_dict_structure_fn(section, converter, _cattrs_detailed_validation=False, **renames)
-    required = [kebab(each.name) for each in fields(section) if each.default is NOTHING]
+def _read_table(value: Any, annotation: Any) -> Any:  # noqa: ANN401 - a document holds anything
+    reading = _READING.get()
+    if not isinstance(value, Mapping):
+        return reading.refuse(f"expected a table of names and values; found {type_name(value)}")
+    if not all(isinstance(key, str) and is_unicode(key) for key in value):
+        return reading.refuse("expected names that are texts, without halves of surrogate pairs")
+    name_type, value_type = get_args(annotation)
+    read: dict[str, Any] = {}
+    for key, each in value.items():
+        name, found = reading.read(key, key, name_type), reading.read(key, each, value_type)
+        read[key] = name if isinstance(name, Unknown) else found
+    return read
 
-    def read_section(value: Any, _: Any) -> Any:  # noqa: ANN401 - a document holds anything
-        if section is Heartbeat and value == NONE:
-            return None
-        if section is Delivery and isinstance(value, str):
-            value = {"level": value}
-        if not isinstance(value, Mapping):
-            either = f", or {NONE}" if section is Heartbeat else ""
-            return Unknown(f"expected a section with fields of its own{either}; found {type_name(value)}")
-        # Templates and YAML leave null where nothing was written.
-        given = {
-            kebab(key): each
-            for key, each in value.items()
-            if each is not None and (kebab(key) == key or kebab(key) not in value)
-        }
-        missing = {key: Missing("is required") for key in required if key not in given}
-        return read({**given, **missing}, section)
 
-    return read_section
+def _read_list(value: Any, annotation: Any) -> Any:  # noqa: ANN401 - a document holds anything
+    reading = _READING.get()
+    if not isinstance(value, list | tuple):
+        return reading.refuse(f"expected a list; found {type_name(value)}")
+    return tuple(reading.read(index, each, get_args(annotation)[0]) for index, each in enumerate(value))
+
+
+def _read_section(value: Any, section: Any) -> Any:  # noqa: ANN401 - a document holds anything
+    reading = _READING.get()
+    if section is Heartbeat and value == NONE:
+        return None
+    if section is Delivery and isinstance(value, str):
+        value = {"level": value}
+    if not isinstance(value, Mapping):
+        either = f", or {NONE}" if section is Heartbeat else ""
+        return reading.refuse(f"expected a section with fields of its own{either}; found {type_name(value)}")
+    known = {kebab(each.name): each for each in fields(section)}
+    read: dict[str, Any] = {}
+    for key, each in value.items():
+        name = kebab(key)
+        if name not in known:
+            reading.refuse(_not_known(name, list(known)), str(key))
+        elif name != key and name in value:
+            reading.refuse("is there twice, with - and with _; keep one of the two", key)
+        elif not reading.ignores(key, each):
+            read[known[name].name] = reading.read(key, each, known[name].type)
+    for key, each in known.items():
+        if each.default is NOTHING and each.name not in read:
+            reading.refuse(_REQUIRED, key)
+            read[each.name] = Missing()
+    return section(**read)
 
 
 def _attribute(key: object) -> str:
     return str(key).replace("-", "_")
 
 
-# -- values that could not be read -----------------------------------------------------------------------------
-
-
-def _problems(value: object, raw: object, path: KeyPath) -> Iterator[tuple[KeyPath, Unknown]]:
-    """Yield every key that is wrong, and every value that could not be read, under the user's own key path.
-
-    Args:
-        value: The result of reading: a section, or the value of a field.
-        raw: Its form in the document.
-        path: The user's path to it.
-    """
-    if isinstance(value, Unknown):
-        yield path, value
-    elif isinstance(value, Mapping):
-        for key, each in value.items():
-            yield from _problems(each, None, (*path, key))
-    elif isinstance(value, tuple):
-        for index, each in enumerate(value):
-            yield from _problems(each, None, (*path, index))
-    elif has(type(value)) and not isinstance(value, Secret):
-        # Where one word is written for a section, there are no keys.
-        yield from _problems_of_section(value, raw if isinstance(raw, Mapping) else {}, path)
-
-
-def _problems_of_section(
-    section: object, raw: Mapping[Any, object], path: KeyPath
-) -> Iterator[tuple[KeyPath, Unknown]]:
-    """Yield the problems inside a section, in the order of the document; last those of absent fields."""
-    known = keys_of(type(section))
-    spelled = {key: kebab(key) for key in raw}
-    for key, name in spelled.items():
-        if name not in known:
-            yield (*path, str(key)), Unknown(_not_known(name, list(known)))
-        elif name != key and name in raw:
-            yield (*path, key), Unknown("is there twice, with - and with _; keep one of the two")
-        else:
-            yield from _problems(getattr(section, known[name]), raw[key], (*path, key))
-    for key in [key for key in known if key not in spelled.values()]:
-        if isinstance(unknown := getattr(section, known[key]), Unknown):
-            yield (*path, key), unknown
+# -- the user's own keys ------------------------------------------------------------------------------
 
 
 def _users_key(name: str, raw: object) -> str:

@@ -29,9 +29,6 @@ class NeedsUnknownError(Exception):
 class Unknown:
     """Stands in a Config for a value that could not be read: it is not None, and a rule that needs more of it stops."""
 
-    def __init__(self, *reasons: str) -> None:
-        self.reasons = reasons
-
     def _stop(self, *_: object) -> NoReturn:
         raise NeedsUnknownError
 
