@@ -10,8 +10,6 @@ import re
 import tomllib
 import warnings
 from collections.abc import Callable, Mapping
-from datetime import date, time
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +89,6 @@ def _endless_number(path: Path, text: str) -> ConfigError:
 
 # -- YAML -------------------------------------------------------------------------------------------
 
-_DUPLICATE = re.compile(r'found duplicate key "[\w.-]+"(?= with value)')
 _QUOTED = re.compile(r"""(['"]).*\1""")
 
 
@@ -101,23 +98,24 @@ def _read_yaml(path: Path, text: str) -> Document:
         from ruamel.yaml.error import MarkedYAMLError, YAMLError  # noqa: PLC0415
     except ImportError:
         raise _refused(path, "YAML files need ruamel.yaml: pip install 'trio-wsout[yaml]'") from None
+    yaml = YAML(typ="safe", pure=True)
+    expansion = _Expansion(path, yaml.constructor)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they show lines of the file
-            yaml = YAML(typ="rt", pure=True)
-            yaml.Constructor = _constructor()
-            loaded = yaml.load(text)
+            return Document(expansion.plain(yaml.compose(text), ()), expansion.positions)
     except MarkedYAMLError as error:
         mark = error.problem_mark
         position = None if mark is None else (mark.line + 1, mark.column + 1)
         tab = None if mark is None else _tab(text, mark.line)
-        reason = "a tab indents this line; YAML is indented with spaces only" if tab else _safe(error.problem)
+        # The library's reason quotes the file, which may be secret.
+        problem = _QUOTED.sub("…", (error.problem or "it can't be parsed").strip().splitlines()[0])
+        reason = "a tab indents this line; YAML is indented with spaces only" if tab else problem
         refused = _refused(path, f"is not valid YAML: {reason}", tab or position)
+    except ConfigError:
+        raise
     except (YAMLError, ValueError) as error:
         refused = _refused(path, f"is not valid YAML: {type(error).__name__}")
-    else:
-        expansion = _Expansion(path)
-        return Document(expansion.plain(loaded, ()), expansion.positions)
     # Raised out here, so that the library's exception, which shows the file's text, is not its context.
     raise refused
 
@@ -132,90 +130,56 @@ def _tab(text: str, line: int) -> Position | None:
     return None
 
 
-def _safe(problem: str | None) -> str:
-    """Return the library's reason without its quotations of the file, which may be secret; the name of a key stays."""
-    text = (problem or "it can't be parsed").strip().splitlines()[0]
-    key = _DUPLICATE.match(text)
-    return key[0] if key else _QUOTED.sub("…", text)
-
-
-@cache
-def _constructor() -> Any:  # noqa: ANN401 - ruamel.yaml is an optional dependency
-    """Return a constructor whose numbers know their spelling, and whose dates stay texts."""
-    from ruamel.yaml.constructor import RoundTripConstructor  # noqa: PLC0415
-
-    class Constructor(RoundTripConstructor):
-        def spelled_int(self, node: Any) -> SpelledInt:  # noqa: ANN401
-            return SpelledInt(node.value, self.construct_yaml_int(node))
-
-        def spelled_float(self, node: Any) -> SpelledFloat:  # noqa: ANN401
-            return SpelledFloat(node.value, self.construct_yaml_float(node))
-
-        def text(self, node: Any) -> Any:  # noqa: ANN401
-            return node.value
-
-    Constructor.add_constructor("tag:yaml.org,2002:int", Constructor.spelled_int)
-    Constructor.add_constructor("tag:yaml.org,2002:float", Constructor.spelled_float)
-    Constructor.add_constructor("tag:yaml.org,2002:timestamp", Constructor.text)
-    return Constructor
-
-
 _MOST_NODES = 100_000
 """Values of a file; a few lines with aliases can stand for any number of them."""
 
 
 class _Expansion:
-    """Makes plain dicts, lists and scalars of the round-trip loader's, and notes the position of each key."""
+    """Makes plain dicts, lists and scalars of the nodes of a file, and notes the position of each key."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, constructor: Any) -> None:  # noqa: ANN401 - ruamel.yaml is an optional dependency
         self.positions: dict[KeyPath, Position] = {}
         self._path = path
+        self._constructor = constructor
         self._nodes = 0
 
-    def plain(self, value: Any, path: KeyPath) -> Any:  # noqa: ANN401 - YAML holds anything
-        """Return a value and everything in it without the loader's own classes.
-
-        Args:
-            value: The loader's value.
-            path: The path to it.
-
-        Raises:
-            ConfigError: A key is there twice, or there are too many values.
-        """
+    def plain(self, node: Any, path: KeyPath) -> Any:  # noqa: ANN401 - YAML holds anything
+        """Return the value of the node at `path`, or raise ConfigError for a key that is there twice, or too many values."""
         self._nodes += 1
         if self._nodes > _MOST_NODES:
             raise _refused(
                 self._path, f"stands for more than {_MOST_NODES} values, with its aliases written out"
             )
-        if isinstance(value, dict):
-            return self._table(value, path)
-        if isinstance(value, list):
-            return [self.plain(each, (*path, index)) for index, each in enumerate(value)]
-        if type(value).__name__ == "ScalarBoolean":  # a boolean with an anchor, which Python takes for an int
-            return bool(value)
-        if isinstance(value, SpelledInt | SpelledFloat):
-            return value
-        return next((kind(value) for kind in (bool, int, float, str) if isinstance(value, kind)), value)
+        match getattr(node, "id", None):
+            case "mapping":
+                return self._table(node, path)
+            case "sequence":
+                return [self.plain(each, (*path, index)) for index, each in enumerate(node.value)]
+            case "scalar" if not node.tag.endswith(":timestamp"):  # a date stays a text
+                value = self._constructor.construct_object(node)
+                spelled = {int: SpelledInt, float: SpelledFloat}.get(type(value))
+                return value if spelled is None else spelled(node.value, value)
+            case _:
+                return getattr(node, "value", None)
 
-    def _table(self, value: dict[Any, Any], path: KeyPath) -> dict[str, Any]:
-        marks = getattr(value, "lc", None)
+    def _table(self, node: Any, path: KeyPath) -> dict[str, Any]:  # noqa: ANN401
+        merged: dict[str, Any] = {}
         found: dict[str, Any] = {}
-        for key, each in value.items():
-            name, position = self._name(key), None
-            if marks is not None and marks.data and key in marks.data:
-                line, column = marks.key(key)
-                position = self.positions[(*path, name)] = (line + 1, column + 1)
-            if name in found:
-                reason = f"the key {name!r} is there twice, as a text and not as one"
-                raise _refused(self._path, reason, position)
-            found[name] = self.plain(each, (*path, name))
-        return found
-
-    def _name(self, key: object) -> str:
-        try:
-            return str(key)
-        except ValueError:
-            raise _refused(self._path, "holds a key of thousands of digits") from None
+        for key, each in node.value:
+            position = key.start_mark.line + 1, key.start_mark.column + 1
+            if key.id != "scalar":
+                raise _refused(self._path, "holds a key that is no text", position)
+            if key.tag.endswith(":merge"):
+                for source in each.value if each.id == "sequence" else [each]:
+                    if source.id != "mapping":
+                        raise _refused(self._path, "<< takes mappings, and nothing else", position)
+                    merged = {**self.plain(source, (*path, key.value)), **merged}
+            elif key.value in found:
+                raise _refused(self._path, f"the key {key.value!r} is there twice", position)
+            else:
+                self.positions[(*path, key.value)] = position
+                found[key.value] = self.plain(each, (*path, key.value))
+        return merged | found
 
 
 # -- TOML -------------------------------------------------------------------------------------------
@@ -223,9 +187,6 @@ class _Expansion:
 _TOML_TABLE = re.compile(r"\s*\[([^\[\]]+)\]")
 _TOML_KEY = re.compile(r"(\s*)([\w.\"' -]+?)\s*=")
 _TOML_AT = re.compile(r"\(at line (\d+), column (\d+)\)")
-_TOML_SCALAR = re.compile(
-    r"""[\s,{](?:[\w-]+|"[^"\\]*"|'[^']*')\s*=\s*([-+\w.:]+(?: [\d:.]+(?:Z|[-+][\d:]+)?)?)"""
-)
 
 
 def _read_toml(path: Path, text: str) -> Document:
@@ -238,8 +199,7 @@ def _read_toml(path: Path, text: str) -> Document:
         raise _refused(path, reason, position) from None
     except ValueError:
         raise _endless_number(path, text) from None
-    positions = _toml_positions(text)
-    return Document(_toml_spelled(mapping, text.splitlines(), positions, ()), positions)
+    return Document(mapping, _toml_positions(text))
 
 
 def _toml_positions(text: str) -> dict[KeyPath, Position]:
@@ -257,30 +217,6 @@ def _toml_positions(text: str) -> dict[KeyPath, Position]:
 
 def _toml_path(text: str) -> KeyPath:
     return tuple(part.strip().strip("\"'") for part in text.split("."))
-
-
-def _toml_spelled(value: Any, lines: list[str], positions: Mapping[KeyPath, Position], path: KeyPath) -> Any:  # noqa: ANN401
-    """Return the same values, but whole numbers that know their spelling, and dates and times as texts."""
-    if isinstance(value, dict):
-        return {key: _toml_spelled(each, lines, positions, (*path, key)) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_toml_spelled(each, lines, positions, (*path, index)) for index, each in enumerate(value)]
-    if isinstance(value, bool) or not isinstance(value, int | date | time):
-        return value
-    # The line of the key, or that of the inline table around it.
-    position = positions.get(path) or positions.get(path[:-1])
-    written = f" {lines[position[0] - 1]}" if position else ""
-    usual = str(value) if isinstance(value, int) else value.isoformat()
-    spelling = next((each for each in _TOML_SCALAR.findall(written) if _toml_value(each) == value), usual)
-    return SpelledInt(spelling, value) if isinstance(value, int) else spelling
-
-
-def _toml_value(text: str) -> object:
-    """Return the value of a scalar; None if the text is no scalar."""
-    try:
-        return tomllib.loads(f"x = {text}")["x"]
-    except ValueError:
-        return None
 
 
 # -- JSON -------------------------------------------------------------------------------------------
