@@ -21,8 +21,7 @@ from trio_wsout._modes.relay import RelayTree
 from trio_wsout._modes.server import ServerTree
 from trio_wsout._modes.server_input import ServerInputTree
 from trio_wsout._modes.tree import Tree
-from trio_wsout._tasks.intake import DocumentEnd
-from trio_wsout._tasks.ledger import Receipt
+from trio_wsout._tasks.ledger import DocumentEnd, Receipt
 from trio_wsout._tasks.received_channel import ReceivedChannel
 from trio_wsout._wire.proxy import check_proxy
 from trio_wsout._wire.tls import check_tls

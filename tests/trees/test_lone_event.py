@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 import trio_wsout
-from trio_wsout._tasks.intake import DocumentEnd, Intake
+from trio_wsout._tasks.channel import ReceivingEnd, SendingEnd, open_channel
 from trio_wsout._tasks.wakeup import Wakeup
 
 if TYPE_CHECKING:
@@ -18,20 +18,37 @@ if TYPE_CHECKING:
 SERVER: dict[str, Any] = {"mode": "server-output", "server": {"bind": "127.0.0.1:0"}}
 
 
-async def test_only_what_comes_where_nothing_waits_is_offered_first() -> None:
-    intake, takes = Intake(2), [True, False]
-    offered: list[object] = []
+async def test_only_what_comes_while_the_receiver_waits_is_offered_first() -> None:
+    ends: tuple[SendingEnd[object], ReceivingEnd[object]] = open_channel(3)
+    sending, receiving = ends
+    other, takes, offered = sending.clone(3), [True, False], list[object]()
 
     def offer(item: object) -> bool:
         offered.append(item)
         return takes.pop(0)
 
-    intake.offer_first = offer
-    one, two, three = DocumentEnd(), DocumentEnd(), DocumentEnd()
-    for item in (one, two, three):
-        intake.send_nowait(item)
-    assert offered == [one, two]
-    assert [await intake.receive(), await intake.receive()] == [two, three]
+    sending.offer_first = offer
+    sending.send_nowait("nobody waits")
+    assert await receiving.receive() == "nobody waits"
+    taken: list[object] = []
+
+    async def receive() -> None:
+        taken.append(await receiving.receive())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await trio.testing.wait_all_tasks_blocked()
+        for item in ("one", "two", "three"):
+            sending.send_nowait(item)
+        assert offered == ["one", "two"]
+    assert [*taken, receiving.receive_nowait()] == ["two", "three"]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await trio.testing.wait_all_tasks_blocked()
+        other.send_nowait("another's")
+        sending.send_nowait("four")
+    assert offered == ["one", "two"], "it is no longer waiting"
+    assert taken[-1] == "another's"
 
 
 async def test_a_bell_keeps_one_ring_and_none_of_who_was_cancelled() -> None:

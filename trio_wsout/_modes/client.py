@@ -34,8 +34,9 @@ from trio_wsout._core.statistics import LinkStatistics, SpoolStatistics, Statist
 from trio_wsout._modes.hooks import Hooks
 from trio_wsout._modes.tree import Tree
 from trio_wsout._tasks.backlog import Backlog
+from trio_wsout._tasks.channel import ReceivingEnd
 from trio_wsout._tasks.cursor_saver import CursorSaver
-from trio_wsout._tasks.intake import Source
+from trio_wsout._tasks.ledger import Item
 from trio_wsout._tasks.outbox import Outbox
 from trio_wsout._tasks.reader import Inbox, RawInbox
 from trio_wsout._tasks.sender import LinkSender, Sender
@@ -108,9 +109,9 @@ class ClientTree(Tree):
         received = self.received if self._hooks.receive else None
         return make(self._config.payload, received, self._acks, self.counters, self.peer_log)
 
-    def _make_sender(self, config: Config) -> Sender[Source] | LinkSender:
+    def _make_sender(self, config: Config) -> Sender[ReceivingEnd[Item]] | Sender[Backlog]:
         """Return the sender; if a spool is configured, make it, and put it before the sender."""
-        packer, outbox, ledger, intake = self._packer, self.outbox, self.ledger, self._intake
+        packer, outbox, ledger, queue = self._packer, self.outbox, self.ledger, self._queue
         if config.spool is not None:
             store = self._hooks.spool or open_spool_store(config.spool, config.spool_bytes)
             backlog = Backlog(store, ledger, self._revive)
@@ -118,8 +119,8 @@ class ClientTree(Tree):
             self.waits_for_disk = True
             return Sender(packer, backlog, outbox, ledger)
         if packer.alone and config.delivery.stamp is None:
-            return LinkSender(packer, intake, outbox, ledger, outbox.window)
-        return Sender(packer, intake, outbox, ledger)
+            return LinkSender(packer, queue, outbox, ledger, outbox.window)
+        return Sender(packer, queue, outbox, ledger)
 
     # -- life -------------------------------------------------------------------------------------------
 

@@ -36,8 +36,8 @@ from trio_wsout._core.statistics import Statistics
 from trio_wsout._modes.client import ClientTree
 from trio_wsout._modes.hooks import Hooks
 from trio_wsout._modes.server import ServerTree
-from trio_wsout._tasks.fair_queue import FairQueue, FairSender
-from trio_wsout._tasks.ledger import Flush
+from trio_wsout._tasks.channel import SendingEnd
+from trio_wsout._tasks.ledger import Flush, Item
 from trio_wsout._tasks.reader import Inbox, RawInbox
 from trio_wsout._tasks.served_peer import ServedPeer
 from trio_wsout._tasks.uplink import Uplink
@@ -48,8 +48,6 @@ __all__ = ["RelayTree"]
 
 Edit = Callable[[RawReceived], RawReceived | None]
 """Returns the message to pass on, or None to refuse it."""
-_APPLICATION = 256
-"""Events of the application that wait for their turn."""
 _EACH = 64
 """Messages of one peer, or of the link, that wait for their turn."""
 _TURNS = 2
@@ -62,9 +60,7 @@ class RelayTree(ServerTree):
     def __init__(self, config: Config, server: Server, hooks: Hooks) -> None:
         """Make the tree; `run` brings it to life."""
         super().__init__(config, server, hooks)
-        self._queue = self._fair_queue = queue = FairQueue()
-        self.entry = queue.source(_APPLICATION)
-        self._down = queue.source(_EACH)
+        self._down = self._intake.clone(_EACH)
         self.stopping = False
         """Whether nothing is passed on any more."""
         self._link: _LinkTree | None = None
@@ -72,13 +68,13 @@ class RelayTree(ServerTree):
         """Whether the link's error was adopted."""
         self._edits = Edits(config.payload, server.sender_field, hooks.on_message)
         if config.url is not None:
-            uplink = Uplink(self.fan_out.log, self._plain, self.fan_out.settle, queue.notify)
+            uplink = Uplink(self.fan_out.log, self._plain, self.fan_out.settle, self._down.notify)
             self._link = _LinkTree(
                 _link_config(config), evolve(hooks, receive=True), uplink, self._edit(signed=False)
             )
             self.fan_out.uplink = uplink
             # Messages from the link are taken nevertheless: behind them lie pongs that make room.
-            queue.restrict(lambda: uplink.full, to=self._down)
+            self._down.restrict(lambda: uplink.full)
         if not hooks.receive:
             self.received.end()
 
@@ -127,7 +123,7 @@ class RelayTree(ServerTree):
     async def _post_all(self) -> Flush:
         """Wait until everything is posted, messages that wait for their turn, too; return the mark behind it."""
         flush = await super()._post_all()
-        while len(self._fair_queue) and not flush.abandoned:
+        while self._queue.statistics().current_buffer_used and not flush.abandoned:
             flush = await super()._post_all()
         return flush
 
@@ -141,7 +137,7 @@ class RelayTree(ServerTree):
 
     def _abandon(self, holding: Iterable[Accepted]) -> None:
         """Count the events that are left as undelivered, also those that wait for the link, without those that it reported."""
-        self._fair_queue.lift_restriction()
+        self._down.restrict(None)
         self._adopt_error()
         super()._abandon(self._unreported(holding))
 
@@ -163,7 +159,7 @@ class RelayTree(ServerTree):
         """Return an inbox whose messages wait for their turn, if the peer may send."""
         if not peer.peer.may_send:
             return self._dropping_inbox()
-        turns = self._fair_queue.source(_EACH)
+        turns = self._intake.clone(_EACH)
         return _PeerInbox(
             self._config.payload,
             _TurnTaker(self, turns, peer),
@@ -299,12 +295,12 @@ class _PeerInbox(RawInbox):
     earlier connection is found dead, it sends again exactly the messages that still wait, and none overtakes another.
     """
 
-    _turns: FairSender = field(alias="turns", kw_only=True)
+    _turns: SendingEnd[Item] = field(alias="turns", kw_only=True)
 
     async def passed_on_soon(self) -> bool:
         for _ in range(_TURNS):
             await trio.lowlevel.checkpoint()
-            if not self._turns.waiting:
+            if not len(self._turns):
                 return True
         return False
 
@@ -317,11 +313,11 @@ class _TurnTaker:
     """A `Taker` for the messages of one source: to the application if it asked, and to the sender in their turn."""
 
     _tree: RelayTree
-    _turns: FairSender
+    _turns: SendingEnd[Item]
     _source: ServedPeer | Uplink
 
     def put_nowait(self, run: deque[Received]) -> None:
-        while run and not self._turns.full and self._tree.give_nowait(run[0]):
+        while run and len(self._turns) < _EACH and self._tree.give_nowait(run[0]):
             accepted = self._accepted(run.popleft())
             if accepted is not None:
                 self._turns.send_nowait(accepted)

@@ -27,10 +27,10 @@ from trio_wsout._core.packing import Packer
 from trio_wsout._core.statistics import HistoryStatistics, ListenerStatistics, Statistics
 from trio_wsout._modes.hooks import Hooks
 from trio_wsout._modes.tree import Tree
+from trio_wsout._tasks.channel import ReceivingEnd
 from trio_wsout._tasks.fan_out import FanOut, gap_frame
 from trio_wsout._tasks.history_journal import HistoryJournal
-from trio_wsout._tasks.intake import Intake, Source
-from trio_wsout._tasks.ledger import Flush
+from trio_wsout._tasks.ledger import Flush, Item
 from trio_wsout._tasks.listener import Listener
 from trio_wsout._tasks.reader import Inbox
 from trio_wsout._tasks.replay import Replay
@@ -78,7 +78,7 @@ class ServerTree(Tree):
         self._history_journal: HistoryJournal | None = None
         self._tells_gaps = config.history is None or config.history.on_gap is OnGap.TELL
         self._packer: Packer | None = None
-        self._sender: Sender[Source] | None = None
+        self._sender: Sender[ReceivingEnd[Item]] | None = None
         self._acks: AckReader | None = None
         self._closing = trio.Event()
         self._unsettled: list[Accepted] = []
@@ -160,12 +160,11 @@ class ServerTree(Tree):
         queue = self._queue
         if self._history_journal is not None:
             self._sender = Sender(self._packer, queue, self._history_journal, self.ledger)
-        elif isinstance(queue, Intake):
-            sender = FanOutSender(self._packer, queue, self.fan_out, self.ledger, self.fan_out.log)
-            queue.offer_first = sender.take_alone
-            self._sender = sender
         else:
-            self._sender = Sender(self._packer, queue, self.fan_out, self.ledger)
+            sender = FanOutSender(self._packer, queue, self.fan_out, self.ledger, self.fan_out.log)
+            if self.fan_out.uplink is None:
+                self._intake.offer_first = sender.take_alone
+            self._sender = sender
 
     async def finish(self) -> None:
         """End gracefully: no new peers, everything is confirmed, every peer gets Close 1001; then `run` returns.

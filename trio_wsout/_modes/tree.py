@@ -16,10 +16,10 @@ from trio_wsout._core.message import Accepted, Fate, Refused
 from trio_wsout._core.payload import Base64Error, Encoder
 from trio_wsout._core.statistics import Counters, Statistics
 from trio_wsout._modes.hooks import Hooks
-from trio_wsout._tasks.fair_queue import FairQueue
-from trio_wsout._tasks.intake import DocumentEnd, Entry, Intake
-from trio_wsout._tasks.ledger import Flush, Ledger
+from trio_wsout._tasks.channel import ReceivingEnd, SendingEnd, open_channel
+from trio_wsout._tasks.ledger import DocumentEnd, Flush, Item, Ledger
 from trio_wsout._tasks.received_channel import Handover
+from trio_wsout._tasks.spool_journal import SpoolJournal
 from trio_wsout._tasks.text_files import read_text_file
 from trio_wsout._wire.peer_log import PeerLog
 from trio_wsout.config.scalars import is_unicode
@@ -54,11 +54,10 @@ class Tree(ABC):
         self.ledger = Ledger(hooks.undelivered)
         self.counters = Counters()
         self.peer_log = PeerLog()
-        self._intake = Intake(_INTAKE)
-        self.entry: Entry = self._intake
-        """Takes what `Output` accepts; another entry than the intake where there is a spool, or other sources."""
-        self._queue: Intake | FairQueue = self._intake
-        """The queue in which events wait in memory."""
+        ends: tuple[SendingEnd[Item], ReceivingEnd[Item]] = open_channel(_INTAKE)
+        self._intake, self._queue = ends
+        self.entry: SendingEnd[Item] | SpoolJournal = self._intake
+        """Takes what `Output` accepts; another entry than the intake where there is a spool."""
         self.received = Handover(_RECEIVED)
         self.receives = hooks.receive
         """Whether the application may take messages."""

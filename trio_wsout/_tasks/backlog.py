@@ -15,8 +15,7 @@ from attrs import define, field
 
 from trio_wsout._core.message import Accepted, Fate
 from trio_wsout._core.spool_format import decode_event
-from trio_wsout._tasks.intake import DocumentEnd, Item, Mark
-from trio_wsout._tasks.ledger import Ledger
+from trio_wsout._tasks.ledger import DocumentEnd, Item, Ledger, Mark
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import SpoolError
 from trio_wsout.stores.spool import SpoolStore
@@ -34,7 +33,7 @@ _REMEMBERED = 8192
 
 @define(eq=False)
 class Backlog:
-    """Events that are on disk, in order, with the marks between them; a `Source`."""
+    """Events that are on disk, in order, with the marks between them; the sender takes from it as from a channel."""
 
     _store: SpoolStore
     _ledger: Ledger
@@ -98,7 +97,7 @@ class Backlog:
         self._memory.append(item)
         self._memory_bytes += len(item.payload)
 
-    # -- Source -------------------------------------------------------------------------------------------
+    # -- taking -------------------------------------------------------------------------------------------
 
     def receive_nowait(self) -> Item:
         """Return the next item that is in memory; raises trio.WouldBlock if none is."""

@@ -1,4 +1,4 @@
-"""The ledger: the account of every accepted event, confirmed or undelivered; and receipts, to wait for its fate."""
+"""The ledger: the account of every accepted event, confirmed or undelivered; receipts, to wait for its fate; and marks between events."""
 
 from __future__ import annotations
 
@@ -83,6 +83,34 @@ class Flush:
         self.abandoned = True
         self.passed.set()
         self.done.set()
+
+
+@define(eq=False)
+class DocumentEnd:
+    """Mark between events: the document ends here."""
+
+    fate: Fate | None = None
+    """Confirmed when the end of the document is; None if no task waits for that."""
+
+    def abandon(self) -> None:
+        """Fail the fate, because the output ended first."""
+        if self.fate is not None:
+            self.fate.failed("the output ended before the document did")
+
+
+@define(eq=False)
+class BatchEnd:
+    """Mark between events: the batch ends here."""
+
+    def abandon(self) -> None:
+        """Do nothing: nobody waits for the end of a batch."""
+
+
+Mark = DocumentEnd | BatchEnd | Flush
+"""A mark between events."""
+
+Item = Accepted | Mark
+"""An event, or a mark between events, on its way from ``send`` to the sender."""
 
 
 @define(eq=False)

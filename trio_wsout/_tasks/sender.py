@@ -1,4 +1,4 @@
-"""The sender: events of the intake become batches, batches become messages, and these go to the log or the window."""
+"""The sender: accepted events become batches, batches become messages, and these go to the log or the window."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from trio_wsout._core.delivery import DeliveryWindow
 from trio_wsout._core.log import Log
 from trio_wsout._core.message import Accepted, Message, Refused, all_plain
 from trio_wsout._core.packing import Packer
-from trio_wsout._tasks.intake import BatchEnd, DocumentEnd, Intake, Item, Source
-from trio_wsout._tasks.ledger import Flush, Ledger
+from trio_wsout._tasks.backlog import Backlog
+from trio_wsout._tasks.channel import ReceivingEnd
+from trio_wsout._tasks.ledger import BatchEnd, DocumentEnd, Flush, Item, Ledger
 
 __all__ = ["FanOutSender", "LinkSender", "Sender", "Sink"]
 
 _LONE = 0.001
 """An event counts as alone if no other one came for so many seconds before it."""
 
-S = TypeVar("S", bound=Source)
+S = TypeVar("S", bound=ReceivingEnd[Item] | Backlog)
 
 
 class Sink(Protocol):
@@ -68,18 +69,15 @@ class Sender(Generic[S]):
             item: Item | None = None
             deadline = self._packer.deadline
             if deadline is None:
-                item = await self._receive()
+                item = await self._source.receive()
             else:
                 with trio.move_on_at(deadline):
-                    item = await self._receive()
+                    item = await self._source.receive()
             if item is not None:
                 await self._take_waiting(item)
             else:
                 await self._put(self._packer.poll(trio.current_time()))
             self._notify()
-
-    async def _receive(self) -> Item:
-        return await self._source.receive()
 
     def _notify(self) -> None:
         self._sink.notify()
@@ -150,7 +148,7 @@ class Sender(Generic[S]):
 
 
 @define(eq=False)
-class FanOutSender(Sender[Source]):
+class FanOutSender(Sender[ReceivingEnd[Item]]):
     """A sender to peers without a task between: an event that comes alone is written by the task that sends it.
 
     A task switch, with the turn of the loop that it takes, costs as much as writing to ten peers, and would delay
@@ -158,16 +156,7 @@ class FanOutSender(Sender[Source]):
     """
 
     _log: Log
-    _receiving: bool = field(default=False, init=False)
-    """Whether the sender's task waits for an item, so that nothing is before the next one."""
     _notified_at: float = field(default=-inf, init=False)
-
-    async def _receive(self) -> Item:
-        self._receiving = True
-        try:
-            return await self._source.receive()
-        finally:
-            self._receiving = False
 
     def _notify(self) -> None:
         self._sink.notify()
@@ -175,9 +164,12 @@ class FanOutSender(Sender[Source]):
         self._notified_at = trio.current_time()
 
     def take_alone(self, item: Item) -> bool:
-        """Take an item if it is an event that comes alone and every peer has room for it; return whether it was taken."""
+        """Take an item if it is an event that comes alone and every peer has room for it; return whether it was taken.
+
+        Called while the sender's task waits for an item, so that nothing is before this one.
+        """
         if (
-            not (self._receiving and self._packer.alone and type(item) is Accepted)
+            not (self._packer.alone and type(item) is Accepted)
             or trio.current_time() - self._notified_at < _LONE
             or self._log.full
         ):
@@ -189,7 +181,7 @@ class FanOutSender(Sender[Source]):
 
 
 @define(eq=False)
-class LinkSender(Sender[Intake]):
+class LinkSender(Sender[ReceivingEnd[Item]]):
     """A sender to a link of events that go as they are: each alone in its message, without a stamp.
 
     Everything that waits and has room in the window goes there in one go, so that numbering an event and moving it costs

@@ -1,6 +1,6 @@
 """The spool journal: accepted events go to disk first, many with one sync, and then to the sender, in order (SPEC 7).
 
-It is the `Entry` of `send`; behind it stands the `Backlog`, which is the `Source` of the sender.
+`send` puts into it; behind it stands the `Backlog`, from which the sender takes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from trio_wsout._core.message import Accepted, Message
 from trio_wsout._core.spool_account import Settled
 from trio_wsout._core.spool_format import EVENT_OVERHEAD, HEADER_SIZE, RECORD_OVERHEAD, encode_event
 from trio_wsout._tasks.backlog import Backlog
-from trio_wsout._tasks.intake import Item
-from trio_wsout._tasks.ledger import Flush, Ledger
+from trio_wsout._tasks.ledger import Flush, Item, Ledger
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import EventError, SpoolError
 from trio_wsout.stores.spool import Spooled, SpoolFullError, SpoolStore
@@ -143,10 +142,10 @@ class SpoolJournal:
         self.size, self.torn = found.size, found.torn
         return found
 
-    # -- Entry ------------------------------------------------------------------------------------------
+    # -- putting ----------------------------------------------------------------------------------------
 
     def send_nowait(self, value: Item) -> None:
-        """Take an item; raises as `Entry.send_nowait` does; an event is on disk a moment later."""
+        """Take an item; raises as `SendingEnd.send_nowait` does; an event is on disk a moment later."""
         sending = _Sending(value, self._kept(value))
         if self._nowait >= _NOWAIT and not self._closed:
             raise trio.WouldBlock

@@ -17,7 +17,9 @@ from attrs import define, field
 from trio_wsout._core.batching import Document
 from trio_wsout._core.log import Log
 from trio_wsout._core.message import Accepted, BatchMessage, Message
-from trio_wsout._tasks.intake import BatchEnd, Entry
+from trio_wsout._tasks.channel import SendingEnd
+from trio_wsout._tasks.ledger import BatchEnd, Item
+from trio_wsout._tasks.spool_journal import SpoolJournal
 from trio_wsout._tasks.wakeup import Wakeup
 
 __all__ = ["Uplink"]
@@ -75,7 +77,7 @@ class Uplink:
             self._waiting.append(BatchEnd())
         self._wakeup.notify()
 
-    async def run(self, intake: Entry) -> None:
+    async def run(self, intake: SendingEnd[Item] | SpoolJournal) -> None:
         """Pass on waiting events until cancelled, or until the link has ended, which its own tree reports."""
         with suppress(trio.BrokenResourceError):
             while True:
