@@ -23,8 +23,8 @@ def closed(code: int) -> Disconnection:
     return Disconnection(cause=Cause.CLOSED, code=code, detail=f"closed with {code}")
 
 
-def dialling(policy: Reconnect = EXACT, *, refreshable: bool = False) -> Link:
-    link = Link(policy, refreshable=refreshable)
+def dialling(policy: Reconnect = EXACT, *, refreshable: bool = False, urls: tuple[str, ...] = ("",)) -> Link:
+    link = Link(policy, refreshable=refreshable, urls=urls)
     link.wanted()
     return link
 
@@ -268,16 +268,131 @@ def test_an_opening_gives_the_right_to_renew_back() -> None:
     assert link.reconnects == 2
 
 
+TWO = ("ws://a/?token=1", "ws://b/")
+
+
+def attempts(link: Link, *ends: Disconnection) -> list[tuple[str, float]]:
+    """Have attempts end so; return the url and the time of each attempt, and of the next one."""
+    made, now = [(link.url, 0.0)], 0.0
+    for end in ends:
+        link.ended(end, now, 0.0)
+        if link.deadline is None:
+            break
+        now = link.deadline
+        again(link)
+        made.append((link.url, now))
+    return made
+
+
+def test_the_urls_are_tried_in_turn_each_at_once_and_a_round_is_followed_by_a_delay() -> None:
+    a, b, c = "abc"
+    assert attempts(dialling(urls=(a, b, c)), *[LOST] * 7) == [
+        (a, 0.0),
+        (b, 0.0),
+        (c, 0.0),
+        (a, 0.5),
+        (b, 0.5),
+        (c, 0.5),
+        (a, 1.5),
+        (b, 1.5),
+    ]
+
+
+def test_a_connection_that_ends_is_followed_by_a_delay_and_the_next_url() -> None:
+    link = dialling(urls=TWO)
+    link.opened(0.0)
+    assert (link.url, link.shown_url) == ("ws://a/?token=1", "ws://a/")
+    link.ended(LOST, 20.0, 0.0)
+    assert (link.url, link.deadline) == ("ws://b/", 20.5)
+    again(link)
+    link.ended(LOST, 20.5, 0.0)
+    assert (link.shown_url, link.deadline, link.attempt) == ("ws://a/", 20.5, 3)
+
+
+def test_a_server_that_asks_to_wait_is_passed_over_and_the_others_are_not() -> None:
+    a, b = TWO
+    busy = refused(503, retry_after=2.0)
+    assert attempts(dialling(urls=TWO), busy, LOST, LOST, LOST) == [
+        (a, 0.0),
+        (b, 0.0),
+        (b, 0.5),
+        (b, 0.5),
+        (b, 1.5),
+    ]
+    assert attempts(dialling(urls=TWO), busy, refused(429, retry_after=1.0)) == [(a, 0.0), (b, 0.0), (b, 1.0)]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        refused(404),
+        Disconnection(cause=Cause.CERTIFICATE, detail="expired"),
+        Disconnection(cause=Cause.BAD_HANDSHAKE, detail="no key"),
+    ],
+)
+def test_a_refusal_is_final_once_every_url_gave_one(end: Disconnection) -> None:
+    link = dialling(urls=TWO)
+    attempts(link, end, LOST, LOST)
+    assert link.state is State.DIALLING, "the other url was only lost, and the first one since, too"
+    link.ended(end, 9.0, 0.0)
+    assert link.state is State.BACKING_OFF
+    again(link)
+    link.ended(end, 9.0, 0.0)
+    assert link.state is State.GAVE_UP
+    assert link.verdict == f"{end.detail}, which is final, of the last of 2 urls"
+
+
+def test_an_opening_forgets_what_other_urls_refused() -> None:
+    link = dialling(urls=TWO)
+    attempts(link, refused(403))
+    link.opened(0.0)
+    attempts(link, LOST, LOST)
+    assert link.url == "ws://b/"
+    link.ended(refused(403), 9.0, 0.0)
+    assert link.state is State.BACKING_OFF
+
+
+@pytest.mark.parametrize(
+    "end", [closed(3500), Disconnection(cause=Cause.CALLABLE, detail="token is not async")]
+)
+def test_what_is_the_same_at_every_url_is_final_at_the_first(end: Disconnection) -> None:
+    link = dialling(urls=TWO)
+    if end.code:
+        link.opened(0.0)
+    link.ended(end, 0.0, 0.0)
+    assert link.state is State.GAVE_UP
+
+
+def test_attempts_at_all_urls_count_as_attempts() -> None:
+    link = dialling(Reconnect(jitter=0.0, max_attempts=3), urls=TWO)
+    assert len(attempts(link, *[LOST] * 9)) == 3
+    assert link.state is State.GAVE_UP
+
+
+def test_a_401_is_tried_again_with_fresh_credentials_at_the_next_url() -> None:
+    link = dialling(refreshable=True, urls=TWO)
+    a, b = TWO
+    assert attempts(link, *[refused(401)] * 9) == [(a, 0.0), (b, 0.0), (a, 0.5)]
+    assert link.state is State.GAVE_UP
+
+
 class LinkMachine(RuleBasedStateMachine):
     """The link against a history of what happened."""
 
-    @initialize(most=st.none() | st.integers(1, 4), refreshable=st.booleans())
-    def begin(self, most: int | None, refreshable: bool) -> None:
+    @initialize(most=st.none() | st.integers(1, 9), refreshable=st.booleans(), urls=st.integers(1, 3))
+    def begin(self, most: int | None, refreshable: bool, urls: int) -> None:
         self.policy = Reconnect(jitter=0.5, max_attempts=most, reset_after=5.0)
-        self.link = Link(self.policy, refreshable=refreshable)
+        self.urls = [f"ws://{number}/" for number in range(urls)]
+        self.link = Link(self.policy, refreshable=refreshable, urls=tuple(self.urls))
         self.most = most
         self.now = 0.0
         self.row = 0
+        self.rounds = 0
+        self.failed_in_round = 0
+        self.asked_until = dict.fromkeys(self.urls, 0.0)
+        self.refused = dict.fromkeys(self.urls, False)
+        self.turn = list(self.urls)
+        """The urls, the one whose turn it is first."""
         self.openings = 0
         self.opened_at = 0.0
         self.due: float | None = None
@@ -302,20 +417,44 @@ class LinkMachine(RuleBasedStateMachine):
         self.link.opened(self.now)
         self.state, self.opened_at = State.OPEN, self.now
         self.openings += 1
+        self.refused = dict.fromkeys(self.urls, False)
 
     @precondition(lambda self: self.state in (State.DIALLING, State.OPEN))
     @rule(draw=st.floats(0, 1, exclude_max=True), asked=st.none() | st.floats(0, 20))
     def fails(self, draw: float, asked: float | None) -> None:
+        self.ends(refused(503, asked), draw, asked or 0.0)
+
+    @precondition(lambda self: self.state is State.DIALLING)
+    @rule(draw=st.floats(0, 1, exclude_max=True))
+    def is_refused(self, draw: float) -> None:
+        self.ends(refused(403), draw, 0.0, refused=True)
+
+    def ends(self, end: Disconnection, draw: float, asked: float, *, refused: bool = False) -> None:
         if self.state is State.OPEN and self.now - self.opened_at >= 5.0:
-            self.row = 0
+            self.row = self.rounds = 0
         self.row += 1
-        self.link.ended(refused(503, asked), self.now, draw)
-        if self.most is not None and self.row >= self.most:
+        self.refused[self.turn[0]] = refused
+        self.link.ended(end, self.now, draw)
+        if all(self.refused.values()) or (self.most is not None and self.row >= self.most):
             self.state = State.GAVE_UP
-        else:
-            self.state = State.BACKING_OFF
-            backoff = min(30.0, 0.5 * 2 ** (self.row - 1)) * (1 - 0.5 * draw)
-            self.due = self.now + max(backoff, asked or 0.0)
+            return
+        self.failed_in_round += 1
+        due = self.now
+        if self.state is State.OPEN or self.failed_in_round == len(self.urls):
+            self.rounds, self.failed_in_round = self.rounds + 1, 0
+            due += min(30.0, 0.5 * 2 ** (self.rounds - 1)) * (1 - 0.5 * draw)
+        self.state = State.BACKING_OFF
+        self.asked_until[self.turn[0]] = self.now + asked
+        self.next_turn(due)
+
+    def next_turn(self, due: float) -> None:
+        """Turn until a url comes that may be tried when it is due, or the one that may be tried first."""
+        at = max(due, min(self.asked_until.values()))
+        while True:
+            self.turn.append(self.turn.pop(0))
+            if self.asked_until[self.turn[0]] <= at:
+                break
+        self.due = max(due, self.asked_until[self.turn[0]])
 
     @precondition(lambda self: self.state not in (State.CLOSED, State.GAVE_UP))
     @rule()
@@ -327,6 +466,7 @@ class LinkMachine(RuleBasedStateMachine):
     def agrees(self) -> None:
         if hasattr(self, "link"):
             assert self.link.state is self.state
+            assert self.link.url == self.turn[0]
             assert self.link.failures == self.row
             assert self.link.attempt == self.row + 1
             assert self.link.deadline == self.due

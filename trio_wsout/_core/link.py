@@ -6,22 +6,29 @@ Rules
 2. A failure is an attempt that did not open, or an open connection that ended otherwise than by this side.
 3. When a connection ends that had been open for `reset_after` or longer, the count of failures in a row returns to 0
    before this end is counted.
-4. After a failure the link waits for `backoff.delay` of the count, or longer if the server asked for it.
-5. These are always final: the HTTP statuses 400, 401, 403, 404, 405, 410 and 426; a 101 that is not valid; a certificate
-   that is not accepted; a callable of the application that is not async; a close code in `give_up_on`; the third close
-   code 1008 in a row without a message between. One 401 is retried if the application can give fresh credentials, and
-   one more after each opening.
-6. Once the link has been open, 400, 404, 405 and 426 are retried, too: the request was right before, and a proxy answers
+4. After the n-th round in this row of failures the link waits for `backoff.delay(n)`. The end of a connection ends a
+   round, and so does the last of as many failed attempts as there are urls. Any other failed attempt is followed by the
+   next one immediately: another server is not the one that needs rest, and a failover should last no longer than it
+   takes to see that a server is gone. (With one url every failure ends a round.)
+5. Each attempt takes the next url in turn. A url whose server asked for a longer wait (`retry_after`) is passed over until
+   that time; if all are, the link waits for the first of them.
+6. An attempt is refused for good by the HTTP statuses 400, 401, 403, 404, 405, 410 and 426, by a 101 that is not valid,
+   and by a certificate that is not accepted. That is final once the latest attempt at every url was refused so, and none
+   opened since the first of these: another server may have what this one lacks. One 401 is retried if the application can
+   give fresh credentials, and one more after each opening.
+7. These are final, whatever the url, since what they are about is the same at all of them: a callable of the application
+   that is not async; a close code in `give_up_on`; the third close code 1008 in a row without a message between;
+   `max_attempts` failures in a row.
+8. Once the link has been open, 400, 404, 405 and 426 are retried, too: the request was right before, and a proxy answers
    so while the server behind it is replaced.
-7. `max_attempts` failures in a row are final.
-8. Of the attempts that fail after the link was last open, the first is worth a line in the log, one that comes a second or
+9. Of the attempts that fail after the link was last open, the first is worth a line in the log, one that comes a second or
    more later is worth a warning, and then one each minute: a server that is absent must be reported, and must not fill the
    log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -75,7 +82,8 @@ _FINAL_STATUSES = frozenset({400, 401, 403, 404, 405, 410, 426})
 _FINAL_ONCE_OPEN = frozenset({401, 403, 410})
 """The final statuses that stay final after the link has been open."""
 _UNAUTHORIZED = 401
-_FINAL_CAUSES = frozenset({Cause.BAD_HANDSHAKE, Cause.CALLABLE, Cause.CERTIFICATE})
+_REFUSALS = frozenset({Cause.BAD_HANDSHAKE, Cause.CERTIFICATE})
+"""Causes for which an attempt is refused for good, whatever the status."""
 _POLICY_VIOLATION = 1008
 _POLICY_VIOLATIONS = 3
 _WARN_AFTER = 1.0
@@ -104,6 +112,8 @@ class LinkChange:
     """The state that was entered."""
     attempt: int
     """1-based number of the current or next attempt in this row of failures."""
+    url: str
+    """The configured url of the connection, or of the current or next attempt, without its query."""
     disconnection: Disconnection | None = None
     """The end of the last attempt or connection; None before the first end."""
     delay: float | None = None
@@ -117,6 +127,8 @@ class Link:
     _policy: Reconnect
     _refreshable: bool = field(default=False, alias="refreshable")
     """Whether the application can give fresh credentials."""
+    _urls: Sequence[str] = field(default=("",), alias="urls", repr=False)
+    """The urls to try in turn, at least one."""
     state: State = field(default=State.IDLE, init=False)
     """The state that the link is in now."""
     failures: int = field(default=0, init=False)
@@ -128,9 +140,19 @@ class Link:
     verdict: str | None = field(default=None, init=False)
     """The reason for which the link gave up; None if it has not given up."""
     first_failure: bool = field(default=False, init=False)
-    """Whether the latest failure is the first attempt that failed since the link was open (rule 8)."""
+    """Whether the latest failure is the first attempt that failed since the link was open (rule 9)."""
     still_failing: bool = field(default=False, init=False)
-    """Whether the latest failure is worth a warning (rule 8)."""
+    """Whether the latest failure is worth a warning (rule 9)."""
+    _turn: int = field(default=0, init=False)
+    """The index of the url of the connection, or of the current or next attempt."""
+    _rounds: int = field(default=0, init=False)
+    """Rounds in this row of failures that are over (rule 4)."""
+    _tried: int = field(default=0, init=False)
+    """Attempts that failed in this round."""
+    _refused: set[int] = field(factory=set[int], init=False)
+    """The urls whose latest attempt was refused for good since one opened (rule 6)."""
+    _not_before: dict[int, float] = field(factory=dict[int, float], init=False)
+    """The times that servers asked to wait for, by url (rule 5)."""
     _refreshing: bool = field(default=False, init=False)
     """Whether this attempt follows a 401 and is the one with fresh credentials."""
     _opened_at: float = field(default=0.0, init=False)
@@ -142,6 +164,16 @@ class Link:
     def attempt(self) -> int:
         """1-based number of the current or next attempt in this row of failures."""
         return self.failures + 1
+
+    @property
+    def url(self) -> str:
+        """The url of the connection, or of the current or next attempt."""
+        return self._urls[self._turn]
+
+    @property
+    def shown_url(self) -> str:
+        """The url as reports show it: without its query, which may hold what is nobody's business."""
+        return self.url.partition("?")[0]
 
     @property
     def reconnects(self) -> int:
@@ -160,15 +192,16 @@ class Link:
         self._openings += 1
         self._warn_at = None
         self._refreshing = False
+        self._refused.clear()
 
     def message_passed(self) -> None:
-        """Note that a message came or was confirmed, so that the peer does not refuse everything (rule 5)."""
+        """Note that a message came or was confirmed, so that the peer does not refuse everything (rule 7)."""
         self._policy_violations = 0
 
     def ended(self, disconnection: Disconnection, now: float, draw: float) -> None:
         """Back off or give up: the attempt failed, or the open connection ended. `draw` is uniform in [0, 1)."""
         if self.state is State.OPEN and now - self._opened_at >= self._policy.reset_after:
-            self.failures = 0
+            self.failures = self._rounds = 0
         dialled = self.state is State.DIALLING
         self.last = disconnection
         verdict = self._final(disconnection)
@@ -185,7 +218,22 @@ class Link:
             return
         self._move(Event.FAILED)
         self.failures += 1
-        self.deadline = now + max(delay(self.failures, draw, self._policy), disconnection.retry_after or 0.0)
+        self._not_before[self._turn] = now + (disconnection.retry_after or 0.0)
+        self._tried = self._tried + 1 if dialled else len(self._urls)
+        wait = 0.0
+        if self._tried >= len(self._urls):
+            self._tried = 0
+            self._rounds += 1
+            wait = delay(self._rounds, draw, self._policy)
+        self._take_turn(now + wait)
+
+    def _take_turn(self, due: float) -> None:
+        """Set the url and the time of the next attempt, which is `due` or later (rule 5)."""
+        count = len(self._urls)
+        turns = [(self._turn + step) % count for step in range(1, count + 1)]
+        # `min` returns the first in turn of those that may be tried equally early.
+        self._turn = min(turns, key=lambda turn: max(due, self._not_before.get(turn, due)))
+        self.deadline = max(due, self._not_before.get(self._turn, due))
 
     def poll(self, now: float) -> bool:
         """Begin to dial if the delay is over; return whether it is."""
@@ -210,20 +258,28 @@ class Link:
     def _final(self, disconnection: Disconnection) -> str | None:
         """Return why this end is final; None if it is not."""
         most = self._policy.max_attempts
-        if self._refused_for_good(disconnection):
-            return f"{disconnection.detail}, which is final"
-        if disconnection.cause is Cause.CLOSED and self._closed_for_good(disconnection.code or 0):
+        refused = self._refused_for_good(disconnection)
+        if refused and len(self._refused) == len(self._urls):
+            where = f", of the last of {len(self._urls)} urls" if len(self._urls) > 1 else ""
+            return f"{disconnection.detail}, which is final{where}"
+        closed = disconnection.cause is Cause.CLOSED and self._closed_for_good(disconnection.code or 0)
+        if closed or disconnection.cause is Cause.CALLABLE:
             return f"{disconnection.detail}, which is final"
         if most is not None and self.failures + 1 >= most:
             return f"reconnect.max-attempts ({most}) is reached; last: {disconnection.detail}"
         return None
 
     def _refused_for_good(self, disconnection: Disconnection) -> bool:
+        """Take note of an end, and return whether it is an attempt that was refused for good (rule 6)."""
+        self._refused.discard(self._turn)
         if disconnection.status == _UNAUTHORIZED and self._refreshable and not self._refreshing:
             self._refreshing = True
             return False
         final = _FINAL_ONCE_OPEN if self._openings else _FINAL_STATUSES
-        return disconnection.cause in _FINAL_CAUSES or disconnection.status in final
+        if disconnection.cause not in _REFUSALS and disconnection.status not in final:
+            return False
+        self._refused.add(self._turn)
+        return True
 
     def _closed_for_good(self, code: int) -> bool:
         self._policy_violations = self._policy_violations + 1 if code == _POLICY_VIOLATION else 0
