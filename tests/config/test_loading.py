@@ -285,6 +285,24 @@ def test_templates_that_are_known_elsewhere_or_nowhere_are_told() -> None:
     assert "${batch|count}" in wrong["batch.footer"]
 
 
+def test_a_url_may_be_several_and_one_of_them_alone_is_itself() -> None:
+    config = load_config({"url": ["http://{{host}}/", "wss://b.test/${env|X}"]}, context={"host": "a.test"})
+    assert config.url == config.urls == ("ws://a.test/", "wss://b.test/${env|X}")
+    assert dump_config(config)["url"] == ["ws://a.test/", "wss://b.test/${env|X}"]
+    assert load_config({"url": ["ws://a.test/"]}) == load_config({"url": "ws://a.test/"})
+    assert load_config({"url": URL}, overrides={"url": ["ws://a/", "ws://b/"]}).urls == ("ws://a/", "ws://b/")
+    assert verify_config(Config(url=("http://a/", "ws://b/"))).urls == ("ws://a/", "ws://b/")
+    assert load_config({"mode": "relay", "server": {"bind": ":1"}}).urls == ()
+
+
+def test_each_wrong_url_has_its_index() -> None:
+    wrong = problems({"url": ["ws://a/", "ftp://b/", ["ws://c/"], "ws://u:canary@d/"]})
+    assert set(wrong) == {"url[1]", "url[2]", "url[3]"}
+    assert "canary" not in str(wrong["url[3]"])
+    assert set(problems({"url": ["ftp://b/"]})) == {"url[0]"}
+    assert problems({"url": []}) == {"url": "is an empty list; name at least one"}
+
+
 def test_overrides_go_over_the_document() -> None:
     document = {"url": URL, "reconnect": {"max_backoff": 60}}
     config = load_config(

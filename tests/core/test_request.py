@@ -401,6 +401,16 @@ def test_a_url_may_come_as_a_whole() -> None:
     assert "canary" not in str(caught.value)
 
 
+def test_one_of_several_urls_is_asked_and_a_fault_names_it() -> None:
+    config = Config(url=("ws://a.test/x", "wss://b.test/${env|V}"))
+    first = build_request(config, resolve=lambda *_: None, cursor=None)
+    assert (first.authority, first.secure) == ("a.test", False)
+    second = build_request(config, url=config.urls[1], resolve=lambda *_: "y", cursor=None)
+    assert (second.authority, second.resource, second.secure) == ("b.test", "/y", True)
+    with pytest.raises(RequestError, match=r"^url\[1\]: \$\{env\|V\} has no value"):
+        build_request(config, url=config.urls[1], resolve=lambda *_: None, cursor=None)
+
+
 def test_what_files_and_secrets_in_a_url_hold_is_secret_as_it_is_written_and_sent() -> None:
     request = build_request(
         Config(url="ws://h/${file|/f}?t=${secret|s}&p=${env|e}"),

@@ -94,7 +94,7 @@ async def saved(folder: Path, state_ids: list[str]) -> None:
     stores: list[CursorStore] = []
     for number, state_id in enumerate(state_ids):
         cursor = Cursor(header_name="L", persist_to=f"{folder}/", state_id=state_id)
-        stores.append(await open_cursor_store(cursor, url=None))
+        stores.append(await open_cursor_store(cursor, url=""))
         assert await stores[-1].load() is None
         await stores[-1].save(StoredCursor(value=str(number), epoch=1))
     for number, store in enumerate(stores):

@@ -166,6 +166,11 @@ class Link:
         return self.failures + 1
 
     @property
+    def has_choice(self) -> bool:
+        """Whether there are several urls."""
+        return len(self._urls) > 1
+
+    @property
     def url(self) -> str:
         """The url of the connection, or of the current or next attempt."""
         return self._urls[self._turn]

@@ -86,6 +86,7 @@ class Request:
 def build_request(
     config: Config,
     *,
+    url: str | None = None,
     resolve: Resolve,
     cursor: str | None,
     headers: Mapping[str, str] | None = None,
@@ -95,6 +96,7 @@ def build_request(
 
     Args:
         config: `url` must be set.
+        url: The one of the configured urls to ask; None for the first.
         resolve: Returns the value of a ``${…}`` other than ``${cursor}``.
         cursor: The cursor to send; None or empty to send none.
         headers: Headers from the application for this attempt.
@@ -105,7 +107,7 @@ def build_request(
     """
     cursor = cursor or None
     secrets = _Secrets(resolve, cursor)
-    parts = urlsplit(_url(config, secrets))
+    parts = urlsplit(_expand_url(config, config.urls[0] if url is None else url, secrets))
     query = parts.query if cursor is None else _without_cursor(parts.query, config)
     host, port = parse_host_and_port(parts.netloc)
     port = _PORTS[parts.scheme] if port is None else port
@@ -160,11 +162,12 @@ def files_named(config: Config) -> list[str]:
     return list(dict.fromkeys(each.name for each in found if each.source == "file" and each.name))
 
 
-def _url(config: Config, secrets: _Secrets) -> str:
+def _expand_url(config: Config, url: str, secrets: _Secrets) -> str:
     try:
-        return expand_url(config.url or "", secrets.resolve)
+        return expand_url(url, secrets.resolve)
     except ValueError as error:
-        raise RequestError(f"url: {error}") from None
+        path = "url" if len(config.urls) == 1 else f"url[{config.urls.index(url)}]"
+        raise RequestError(f"{path}: {error}") from None
 
 
 def _expand(text: str, path: str, resolve: Resolve) -> str:

@@ -33,6 +33,8 @@ class LinkStatistics:
 
     state: str
     """idle, dialling, open, backing-off, closed or gave-up."""
+    url: str = ""
+    """The configured url of the connection, or of the current or next attempt, without its query."""
     reconnects: int = 0
     """Times that the link opened again after its first opening."""
     resent: int = 0

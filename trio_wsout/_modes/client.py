@@ -65,7 +65,7 @@ class ClientTree(Tree):
         super().__init__(config, hooks)
         delivery = config.delivery
         self._epoch = time.time_ns() // 1_000_000
-        self.link = Link(config.reconnect, refreshable=bool(hooks.token or hooks.headers))
+        self.link = Link(config.reconnect, refreshable=bool(hooks.token or hooks.headers), urls=config.urls)
         self.outbox = Outbox(
             DeliveryWindow(delivery, config.retry),
             config.retry.timeout,
@@ -227,6 +227,7 @@ class ClientTree(Tree):
             heartbeat_misses=figures.heartbeat_misses + (0 if monitor is None else monitor.misses),
             link=LinkStatistics(
                 state=self.link.state.value,
+                url=self.link.shown_url,
                 reconnects=self.link.reconnects,
                 resent=outbox.window.resent,
                 window_bytes=outbox.window.size,
@@ -253,7 +254,7 @@ class ClientTree(Tree):
         cursor = self._config.cursor
         if cursor is None or self._cursor is None:
             return
-        store = await open_cursor_store(cursor, url=self._config.url)
+        store = await open_cursor_store(cursor, url=self._config.urls[0])
         self.cursor_saver = CursorSaver(store, self.ledger, self.counters)
         await self.cursor_saver.load(cursor.initial_value, self._cursor)
 
@@ -348,6 +349,7 @@ class ClientTree(Tree):
         try:
             return build_request(
                 self._config,
+                url=self.link.url,
                 resolve=resolve,
                 cursor=self.cursor_saver.value if self.cursor_saver is not None and resumes else None,
                 headers=headers,

@@ -142,17 +142,24 @@ class Supervisor:
         if self._on_state is None:
             return
         try:
-            change = LinkChange(state=link.state, attempt=link.attempt, disconnection=link.last, delay=delay)
+            change = LinkChange(
+                state=link.state,
+                attempt=link.attempt,
+                url=link.shown_url,
+                disconnection=link.last,
+                delay=delay,
+            )
             plain("on_state", self._on_state(change))
         except Exception:  # noqa: BLE001 - the application's fault must not cost the link
             _log.exception("on_state raised")
 
     def _log_change(self, before: State | None, delay: float | None) -> None:
         """Log a change of state; the absence of a server is a warning once, and again each minute."""
-        link, level, why = self._link, logging.INFO, ""
+        link, level = self._link, logging.INFO
+        why = where = f" ({link.shown_url})" if link.has_choice else ""
         if delay is not None and link.last is not None:
             attempts = f" ({link.failures} failures in a row)" if link.failures > 1 else ""
-            why = f": {link.last.detail}{attempts}; next attempt in {delay:.2g} s"
+            why = f": {link.last.detail}{attempts}; next attempt in {delay:.2g} s{where}"
             if before is not State.OPEN:
                 level = (
                     logging.WARNING

@@ -40,7 +40,12 @@ def check_proxy(config: Config) -> None:
     Raises:
         ConfigError: The environment names a proxy that is none, or python-socks is missing.
     """
-    parts = urlsplit(config.url or "")
+    for url in config.urls:
+        _check_proxy_for(url, config)
+
+
+def _check_proxy_for(url: str, config: Config) -> None:
+    parts = urlsplit(url)
     secure = parts.scheme == "wss"
     wrong = ""
     try:

@@ -80,7 +80,7 @@ def client_context(tls: Tls, password: Secret | None = None) -> ssl.SSLContext:
 
 
 def check_tls(config: Config, resolve: Resolve) -> None:
-    """Check the `tls` of a link before anything is begun; if `url` is known to be ``ws://`` it is not used.
+    """Check the `tls` of a link before anything is begun; if every url is known to be ``ws://`` it is not used.
 
     Args:
         config: The configuration.
@@ -89,8 +89,8 @@ def check_tls(config: Config, resolve: Resolve) -> None:
     Raises:
         ConfigError: A certificate, key or password can't be used.
     """
-    url, tls = config.url, config.tls
-    if url is not None and not url.startswith("ws:"):
+    tls = config.tls
+    if any(not url.startswith("ws:") for url in config.urls):
         client_context(tls, _key_password("tls.client-key-password", tls.client_key_password, resolve))
 
 

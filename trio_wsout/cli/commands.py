@@ -93,9 +93,8 @@ _DEFAULTS = RunOptions()
 @_command
 def run(
     config: ConfigFile = None,
-    url: Address = None,
     /,
-    *,
+    *url: Address,
     fields: ConfigOptions = _NO_FIELDS,
     options: RunOptions = _DEFAULTS,
 ) -> int:
@@ -116,7 +115,7 @@ def run(
     except ValueError as error:
         report(f"--linger: {error}", "error")
         return CONFIGURATION
-    loaded = _load((config, url), fields)
+    loaded = _load((config, *url), fields)
     if loaded is None:
         return CONFIGURATION
     report_log(verbose=options.verbose, quiet=options.quiet)
@@ -124,11 +123,11 @@ def run(
 
 
 @_command
-def check(config: ConfigFile = None, url: Address = None, /, *, fields: ConfigOptions = _NO_FIELDS) -> int:
+def check(config: ConfigFile = None, /, *url: Address, fields: ConfigOptions = _NO_FIELDS) -> int:
     """Print the effective configuration, secrets redacted; or every mistake, a line each. Exit code 0 or 2."""
     from trio_wsout.cli.configuration import print_config
 
-    loaded = _load((config, url), fields)
+    loaded = _load((config, *url), fields)
     return OK if loaded is not None and print_config(loaded[0]) else CONFIGURATION
 
 

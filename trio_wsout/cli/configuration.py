@@ -32,7 +32,7 @@ def load(arguments: Sequence[str], options: ConfigOptions) -> tuple[Config, Path
     The cursor is kept in the platform's state directory unless the configuration names another store.
 
     Args:
-        arguments: A file and an address, in any order; either may be missing.
+        arguments: A file, and addresses to try in turn, in any order; either may be missing.
         options: Fields that are set over those of the file.
 
     Raises:
@@ -45,8 +45,8 @@ def load(arguments: Sequence[str], options: ConfigOptions) -> tuple[Config, Path
     headers = _headers(options.headers, problems)
     urls = [each for each in arguments if _URL.match(each)]
     paths = [Path(each) for each in arguments if not _URL.match(each)]
-    if len(urls) > 1 or len(paths) > 1:
-        problems.append(Problem(path="", reason="name one configuration file and one address at most"))
+    if len(paths) > 1:
+        problems.append(Problem(path="", reason="name one configuration file at most"))
     if not arguments and not options.sets:
         reason = "name a configuration file or an address (ws://…), or give fields with --set"
         problems.append(Problem(path="", reason=reason))
@@ -62,7 +62,7 @@ def load(arguments: Sequence[str], options: ConfigOptions) -> tuple[Config, Path
     if problems:
         raise ConfigError(problems)
     if urls:
-        overrides["url"] = urls[0]
+        overrides["url"] = urls
     overrides.update({f"auth.headers.{name}": value for name, value in headers.items()})
     config = load_config({} if path is None else path, context=context, overrides=overrides)
     twice = {name.lower() for name in config.headers} & {name.lower() for name in headers}

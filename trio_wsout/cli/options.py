@@ -16,7 +16,12 @@ ConfigFile = Annotated[
         "--set gives the fields."
     ),
 ]
-Address = Annotated[str | None, Parameter(help="The address ws://host/path, beside a file.")]
+Address = Annotated[
+    str,
+    Parameter(
+        help="The address ws://host/path, beside a file; of several, the link tries one after the other."
+    ),
+]
 _Flag = Annotated[bool, Parameter(negative=())]
 
 

@@ -48,6 +48,8 @@ def document_value(value: Any, annotation: Any, *, redacted: bool = False) -> An
         return NONE
     annotation = without_none(annotation)
     field_type = field_type_of(annotation)
+    if field_type is not None and field_type.element is not None and isinstance(value, tuple):
+        return [field_type.write(each) for each in value]
     if field_type is not None:
         return REDACTED if redacted and isinstance(value, Secret) else field_type.write(value)
     if section_of(annotation) is not None:

@@ -45,6 +45,9 @@ class FieldType:
     """Whether no error shows the value."""
     templated: bool = False
     """Whether the text is a template of ``${…}``."""
+    element: Any = None
+    """Annotation of the elements of a list that may stand in place of a value; None if no list may. The value is a tuple
+    then, or the only one of them."""
     examples: tuple[object, ...] = ()
     """Values that editors offer."""
 
@@ -279,6 +282,8 @@ _url = _text(
     templated=True,
 )
 Url = Annotated[str, _url]
+Urls = Annotated[str | tuple[str, ...], evolve(_url, element=Url, words="URL, or list of them")]
+"""A URL, or several of which each is one to try."""
 _proxies = ("http://proxy.example.com:3128", "none")
 _proxy = _parsed("proxy", "^none$|://", addresses.parse_proxy, "proxy URL, or `none`", *_proxies)
 Proxy = Annotated[Secret, _secret(_proxy)]

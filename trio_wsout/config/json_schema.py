@@ -191,7 +191,9 @@ def _type_schema(annotation: Any, definitions: Schema) -> Schema:  # noqa: ANN40
         if not name:
             return dict(field_type.schema)
         definitions[name] = dict(field_type.schema)
-        return {"$ref": f"#/$defs/{name}"}
+        one: Schema = {"$ref": f"#/$defs/{name}"}
+        many = {"type": "array", "items": {"anyOf": [one, _CONTEXT]}, "minItems": 1}
+        return {"anyOf": [one, many]} if field_type.element is not None else one
     if section is not None:
         if section.__name__ not in definitions:
             definitions[section.__name__] = _section_schema(section, definitions)
@@ -282,6 +284,8 @@ def _mentions(section: type, name: str) -> list[Schema]:
         there = {"type": "object", "not": {"additionalProperties": {"not": there}}}
     elif not field_type.templated:
         return []
+    elif field_type.element is not None:
+        there = {"anyOf": [there, {"type": "array", "contains": there}]}
     return [{"required": [key], "properties": {key: there}} for key in _spellings(name)]
 
 

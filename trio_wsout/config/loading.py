@@ -253,6 +253,11 @@ def _read_value(value: Any, annotation: Any) -> Any:  # noqa: ANN401 - a documen
     """Return the value that the field type reads."""
     field_type, reading = field_type_of(annotation), _READING.get()
     assert field_type is not None  # noqa: S101 - the predicate of this hook found it
+    if field_type.element is not None and isinstance(value, list | tuple):
+        if not value:
+            return reading.refuse("is an empty list; name at least one")
+        values = [reading.read(index, each, field_type.element) for index, each in enumerate(value)]
+        return values[0] if len(values) == 1 else tuple(values)
     try:
         if isinstance(value, str) and reading.context is not None:
             value = resolve_context(

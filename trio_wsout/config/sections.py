@@ -374,8 +374,8 @@ class Config:
 
     mode: Mode = Mode.CLIENT
     """Operating mode."""
-    url: t.Url | None = None
-    """Remote endpoint as ``ws://`` or ``wss://``; templated. Required in mode client."""
+    url: t.Urls | None = None
+    """Remote endpoint as ``ws://`` or ``wss://``, or several of them to try in turn; templated. Required in mode client."""
     headers: Mapping[t.HeaderName, t.HeaderValue] = field(factory=dict[str, str], repr=repr_headers)
     """Headers for the opening handshake."""
     query: Mapping[t.Name, t.QueryValue] = Factory(dict[str, str])
@@ -422,11 +422,16 @@ class Config:
             auth.bearer_token,
             self.tls.client_key_password,
         ]
-        texts = [self.url or "", *self.headers.values(), *self.query.values()]
+        texts = [*self.urls, *self.headers.values(), *self.query.values()]
         if auth.basic is not None:
             texts.append(auth.basic.username)
             secrets.append(auth.basic.password)
         return texts + [secret.reveal() for secret in secrets if secret is not None]
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The urls of the link, in the order in which they are tried; none if there is no link."""
+        return (self.url,) if isinstance(self.url, str) else tuple(self.url or ())
 
     @property
     def least_spool(self) -> int:

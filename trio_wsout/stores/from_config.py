@@ -38,7 +38,7 @@ __all__ = [
 _SQLITE = "sqlite:"
 
 
-async def open_cursor_store(cursor: Cursor, *, url: str | None) -> CursorStore:
+async def open_cursor_store(cursor: Cursor, *, url: str) -> CursorStore:
     """Return the store that `persist-to` and `state-id` name.
 
     `persist-to` is ``memory:``, ``sqlite:PATH``, a directory (one that exists, or ends with a slash; the cursor is in
@@ -49,7 +49,7 @@ async def open_cursor_store(cursor: Cursor, *, url: str | None) -> CursorStore:
         ConfigError: There is no `persist-to`, and no state directory that can be written to.
         CursorError: The directory can't be made.
     """
-    state_id = cursor.state_id if cursor.state_id is not None else default_state_id(url or "")
+    state_id = cursor.state_id if cursor.state_id is not None else default_state_id(url)
     persist_to = cursor.persist_to
     if persist_to == "memory:" or (persist_to is None and cursor.state_id is None):
         await trio.lowlevel.checkpoint()

@@ -132,6 +132,8 @@ def documents() -> st.SearchStrategy[dict[str, Any]]:
                     "wss://[::1]:8443",
                     "http://127.0.0.1:80/é",
                     "https://${env|HOST||h.test}/a?b=${cursor}",
+                    ["wss://one.test/a", "http://${env|HOST||h.test}/a", "ws://one.test"],
+                    ["ws://only.test"],
                 ]
             )
         },
