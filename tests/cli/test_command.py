@@ -30,6 +30,17 @@ def test_events_of_standard_input_are_delivered(peer, command) -> None:
     assert "link open" in run.stderr
 
 
+def test_of_several_addresses_one_that_is_there_is_enough(peer, nowhere: str, command) -> None:
+    run = command("run", nowhere, peer.url, text="1\n")
+    assert (run.returncode, peer.messages) == (0, ["1"])
+    urls = json.dumps([nowhere, peer.url])
+    run = command("run", "--set", f"url={urls}", text="2\n")
+    assert (run.returncode, peer.messages) == (0, ["1", "2"])
+    run = command("check", nowhere, peer.url)
+    assert run.returncode == 0
+    assert nowhere in run.stdout
+
+
 def test_a_file_of_each_kind_and_context_and_quiet(peer, command, tmp_path: Path) -> None:
     events = tmp_path / "events.ndjson"
     events.write_text('{"a": 1}\n[2]\n"three"')

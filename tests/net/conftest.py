@@ -41,11 +41,11 @@ asyncio.run(main())
 class Receiver:
     """A `websockets` server in a process of its own: writes what it reads to a file, acknowledges stamped events."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = "received") -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         self.url = f"ws://127.0.0.1:{self.port}/"
-        self._file = folder / "received"
+        self._file = folder / name
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
@@ -75,6 +75,19 @@ class Receiver:
     @property
     def events(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self.messages]
+
+
+@pytest.fixture
+def receivers(tmp_path: Path) -> Iterator[tuple[Receiver, Receiver]]:
+    """Two of them, to fail over from one to the other."""
+    both = Receiver(tmp_path, "a"), Receiver(tmp_path, "b")
+    try:
+        for each in both:
+            each.start()
+        yield both
+    finally:
+        for each in both:
+            each.stop()
 
 
 @pytest.fixture

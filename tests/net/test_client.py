@@ -114,6 +114,29 @@ async def test_a_trio_websocket_server_gets_everything_in_order(level: str) -> N
     assert messages == [*(b"%d" % number for number in range(1000)), b"x" * 900_000]
 
 
+async def test_of_two_servers_one_is_always_there_and_everything_arrives(
+    receivers: tuple[Receiver, Receiver],
+) -> None:
+    total = 6000
+    config = {
+        "url": [each.url for each in receivers],
+        "reconnect": {"initial-backoff": "20ms", "max-backoff": "50ms"},
+        "delivery": {"level": "acked", "stamp": "seq"},
+    }
+    async with trio_wsout.open_output(config) as output:
+        for number in range(total):
+            await output.send({"n": number})
+            if number and number % 2000 == 0:
+                serving = next(each for each in receivers if each.url == output.statistics().link.url)
+                await trio.to_thread.run_sync(serving.stop)
+                while output.statistics().link.url == serving.url or not output.statistics().peers:
+                    await trio.sleep(0.01)
+                await trio.to_thread.run_sync(serving.start)
+    assert {event["n"] for each in receivers for event in each.events} == set(range(total))
+    assert all(each.events for each in receivers), "no fault happened"
+    assert output.statistics().link.reconnects == 2
+
+
 async def test_killed_and_restarted_twice_everything_arrives(receiver: Receiver) -> None:
     """With level acked: kill -9 costs nothing; order is kept, duplicates stay within the window."""
     total, window = 20_000, 1024
