@@ -15,11 +15,8 @@ from trio_wsout._core.link import LinkChange
 from trio_wsout._core.message import Accepted
 from trio_wsout._core.received import Received
 from trio_wsout._core.statistics import Statistics
-from trio_wsout._modes.client import ClientTree
 from trio_wsout._modes.hooks import Hooks
-from trio_wsout._modes.relay import RelayTree
-from trio_wsout._modes.server import ServerTree
-from trio_wsout._modes.server_input import ServerInputTree
+from trio_wsout._modes.modes import make_tree
 from trio_wsout._modes.tree import Tree
 from trio_wsout._tasks.ledger import DocumentEnd, Receipt
 from trio_wsout._tasks.received_channel import ReceivedChannel
@@ -35,12 +32,6 @@ __all__ = ["Output", "open_output", "open_with_hooks"]
 
 _log = logging.getLogger("trio_wsout")
 
-_SERVER_TREES: Mapping[Mode, type[ServerTree]] = {
-    Mode.SERVER_OUTPUT: ServerTree,
-    Mode.SERVER_INPUT: ServerInputTree,
-    Mode.RELAY: RelayTree,
-}
-
 
 class Output(trio.abc.SendChannel[Any]):
     """Takes events for delivery; made by `open_output`. Any number of tasks may send."""
@@ -51,6 +42,7 @@ class Output(trio.abc.SendChannel[Any]):
         self._closed = False
         # Every event needs these, so they are looked up once.
         self._ledger = tree.ledger
+        self._counters = tree.counters
         self._encode = tree.encode
         self._waits = tree.waits_for_disk
         self._offer = tree.entry.send_nowait
@@ -192,7 +184,7 @@ class Output(trio.abc.SendChannel[Any]):
             return False
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._raise_ended()
-        self._tree.accepted += 1
+        self._counters.accepted += 1
         return True
 
     async def _put(self, item: Accepted | DocumentEnd) -> None:  # noqa: ASYNC910 - send is a checkpoint
@@ -201,7 +193,7 @@ class Output(trio.abc.SendChannel[Any]):
             await self._tree.entry.send(item)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._raise_ended()
-        self._tree.accepted += isinstance(item, Accepted)
+        self._counters.accepted += isinstance(item, Accepted)
 
     def _raise_ended(self) -> None:
         self._tree.ledger.raise_if_broken()
@@ -284,7 +276,7 @@ async def open_with_hooks(
 ) -> AsyncGenerator[Output, None]:
     """Open an output as `open_output` does, with hooks that only the command has."""
     config = _usable(config, hooks)
-    tree = _make_tree(config, hooks)
+    tree = make_tree(config, hooks)
     check_tls(config, tree.resolve)
     output = Output(tree, config)
     trouble: BaseException | None = None
@@ -315,12 +307,6 @@ async def open_with_hooks(
     if trouble is not None:
         raise trouble
     _raise_left(tree)
-
-
-def _make_tree(config: Config, hooks: Hooks) -> Tree:
-    if config.mode is Mode.CLIENT or config.server is None:
-        return ClientTree(config, hooks)
-    return _SERVER_TREES[config.mode](config, config.server, hooks)
 
 
 def _usable(config: Config | Mapping[str, object], hooks: Hooks) -> Config:

@@ -178,7 +178,7 @@ def test_a_stamp_is_one_entry_more(event: dict[str, Any], name: str) -> None:
         stamped = encoder.stamped(encoder.event(event), b"7-1")
         assert json.loads(stamped) == {**event, name: "7-1"}
         assert list(json.loads(stamped))[-1] == name
-        assert encoder.unstamped(stamped, b"7-1") == encoder.event(event)
+        assert stamped.startswith(encoder.event(event)[:-1])
 
 
 def test_a_stamp_never_takes_the_place_of_an_entry() -> None:

@@ -22,7 +22,7 @@ from chaos import Chaos, Fault, Kind, Place, Way, fault_plan, open_chaos
 from history_check import Identity, Verdict, check, event, identify
 from trio_wsout._core.delivery import DeliveryWindow
 from trio_wsout._core.disconnection import Cause
-from trio_wsout._modes.client import ClientTree
+from trio_wsout._modes.tree import Tree
 from trio_wsout._tasks.ledger import Ledger
 from trio_wsout._tasks.outbox import Outbox
 from trio_wsout.testing import PeerProtocol
@@ -718,11 +718,11 @@ def go_on_behind_what_is_torn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def drop_the_queue_on_close(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def finish(tree: ClientTree) -> None:
-        tree.supervisor.close()
+    async def finish(tree: Tree) -> None:
+        tree.closing.set()
         await trio.lowlevel.checkpoint()
 
-    monkeypatch.setattr(ClientTree, "finish", finish)
+    monkeypatch.setattr(Tree, "finish", finish)
     monkeypatch.setattr(Ledger, "abandon", lambda ledger, left, reason: [])
 
 

@@ -52,7 +52,8 @@ async def test_who_waits_for_a_peer_hears_that_time_is_out(
                 await output.send(1)
                 await trio.sleep(1)
         await trio.sleep(1)
-    assert waiter.heard == (trio.ClosedResourceError, 2)
+    # The last tenth of the time is for the Closes of a relay's peers, of which there are none.
+    assert waiter.heard == (trio.ClosedResourceError, 1.9 if fields is RELAY else 2)
 
 
 async def test_who_waits_for_a_peer_hears_that_the_server_was_closed(

@@ -192,12 +192,6 @@ class Packer:
             stamp = stamp_of(self._epoch, accepted.seq).encode()
             accepted.payload = self._encoder.stamped(accepted.payload, stamp)
 
-    def plain(self, accepted: Accepted) -> bytes:
-        """Return a numbered event without its stamp."""
-        if self._stamped and is_object(accepted.event):
-            return self._encoder.unstamped(accepted.payload, stamp_of(self._epoch, accepted.seq).encode())
-        return accepted.payload
-
     def number_many(self, events: Sequence[Accepted]) -> None:
         """Set the numbers of events that get no stamps."""
         for number, accepted in enumerate(events, self.taken + 1):

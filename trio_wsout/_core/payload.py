@@ -131,11 +131,6 @@ class Encoder:
         """Return an encoded object with the stamp as its last entry; the rest stays as it was written."""
         return with_entry(encoded, self._stamp_key, b'"%b"' % stamp)
 
-    def unstamped(self, encoded: bytes, stamp: bytes) -> bytes:
-        """Return the encoded object that `stamped` put this stamp into."""
-        added = len(self._stamp_key) + len(b':"') + len(stamp) + len(b'"}')
-        return encoded[:-added].removesuffix(b",") + b"}"
-
     def message(self, events: Sequence[bytes], header: bytes | None, footer: bytes | None) -> bytes:
         """Return the message of a batch."""
         body = b"[" + b",".join(events) + b"]" if self._wrap else b"\n".join(events)

@@ -11,6 +11,7 @@ from trio_wsout._core.batching import Document
 class Counters:
     """The counters of one output. Its tasks and its tree add to them directly, which is the cheapest way."""
 
+    accepted: int = 0
     written: int = 0
     written_messages: int = 0
     received: int = 0

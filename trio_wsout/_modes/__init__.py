@@ -1,1 +1,1 @@
-"""The nursery trees, one a mode; each module's docstring draws its tree."""
+"""The nursery trees, one a mode: `modes` draws them, and chooses the parts of each."""

@@ -1,71 +1,75 @@
-"""The part that the trees of all modes share: accepting and encoding events, the account of them, and the end."""
+"""The tree of one output: the parts that its mode has, their common life, and its figures."""
 
 from __future__ import annotations
 
-import os
-from abc import ABC, abstractmethod
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import trio
 
-from trio_wsout._core.callables import CallableError, plain
-from trio_wsout._core.cursor import CursorReader, goes_into_header
-from trio_wsout._core.json_line import value_of_event
-from trio_wsout._core.message import Accepted, Fate, Refused
-from trio_wsout._core.payload import Base64Error, Encoder
-from trio_wsout._core.statistics import Counters, Statistics
-from trio_wsout._modes.hooks import Hooks
-from trio_wsout._tasks.channel import ReceivingEnd, SendingEnd, open_channel
-from trio_wsout._tasks.ledger import DocumentEnd, Flush, Item, Ledger
-from trio_wsout._tasks.received_channel import Handover
+from trio_wsout._core.message import Accepted
+from trio_wsout._core.statistics import SpoolStatistics, Statistics
+from trio_wsout._modes.accepted import AcceptedSide
+from trio_wsout._modes.common import Common
+from trio_wsout._modes.dialled import DialledSide
+from trio_wsout._modes.exchange import Exchange
+from trio_wsout._tasks.ledger import DocumentEnd, Flush
+from trio_wsout._tasks.sender import Sender
 from trio_wsout._tasks.spool_journal import SpoolJournal
-from trio_wsout._tasks.text_files import read_text_file
-from trio_wsout._wire.peer_log import PeerLog
-from trio_wsout.config.scalars import is_unicode
-from trio_wsout.config.sections import BatchMode, Config
-from trio_wsout.config.templates import TemplateError
-from trio_wsout.errors import EventError, Undelivered
+from trio_wsout._tasks.wakeup import cancel_when
+from trio_wsout.config.sections import BatchMode
+from trio_wsout.errors import SpoolError, Undelivered
 
 __all__ = ["Tree"]
 
-_INTAKE = 256
-"""Events that wait between ``send`` and the sender: enough that a task switch serves many."""
-_RECEIVED = 64
-"""Received messages that wait for the application."""
+_log = logging.getLogger("trio_wsout")
+
+_CLOSING = 1.0
+"""Seconds of shutdown-timeout that are kept for Closes to peers, at most; never more than a tenth of it."""
 
 
-class Tree(ABC):
-    """The tree of one output, with the state that its tasks share with `Output`."""
+class Tree:
+    """The tasks of one output, with the state that they share with `Output`; `modes` chooses its parts."""
 
-    def __init__(self, config: Config, hooks: Hooks) -> None:
-        """Make the tree; `run` brings it to life."""
-        self._config = config
-        self._hooks = hooks
-        self.encoder = Encoder(config.payload, config.batch, stamp=config.delivery.stamp)
-        self._event, self._dict = self.encoder.event, self.encoder.plain_dict
-        stamp = config.delivery.stamp
-        # A stamp adds a key, two numbers of 64 bits, quotes and a comma.
-        stamp_room = 0 if stamp is None else 6 * len(stamp) + 48
-        self._most = config.max_message_size - self.encoder.overhead(None, None) - stamp_room
-        self._cursor: CursorReader | None = None
-        if config.cursor is not None:
-            self._cursor = CursorReader(config.cursor, in_header=goes_into_header(config))
-        self.ledger = Ledger(hooks.undelivered)
-        self.counters = Counters()
-        self.peer_log = PeerLog()
-        ends: tuple[SendingEnd[Item], ReceivingEnd[Item]] = open_channel(_INTAKE)
-        self._intake, self._queue = ends
-        self.entry: SendingEnd[Item] | SpoolJournal = self._intake
-        """Takes what `Output` accepts; another entry than the intake where there is a spool."""
-        self.received = Handover(_RECEIVED)
-        self.receives = hooks.receive
-        """Whether the application may take messages."""
-        self.bounding: Handover | None = None
+    def __init__(
+        self,
+        common: Common,
+        sender: Sender[Any],
+        *,
+        link: DialledSide | None = None,
+        peers: AcceptedSide | None = None,
+        exchange: Exchange | None = None,
+        spool: SpoolJournal | None = None,
+        encode: Callable[..., Accepted] | None = None,
+    ) -> None:
+        """Make the tree; `run` brings it to life.
+
+        Args:
+            common: What the parts share.
+            sender: Empties the queue, or the spool's backlog.
+            link: The side that dials; None if this output does not.
+            peers: The side that accepts; None if this output does not.
+            exchange: Passes messages on, in a relay.
+            spool: The spool, if there is one; it takes what `Output` accepts.
+            encode: Encodes an event, in place of `Common.encode`.
+        """
+        self.common = common
+        self.ledger, self.counters, self.received = common.ledger, common.counters, common.received
+        self.encode = encode or common.encode
+        self.resolve = common.resolve
+        self.entry = common.entry if spool is None else spool
+        """Takes what `Output` accepts."""
+        self.link = link
+        self.peers = peers
+        self._sender = sender
+        self._exchange = exchange
+        self._spool = spool
+        self.receives = common.receives
+        self.bounding = self.received if common.hooks.receive else None
         """Bounds waits for confirmations while the application has to take messages; None if nothing bounds them."""
-        self.accepted = 0
-        """Events that were accepted."""
-        self.waits_for_disk = False
+        self.waits_for_disk = spool is not None
         """Whether `send` waits until the event is on disk, even if there is room."""
         self.ended = trio.Event()
         self.end_reason = "the output was closed before the event was confirmed"
@@ -74,98 +78,173 @@ class Tree(ABC):
         """Events that were not confirmed when the tree ended."""
         self.kept = ""
         """A sentence about events that stay in the spool, and why; empty if none do."""
+        self._reserve = 0.0 if peers is None else min(_CLOSING, common.config.shutdown_timeout / 10)
+        self.closing = trio.Event()
+        """Set when the link and the peers are to be closed, and nothing else is waited for."""
+        self._link_over = trio.Event()
+        self._unsettled: list[Accepted] = []
         self._late = False
         """Whether shutdown-timeout went by."""
+        if not self.receives:
+            self.received.end()
 
-    def encode(self, event: object, fate: Fate | None = None, *, own: bool = True) -> Accepted:
-        """Return an event in the form that the sender takes; `own` is whether the application sends it.
+    # -- life -------------------------------------------------------------------------------------------
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run the tree until it was closed by `finish`, broke, or is cancelled.
 
         Raises:
-            EventError: It can't be encoded, is too large, or is the application's own and holds a cursor that no
-                handshake can carry.
+            ConfigError: The address or the TLS files can't be used.
+            CursorError: The stored cursor can't be read; no event was sent.
+            HistoryError: The history can't be used.
+            SpoolError: The spool can't be used; no event was sent.
         """
         try:
-            kind = type(event)
-            # Called as `self._event(event)`, Python would search the class and all its bases for it first.
-            encode = self._dict if kind is dict else self._event
-            encoded = encode(event)
-        except Base64Error as error:
-            return Refused(b"", event, fate, reason=str(error))
-        if len(encoded) > self._most:
-            raise EventError(f"the event has {len(encoded)} bytes, {self._most} fit into max-message-size")
-        accepted = Accepted(encoded, event, fate)
-        if self._cursor is not None:
-            value = value_of_event(event)
-            accepted.cursor = self._cursor.value_of(value) if own else self._cursor.value_from(value)
-        return accepted
+            await self._open()
+            async with trio.open_nursery() as nursery:
+                self._start(nursery)
+                task_status.started()
+                await self.closing.wait()
+                await self._close()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._abandon()
+            self.received.end()
+            self.ended.set()
+            if self.link is not None:
+                self.link.ended()
+            with trio.CancelScope(shield=True):
+                if self.peers is not None:
+                    await self.peers.aclose()
+                if self._spool is not None:
+                    await self._spool.aclose()
 
-    @abstractmethod
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run the tree until it was closed by `finish`, broke, or is cancelled."""
+    async def _open(self) -> None:
+        if self.peers is not None:
+            await self.peers.open()
+        if self.link is not None:
+            await self.link.open()
+        if self._spool is not None:
+            await self._open_spool(self._spool)
+
+    async def _open_spool(self, spool: SpoolJournal) -> None:
+        """Take the spool over. Numbers and stamps go on as they were, so that a receiver knows repeated events."""
+        found = await spool.open(self.common.epoch)
+        self.common.go_on(found.epoch, found.settled)
+        self.counters.accepted = found.last - found.settled
+        self.ledger.on_confirmed = spool.confirmed
+        self.ledger.on_failed = spool.failed
+        if found.torn:
+            _log.warning("spool %s: a torn end was cut off, of events that were not accepted", spool.location)
+        if self.counters.accepted:
+            count = self.counters.accepted
+            _log.info("spool %s: %d events of an earlier run go first", spool.location, count)
+
+    def _start(self, nursery: trio.Nursery) -> None:
+        """Start the tasks."""
+        nursery.start_soon(cancel_when, self.ledger.broke, nursery.cancel_scope)
+        nursery.start_soon(self.common.peer_log.run)
+        if self.bounding is not None:
+            nursery.start_soon(self.bounding.watch_progress, self.common.config.retry.timeout)
+        if self._spool is not None:
+            nursery.start_soon(self._spool.run)
+        nursery.start_soon(self._sender.run)
+        if self.peers is not None:
+            self.peers.start(nursery)
+        if self.link is not None:
+            nursery.start_soon(self._run_link, self.link)
+
+    async def _run_link(self, link: DialledSide) -> None:
+        await link.run()
+        self._link_over.set()
 
     async def begin(self) -> None:
-        """Wait until the link is open, if it is eager: `open_output` waits for this once the tree runs."""
-        await trio.lowlevel.checkpoint()
+        """Wait until the link is open, if it is eager: `open_output` waits for this once the tree runs.
 
-    @abstractmethod
+        Raises:
+            ConnectError: It did not open within ``connect.eager-timeout``, or gave up.
+        """
+        if self.link is not None:
+            await self.link.begin()
+        else:
+            await trio.lowlevel.checkpoint()
+
     async def finish(self) -> None:
         """End gracefully: everything is confirmed or reported, the peers get a Close, and then `run` returns.
 
-        Nothing may be sent any more. The caller bounds the time. If the output breaks meanwhile, this returns.
+        Nothing may be sent any more, and no new peer is admitted. The caller bounds the time. A peer that has everything
+        goes without waiting for others; the rest go when most of the time is over. If the output breaks meanwhile, this
+        returns.
         """
+        if self.peers is not None:
+            self.peers.listener.stop()
+        if self._exchange is not None:
+            self._exchange.stopping = True
+        if not self.common.hooks.to_the_end():
+            self.received.end()
+        with trio.move_on_at(trio.current_effective_deadline() - self._reserve):
+            await self._end_document()
+            mark = await self._post_all()
+            if self.peers is not None:
+                self.peers.fan_out.complete_now()
+            await mark.done.wait()
+            if self.link is not None:
+                await self.link.save()
+            self.closing.set()
+            return
+        self.out_of_time()
+        # A peer that goes now has not confirmed its last messages, so the account is closed first.
+        self._unsettled = self._drain()
+        self.closing.set()
+
+    async def _post_all(self) -> Flush:
+        """Wait until everything accepted so far, and what waits for its turn, is past the sender; return the mark behind it."""
+        while True:
+            mark = await self._mark()
+            await mark.passed.wait()
+            if self.peers is not None:
+                await self.peers.wait_posted()
+            if mark.abandoned or not self.common.queue.statistics().current_buffer_used:
+                return mark
+
+    async def _close(self) -> None:
+        """Close the link and all peers, and wait until they are gone."""
+        if self.link is not None:
+            self.link.close()
+        if self.peers is not None:
+            await self.peers.close()
+        if self.link is not None:
+            await self._link_over.wait()
 
     def out_of_time(self) -> None:
         """Set shutdown-timeout and the present situation as the reason for unconfirmed events. Only the first call counts."""
         if self._late:
             return
         self._late = True
-        limit = self._config.shutdown_timeout
-        self.end_reason = f"not confirmed within shutdown-timeout ({limit:g} s); {self.situation()}"
+        limit = self.common.config.shutdown_timeout
+        parts = [part.situation() for part in (self.peers, self.link) if part is not None]
+        self.end_reason = f"not confirmed within shutdown-timeout ({limit:g} s); {'; '.join(parts)}"
 
-    @abstractmethod
-    def situation(self) -> str:
-        """Return the situation in words, for the reason of events that were not confirmed in time."""
+    # -- for Output -------------------------------------------------------------------------------------
 
-    @abstractmethod
     async def wait_peers(self, count: int) -> None:
-        """Wait until so many peers are connected at the same time; a lazy link dials for it."""
-
-    @abstractmethod
-    def statistics(self) -> Statistics:
-        """Return the figures of this moment."""
-
-    def _common_statistics(self, *, pending: int) -> Statistics:
-        """Return the figures that every mode has; `pending` events wait in the sender."""
-        ledger, counters = self.ledger, self.counters
-        # A task that waited in `send` counts its event a moment after the sender may have taken it.
-        accepted = max(self.accepted, ledger.taken)
-        return Statistics(
-            accepted=accepted,
-            confirmed=ledger.confirmed,
-            undelivered=ledger.undelivered,
-            unconfirmed=accepted - ledger.confirmed - ledger.undelivered,
-            written=counters.written,
-            written_messages=counters.written_messages,
-            received=counters.received,
-            dropped=counters.dropped,
-            queued=accepted - ledger.taken + pending,
-            sent_bytes=counters.sent_bytes,
-            received_bytes=counters.received_bytes,
-            heartbeat_misses=counters.heartbeat_misses,
-            unknown_acks=counters.unknown_acks,
-            unusable_cursors=0 if self._cursor is None else self._cursor.unusable,
-            last_document=ledger.last_document,
-        )
+        """Wait until so many peers are connected at the same time; a client has one at most, for which a lazy link dials."""
+        if self.peers is not None:
+            await self.peers.wait_peers(count, self.ended)
+        elif count > 1:
+            raise ValueError("a link has one peer, never more")
+        elif self.link is not None:
+            await self.link.wait_open()
 
     async def flush(self) -> bool:
         """Wait until every event accepted so far is confirmed or reported; return false if the output ended first."""
-        flush = await self._mark()
-        await flush.done.wait()
-        return not flush.abandoned
+        mark = await self._mark()
+        await mark.done.wait()
+        return not mark.abandoned
 
     async def _end_document(self) -> None:
         """End the document with the output, if there are documents."""
-        batch = self._config.batch
+        batch = self.common.config.batch
         if batch is not None and batch.mode is BatchMode.DOCUMENT:
             with suppress(trio.BrokenResourceError):
                 await self.entry.send(DocumentEnd())
@@ -181,57 +260,100 @@ class Tree(ABC):
             flush.abandon()
         return flush
 
-    def _bound_waits(self, nursery: trio.Nursery) -> None:
-        """If the application takes messages, have waits for confirmations end when it takes none."""
-        if self.receives:
-            self.bounding = self.received
-            nursery.start_soon(self.received.watch_progress, self._config.retry.timeout)
-
-    def resolve(self, source: str, name: str | None) -> str | None:
-        """Return the value of a ``${…}``; None if there is none.
-
-        Raises:
-            TemplateError: `secrets` raised or returned no text, a file can't be read, or the value is no Unicode.
-                It costs an attempt or a batch.
-        """
-        if source == "file":
-            return read_text_file(name or "")
-        if source == "env":
-            value: object = os.environ.get(name or "")
-        elif source != "secret" or self._hooks.secrets is None:
-            return None
-        else:
-            try:
-                value = plain("secrets", self._hooks.secrets(name or ""))
-            except CallableError as error:
-                raise TemplateError(str(error)) from None
-            except Exception as error:
-                raise TemplateError(f"the secrets callable raised {type(error).__name__}") from error
-        if value is None or (isinstance(value, str) and is_unicode(value)):
-            return value
-        reason = "is no Unicode" if isinstance(value, str) else f"is {type(value).__name__}, not a text"
-        raise TemplateError(f"the value of ${{{source}|{name}}} {reason}")
-
-    def _abandon(self, holding: Iterable[Accepted]) -> None:
-        """Count everything that the tasks hold and that waits as undelivered, and put it into `left`."""
-        left = self._unconfirmed(holding)
-        broken = self.ledger.broken
-        self.left = self.ledger.abandon(
-            left, self.end_reason if broken is None else f"the output broke: {broken}"
+    def statistics(self) -> Statistics:
+        """Return the figures of this moment."""
+        ledger, counters, cursor, peers, link = (
+            self.ledger,
+            self.counters,
+            self.common.cursor,
+            self.peers,
+            self.link,
         )
-        if broken is not None:
-            broken.undelivered += tuple(self.left)
+        # A task that waited in `send` counts its event a moment after the sender may have taken it.
+        accepted = max(counters.accepted, ledger.taken)
+        open_sides = [side for side in (peers, link) if side is not None]
+        return Statistics(
+            accepted=accepted,
+            confirmed=ledger.confirmed,
+            undelivered=ledger.undelivered,
+            unconfirmed=accepted - ledger.confirmed - ledger.undelivered,
+            written=counters.written,
+            written_messages=counters.written_messages,
+            received=counters.received,
+            dropped=counters.dropped,
+            queued=accepted - ledger.taken + self._sender.pending,
+            window=open_sides[0].open_messages,
+            peers=open_sides[0].connections,
+            sent_bytes=counters.sent_bytes,
+            received_bytes=counters.received_bytes + sum(side.received_bytes for side in open_sides),
+            heartbeat_misses=counters.heartbeat_misses + sum(side.misses for side in open_sides),
+            unknown_acks=counters.unknown_acks,
+            unusable_cursors=0 if cursor is None else cursor.unusable,
+            last_document=ledger.last_document,
+            link=None if link is None else link.statistics(),
+            listener=None if peers is None else peers.statistics(closed=self.ended.is_set()),
+            spool=self._spool_statistics(),
+            history=None if peers is None else peers.history_statistics(),
+        )
 
-    def _unconfirmed(self, holding: Iterable[Accepted]) -> list[Accepted]:
-        """Close the queue of waiting events; return the events that the tasks hold, and those in the queue."""
-        left = list(holding)
+    def _spool_statistics(self) -> SpoolStatistics | None:
+        spool = self._spool
+        if spool is None:
+            return None
+        return SpoolStatistics(events=spool.events, bytes=spool.size, torn=spool.torn, waits=spool.waits)
+
+    # -- the end ----------------------------------------------------------------------------------------
+
+    def _drain(self) -> list[Accepted]:
+        """Take out all events that are past the sender and not settled, in order."""
+        if self.peers is not None:
+            return self.peers.drain()
+        return [] if self.link is None else self.link.drain()
+
+    def _holding(self) -> list[Accepted]:
+        """Close the queue; return all events that are accepted and not settled, in order, but those on disk only."""
+        left = self._unsettled + self._drain()
+        if self.peers is not None:
+            left += self.peers.leftovers()
+        left += self._sender.leftovers()
         with suppress(trio.WouldBlock):
             while True:
-                item = self._queue.receive_nowait()
+                item = self.common.queue.receive_nowait()
                 if isinstance(item, Accepted):
                     self.ledger.taken += 1
                     left.append(item)
                 else:
                     item.abandon()
-        self._queue.close()
+        self.common.queue.close()
         return left
+
+    def _abandon(self) -> None:
+        """Count every event that is left as undelivered, and put it into `left`; what is in the spool stays there."""
+        left, spool, broken = self._holding(), self._spool, self.ledger.broken
+        reason = self.end_reason if broken is None else f"the output broke: {broken}"
+        count, where = 0, ""
+        if spool is not None:
+            self.ledger.on_failed = None
+            count, where = spool.events, f"in the spool at {spool.location}"
+            staying = f"{reason}; the event stays {where} and goes first at the next start"
+            self.ledger.keep(left, staying)
+            left = spool.close(staying)
+        self.left = self.ledger.abandon(left, reason)
+        if broken is not None:
+            broken.undelivered += tuple(self.left)
+        if count:
+            self._tell_kept(count, where)
+
+    def _tell_kept(self, count: int, where: str) -> None:
+        """Say of `count` events that they stay in the spool."""
+        events = f"{count} accepted event{'' if count == 1 else 's'}"
+        broken = self.ledger.broken
+        if broken is None:
+            again = f"what was not confirmed stays {where} and goes first at the next start"
+            self.kept = f"{events} not confirmed: {self.end_reason}; {again}"
+        elif isinstance(broken, SpoolError):
+            was = "was" if count == 1 else "were"
+            broken.extend_message(f"{events} {was} {where}; what is still there goes first at the next start")
+        else:
+            stays = "stays" if count == 1 else "stay"
+            broken.extend_message(f"{events} {stays} {where}, to go first at the next start")

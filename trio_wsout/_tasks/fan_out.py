@@ -15,7 +15,7 @@ from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.heartbeat import HeartbeatMonitor
 from trio_wsout._core.history import gap_message
 from trio_wsout._core.log import Broadcast, Log, Owner, Subscription
-from trio_wsout._core.message import BatchMessage, Message
+from trio_wsout._core.message import Accepted, Message
 from trio_wsout._core.read_out import could_not_write
 from trio_wsout._core.received import Peer
 from trio_wsout._core.statistics import Counters
@@ -149,6 +149,8 @@ class FanOut:
             log.want()
         while (broadcast := log.next_broadcast(trio.current_time())) is not None:
             self._broadcast(broadcast)
+        if self.uplink is not None:
+            self.uplink.notify()
         for peer in [each for each in self.idle if each.subscription is not None and each.subscription.ready]:
             peer.write_now()
         self.settle()
@@ -192,6 +194,14 @@ class FanOut:
         self.counters.written += events
         self.counters.written_messages += messages
 
+    def drain(self) -> list[Accepted]:
+        """Take out all events that have not settled, in order, because the output has ended."""
+        messages: Sequence[Message] = self.log.drain()
+        if self.uplink is not None:
+            messages = self.uplink.delivered(messages)
+            self.uplink.drain()
+        return [event for message in messages for event in message.events]
+
     def ask_all(self) -> None:
         """Ask all peers for confirmations now, because somebody waits for them."""
         self.log.want()
@@ -212,29 +222,14 @@ class FanOut:
         """Confirm the messages that have settled, wake the task that waits for room, and see when to ask for confirmations."""
         if self.uplink is not None:
             self.uplink.advance()
-        messages = self.log.settled()
+        messages: Sequence[Message] = self.log.settled()
+        if self.uplink is not None:
+            messages = self.uplink.delivered(messages)
         if messages:
-            self._confirm(messages)
+            self._ledger.confirm(messages)
         if not self.log.full:
             self._room.notify()
         self.heartbeat_task.reschedule(self)
-
-    def _confirm(self, messages: Sequence[Message]) -> None:
-        """Confirm messages, except the events that the link has reported as undelivered."""
-        failed = {} if self.uplink is None else self.uplink.failed
-        if not failed:
-            self._ledger.confirm(messages)
-            return
-        for message in messages:
-            lost = [(event, failed.pop(event.seq)) for event in message.events if event.seq in failed]
-            for event, reason in lost:
-                self._ledger.failed(event, reason)
-            without = {event.seq for event, _ in lost}
-            kept = [event for event in message.events if event.seq not in without]
-            if kept:
-                self._ledger.confirm(
-                    [BatchMessage(message.payload, kept, message.document) if lost else message]
-                )
 
     # -- slow peers -------------------------------------------------------------------------------------
 

@@ -98,15 +98,7 @@ class DocumentEnd:
             self.fate.failed("the output ended before the document did")
 
 
-@define(eq=False)
-class BatchEnd:
-    """Mark between events: the batch ends here."""
-
-    def abandon(self) -> None:
-        """Do nothing: nobody waits for the end of a batch."""
-
-
-Mark = DocumentEnd | BatchEnd | Flush
+Mark = DocumentEnd | Flush
 """A mark between events."""
 
 Item = Accepted | Mark

@@ -32,9 +32,14 @@ class Outbox:
     _room: Wakeup = field(factory=Wakeup, init=False)
     accept: Callable[[Message], bool] = field(init=False)
     """Takes a message into the window if there is room for it; returns whether it did."""
+    on_confirmed: Callable[[Sequence[Message]], object] = field(init=False)
+    """Called with messages that are confirmed; if nobody sets it, the ledger takes them."""
+    on_failed: Callable[[Sequence[Message]], object] | None = field(default=None, init=False)
+    """Called with messages that will not be delivered, before their events are reported."""
 
     def __attrs_post_init__(self) -> None:
         self.accept = self.window.accept  # called for each event: a method here would be one call more
+        self.on_confirmed = self.ledger.confirm
 
     # -- Sink -------------------------------------------------------------------------------------------
 
@@ -62,11 +67,13 @@ class Outbox:
     def confirm(self, messages: Sequence[Message]) -> None:
         """Confirm messages that have left the window."""
         if messages:
-            self.ledger.confirm(messages)
+            self.on_confirmed(messages)
             self._room.notify()
 
     def disconnected(self, disconnection: Disconnection) -> list[tuple[Accepted, str]]:
         """Have everything unconfirmed sent again; return the events that will not be, each with its reason."""
         failed = self.window.disconnected(disconnection)
+        if failed and self.on_failed is not None:
+            self.on_failed([message for message, _ in failed])
         self._room.notify()
         return [(accepted, reason) for message, reason in failed for accepted in message.events]

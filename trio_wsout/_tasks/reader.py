@@ -34,9 +34,6 @@ class Taker(Protocol):
     async def put(self, run: deque[Received]) -> None:
         """Take all of `run`, waiting for room; if this is cancelled or raises, `run` keeps the messages that it did not take."""
 
-    def end(self) -> None:
-        """Take note that no more messages will come."""
-
 
 class WritingSide(Protocol):
     """The writing side of a connection, as far as the reader has to do with it."""
@@ -70,12 +67,6 @@ class Inbox:
     _peer_log: PeerLog
     _unpacker: Unpacker | None = None
     """Takes batches apart; None if a message is one event."""
-
-    def stop(self) -> None:
-        """End the taker, and drop messages that still come."""
-        if self.taker is not None:
-            self.taker.end()
-            self.taker = None
 
     def items(self, messages: Sequence[str | bytes], peer: Peer) -> list[Received]:
         """Return the events of messages; a message that can't be decoded is counted, and logged."""

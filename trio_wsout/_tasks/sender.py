@@ -17,7 +17,7 @@ from trio_wsout._core.message import Accepted, Message, Refused, all_plain
 from trio_wsout._core.packing import Packer
 from trio_wsout._tasks.backlog import Backlog
 from trio_wsout._tasks.channel import ReceivingEnd
-from trio_wsout._tasks.ledger import BatchEnd, DocumentEnd, Flush, Item, Ledger
+from trio_wsout._tasks.ledger import DocumentEnd, Flush, Item, Ledger
 
 __all__ = ["FanOutSender", "LinkSender", "Sender", "Sink"]
 
@@ -118,8 +118,6 @@ class Sender(Generic[S]):
                 messages, marker = self._packer.end_document()
                 self._ledger.document_ended(item.fate, marker, self._packer.taken)
                 await self._put(messages)
-            case BatchEnd():
-                await self._put(self._packer.flush())
 
     async def _pack(self, accepted: Accepted) -> None:
         messages: Sequence[Message] = ()

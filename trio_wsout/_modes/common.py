@@ -1,0 +1,146 @@
+"""The things that every part of one output uses: its configuration and hooks, its encoder, its account of events."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from trio_wsout._core.acknowledgement import AckReader
+from trio_wsout._core.callables import CallableError, plain
+from trio_wsout._core.cursor import CursorReader, goes_into_header
+from trio_wsout._core.json_line import value_of_event
+from trio_wsout._core.message import Accepted, Fate, Refused
+from trio_wsout._core.packing import Packer
+from trio_wsout._core.payload import Base64Error, Encoder
+from trio_wsout._core.statistics import Counters
+from trio_wsout._core.unpacking import Unpacker
+from trio_wsout._modes.hooks import Hooks
+from trio_wsout._tasks.channel import ReceivingEnd, SendingEnd, open_channel
+from trio_wsout._tasks.ledger import Item, Ledger
+from trio_wsout._tasks.reader import Inbox, RawInbox, Taker
+from trio_wsout._tasks.received_channel import Handover
+from trio_wsout._tasks.text_files import read_text_file
+from trio_wsout._wire.frames import BINARY, TEXT
+from trio_wsout._wire.peer_log import PeerLog
+from trio_wsout.config.scalars import is_unicode
+from trio_wsout.config.sections import Config, DeliveryLevel, Mode
+from trio_wsout.config.templates import TemplateError
+from trio_wsout.errors import EventError
+
+__all__ = ["Common"]
+
+_WAITING = 256
+"""Events that wait between ``send`` and the sender: enough that a task switch serves many."""
+_RECEIVED = 64
+"""Received messages that wait for the application."""
+
+
+class Common:
+    """What the parts of one output share."""
+
+    def __init__(self, config: Config, hooks: Hooks) -> None:
+        """Make it for an output of this configuration."""
+        self.config = config
+        self.hooks = hooks
+        self.encoder = Encoder(config.payload, config.batch, stamp=config.delivery.stamp)
+        self._event, self._dict = self.encoder.event, self.encoder.plain_dict
+        stamp = config.delivery.stamp
+        # A stamp adds a key, two numbers of 64 bits, quotes and a comma.
+        stamp_room = 0 if stamp is None else 6 * len(stamp) + 48
+        self._most = config.max_message_size - self.encoder.overhead(None, None) - stamp_room
+        self.sources: dict[str, Callable[[], str | None]] = {}
+        """The values of ``${cursor}`` and ``${attempt}``, where there is a link."""
+        self.cursor: CursorReader | None = None
+        if config.cursor is not None:
+            self.cursor = CursorReader(config.cursor, in_header=goes_into_header(config))
+        self.epoch = time.time_ns() // 1_000_000
+        """The epoch of the stamps: milliseconds since 1970, or what an earlier run left (`go_on`)."""
+        self.packer = Packer(config, self.encoder, epoch=self.epoch, resolve=self.resolve)
+        self.acks: AckReader | None = None
+        if config.delivery.level is DeliveryLevel.ACKED:
+            self.acks = AckReader(config.delivery.ack_pointer, self.epoch)
+        self.ledger = Ledger(hooks.undelivered)
+        self.counters = Counters()
+        self.peer_log = PeerLog()
+        ends: tuple[SendingEnd[Item], ReceivingEnd[Item]] = open_channel(_WAITING)
+        self.entry, self.queue = ends
+        self.received = Handover(_RECEIVED)
+        self.receives = hooks.receive or config.mode is Mode.SERVER_INPUT
+        """Whether the application may take messages."""
+
+    @property
+    def opcode(self) -> int:
+        """Whether messages are texts (1) or bytes (2): RFC 6455 section 5.2."""
+        return TEXT if self.encoder.is_text else BINARY
+
+    def go_on(self, epoch: int, after: int) -> None:
+        """Continue where an earlier run ended: stamp with `epoch`, number events from `after` + 1."""
+        self.epoch = epoch
+        self.packer.go_on(epoch, after)
+        if self.acks is not None:
+            self.acks.epoch = epoch
+
+    def encode(self, event: object, fate: Fate | None = None, *, own: bool = True) -> Accepted:
+        """Return an event in the form that the sender takes; `own` is whether the application sends it.
+
+        Raises:
+            EventError: It can't be encoded, is too large, or is the application's own and holds a cursor that no
+                handshake can carry.
+        """
+        try:
+            kind = type(event)
+            # Called as `self._event(event)`, Python would search the class and all its bases for it first.
+            encode = self._dict if kind is dict else self._event
+            encoded = encode(event)
+        except Base64Error as error:
+            return Refused(b"", event, fate, reason=str(error))
+        if len(encoded) > self._most:
+            raise EventError(f"the event has {len(encoded)} bytes, {self._most} fit into max-message-size")
+        accepted = Accepted(encoded, event, fate)
+        if self.cursor is not None:
+            value = value_of_event(event)
+            accepted.cursor = self.cursor.value_of(value) if own else self.cursor.value_from(value)
+        return accepted
+
+    def revive(self, event: object) -> Accepted:
+        """Encode an event of an earlier run; if this configuration can't send it, it is undelivered."""
+        try:
+            return self.encode(event, own=False)
+        except ValueError as error:
+            return Refused(b"", event, reason=str(error))
+
+    def inbox(self, taker: Taker | None = None, unpacker: Unpacker | None = None) -> Inbox:
+        """Return an inbox that passes messages on to `taker`; if that is None, it counts and drops them.
+
+        Acknowledgements are read in any case. `unpacker` takes batches apart; None if a message is one event.
+        """
+        kind = RawInbox if self.hooks.raw and taker is not None else Inbox
+        return kind(self.config.payload, taker, self.acks, self.counters, self.peer_log, unpacker)
+
+    def resolve(self, source: str, name: str | None) -> str | None:
+        """Return the value of a ``${…}``; None if there is none.
+
+        Raises:
+            TemplateError: `secrets` raised or returned no text, a file can't be read, or the value is no Unicode.
+                It costs an attempt or a batch.
+        """
+        if source in self.sources:
+            return self.sources[source]()
+        if source == "file":
+            return read_text_file(name or "")
+        if source == "env":
+            value: object = os.environ.get(name or "")
+        elif source != "secret" or self.hooks.secrets is None:
+            return None
+        else:
+            try:
+                value = plain("secrets", self.hooks.secrets(name or ""))
+            except CallableError as error:
+                raise TemplateError(str(error)) from None
+            except Exception as error:
+                raise TemplateError(f"the secrets callable raised {type(error).__name__}") from error
+        if value is None or (isinstance(value, str) and is_unicode(value)):
+            return value
+        reason = "is no Unicode" if isinstance(value, str) else f"is {type(value).__name__}, not a text"
+        raise TemplateError(f"the value of ${{{source}|{name}}} {reason}")

@@ -1,0 +1,246 @@
+"""The side of an output that dials: one link through all of its connections, with its requests and its cursor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import trio
+
+from trio_wsout._core.callables import CallableError, awaitable
+from trio_wsout._core.disconnection import Cause
+from trio_wsout._core.link import Link, State
+from trio_wsout._core.message import Accepted, Message
+from trio_wsout._core.request import Request, RequestError, build_request, files_named
+from trio_wsout._core.statistics import LinkStatistics
+from trio_wsout._modes.common import Common
+from trio_wsout._tasks.cursor_saver import CursorSaver
+from trio_wsout._tasks.outbox import Outbox
+from trio_wsout._tasks.reader import Inbox
+from trio_wsout._tasks.supervisor import Supervisor
+from trio_wsout._tasks.text_files import read_text_files
+from trio_wsout._wire.dial import Dialer
+from trio_wsout._wire.tcp import AttemptFailed
+from trio_wsout.config.sections import ConnectMode
+from trio_wsout.config.templates import Resolve, TemplateError
+from trio_wsout.errors import ConnectError
+from trio_wsout.stores.from_config import open_cursor_store
+
+__all__ = ["DialledSide"]
+
+
+class DialledSide:
+    """The link of an output; `Tree` opens, runs and closes it."""
+
+    def __init__(self, common: Common, outbox: Outbox, inbox: Inbox, *, wanted: bool = False) -> None:
+        """Make a link that sends what `outbox` has, and gives what comes to `inbox`; it dials at once if `wanted`."""
+        config, hooks = common.config, common.hooks
+        self._common = common
+        self._outbox = outbox
+        # Who takes messages needs the link from the start, and may never send.
+        self._wanted = wanted or hooks.receive or config.connect.mode is ConnectMode.EAGER
+        self._settle = outbox.on_confirmed
+        outbox.on_confirmed = self._confirmed
+        self._link = Link(config.reconnect, refreshable=bool(hooks.token or hooks.headers), urls=config.urls)
+        self._cursor_saver: CursorSaver | None = None
+        common.sources.update(cursor=lambda: self._cursor_value, attempt=lambda: str(self._link.attempt))
+        self._files = files_named(config)
+        self._dialer = Dialer(
+            config.tls,
+            config.connect.proxy,
+            config.heartbeat,
+            config.max_message_size,
+            common.opcode,
+            hooks.open_stream,
+        )
+        self._supervisor = Supervisor(
+            config.connect.timeout,
+            config.heartbeat,
+            self._link,
+            self._dialer,
+            outbox,
+            inbox,
+            self._make_request,
+            hooks.drawn,
+            hooks.on_state,
+        )
+
+    # -- life -------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Load the cursor, if there is one.
+
+        Raises:
+            CursorError: The stored cursor can't be read.
+        """
+        config, reader = self._common.config, self._common.cursor
+        if config.cursor is None or reader is None:
+            return
+        store = await open_cursor_store(config.cursor, url=config.urls[0])
+        self._cursor_saver = CursorSaver(store, self._common.ledger, self._common.counters)
+        await self._cursor_saver.load(config.cursor.initial_value, reader)
+
+    async def run(self) -> None:
+        """Keep the link open until `close`, or until it gives up, which breaks the output."""
+        async with trio.open_nursery() as nursery:
+            if self._cursor_saver is not None:
+                nursery.start_soon(self._cursor_saver.run)
+            if self._wanted:
+                self._link.wanted()
+            await self._supervisor.run()
+            nursery.cancel_scope.cancel()
+
+    async def begin(self) -> None:
+        """Wait until an eager link is open.
+
+        Raises:
+            ConnectError: It did not open within ``connect.eager-timeout``, or gave up.
+        """
+        connect, ledger = self._common.config.connect, self._common.ledger
+        if connect.mode is not ConnectMode.EAGER:
+            await trio.lowlevel.checkpoint()
+            return
+        try:
+            with trio.move_on_after(connect.eager_timeout):
+                await self.wait_open()
+                return
+        except trio.BrokenResourceError:
+            if ledger.broken is not None:
+                raise ledger.broken from None
+            raise
+        cause = self._supervisor.last_error or "the first attempt was still under way"
+        message = f"no connection within connect.eager-timeout ({connect.eager_timeout:g} s): {cause}"
+        raise ConnectError(message, attempts=self._link.failures, cause=cause)
+
+    async def wait_open(self) -> None:
+        """Wait until the link is open; a lazy one dials for it."""
+        self._outbox.wanted.notify()
+        await trio.lowlevel.checkpoint()
+        while self._link.state is not State.OPEN:
+            self._common.ledger.raise_if_broken()
+            if self._link.state is State.CLOSED:
+                raise trio.ClosedResourceError
+            await self._supervisor.changed.park()
+
+    async def save(self) -> None:
+        """Save the cursor now."""
+        if self._cursor_saver is not None:
+            await self._cursor_saver.save()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Have `run` close the connection politely, if one is open, and return."""
+        self._supervisor.close()
+
+    def ended(self) -> None:
+        """Wake the tasks that wait for the link: it is over."""
+        self._link.close()
+        self._supervisor.changed.unpark_all()
+
+    def drain(self) -> list[Accepted]:
+        """Take out all events that are not settled, in order."""
+        return [event for message in self._outbox.window.drain() for event in message.events]
+
+    # -- figures ----------------------------------------------------------------------------------------
+
+    @property
+    def open_messages(self) -> int:
+        """Messages that are not settled."""
+        return len(self._outbox.window)
+
+    @property
+    def connections(self) -> int:
+        """Open connections: one, or none."""
+        return int(self._supervisor.connection is not None)
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes that came on the open connection."""
+        connection = self._supervisor.connection
+        return 0 if connection is None else connection.transport.received_bytes
+
+    @property
+    def misses(self) -> int:
+        """Pings of the open connection that got no sign of life in time."""
+        monitor = self._supervisor.monitor
+        return 0 if monitor is None else monitor.misses
+
+    def statistics(self) -> LinkStatistics:
+        """Return the figures of this moment."""
+        window, supervisor = self._outbox.window, self._supervisor
+        return LinkStatistics(
+            state=self._link.state.value,
+            url=self._link.shown_url,
+            reconnects=self._link.reconnects,
+            resent=window.resent,
+            window_bytes=window.size,
+            subprotocol=supervisor.subprotocol,
+            cursor=self._cursor_value,
+            without_cursor=self._common.counters.without_cursor,
+            last_error=supervisor.last_error,
+        )
+
+    def situation(self) -> str:
+        """Return the link's state, its last trouble, and the confirmation that its peer never sent."""
+        trouble, silence = self._supervisor.last_error, self._outbox.window.silence
+        last = f", last trouble: {trouble}" if trouble else ""
+        more = f"; {silence}" if silence and silence not in last else ""
+        return f"the link is {self._link.state.value}{last}{more}"
+
+    # -- inside -----------------------------------------------------------------------------------------
+
+    @property
+    def _cursor_value(self) -> str | None:
+        return None if self._cursor_saver is None else self._cursor_saver.value
+
+    def _confirmed(self, messages: Sequence[Message]) -> None:
+        self._settle(messages)
+        self._link.message_passed()
+        if self._cursor_saver is not None:
+            self._cursor_saver.confirmed(messages)
+
+    async def _make_request(self) -> Request:
+        """Make the opening handshake of this attempt, with fresh credentials from the application."""
+        config, hooks = self._common.config, self._common.hooks
+        cursor = config.cursor
+        resumes = cursor is not None and (cursor.resume_on_reconnect or not self._supervisor.opened)
+        try:
+            headers = None if hooks.headers is None else await awaitable("headers", hooks.headers())
+            token = None if hooks.token is None else await awaitable("token", hooks.token())
+        except CallableError as error:
+            raise AttemptFailed(Cause.CALLABLE, str(error)) from None
+        except Exception as error:
+            detail = f"the application's headers or token callable raised {type(error).__name__}"
+            raise AttemptFailed(Cause.REQUEST, detail) from error
+        resolve = await self._resolve()
+        try:
+            return build_request(
+                config,
+                url=self._link.url,
+                resolve=resolve,
+                cursor=self._cursor_value if resumes else None,
+                headers=headers,
+                token=token,
+            )
+        except RequestError as error:
+            raise AttemptFailed(Cause.REQUEST, str(error)) from None
+        except (TypeError, AttributeError) as error:
+            detail = "the application's headers, token or secrets callable returned something that is no text"
+            raise AttemptFailed(Cause.REQUEST, detail) from error
+
+    async def _resolve(self) -> Resolve:
+        """Return `Common.resolve` with the contents of the files that the configuration names, as they are now."""
+        if not self._files:
+            return self._common.resolve
+        self._dialer.stage = "the files that the configuration names"
+        files: Mapping[str, str | TemplateError | None] = await read_text_files(self._files)
+
+        def resolve(source: str, name: str | None) -> str | None:
+            if source != "file":
+                return self._common.resolve(source, name)
+            text = files[name or ""]
+            if isinstance(text, TemplateError):
+                raise text
+            return text
+
+        return resolve

@@ -1,0 +1,207 @@
+"""What a relay does with messages: those of each peer, and of the link, go to all others, each source in its turn."""
+
+from __future__ import annotations
+
+import traceback
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
+import trio
+from attrs import define, field
+
+from trio_wsout._core.callables import CallableError
+from trio_wsout._core.edits import Edits
+from trio_wsout._core.json_line import JsonLine
+from trio_wsout._core.message import Accepted
+from trio_wsout._core.received import RawReceived, Received
+from trio_wsout._modes.common import Common
+from trio_wsout._tasks.channel import SendingEnd
+from trio_wsout._tasks.ledger import Item
+from trio_wsout._tasks.reader import Inbox, RawInbox
+from trio_wsout._tasks.served_peer import ServedPeer
+from trio_wsout._tasks.uplink import Uplink
+from trio_wsout.config.sections import Payload, Server
+from trio_wsout.errors import EventError
+
+__all__ = ["Exchange"]
+
+_EACH = 64
+"""Messages of one peer, or of the link, that wait for their turn."""
+_TURNS = 2
+"""Turns of other tasks after which the sender has surely had one."""
+
+
+class Exchange:
+    """Passes messages on."""
+
+    def __init__(self, common: Common, server: Server) -> None:
+        """Pass messages on, edited as the configuration and ``on_message`` say."""
+        self._common = common
+        self.stopping = False
+        """Whether nothing is passed on any more."""
+        self._edits = Edits(common.config.payload, server.sender_field, common.hooks.on_message)
+
+    def inbox_of_peer(self, peer: ServedPeer) -> Inbox:
+        """Return an inbox whose messages wait for their turn, if the peer may send; else one that drops them."""
+        common = self._common
+        if not peer.peer.may_send:
+            return common.inbox()
+        turns = self._common.entry.clone(_EACH)
+        return _PeerInbox(
+            common.config.payload,
+            _TurnTaker(self, turns, peer),
+            common.acks,
+            common.counters,
+            common.peer_log,
+            edit=self._edit(signed=True),
+            turns=turns,
+        )
+
+    def inbox_of_link(self, uplink: Uplink) -> Inbox:
+        """Return the inbox of the link, whose messages wait for their turn."""
+        common = self._common
+        turns = self._common.entry.clone(_EACH)
+        # While the link has no room, messages from it are taken nevertheless: behind them lie pongs that make room.
+        turns.restrict(lambda: uplink.full)
+        return RawInbox(
+            common.config.payload,
+            _TurnTaker(self, turns, uplink),
+            common.acks,
+            common.counters,
+            common.peer_log,
+            edit=self._edit(signed=False),
+        )
+
+    # -- messages on their way ----------------------------------------------------------------------------
+
+    def _edit(self, *, signed: bool) -> Callable[[RawReceived], RawReceived | None] | None:
+        """Return the function that edits each message of a peer (`signed`) or of the link; None if there is none."""
+        return None if self._edits.nothing else partial(self._edited, signed=signed)
+
+    def _edited(self, message: RawReceived, *, signed: bool) -> RawReceived | None:
+        """Return a message as it is passed on; None, counted, if it is refused or its edit failed."""
+        log = self._common.peer_log.error
+        try:
+            edited = self._edits.edited(message, signed=signed)
+        except (CallableError, EventError) as error:
+            self._drop(log, message, "%s", str(error))
+            return None
+        except Exception as error:  # noqa: BLE001 - the application's, whatever it is
+            # Its text may hold words of the peer.
+            where = "".join(traceback.format_tb(error.__traceback__)).rstrip()
+            self._drop(log, message, "%s", f"on_message raised {type(error).__name__}\n{where}")
+            return None
+        self._common.counters.dropped += edited is None
+        return edited
+
+    def _drop(self, log: Callable[..., object], message: Received, reason: str, *values: str) -> None:
+        """Count a message that is not passed on, and log why; `reason` names the kind, of which few are logged."""
+        self._common.counters.dropped += 1
+        log(f"a message from %s was not passed on: {reason}", message.peer.address, *values)
+
+    def accepted_from(self, source: ServedPeer | Uplink, item: RawReceived) -> Accepted | None:
+        """Return a message as an event for all others, counted; None, counted and logged, if it can't be passed on."""
+        common = self._common
+        if self.stopping:
+            common.counters.dropped += 1
+            return None
+        log = common.peer_log.warning
+        try:
+            payload = self._payload_of(item)
+        except ValueError as error:
+            self._drop(log, item, "%s", str(error))
+            return None
+        if len(payload) > common.config.max_message_size:
+            self._drop(log, item, "it exceeds max-message-size")
+            return None
+        accepted = Accepted(payload, item.event, source=source)
+        if common.cursor is not None:
+            accepted.cursor = common.cursor.value_from(item.event)
+        return accepted
+
+    def _payload_of(self, item: RawReceived) -> bytes:
+        config, encoder = self._common.config, self._common.encoder
+        if config.payload is not Payload.JSON:
+            return encoder.event(item.event)
+        if config.delivery.stamp is None:
+            return item.raw  # as it came
+        return encoder.event(JsonLine.joined(item.raw))  # as it came, with a stamp
+
+    def passed_on(self) -> None:
+        """Count an event that has its place in the queue."""
+        self._common.counters.accepted += 1
+
+    def give_nowait(self, item: Received) -> bool:
+        """Give a message to the application, if it asked for them; return false if there is no room."""
+        run = deque((item,))
+        if self._common.receives:
+            try:
+                self._common.received.put_nowait(run)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                self._common.counters.dropped += 1
+                return True
+        return not (self._common.receives and run)
+
+    async def give(self, item: Received) -> None:
+        """Give a message to the application, if it asked for them, waiting for room."""
+        if self._common.receives:
+            try:
+                await self._common.received.put(deque((item,)))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                self._common.counters.dropped += 1
+        else:
+            await trio.lowlevel.checkpoint()
+
+
+@define(eq=False, weakref_slot=False)
+class _PeerInbox(RawInbox):
+    """An inbox whose messages are passed on once the sender has taken them.
+
+    So every message that a peer may count as confirmed is on its way to the others. If the peer comes back before its
+    earlier connection is found dead, it sends again exactly the messages that still wait, and none overtakes another.
+    """
+
+    _turns: SendingEnd[Item] = field(alias="turns", kw_only=True)
+
+    async def passed_on_soon(self) -> bool:
+        for _ in range(_TURNS):
+            await trio.lowlevel.checkpoint()
+            if not len(self._turns):
+                return True
+        return False
+
+    async def wait_passed_on(self) -> None:
+        await self._turns.wait_empty()
+
+
+@define(eq=False, weakref_slot=False)
+class _TurnTaker:
+    """A `Taker` for the messages of one source: to the application if it asked, and to the sender in their turn."""
+
+    _exchange: Exchange
+    _turns: SendingEnd[Item]
+    _source: ServedPeer | Uplink
+
+    def put_nowait(self, run: deque[Received]) -> None:
+        while run and len(self._turns) < _EACH and self._exchange.give_nowait(run[0]):
+            accepted = self._accepted(run.popleft())
+            if accepted is not None:
+                self._turns.send_nowait(accepted)
+                self._exchange.passed_on()
+
+    async def put(self, run: deque[Received]) -> None:
+        while run:
+            await self._exchange.give(run[0])
+            accepted = self._accepted(run[0])
+            if accepted is not None:
+                await self._turns.send(accepted)
+                self._exchange.passed_on()
+            del run[0]
+            self.put_nowait(run)
+
+    def _accepted(self, value: Received) -> Accepted | None:
+        return self._exchange.accepted_from(
+            self._source, cast("RawReceived", value)
+        )  # this tree makes no others

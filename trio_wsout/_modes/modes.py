@@ -1,0 +1,120 @@
+"""The modes, each a choice of the parts of one tree.
+
+::
+
+    client                                     server-output / server-input / relay
+    ├─ spool journal  events → disk → sender   ├─ sender           events → batches → messages, framed once → log → sockets
+    ├─ sender         events → batches → link  ├─ history journal  messages → history, many with one commit → log
+    └─ link           the side that dials      ├─ heartbeat        the deadlines of all peers: ping, warn, cut
+       ├─ cursor saver  confirmed → store      ├─ listener         accept → handshake → admit, each peer guarded
+       ├─ supervisor  dial, serve, back off    │  └─ peer
+       │  └─ connection                        │     ├─ fan-out    history → socket, log → socket where the sender could not
+       │     ├─ writer  link → socket          │     └─ reader     always drains; pongs confirm; server-input: → received;
+       │     └─ reader  always drains;         │                   relay: → its turn at the sender
+       │                → received             └─ link             relay with a url: as in a client; what the peers get goes
+       └─ heartbeat   ping, warn, cut                              up, what comes down takes its turn at the sender
+
+The journals are where a spool or a history is configured, the cursor saver where there is a cursor.
+"""
+
+from __future__ import annotations
+
+from typing import Never
+
+from trio_wsout._core.delivery import DeliveryWindow
+from trio_wsout._core.unpacking import Unpacker
+from trio_wsout._modes.accepted import AcceptedSide
+from trio_wsout._modes.common import Common
+from trio_wsout._modes.dialled import DialledSide
+from trio_wsout._modes.exchange import Exchange
+from trio_wsout._modes.hooks import Hooks
+from trio_wsout._modes.tree import Tree
+from trio_wsout._tasks.backlog import Backlog
+from trio_wsout._tasks.channel import ReceivingEnd
+from trio_wsout._tasks.ledger import Item
+from trio_wsout._tasks.outbox import Outbox
+from trio_wsout._tasks.reader import Inbox
+from trio_wsout._tasks.sender import FanOutSender, LinkSender, Sender
+from trio_wsout._tasks.served_peer import ServedPeer
+from trio_wsout._tasks.spool_journal import SpoolJournal
+from trio_wsout._tasks.uplink import Uplink
+from trio_wsout.config.sections import Config, Mode, Server
+from trio_wsout.stores.from_config import open_spool_store
+
+__all__ = ["make_tree"]
+
+
+def make_tree(config: Config, hooks: Hooks) -> Tree:
+    """Return the tree of an output of this configuration; `Tree.run` brings it to life."""
+    common = Common(config, hooks)
+    if config.server is None:
+        return _client(common)
+    if config.mode is Mode.RELAY:
+        return _relay(common, config.server)
+    return _server(common, config.server)
+
+
+def _outbox(common: Common) -> Outbox:
+    config = common.config
+    window = DeliveryWindow(config.delivery, config.retry)
+    return Outbox(window, config.retry.timeout, common.ledger, common.counters)
+
+
+def _client(common: Common) -> Tree:
+    """Events go up the link, by way of the spool if there is one."""
+    config, packer, ledger, queue = common.config, common.packer, common.ledger, common.queue
+    outbox = _outbox(common)
+    link = DialledSide(common, outbox, common.inbox(common.received if common.hooks.receive else None))
+    if config.spool is not None:
+        store = common.hooks.spool or open_spool_store(config.spool, config.spool_bytes)
+        backlog = Backlog(store, ledger, common.revive)
+        spool = SpoolJournal(store, config.spool_bytes, ledger, backlog)
+        return Tree(common, Sender(packer, backlog, outbox, ledger), link=link, spool=spool)
+    if packer.alone and config.delivery.stamp is None:
+        return Tree(common, LinkSender(packer, queue, outbox, ledger, outbox.window), link=link)
+    return Tree(common, Sender(packer, queue, outbox, ledger), link=link)
+
+
+def _server(common: Common, server: Server) -> Tree:
+    """Events go to every peer; in mode server-input there are none, and what peers send goes to the application."""
+    config = common.config
+    receives = config.mode is Mode.SERVER_INPUT
+    unpacker = Unpacker(config.payload, config.batch) if receives and config.batch is not None else None
+
+    def inbox_for(peer: ServedPeer) -> Inbox:
+        return common.inbox(common.received if receives and peer.peer.may_send else None, unpacker)
+
+    peers = AcceptedSide(common, server, inbox_for)
+    encode = _encode_nothing if receives else None
+    return Tree(common, _sender_to(peers, common), peers=peers, encode=encode)
+
+
+def _relay(common: Common, server: Server) -> Tree:
+    """Events of the application, of peers and of the link take turns; they go to all but the one that sent them."""
+    exchange = Exchange(common, server)
+    peers = AcceptedSide(common, server, exchange.inbox_of_peer)
+    link = None
+    if common.config.url is not None:
+        outbox = _outbox(common)
+        peers.fan_out.uplink = uplink = Uplink(
+            peers.fan_out.log, outbox, common.entry.notify, peers.fan_out.settle
+        )
+        link = DialledSide(common, outbox, exchange.inbox_of_link(uplink), wanted=True)
+    sender = _sender_to(peers, common, directly=link is None)
+    return Tree(common, sender, link=link, peers=peers, exchange=exchange)
+
+
+def _sender_to(peers: AcceptedSide, common: Common, *, directly: bool = True) -> Sender[ReceivingEnd[Item]]:
+    """Return the sender to peers; `directly` is whether an event that comes alone needs no task between."""
+    if peers.history is not None:
+        return Sender(common.packer, common.queue, peers.history, common.ledger)
+    sender = FanOutSender(common.packer, common.queue, peers.fan_out, common.ledger, peers.fan_out.log)
+    if directly:
+        common.entry.offer_first = sender.take_alone
+    return sender
+
+
+def _encode_nothing(event: object, fate: object = None, *, own: bool = True) -> Never:
+    """Raise RuntimeError, whatever the event: all ways to send begin here."""
+    del event, fate, own
+    raise RuntimeError("mode server-input takes no events, it only receives; use server-output or relay")
