@@ -21,8 +21,6 @@ from trio_wsout._wire.accept import Acceptor
 from trio_wsout.config.sections import DeliveryLevel, Mode, OnGap, Server
 from trio_wsout.stores.from_config import open_history_store
 
-__all__ = ["AcceptedSide"]
-
 
 class AcceptedSide:
     """The listener of an output with its peers; `Tree` opens, runs and closes it."""

@@ -28,8 +28,6 @@ from trio_wsout.config.sections import Config, DeliveryLevel, Mode
 from trio_wsout.config.templates import TemplateError
 from trio_wsout.errors import EventError
 
-__all__ = ["Common"]
-
 _WAITING = 256
 """Events that wait between ``send`` and the sender: enough that a task switch serves many."""
 _RECEIVED = 64

@@ -25,8 +25,6 @@ from trio_wsout.config.templates import Resolve, TemplateError
 from trio_wsout.errors import ConnectError
 from trio_wsout.stores.from_config import open_cursor_store
 
-__all__ = ["DialledSide"]
-
 
 class DialledSide:
     """The link of an output; `Tree` opens, runs and closes it."""

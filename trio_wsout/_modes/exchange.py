@@ -25,8 +25,6 @@ from trio_wsout._tasks.uplink import Uplink
 from trio_wsout.config.sections import Payload, Server
 from trio_wsout.errors import EventError
 
-__all__ = ["Exchange"]
-
 _EACH = 64
 """Messages of one peer, or of the link, that wait for their turn."""
 _TURNS = 2

@@ -41,8 +41,6 @@ from trio_wsout._tasks.uplink import Uplink
 from trio_wsout.config.sections import Config, Mode, Server
 from trio_wsout.stores.from_config import open_spool_store
 
-__all__ = ["make_tree"]
-
 
 def make_tree(config: Config, hooks: Hooks) -> Tree:
     """Return the tree of an output of this configuration; `Tree.run` brings it to life."""

@@ -22,8 +22,6 @@ from trio_wsout._tasks.wakeup import cancel_when
 from trio_wsout.config.sections import BatchMode
 from trio_wsout.errors import SpoolError, Undelivered
 
-__all__ = ["Tree"]
-
 _log = logging.getLogger("trio_wsout")
 
 _CLOSING = 1.0
