@@ -11,10 +11,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trio_wsout.config import json_schema, load_config
-from trio_wsout.config.json_schema import UNSAID, formats
+from trio_wsout.config.json_schema import formats
 from trio_wsout.errors import ConfigError
 from trio_wsout.testing.strategies import documents
 
+UNSAID = {
+    "reconnect.max-backoff": "shorter than reconnect.initial-backoff",
+    "spool.max-bytes": "less than two messages of max-message-size",
+    "subprotocols": "a name that is there twice, once as a text and once as a number",
+    "headers": "a name that is there twice, in different case",
+    "auth.headers": "a name that is there twice, in different case",
+    "server.auth.query-parameter": "the same as cursor.query-parameter",
+    "server.auth.bearer": "a token that two identities have",
+    "server.sender-field": "the same as delivery.stamp",
+    "batch.header": "${cursor} or ${attempt} where there are many peers",
+    "batch.footer": "${cursor} or ${attempt} where there are many peers",
+}
+"""Values that the loader refuses and the schema accepts, because JSON Schema can't compare values."""
 CHECKER = jsonschema.FormatChecker(formats=())
 for _name, _accepts in formats().items():
     CHECKER.checks(_name)(_accepts)

@@ -1,6 +1,6 @@
 """The JSON Schema of a configuration, made from the sections and the types of their fields (SPEC 1).
 
-It accepts what `load_config` accepts, in either form, except for rules that JSON Schema can't express (`UNSAID`) and
+It accepts what `load_config` accepts, in either form, but for rules that compare two values, which JSON Schema can't, and
 for the values that a ``{{name}}`` will stand for. A regular expression in ``pattern`` describes a text as far
 as it can; ``format`` describes it exactly, to validators that are given the checks of `formats`.
 
@@ -13,11 +13,12 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from typing import Any, get_args, get_origin
 
 from attrs import NOTHING, Attribute, fields, fields_dict
 
+from trio_wsout.config import field_types
 from trio_wsout.config.dumping import document_value
 from trio_wsout.config.field_types import FieldType, field_type_of, kebab, section_of, without_none
 from trio_wsout.config.sections import (
@@ -35,19 +36,6 @@ from trio_wsout.config.sections import (
 from trio_wsout.config.validation import EXCLUDES, NEEDS, UNUSABLE, UNUSABLE_WITHOUT_LINK, default_of
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-UNSAID = {
-    "reconnect.max-backoff": "shorter than reconnect.initial-backoff",
-    "spool.max-bytes": "less than two messages of max-message-size",
-    "subprotocols": "a name that is there twice, once as a text and once as a number",
-    "headers": "a name that is there twice, in different case",
-    "auth.headers": "a name that is there twice, in different case",
-    "server.auth.query-parameter": "the same as cursor.query-parameter",
-    "server.auth.bearer": "a token that two identities have",
-    "server.sender-field": "the same as delivery.stamp",
-    "batch.header": "${cursor} or ${attempt} where there are many peers",
-    "batch.footer": "${cursor} or ${attempt} where there are many peers",
-}
-"""Values that the loader refuses and the schema accepts, because JSON Schema can't compare values."""
 Schema = dict[str, Any]
 _CONTEXT: Schema = {"$ref": "#/$defs/context"}
 _EMPTY: Schema = {"$ref": "#/$defs/empty"}
@@ -105,29 +93,16 @@ def formats() -> dict[str, Callable[[object], bool]]:
 
     Where a field is null or of another JSON type, ``type`` has refused it already.
     """
-    found: dict[str, Callable[[object], bool]] = {}
-
-    def collect(annotation: Any) -> None:  # noqa: ANN401 - any field's type
-        field_type, section = field_type_of(annotation), section_of(annotation)
-        if field_type is not None and "format" in field_type.schema:
-            found[str(field_type.schema["format"])] = _accepts(field_type)
-        inside = get_args(annotation) if section is None else [each.type for each in fields(section)]
-        for each in inside if field_type is None else ():
-            collect(each)
-
-    collect(Config)
-    return found
+    types = [each for each in map(field_type_of, vars(field_types).values()) if each is not None]
+    return {str(each.schema["format"]): partial(_accepts, each) for each in types if "format" in each.schema}
 
 
-def _accepts(field_type: FieldType) -> Callable[[object], bool]:
-    def accepts(instance: object) -> bool:
-        try:
-            field_type.parse(instance)
-        except ValueError:
-            return False
-        return True
-
-    return accepts
+def _accepts(field_type: FieldType, instance: object) -> bool:
+    try:
+        field_type.parse(instance)
+    except ValueError:
+        return False
+    return True
 
 
 # -- sections and fields ------------------------------------------------------------------------------
@@ -172,7 +147,7 @@ def _default(section: type, each: Attribute[Any]) -> Schema:
     """Return the default of a field as a document holds it; nothing for a required field or a section."""
     if each.default is NOTHING or section_of(each.type) is not None:
         return {}
-    default = default_of(each, section() if getattr(each.default, "takes_self", False) else None)
+    default = default_of(each, section)
     return {} if default is None else {"default": document_value(default, each.type)}
 
 
@@ -237,7 +212,7 @@ def _unset(section: type, each: Attribute[Any]) -> Schema:
         ways.append({"enum": [Delivery().level.value]})
     default = _default(section, each)
     if default:
-        value = default_of(each, section() if getattr(each.default, "takes_self", False) else None)
+        value = default_of(each, section)
         ways.append({"enum": [default["default"], *([value] if isinstance(value, float) else [])]})
     return {"anyOf": ways}
 

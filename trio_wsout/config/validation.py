@@ -95,11 +95,13 @@ def unusable(mode: Mode, *, link: bool) -> tuple[str, ...]:
 
 
 def default_of(field: Attribute[Any], section: object) -> Any:  # noqa: ANN401 - any field's value
-    """Return the default of a field beside the other fields of its section; NOTHING if it is required."""
+    """Return the default of a field beside the other fields of its section, or of a whole class; NOTHING if it is required."""
     factory = getattr(field.default, "factory", None)
     if factory is None:
         return field.default
-    return factory(section) if getattr(field.default, "takes_self", False) else factory()
+    if not getattr(field.default, "takes_self", False):
+        return factory()
+    return factory(section() if isinstance(section, type) else section)
 
 
 def is_unset(section: Any, name: str) -> bool:  # noqa: ANN401 - any section
