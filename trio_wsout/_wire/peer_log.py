@@ -1,4 +1,12 @@
-"""A log of events that peers can cause as often as they like, throttled so that no peer can fill it."""
+"""A log of events that peers can cause as often as they like, throttled so that no peer can fill it.
+
+Rules
+-----
+1. The first record of a kind is written immediately. Records with the same format string are of one kind.
+2. Those that follow within `EVERY` seconds of a report are counted, and reported together, with the values of the latest,
+   when that time is over, or when the output ends. So every event is reported once.
+3. The program has the format strings, and no peer, so there are few kinds.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +16,25 @@ from math import inf
 import trio
 from attrs import define, field
 
-from trio_wsout._core.throttle import Throttle
-
 _log = logging.getLogger("trio_wsout")
+
+EVERY = 60.0
+"""Seconds between two reports of one kind."""
+
+
+@define
+class _Kind:
+    reported_at: float
+    waiting: int = 0
+    latest: tuple[int, tuple[object, ...]] = (logging.WARNING, ())
+    """Level and values of the latest record that waits."""
 
 
 @define(eq=False)
 class PeerLog:
-    """Writes the first record of each kind immediately, and later ones once a minute with their count.
+    """Throttles the records of one output, whose task is `run`."""
 
-    Records with the same format string are of one kind. Each output has one log, whose task is `run`.
-    """
-
-    _throttle: Throttle = field(factory=Throttle, init=False)
-    _latest: dict[str, tuple[int, tuple[object, ...]]] = field(
-        factory=dict[str, tuple[int, tuple[object, ...]]], init=False
-    )
-    """Level and values of the latest record that was counted, by its format string."""
+    _kinds: dict[str, _Kind] = field(factory=dict[str, _Kind], init=False)
     _counted: trio.Event = field(factory=trio.Event, init=False)
 
     def warning(self, text: str, *values: object) -> None:
@@ -36,28 +46,36 @@ class PeerLog:
         self._add(logging.ERROR, text, values, exc_info=exc_info)
 
     def _add(self, level: int, text: str, values: tuple[object, ...], *, exc_info: bool = False) -> None:
-        if self._throttle.happened(text, trio.current_time()):
+        kind, now = self._kinds.get(text), trio.current_time()
+        if kind is None or (not kind.waiting and now >= kind.reported_at + EVERY):
+            self._kinds[text] = _Kind(now)
             _log.log(level, text, *values, exc_info=exc_info)
             return
-        if text not in self._latest:
+        if not kind.waiting:
             self._counted.set()
-        self._latest[text] = level, values
+        kind.waiting += 1
+        kind.latest = level, values
 
     async def run(self) -> None:
         """Log the counts when their time has come, and the remaining ones when cancelled."""
         try:
             while True:
-                deadline = self._throttle.deadline
+                waiting = (each.reported_at for each in self._kinds.values() if each.waiting)
                 self._counted = trio.Event()
-                with trio.move_on_at(inf if deadline is None else deadline):
+                with trio.move_on_at(min(waiting, default=inf) + EVERY):
                     await self._counted.wait()
-                self._write(self._throttle.poll(trio.current_time()))
+                self._report(EVERY)
         finally:
-            self._write(self._throttle.rest(trio.current_time()))
+            self._report(0.0)
 
-    def _write(self, counted: list[tuple[str, int]]) -> None:
-        for text, count in counted:
-            level, values = self._latest.pop(text)
+    def _report(self, pause: float) -> None:
+        """Log the records that wait, of the kinds whose last report is at least `pause` seconds ago."""
+        now = trio.current_time()
+        for text, kind in self._kinds.items():
+            if not kind.waiting or kind.reported_at + pause > now:
+                continue
+            (level, values), count = kind.latest, kind.waiting
+            kind.reported_at, kind.waiting = now, 0
             if count == 1:
                 _log.log(level, text, *values)
             else:
