@@ -320,7 +320,7 @@ class Subscription:
     @property
     def deadline(self) -> float | None:
         """The time at which the oldest message in flight makes the peer stalled; None if there is nothing to wait for."""
-        if self._paused or not self.writes:
+        if self._paused or not self.writes or not self.joined:
             return None
         return max(self.writes[0].at, self._resumed_at) + self._log.timeout
 

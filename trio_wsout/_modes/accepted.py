@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import trio
 
@@ -13,10 +13,10 @@ from trio_wsout._core.statistics import HistoryStatistics, ListenerStatistics
 from trio_wsout._modes.common import Common
 from trio_wsout._tasks.fan_out import FanOut, gap_frame
 from trio_wsout._tasks.history_journal import HistoryJournal
+from trio_wsout._tasks.inbox import Inbox
 from trio_wsout._tasks.listener import Listener
-from trio_wsout._tasks.reader import Inbox
 from trio_wsout._tasks.replay import Replay
-from trio_wsout._tasks.served_peer import GOING_AWAY, Resumption, ServedPeer
+from trio_wsout._tasks.session import GOING_AWAY, Resumption, Session
 from trio_wsout._wire.accept import Acceptor
 from trio_wsout.config.sections import DeliveryLevel, Mode, OnGap, Server
 from trio_wsout.stores.from_config import open_history_store
@@ -25,7 +25,7 @@ from trio_wsout.stores.from_config import open_history_store
 class AcceptedSide:
     """The listener of an output with its peers; `Tree` opens, runs and closes it."""
 
-    def __init__(self, common: Common, server: Server, inbox_for: Callable[[ServedPeer], Inbox]) -> None:
+    def __init__(self, common: Common, server: Server, inbox_for: Callable[[Session], Inbox]) -> None:
         """Make a listener that gives what a peer sends to the inbox that `inbox_for` makes."""
         config, hooks = common.config, common.hooks
         self._common = common
@@ -34,7 +34,6 @@ class AcceptedSide:
         self.listener = Listener(
             server,
             config.heartbeat,
-            config.retry,
             self._resumption,
             inbox_for,
             self.fan_out,
@@ -78,6 +77,7 @@ class AcceptedSide:
             stamped=delivery.stamp is not None,
             advice=advice,
             peer_log=common.peer_log,
+            heartbeat_task=common.heartbeat_task,
         )
 
     # -- life -------------------------------------------------------------------------------------------
@@ -98,8 +98,8 @@ class AcceptedSide:
     def start(self, nursery: trio.Nursery) -> None:
         """Start to accept, and to keep messages where there is a history."""
         if self.history is not None:
-            nursery.start_soon(self.history.run)
-        nursery.start_soon(self.listener.run, nursery)
+            nursery.start_soon(self.history.run, name="history journal")
+        nursery.start_soon(self.listener.run, name="listener")
 
     async def wait_posted(self) -> None:
         """Wait until every message taken so far is in the log."""
@@ -156,19 +156,9 @@ class AcceptedSide:
         return self.fan_out.log.unsettled
 
     @property
-    def connections(self) -> int:
-        """Open connections."""
-        return len(self.fan_out.peers)
-
-    @property
-    def received_bytes(self) -> int:
-        """Bytes that came on the open connections."""
-        return sum(peer.connection.transport.received_bytes for peer in self.fan_out.peers)
-
-    @property
-    def misses(self) -> int:
-        """Pings of the open connections that got no sign of life in time."""
-        return sum(peer.monitor.misses for peer in self.fan_out.peers)
+    def sessions(self) -> Collection[Session]:
+        """The sessions of all peers."""
+        return self.fan_out.peers
 
     def statistics(self, *, closed: bool) -> ListenerStatistics:
         """Return the figures of this moment."""

@@ -17,8 +17,9 @@ from trio_wsout._core.statistics import Counters
 from trio_wsout._core.unpacking import Unpacker
 from trio_wsout._modes.hooks import Hooks
 from trio_wsout._tasks.channel import ReceivingEnd, SendingEnd, open_channel
+from trio_wsout._tasks.heartbeat import HeartbeatTask
+from trio_wsout._tasks.inbox import Inbox, RawInbox, Taker
 from trio_wsout._tasks.ledger import Item, Ledger
-from trio_wsout._tasks.reader import Inbox, RawInbox, Taker
 from trio_wsout._tasks.received_channel import Handover
 from trio_wsout._tasks.text_files import read_text_file
 from trio_wsout._wire.frames import BINARY, TEXT
@@ -61,6 +62,8 @@ class Common:
         self.ledger = Ledger(hooks.undelivered)
         self.counters = Counters()
         self.peer_log = PeerLog()
+        self.heartbeat_task = HeartbeatTask()
+        """Watches the deadlines of all sessions."""
         ends: tuple[SendingEnd[Item], ReceivingEnd[Item]] = open_channel(_WAITING)
         self.entry, self.queue = ends
         self.received = Handover(_RECEIVED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import trio
 
@@ -14,8 +14,9 @@ from trio_wsout._core.request import Request, RequestError, build_request, files
 from trio_wsout._core.statistics import LinkStatistics
 from trio_wsout._modes.common import Common
 from trio_wsout._tasks.cursor_saver import CursorSaver
+from trio_wsout._tasks.inbox import Inbox
 from trio_wsout._tasks.outbox import Outbox
-from trio_wsout._tasks.reader import Inbox
+from trio_wsout._tasks.session import Session
 from trio_wsout._tasks.supervisor import Supervisor
 from trio_wsout._tasks.text_files import read_text_files
 from trio_wsout._wire.dial import Dialer
@@ -47,7 +48,6 @@ class DialledSide:
             config.connect.proxy,
             config.heartbeat,
             config.max_message_size,
-            common.opcode,
             hooks.open_stream,
         )
         self._supervisor = Supervisor(
@@ -81,7 +81,7 @@ class DialledSide:
         """Keep the link open until `close`, or until it gives up, which breaks the output."""
         async with trio.open_nursery() as nursery:
             if self._cursor_saver is not None:
-                nursery.start_soon(self._cursor_saver.run)
+                nursery.start_soon(self._cursor_saver.run, name="cursor saver")
             if self._wanted:
                 self._link.wanted()
             await self._supervisor.run()
@@ -147,21 +147,9 @@ class DialledSide:
         return len(self._outbox.window)
 
     @property
-    def connections(self) -> int:
-        """Open connections: one, or none."""
-        return int(self._supervisor.connection is not None)
-
-    @property
-    def received_bytes(self) -> int:
-        """Bytes that came on the open connection."""
-        connection = self._supervisor.connection
-        return 0 if connection is None else connection.transport.received_bytes
-
-    @property
-    def misses(self) -> int:
-        """Pings of the open connection that got no sign of life in time."""
-        monitor = self._supervisor.monitor
-        return 0 if monitor is None else monitor.misses
+    def sessions(self) -> Collection[Session]:
+        """The session of the open connection, if there is one."""
+        return () if self._supervisor.session is None else (self._supervisor.session,)
 
     def statistics(self) -> LinkStatistics:
         """Return the figures of this moment."""

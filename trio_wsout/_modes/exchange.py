@@ -18,9 +18,9 @@ from trio_wsout._core.message import Accepted
 from trio_wsout._core.received import RawReceived, Received
 from trio_wsout._modes.common import Common
 from trio_wsout._tasks.channel import SendingEnd
+from trio_wsout._tasks.inbox import Inbox, RawInbox
 from trio_wsout._tasks.ledger import Item
-from trio_wsout._tasks.reader import Inbox, RawInbox
-from trio_wsout._tasks.served_peer import ServedPeer
+from trio_wsout._tasks.session import Session
 from trio_wsout._tasks.uplink import Uplink
 from trio_wsout.config.sections import Payload, Server
 from trio_wsout.errors import EventError
@@ -41,7 +41,7 @@ class Exchange:
         """Whether nothing is passed on any more."""
         self._edits = Edits(common.config.payload, server.sender_field, common.hooks.on_message)
 
-    def inbox_of_peer(self, peer: ServedPeer) -> Inbox:
+    def inbox_of_peer(self, peer: Session) -> Inbox:
         """Return an inbox whose messages wait for their turn, if the peer may send; else one that drops them."""
         common = self._common
         if not peer.peer.may_send:
@@ -99,7 +99,7 @@ class Exchange:
         self._common.counters.dropped += 1
         log(f"a message from %s was not passed on: {reason}", message.peer.address, *values)
 
-    def accepted_from(self, source: ServedPeer | Uplink, item: RawReceived) -> Accepted | None:
+    def accepted_from(self, source: Session | Uplink, item: RawReceived) -> Accepted | None:
         """Return a message as an event for all others, counted; None, counted and logged, if it can't be passed on."""
         common = self._common
         if self.stopping:
@@ -180,7 +180,7 @@ class _TurnTaker:
 
     _exchange: Exchange
     _turns: SendingEnd[Item]
-    _source: ServedPeer | Uplink
+    _source: Session | Uplink
 
     def put_nowait(self, run: deque[Received]) -> None:
         while run and len(self._turns) < _EACH and self._exchange.give_nowait(run[0]):

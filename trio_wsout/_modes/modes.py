@@ -31,14 +31,14 @@ from trio_wsout._modes.hooks import Hooks
 from trio_wsout._modes.tree import Tree
 from trio_wsout._tasks.backlog import Backlog
 from trio_wsout._tasks.channel import ReceivingEnd
+from trio_wsout._tasks.inbox import Inbox
 from trio_wsout._tasks.ledger import Item
 from trio_wsout._tasks.outbox import Outbox
-from trio_wsout._tasks.reader import Inbox
 from trio_wsout._tasks.sender import FanOutSender, LinkSender, Sender
-from trio_wsout._tasks.served_peer import ServedPeer
+from trio_wsout._tasks.session import Session
 from trio_wsout._tasks.spool_journal import SpoolJournal
 from trio_wsout._tasks.uplink import Uplink
-from trio_wsout.config.sections import Config, Mode, Server
+from trio_wsout.config.sections import Config, DeliveryLevel, Mode, Server
 from trio_wsout.stores.from_config import open_spool_store
 
 
@@ -55,7 +55,8 @@ def make_tree(config: Config, hooks: Hooks) -> Tree:
 def _outbox(common: Common) -> Outbox:
     config = common.config
     window = DeliveryWindow(config.delivery, config.retry)
-    return Outbox(window, config.retry.timeout, common.ledger, common.counters)
+    writes = config.delivery.level is DeliveryLevel.WRITTEN
+    return Outbox(window, config.retry.timeout, common.ledger, common.opcode, writes, common.heartbeat_task)
 
 
 def _client(common: Common) -> Tree:
@@ -79,7 +80,7 @@ def _server(common: Common, server: Server) -> Tree:
     receives = config.mode is Mode.SERVER_INPUT
     unpacker = Unpacker(config.payload, config.batch) if receives and config.batch is not None else None
 
-    def inbox_for(peer: ServedPeer) -> Inbox:
+    def inbox_for(peer: Session) -> Inbox:
         return common.inbox(common.received if receives and peer.peer.may_send else None, unpacker)
 
     peers = AcceptedSide(common, server, inbox_for)

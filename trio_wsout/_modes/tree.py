@@ -140,17 +140,19 @@ class Tree:
 
     def _start(self, nursery: trio.Nursery) -> None:
         """Start the tasks."""
-        nursery.start_soon(cancel_when, self.ledger.broke, nursery.cancel_scope)
-        nursery.start_soon(self.common.peer_log.run)
+        nursery.start_soon(cancel_when, self.ledger.broke, nursery.cancel_scope, name="end if broken")
+        nursery.start_soon(self.common.peer_log.run, name="peer log")
+        nursery.start_soon(self.common.heartbeat_task.run, name="heartbeat")
         if self.bounding is not None:
-            nursery.start_soon(self.bounding.watch_progress, self.common.config.retry.timeout)
+            timeout = self.common.config.retry.timeout
+            nursery.start_soon(self.bounding.watch_progress, timeout, name="progress of received")
         if self._spool is not None:
-            nursery.start_soon(self._spool.run)
-        nursery.start_soon(self._sender.run)
+            nursery.start_soon(self._spool.run, name="spool journal")
+        nursery.start_soon(self._sender.run, name="sender")
         if self.peers is not None:
             self.peers.start(nursery)
         if self.link is not None:
-            nursery.start_soon(self._run_link, self.link)
+            nursery.start_soon(self._run_link, self.link, name="supervisor")
 
     async def _run_link(self, link: DialledSide) -> None:
         await link.run()
@@ -270,6 +272,7 @@ class Tree:
         # A task that waited in `send` counts its event a moment after the sender may have taken it.
         accepted = max(counters.accepted, ledger.taken)
         open_sides = [side for side in (peers, link) if side is not None]
+        sessions = [session for side in open_sides for session in side.sessions]
         return Statistics(
             accepted=accepted,
             confirmed=ledger.confirmed,
@@ -281,10 +284,10 @@ class Tree:
             dropped=counters.dropped,
             queued=accepted - ledger.taken + self._sender.pending,
             window=open_sides[0].open_messages,
-            peers=open_sides[0].connections,
-            sent_bytes=counters.sent_bytes,
-            received_bytes=counters.received_bytes + sum(side.received_bytes for side in open_sides),
-            heartbeat_misses=counters.heartbeat_misses + sum(side.misses for side in open_sides),
+            peers=len(open_sides[0].sessions),
+            sent_bytes=counters.sent_bytes + sum(each.sent_bytes for each in sessions),
+            received_bytes=counters.received_bytes + sum(each.received_bytes for each in sessions),
+            heartbeat_misses=counters.heartbeat_misses + sum(each.monitor.misses for each in sessions),
             unknown_acks=counters.unknown_acks,
             unusable_cursors=0 if cursor is None else cursor.unusable,
             last_document=ledger.last_document,

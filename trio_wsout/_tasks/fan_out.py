@@ -5,31 +5,29 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from math import inf
-from typing import Protocol, cast
+from typing import ClassVar, cast
 
 import trio
 from attrs import define, field
 
 from trio_wsout._core.acknowledgement import stamp_of
-from trio_wsout._core.disconnection import Cause, Disconnection
-from trio_wsout._core.heartbeat import HeartbeatMonitor
+from trio_wsout._core.disconnection import BY_SILENCE, Cause, Disconnection
 from trio_wsout._core.history import gap_message
-from trio_wsout._core.log import Broadcast, Log, Owner, Subscription
+from trio_wsout._core.log import Broadcast, Log, Subscription
 from trio_wsout._core.message import Accepted, Message
 from trio_wsout._core.read_out import could_not_write
-from trio_wsout._core.received import Peer
 from trio_wsout._core.statistics import Counters
-from trio_wsout._tasks.heartbeat import HasDeadline, HeartbeatTask, read_out
+from trio_wsout._tasks.heartbeat import HeartbeatTask, read_out
 from trio_wsout._tasks.ledger import Ledger
+from trio_wsout._tasks.session import Session
 from trio_wsout._tasks.uplink import Uplink
 from trio_wsout._tasks.wakeup import Wakeup
-from trio_wsout._wire.connection import Connection
 from trio_wsout._wire.frames import TEXT, plain_frame
 from trio_wsout._wire.peer_log import PeerLog
 from trio_wsout._wire.transport import write_to_each
 from trio_wsout.config.sections import DeliveryLevel, Server, SlowPeer
 
-__all__ = ["TRY_AGAIN_LATER", "FanOut", "Member", "gap_frame"]
+__all__ = ["TRY_AGAIN_LATER", "FanOut", "gap_frame"]
 
 _log = logging.getLogger("trio_wsout")
 _coming = logging.getLogger("trio_wsout.peers")
@@ -41,40 +39,9 @@ _TURNS = 3
 """Times that the peers' tasks may run before a full queue means that the peer itself is slow."""
 
 
-class Member(Owner, HasDeadline, Protocol):
-    """A peer, as far as the fan-out and the replay have to do with it; `ServedPeer` is one."""
-
-    peer: Peer
-    connection: Connection
-    monitor: HeartbeatMonitor
-    subscription: Subscription | None
-    """Its subscription to the log; None until its replay has caught up."""
-    sent_early: set[int] | None
-    """Numbers of the events that it sent before it had a subscription, and that its replay has not passed; None if it
-    has no replay."""
-
-    def join_log(self) -> None:
-        """Subscribe to the messages that are posted from now on."""
-
-    def wake(self) -> None:
-        """Wake its fan-out task, which alone writes from now on."""
-
-    def written(self) -> None:
-        """At level written, confirm the messages taken from the log, unless some of them wait for room in the socket."""
-
-    def write_now(self) -> None:
-        """Write the frames that wait for the peer, or wake its fan-out task if only that can write. The peer is not in sync."""
-
-    def ping(self) -> None:
-        """Write the ping that is due or wanted, if one is."""
-
-    def close(self, code: int) -> None:
-        """Have the connection closed with `code`."""
-
-
 @define(eq=False)
 class FanOut:
-    """The peers of a listener, and the log that all of them read; a `Sink` and a `HasDeadline`.
+    """The peers of a listener, and the log that all of them read; a `Sink`, a `Feed` and a `HasDeadline`.
 
     A message is framed once, whatever the number of peers.
     """
@@ -91,21 +58,22 @@ class FanOut:
     _advice: str = field(alias="advice")
     """The setting for peers that answer no ping and send nothing; a warning names it."""
     peer_log: PeerLog
+    heartbeat_task: HeartbeatTask
     epoch: int = field(default=0, init=False)
     """The epoch of the stamps."""
     uplink: Uplink | None = field(default=None, init=False)
     """The link of a relay, which is one more member; None without a link."""
-    peers: set[Member] = field(factory=set["Member"], init=False)
-    idle: set[Member] = field(factory=set["Member"], init=False)
-    """Peers whose fan-out tasks wait, and that are not in sync: each is written to individually."""
+    peers: set[Session] = field(factory=set[Session], init=False)
+    idle: set[Session] = field(factory=set[Session], init=False)
+    """Peers whose tasks wait, and that are not in sync: each is written to individually."""
     complete: bool = field(default=False, init=False)
     """Whether nothing more will be posted, so that a peer that has everything may go."""
-    heartbeat_task: HeartbeatTask = field(factory=HeartbeatTask, init=False)
-    """Watches the deadlines of all peers."""
     confirms_writes: bool = field(init=False)
     """Whether a message is confirmed once it is written (level written)."""
     changed: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     """Tasks that wait until a peer comes or goes, or the tree ends, park here."""
+    on_strange_pong: ClassVar[None] = None
+    """None: nobody wants to know of pongs that answer no ping."""
     due: float = field(default=inf, init=False)
     ticket: int = field(default=0, init=False)
     _room: Wakeup = field(factory=Wakeup, init=False)
@@ -120,10 +88,10 @@ class FanOut:
         """Post a message if every peer has room for it or must do without it; return whether it was posted."""
         if self.log.full:
             return False
-        source: Member | Uplink | None = message.source
+        source: Session | Uplink | None = message.source
         subscription = None
         if source is not None:
-            subscription = source.subscription
+            subscription = _subscription(source)
             if subscription is None and source.sent_early is not None:
                 source.sent_early.add(message.last_seq)
         self.log.post(message, plain_frame(message.payload, self.opcode), subscription)
@@ -164,8 +132,9 @@ class FanOut:
         for subscription, outcome in short.items():
             if not isinstance(outcome, int) or not outcome:
                 log.leave_sync(subscription)
-        self.count(broadcast.write.first, broadcast.write.last, len(members))
-        self.counters.sent_bytes += len(members) * broadcast.write.size
+        write, peers = broadcast.write, len(members)
+        self.counters.written_messages += peers * (write.last - write.first)
+        self.counters.written += peers * (log.seq_before(write.last) - log.seq_before(write.first))
         ask = log.broadcast_written(broadcast)
         for subscription, outcome in short.items():
             _owner(subscription).connection.wrote_part(broadcast.frames, outcome)
@@ -176,17 +145,59 @@ class FanOut:
             for subscription in tuple(members):
                 _owner(subscription).written()
 
-    def became_idle(self, peer: Member) -> None:
-        """Add a peer to the broadcasts if it has everything and its socket can be written to; otherwise add it to `idle`."""
-        subscription, number = peer.subscription, peer.connection.transport.free_fileno
-        self.idle.discard(peer)
-        if subscription is None or number is None or not self.log.enter_sync(subscription, number):
-            self.idle.add(peer)
+    # -- Feed -------------------------------------------------------------------------------------------
 
-    def count(self, first: int, last: int, peers: int = 1) -> None:
-        """Count the messages from `first` to before `last` as written to so many peers."""
-        self.counters.written_messages += peers * (last - first)
-        self.counters.written += peers * (self.log.seq_before(last) - self.log.seq_before(first))
+    @property
+    def timeout(self) -> float:
+        """Seconds that a message may be in flight (retry.timeout)."""
+        return self.log.timeout
+
+    @property
+    def idle_timeout(self) -> float | None:
+        """Seconds without a message in either direction before Close 1001; None if a peer may be idle for ever."""
+        return self._server.idle_timeout
+
+    def join(self, session: Session) -> Subscription:
+        """Return a subscription to the messages that are posted from now on."""
+        return self.log.join(session)
+
+    def leave(self, session: Session) -> None:
+        """End the subscription, if there is one; messages that only this peer did not confirm settle without it."""
+        subscription = _subscription(session)
+        if subscription is not None:
+            self.log.leave(subscription)
+
+    def catch_up(self, session: Session) -> None:
+        """Bring the account of a peer in sync up to date."""
+        self.log.in_sync.catch_up(cast("Subscription", session.subscription))
+
+    def became_idle(self, session: Session) -> None:
+        """Add a peer to the broadcasts if it has everything and its socket can be written to; otherwise add it to `idle`."""
+        subscription, number = _subscription(session), session.connection.transport.free_fileno
+        self.idle.discard(session)
+        if subscription is None or number is None or not self.log.enter_sync(subscription, number):
+            self.idle.add(session)
+
+    def became_busy(self, session: Session) -> None:
+        """Let nobody write to the peer but its own task."""
+        subscription = _subscription(session)
+        if subscription is not None:
+            self.log.leave_sync(subscription)
+        self.idle.discard(session)
+
+    def take(self, session: Session) -> tuple[bytes, int, int]:
+        """Take the next messages; return their frames, after a notice of a gap if there is one, and how many messages and events."""
+        subscription = cast("Subscription", session.subscription)
+        gap_after, before = subscription.gap_after, subscription.position
+        frames, after = subscription.take(trio.current_time()), subscription.position
+        if gap_after is not None:
+            subscription.gap_reported()
+            frames = self.lost_frame(gap_after, before) + frames
+        return frames, after - before, self.log.seq_before(after) - self.log.seq_before(before)
+
+    def warn(self, text: str) -> None:
+        """Log a warning about a peer."""
+        self.peer_log.warning(text)
 
     def count_replayed(self, events: int, messages: int) -> None:
         """Count events that a peer gets from the history, and their messages."""
@@ -254,7 +265,7 @@ class FanOut:
         else:
             self._expel(await self._slow_after_reading(None))
 
-    async def _slow_after_reading(self, until: float | None) -> list[Member]:
+    async def _slow_after_reading(self, until: float | None) -> list[Session]:
         """Return the peers that make the log full even after everything in their sockets was read.
 
         The peers had time until `until`; None if they had none. This process may not have run for a while: a peer that took
@@ -272,14 +283,20 @@ class FanOut:
             ]
         return slow
 
-    def _members_of(self, subscriptions: Sequence[Subscription]) -> list[Member]:
+    def _members_of(self, subscriptions: Sequence[Subscription]) -> list[Session]:
         """Return the peers that these subscriptions belong to, without those that are gone."""
         wanted = set(subscriptions)
         return [each for each in self.peers if each.subscription in wanted]
 
-    def _expel(self, slow: Sequence[Member]) -> None:
+    @property
+    def _closes_slow(self) -> bool:
+        return self._server.slow_peer is SlowPeer.DISCONNECT
+
+    def _expel(
+        self, slow: Sequence[Session], why: str = "peer %s does not keep up and is closed with 1013"
+    ) -> None:
         for peer in slow:
-            self.peer_log.warning("peer %s does not keep up and is closed with 1013", peer.peer.address)
+            self.peer_log.warning(why, peer.peer.address)
             self.counters.expelled += 1
             peer.close(TRY_AGAIN_LATER)
 
@@ -297,19 +314,36 @@ class FanOut:
 
     # -- peers that come and go -------------------------------------------------------------------------
 
-    def enter(self, peer: Member) -> None:
-        """Add a peer that is connected."""
+    def invite(self, session: Session) -> None:
+        """Have a peer get everything from here on, although its handshake is not answered yet.
+
+        The peer can't be closed before that answer. Where slow peers are closed, it makes nobody wait until then.
+        """
+        session.join()
+        subscription = _subscription(session)
+        if self._closes_slow and subscription is not None:
+            subscription.mark_stuck()
+
+    def came(self, peer: Session) -> None:
+        """Add a peer that is connected; close it if slow peers are closed and it lost messages before its handshake was answered."""
         self.peers.add(peer)
         self.counters.admitted += 1
         _coming.info("peer %s came", peer.peer.address)
         self.changed.unpark_all()
+        subscription = _subscription(peer)
+        if self._closes_slow and subscription is not None:
+            subscription.clear_stuck()
+            if subscription.dropped:
+                self._expel([peer], "peer %s did not read its answer in time and is closed with 1013")
 
-    def leave(self, peer: Member) -> None:
+    def left(self, peer: Session) -> None:
         """Remove a peer whose connection is over."""
         self.peers.discard(peer)
         self.idle.discard(peer)
-        self.counters.received_bytes += peer.connection.transport.received_bytes
-        _coming.info("peer %s left%s", peer.peer.address, _why(peer.connection.disconnection))
+        disconnection = peer.connection.disconnection
+        if disconnection is not None and disconnection.cause in BY_SILENCE:
+            self._warn_of_silence(peer, disconnection)
+        _coming.info("peer %s left%s", peer.peer.address, _why(disconnection))
         self.changed.unpark_all()
 
     def complete_now(self) -> None:
@@ -318,10 +352,9 @@ class FanOut:
         for peer in self.peers:
             peer.wake()
 
-    def was_cut(self, peer: Member) -> None:
+    def _warn_of_silence(self, peer: Session, disconnection: Disconnection) -> None:
         """Warn once about a peer that was cut for its silence and never confirmed anything; name the setting for such peers."""
-        disconnection = peer.connection.disconnection
-        if self._warned_of_silence or disconnection is None:
+        if self._warned_of_silence:
             return
         stalled = disconnection.cause is Cause.STALLED
         if stalled and self._level is DeliveryLevel.ACKED:
@@ -341,8 +374,12 @@ def gap_frame(asked: str | None, first: str | None) -> bytes:
     return plain_frame(gap_message(asked, first), TEXT)
 
 
-def _owner(subscription: Subscription) -> Member:
-    return cast("Member", subscription.owner)
+def _owner(subscription: Subscription) -> Session:
+    return cast("Session", subscription.owner)
+
+
+def _subscription(session: Session | Uplink) -> Subscription | None:
+    return cast("Subscription | None", session.subscription)  # the fan-out's sessions have no other accounts
 
 
 def _why(disconnection: Disconnection | None) -> str:

@@ -6,8 +6,7 @@ everything that lies there is read first (`read_out`).
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
@@ -16,14 +15,10 @@ from typing import Protocol
 import trio
 from attrs import define, field, frozen
 
-from trio_wsout._core.disconnection import Cause, Disconnection
-from trio_wsout._core.heartbeat import HeartbeatMonitor, Pulse
 from trio_wsout._core.read_out import Motion, ReadOut
 from trio_wsout._wire.connection import Connection
 
-__all__ = ["HandshakeDeadline", "HasDeadline", "HeartbeatTask", "Suspect", "beat", "read_out"]
-
-_log = logging.getLogger("trio_wsout")
+__all__ = ["HandshakeDeadline", "HasDeadline", "HeartbeatTask", "Suspect", "read_out"]
 
 _STALE = 64
 """Entries of deadlines that moved, or that nobody has any more, before the heap is cleared of them."""
@@ -214,38 +209,3 @@ class HandshakeDeadline:
         self._deadline = None
         if self._scope is not None:
             self._scope.cancel()
-
-
-def beat(
-    connection: Connection,
-    monitor: HeartbeatMonitor,
-    ping: Callable[[], object],
-    *,
-    all_read: bool = False,
-    warn: Callable[[str], object] = _log.warning,
-) -> bool:
-    """Do what the heartbeat of one connection asks for now: ping, ask the system for progress, warn, or cut.
-
-    Args:
-        connection: The connection.
-        monitor: Its heartbeat.
-        ping: Writes a ping, or wakes the task that does.
-        all_read: Whether everything that lay in the socket has been read since this function returned true.
-        warn: Called with a warning. The function of a listener, which has many peers, does not log a line for each.
-
-    Returns:
-        Whether the peer gave no sign of life in time. Nothing was done about that yet: call again, with `all_read`.
-    """
-    now = trio.current_time()
-    pulse = monitor.poll(now, all_read=all_read)
-    if pulse is Pulse.PROGRESS:
-        monitor.progress_found(now, connection.progress())
-        pulse = monitor.poll(now, all_read=all_read)
-    detail = "no sign of life within heartbeat.timeout"
-    if pulse is Pulse.PING:
-        ping()
-    elif pulse is Pulse.CUT:
-        connection.end(Disconnection(cause=Cause.UNHEALTHY, detail=detail))
-    elif pulse is Pulse.WARN:
-        warn(detail)
-    return pulse is Pulse.READ

@@ -15,10 +15,10 @@ import trio
 from attrs import define, field
 
 from trio_wsout._core.heartbeat import HeartbeatMonitor
-from trio_wsout._tasks.fan_out import TRY_AGAIN_LATER, FanOut
+from trio_wsout._tasks.fan_out import FanOut
 from trio_wsout._tasks.heartbeat import HandshakeDeadline
-from trio_wsout._tasks.reader import Inbox
-from trio_wsout._tasks.served_peer import Resumption, ServedPeer
+from trio_wsout._tasks.inbox import Inbox
+from trio_wsout._tasks.session import Resumption, Session
 from trio_wsout._wire.accept import Acceptor, Guest
 from trio_wsout._wire.connection import Connection
 from trio_wsout._wire.listen import (
@@ -30,7 +30,7 @@ from trio_wsout._wire.listen import (
     remove_socket,
 )
 from trio_wsout._wire.peer_log import PeerLog
-from trio_wsout.config.sections import Heartbeat, Retry, Server, SlowPeer
+from trio_wsout.config.sections import Heartbeat, Server
 from trio_wsout.config.templates import Resolve
 from trio_wsout.errors import HistoryError
 
@@ -78,10 +78,9 @@ class Listener:
 
     _server: Server
     _heartbeat: Heartbeat | None
-    _retry: Retry
     _find_resumption: Callable[[str | None], Awaitable[Resumption]]
     """Returns the start of a peer's stream by the cursor that it wants to resume after; None if it does not ask to resume."""
-    _inbox_for: Callable[[ServedPeer], Inbox]
+    _inbox_for: Callable[[Session], Inbox]
     """Returns the inbox that takes the messages of a peer."""
     _fan_out: FanOut
     acceptor: Acceptor
@@ -112,15 +111,15 @@ class Listener:
             _log.warning("server.allowed-origins is not set: pages of any origin may connect")
         _log.info("listening at %s", ", ".join(self.addresses) or "the given listeners")
 
-    async def run(self, nursery: trio.Nursery) -> None:
-        """Accept until `stop`, then close the listening sockets; peers that were accepted go on in `nursery`."""
-        nursery.start_soon(self._fan_out.heartbeat_task.run)
-        try:
-            with self._accepting:  # noqa: ASYNC912 - serving waits
-                listeners = [_SteadyListener(each, self._fan_out.peer_log) for each in self._listeners]
-                await trio.serve_listeners(self._serve, listeners, handler_nursery=nursery)
-        finally:
-            await self.aclose()  # noqa: ASYNC102 - by force, which never waits
+    async def run(self) -> None:
+        """Accept until `stop`, then close the listening sockets; return when the last peer is gone."""
+        async with trio.open_nursery() as sessions:
+            try:
+                with self._accepting:  # noqa: ASYNC912 - serving waits
+                    listeners = [_SteadyListener(each, self._fan_out.peer_log) for each in self._listeners]
+                    await trio.serve_listeners(self._serve, listeners, handler_nursery=sessions)
+            finally:
+                await self.aclose()  # noqa: ASYNC102 - by force, which never waits
 
     def stop(self) -> None:
         """Accept no more peers."""
@@ -142,28 +141,31 @@ class Listener:
 
     async def _serve(self, stream: trio.abc.Stream) -> None:
         """Serve one stream to its end; nothing but a cancellation from outside gets out."""
-        admitted: tuple[ServedPeer, Connection, Resumption] | None = None
+        trio.lowlevel.current_task().name = "session"
+        admitted: tuple[Session, Resumption] | None = None
         try:
             # The objects of the handshake are dropped before the peer is served: they are a tenth of a peer's memory.
             admitted = await self._admit(stream)
             if admitted is not None:
-                peer, connection, resumption = admitted
-                await peer.run(connection, self._inbox_for(peer), resumption)
+                session, resumption = admitted
+                self._fan_out.came(session)
+                await session.run(self._inbox_for(session), resumption)
         except Exception:  # noqa: BLE001 - one connection's trouble is nobody else's
             self._fan_out.peer_log.error("a connection ended by an error of this side", exc_info=True)
             self._fan_out.settle()
         finally:
             if admitted is not None:
+                self._fan_out.left(admitted[0])
                 self.acceptor.capacity.release()
             await trio.aclose_forcefully(stream)  # noqa: ASYNC102 - by force, which never waits
 
-    async def _admit(self, stream: trio.abc.Stream) -> tuple[ServedPeer, Connection, Resumption] | None:
-        """Return the admitted peer, whose capacity the caller releases; None if it was refused, or left."""
+    async def _admit(self, stream: trio.abc.Stream) -> tuple[Session, Resumption] | None:
+        """Return the session of the admitted peer, whose capacity the caller releases; None if it was refused, or left."""
         deadline = HandshakeDeadline(
             self._fan_out.heartbeat_task, trio.current_time() + self._server.handshake_timeout
         )
         guest: Guest | None = None
-        admitted: tuple[ServedPeer, Connection, Resumption] | None = None
+        admitted: tuple[Session, Resumption] | None = None
         try:
             with deadline.scope():
                 guest = await self.acceptor.receive(stream, address_of(stream))
@@ -183,63 +185,29 @@ class Listener:
             await self.acceptor.turn_away(guest, "the history can't be read")
             return None
 
-    async def _welcome(
-        self, guest: Guest, deadline: HandshakeDeadline
-    ) -> tuple[ServedPeer, Connection, Resumption] | None:
+    async def _welcome(self, guest: Guest, deadline: HandshakeDeadline) -> tuple[Session, Resumption] | None:
         resumption: Resumption | None = None
         with deadline.scope():
             resumption = await self._resumption(guest)
         if resumption is None:
             return None
-        peer = ServedPeer(
-            guest.peer,
-            HeartbeatMonitor(self._heartbeat),
-            self._fan_out,
-            write_timeout=self._retry.timeout,
-            idle_timeout=self._server.idle_timeout,
-        )
+        session = Session(guest.peer, HeartbeatMonitor(self._heartbeat), self._fan_out)
         headers: list[tuple[str, str]] = []
         if resumption.resumed is not None:
             headers.append((_STATUS, "resumed" if resumption.resumed else "gap"))
         if resumption.replay is None and resumption.refusal is None:
-            self._join(peer)
+            self._fan_out.invite(session)
         connection: Connection | None = None
         try:
             with deadline.scope():
                 connection = await self.acceptor.answer(guest, headers)
-            if connection is not None:
-                self._admitted(peer)
-                return peer, connection, resumption
-            if trio.current_effective_deadline() > -inf:
-                # The peer left before its handshake was answered. If this task is cancelled, that settles nothing.
-                peer.leave_log_and_settle()
         finally:
             if connection is None:
-                peer.leave_log()
+                self._fan_out.leave(session)
+        if connection is not None:
+            session.opened(connection)
+            return session, resumption
+        if trio.current_effective_deadline() > -inf:
+            # The peer left before its handshake was answered. If this task is cancelled, that settles nothing.
+            self._fan_out.settle()
         return None
-
-    @property
-    def _closes_slow(self) -> bool:
-        return self._server.slow_peer is SlowPeer.DISCONNECT
-
-    def _join(self, peer: ServedPeer) -> None:
-        """Have the peer get everything from here on, although its handshake is not answered yet.
-
-        The peer can't be closed before that answer. Where slow peers are closed, it makes nobody wait until then.
-        """
-        peer.join_log()
-        if self._closes_slow and peer.subscription is not None:
-            peer.subscription.mark_stuck()
-
-    def _admitted(self, peer: ServedPeer) -> None:
-        """Close the peer if slow peers are closed and it lost messages before its handshake was answered."""
-        subscription = peer.subscription
-        if subscription is None or not self._closes_slow:
-            return
-        subscription.clear_stuck()
-        if subscription.dropped:
-            self._fan_out.peer_log.warning(
-                "peer %s did not read its answer in time and is closed with 1013", peer.peer.address
-            )
-            self._fan_out.counters.expelled += 1
-            peer.close(TRY_AGAIN_LATER)

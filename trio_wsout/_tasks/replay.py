@@ -12,21 +12,14 @@ from collections.abc import Sequence
 from attrs import define, field
 
 from trio_wsout._core.history import Entry, first_cursor
-from trio_wsout._core.packing import Packer
-from trio_wsout._tasks.fan_out import FanOut, Member, gap_frame
+from trio_wsout._core.packing import Packer, PackingError
+from trio_wsout._tasks.fan_out import FanOut, gap_frame
 from trio_wsout._tasks.history_journal import HistoryJournal
+from trio_wsout._tasks.session import GONE, INTERNAL_ERROR, CloseNow, Session
 from trio_wsout._wire.frames import plain_frame
+from trio_wsout.errors import HistoryError
 
-__all__ = ["Overtaken", "Replay"]
-
-
-class Overtaken(Exception):  # noqa: N818 - caught by the peer's task, never leaves the package
-    """Events left the history before a replay had read them, and such a peer is refused (history.on-gap)."""
-
-    def __init__(self, first: str | None) -> None:
-        """Take the first cursor behind the gap; None if there is none."""
-        super().__init__("the history has overtaken a replay")
-        self.first = first
+__all__ = ["Replay"]
 
 
 @define(eq=False)
@@ -45,16 +38,22 @@ class Replay:
     _tells: bool = field(alias="tells")
     """Whether gaps are reported within the stream (history.on-gap)."""
 
-    async def next_frames(self, peer: Member) -> bytes:
+    async def next_frames(self, session: Session) -> bytes:
         """Return the next frames to write; empty once the peer has caught up and joined the log.
 
         Raises:
-            Overtaken: Events were lost meanwhile, and such a peer is refused (history.on-gap).
-            HistoryError: The history can't be read.
+            CloseNow: Events were lost meanwhile, and such a peer is refused (history.on-gap); or the history can't be read.
         """
+        try:
+            return await self._next_frames(session)
+        except (HistoryError, PackingError) as error:
+            self._fan_out.peer_log.error("a peer's replay was broken off: %s", error)
+            raise CloseNow(INTERNAL_ERROR) from None
+
+    async def _next_frames(self, session: Session) -> bytes:
         frames = b""
         log = self._fan_out.log
-        while not frames and peer.subscription is None:
+        while not frames and session.subscription is None:
             before = log.last_seq
             entries = await self._history_journal.after(self._position)
             posted = log.last_seq
@@ -64,8 +63,8 @@ class Replay:
             if news:
                 self._position, self._cursor = news[-1].position, news[-1].cursor
             elif self._position >= posted:
-                peer.join_log()
-            frames, self._notice = self._notice + self._frames(news, peer), b""
+                session.join()
+            frames, self._notice = self._notice + self._frames(news, session), b""
         return frames
 
     def _look_for_gap(self, news: Sequence[Entry], *, at_least: int) -> None:
@@ -75,13 +74,13 @@ class Replay:
             return
         first = first_cursor(news)
         if not self._tells:
-            raise Overtaken(first)
+            raise CloseNow(GONE, first or "")
         self._position = floor
         self._notice = gap_frame(self._cursor, first)
 
-    def _frames(self, news: Sequence[Entry], peer: Member) -> bytes:
+    def _frames(self, news: Sequence[Entry], session: Session) -> bytes:
         """Return the frames of these events, without those that the peer itself sent meanwhile."""
-        early = peer.sent_early
+        early = session.sent_early
         payloads = [entry.payload for entry in news if not early or entry.position not in early]
         if early:
             early.difference_update([entry.position for entry in news])

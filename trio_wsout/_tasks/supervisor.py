@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from math import inf
 
 import trio
 from attrs import define, evolve, field
@@ -15,10 +16,10 @@ from trio_wsout._core.link import Link, LinkChange, State
 from trio_wsout._core.message import Accepted
 from trio_wsout._core.received import Peer
 from trio_wsout._core.request import Request
-from trio_wsout._tasks.heartbeat import HandshakeDeadline, HeartbeatTask
-from trio_wsout._tasks.link_connection import LinkConnection
+from trio_wsout._tasks.heartbeat import HandshakeDeadline
+from trio_wsout._tasks.inbox import Inbox
 from trio_wsout._tasks.outbox import Outbox
-from trio_wsout._tasks.reader import Inbox
+from trio_wsout._tasks.session import NORMAL, Session
 from trio_wsout._wire.connection import Connection
 from trio_wsout._wire.dial import Dialer
 from trio_wsout._wire.tcp import AttemptFailed
@@ -52,10 +53,8 @@ class Supervisor:
     """Uniform in [0, 1), for the jitter."""
     _on_state: Callable[[LinkChange], object] | None
     """Called at every change of the link's state."""
-    connection: Connection | None = field(default=None, init=False)
-    """The open connection; None while there is none."""
-    monitor: HeartbeatMonitor | None = field(default=None, init=False)
-    """The monitor of the open connection; None while there is none."""
+    session: Session | None = field(default=None, init=False)
+    """The session of the open connection; None while there is none."""
     subprotocol: str | None = field(default=None, init=False)
     """The subprotocol of the latest connection; None if there was none."""
     last_error: str | None = field(default=None, init=False)
@@ -64,8 +63,9 @@ class Supervisor:
     """Whether a connection was ever open."""
     changed: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     """Tasks that wait for the next change of the link's state, or the end of the tree, park here."""
-    _heartbeat_task: HeartbeatTask = field(factory=HeartbeatTask, init=False)
-    _closing: trio.Event = field(factory=trio.Event, init=False)
+    _closing: bool = field(default=False, init=False)
+    _waiting: trio.CancelScope = field(factory=trio.CancelScope, init=False)
+    """Bounds the work; cancelled to end it while no connection is open."""
     _announced: State | None = field(default=None, init=False)
     _silences: int = field(default=0, init=False)
     """Connections that ended although the peer had never confirmed anything."""
@@ -74,24 +74,19 @@ class Supervisor:
     # -- for the tree -----------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Have `run` close the connection politely, if one is open, and return."""
-        self._closing.set()
+        """Have `run` close the connection politely, if one is open, and return; stop dialling and backing off."""
+        self._closing = True
+        if self.session is None:
+            self._waiting.cancel()
+        else:
+            self.session.close(NORMAL, within=inf)
 
     async def run(self) -> None:
         """Keep the link open until `close`, or until it gives up, which breaks the output."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._stop_waiting, nursery.cancel_scope)
-            nursery.start_soon(self._heartbeat_task.run)
+        with self._waiting:
             await self._keep_open()
-            nursery.cancel_scope.cancel()
         self._link.close()
         self._announce(None)
-
-    async def _stop_waiting(self, scope: trio.CancelScope) -> None:
-        """On `close`, stop dialling and backing off; an open connection closes itself."""
-        await self._closing.wait()
-        if self._link.state is not State.OPEN:
-            scope.cancel()
 
     # -- the loop -----------------------------------------------------------------------------------------
 
@@ -103,12 +98,11 @@ class Supervisor:
         while True:
             self._announce(None)
             disconnection, undelivered = await self._attempt()
-            closing = self._closing.is_set()
-            if not closing:
+            if not self._closing:
                 self._link_ended(disconnection)
             # After the change of state: this waits while the channel is full, and nobody must take the link for open then.
             await self._outbox.ledger.report(undelivered)
-            if closing or self._closing.is_set():
+            if self._closing:
                 return
             if link.state is State.GAVE_UP:
                 self._give_up(disconnection)
@@ -193,7 +187,7 @@ class Supervisor:
         """Open a connection within connect.timeout, from the credentials to the end of the handshake."""
         timeout = self._connect_timeout
         ends_at = trio.current_time() + timeout
-        deadline = HandshakeDeadline(self._heartbeat_task, ends_at)
+        deadline = HandshakeDeadline(self._outbox.heartbeat_task, ends_at)
         try:
             with deadline.scope():
                 return await self._dialer.dial(self._make_request, ends_at)
@@ -204,26 +198,21 @@ class Supervisor:
 
     async def _serve(self, connection: Connection) -> Disconnection:
         """Serve an open connection to its end, and return why it ended."""
-        self.monitor = monitor = HeartbeatMonitor(self._heartbeat)
-        self._opened(connection, monitor)
         peer = Peer(address=self._dialer.address, subprotocol=connection.subprotocol)
+        self.session = session = Session(peer, HeartbeatMonitor(self._heartbeat), self._outbox)
+        session.opened(connection)
+        session.join()
+        self._opened(connection)
         try:
-            serving = LinkConnection(
-                connection, monitor, self._outbox, self._heartbeat_task, self._link.message_passed
-            )
-            await serving.run(self._inbox, peer=peer, closing=self._closing)
+            await session.run(self._inbox)
         finally:
-            self.connection = self.monitor = None
-            self._inbox.counters.received_bytes += connection.transport.received_bytes
-            self._inbox.counters.heartbeat_misses += monitor.misses
+            self.session = None
+        if session.heard:
+            self._link.message_passed()
         return self._explained(await connection.wait_ended())
 
-    def _opened(self, connection: Connection, monitor: HeartbeatMonitor) -> None:
-        now = trio.current_time()
-        monitor.opened(now, knows_progress=connection.progress() is not None)
-        self.connection = connection
-        self._outbox.window.connected(now)
-        self._link.opened(now)
+    def _opened(self, connection: Connection) -> None:
+        self._link.opened(trio.current_time())
         self.subprotocol = connection.subprotocol
         self.opened = True
         self._announce(None)

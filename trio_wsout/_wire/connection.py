@@ -13,7 +13,7 @@ from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.heartbeat import Progress
 from trio_wsout._core.read_out import Motion
 from trio_wsout._wire.decoder import NO_STATUS, Close, Decoder, Part, Ping, Violation
-from trio_wsout._wire.frames import CLOSE, PING, PONG, TEXT, masked_frame, masked_frames
+from trio_wsout._wire.frames import CLOSE, PING, PONG
 from trio_wsout._wire.tcp import bytes_unread, send_progress
 from trio_wsout._wire.transport import Transport
 from trio_wsout.config.secret import redact_secrets
@@ -37,8 +37,6 @@ class Connection:
     """Decodes the peer's bytes."""
     _frame: Callable[[bytes, int], bytes] = field(alias="frame")
     """`masked_frame` on the side of a client, `plain_frame` on that of a server (RFC 6455 section 5.1)."""
-    _opcode: int = field(default=TEXT, kw_only=True, alias="opcode")
-    """Opcode of the messages that `write` frames."""
     subprotocol: str | None = field(default=None, kw_only=True)
     """The subprotocol that both sides agreed on; None if there is none."""
     on_ping: Callable[[float], object] | None = field(default=None, init=False)
@@ -83,37 +81,30 @@ class Connection:
 
     # -- writing --------------------------------------------------------------------------------------
 
-    async def write(self, payloads: Sequence[bytes], ping: bytes | None = None) -> int:
-        """Write each payload as one masked message, and then a ping, in one go; return the bytes written.
+    async def write(self, frames: bytes, ping: bytes | None = None) -> None:
+        """Write frames, and then a ping with this payload if it is not None, in one go.
 
         A write that is cancelled or fails makes the connection dead.
 
         Raises:
             trio.BrokenResourceError: The connection is over; `disconnection` has the reason.
         """
-        frames = masked_frames(payloads, self._opcode)
-        if ping is not None:
-            frames.append(masked_frame(ping, PING))
-        return await self._write(b"".join(frames), pings=ping is not None)
-
-    async def write_frames(self, frames: bytes, ping: bytes | None = None) -> int:
-        """Write frames that are ready, and then a ping, in one go; return the bytes written, raise as `write`."""
         if ping is not None:
             frames += self._frame(ping, PING)
-        return await self._write(frames, pings=ping is not None)
-
-    async def _write(self, data: bytes, *, pings: bool) -> int:
-        pings, self._ping_waits = pings or self._ping_waits, False
-        await self.transport.write(data)
+        pings, self._ping_waits = ping is not None or self._ping_waits, False
+        await self.transport.write(frames)
         if pings:
             self._pinged()
-        return len(data)
 
-    def write_nowait(self, frames: bytes) -> None:
-        """Write frames without waiting, if the transport has a `free_fileno`; the writer writes the rest that the system does not take."""
+    def write_nowait(self, frames: bytes, ping: bytes | None = None) -> None:
+        """Write as `write`, without waiting, if the transport has a `free_fileno`; the writer writes the rest that the system does not take."""
+        if ping is not None:
+            frames += self._frame(ping, PING)
         if not self.transport.write_nowait(frames):
             self.transport.wrote(len(frames))
             self.transport.keep_rest(frames, 0)
+        if ping is not None:
+            self._ping_taken()
 
     def wrote_part(self, frames: bytes, outcome: int | OSError) -> None:
         """Take the outcome of `write_to_each` for this connection: the number of bytes that the system took, or its error."""
@@ -126,10 +117,13 @@ class Connection:
         """Write a ping without waiting, or else have the writer write it before all else."""
         frame = self._frame(payload, PING)
         if not self.transport.write_nowait(frame):
-            self._ping_waits = True
             self.transport.queue(frame)
-        elif self.transport.has_queued:
-            self._ping_waits = True  # with the rest of it
+        self._ping_taken()
+
+    def _ping_taken(self) -> None:
+        """Note the ping as written, or as waiting for the writer, maybe with the rest of what was written before it."""
+        if self.transport.has_queued:
+            self._ping_waits = True
         else:
             self._pinged()
 

@@ -44,8 +44,6 @@ class Dialer:
     """`connect.proxy`; None if the environment names it."""
     _heartbeat: Heartbeat | None
     _max_message_size: int
-    _opcode: int
-    """Opcode of the messages that are sent."""
     _open_stream: Callable[[str, int], Awaitable[trio.abc.Stream]] | None
     """The application's own way to open a stream to host and port; None if it has none."""
     address: str = field(default="", init=False)
@@ -142,7 +140,6 @@ class Dialer:
             transport,
             Decoder(masked=False, most=self._max_message_size),
             masked_frame,
-            opcode=self._opcode,
             subprotocol=subprotocol,
             secrets=request.secrets,
         )
