@@ -18,7 +18,7 @@ from trio_wsout._core.statistics import Statistics
 from trio_wsout._modes.hooks import Hooks
 from trio_wsout._modes.modes import make_tree
 from trio_wsout._modes.tree import Tree
-from trio_wsout._tasks.ledger import DocumentEnd, Receipt
+from trio_wsout._tasks.ledger import Mark, Receipt
 from trio_wsout._tasks.received_channel import ReceivedChannel
 from trio_wsout._wire.proxy import check_proxy
 from trio_wsout._wire.tls import check_tls
@@ -101,7 +101,7 @@ class Output(trio.abc.SendChannel[Any]):
             raise ValueError("end_document() needs batch.mode: document")
         await trio.lowlevel.checkpoint_if_cancelled()
         receipt = Receipt((), self._tree.bounding)
-        await self._put(DocumentEnd(receipt))
+        await self._put(Mark(receipt, ends_document=True))
         return receipt
 
     async def flush(self) -> None:
@@ -187,7 +187,7 @@ class Output(trio.abc.SendChannel[Any]):
         self._counters.accepted += 1
         return True
 
-    async def _put(self, item: Accepted | DocumentEnd) -> None:  # noqa: ASYNC910 - send is a checkpoint
+    async def _put(self, item: Accepted | Mark) -> None:  # noqa: ASYNC910 - send is a checkpoint
         self._check_open()
         try:
             await self._tree.entry.send(item)

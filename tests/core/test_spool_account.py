@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from trio_wsout._core.spool_account import Segments, Settled
+from trio_wsout._core.settled import Settled
+from trio_wsout._core.spool_account import Segments
 
 HEADER = 50
 

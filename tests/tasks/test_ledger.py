@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import trio
 import trio_wsout
-from trio_wsout import Undelivered
-from trio_wsout._core.message import Accepted
-from trio_wsout._tasks.ledger import Ledger
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from trio_wsout import Document, Undelivered
+from trio_wsout._core.message import Accepted, BatchMessage, Message
+from trio_wsout._tasks.ledger import Ledger, Mark
 
 
 def failed(*numbers: int) -> list[tuple[Accepted, str]]:
@@ -88,3 +90,146 @@ async def test_a_break_by_something_else_is_told_what_was_undelivered_after_it()
     await ledger.report(failed(1))
     assert isinstance(ledger.broken, trio_wsout.ConnectError)
     assert [item.event for item in ledger.broken.undelivered] == [1]
+
+
+# -- marks -----------------------------------------------------------------------------------------------------
+
+
+class Fates:
+    """The outcome of one event or end, which must be told once."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.document: Document | None = None
+
+    def confirmed(self, document: Document | None) -> None:
+        self.told.append("confirmed")
+        self.document = document
+
+    def failed(self, reason: str) -> None:
+        self.told.append(reason)
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Events that settle in order or are refused out of it, with marks between; the model keeps a list of what is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger(None)
+        self.events: list[Accepted] = []
+        self.messages: list[Message] = []
+        """What is on its way, in order."""
+        self.open: set[int] = set()
+        self.undelivered = 0
+        self.marks: list[tuple[int, Mark, Fates]] = []
+        self.ledger.on_awaited = self._awaited
+        self.asked = 0
+        self.number = 1
+        """The number of the open document."""
+        self.documents: set[int] = set()
+        """The documents of which a part is confirmed."""
+
+    def _awaited(self) -> None:
+        self.asked += 1
+
+    def _new(self) -> Accepted:
+        event = Accepted(b"", None, Fates(), len(self.events) + 1)
+        self.events.append(event)
+        self.open.add(event.seq)
+        return event
+
+    def _told(self, event: Accepted) -> list[str]:
+        assert isinstance(event.fate, Fates)
+        return event.fate.told
+
+    @rule(sizes=st.lists(st.integers(1, 3), min_size=1, max_size=4), refuse=st.booleans())
+    def take(self, sizes: list[int], *, refuse: bool) -> None:
+        for size in sizes:
+            events = [self._new() for _ in range(size)]
+            if refuse and size > 2:  # one that turns out to be no base64, in the middle of a batch
+                self.ledger.failed(events.pop(1), "refused")
+                self.open.remove(events[0].seq + 1)
+                self.undelivered += 1
+            alone = size == 1
+            self.messages.append(
+                events[0] if alone else BatchMessage(b"", events, Document(self.number, True, False, size))
+            )
+
+    @rule()
+    def refuse(self) -> None:
+        event = self._new()
+        self.ledger.failed(event, "refused")
+        self.open.remove(event.seq)
+        self.undelivered += 1
+
+    @precondition(lambda self: self.messages)
+    @rule(data=st.data())
+    def confirm(self, data: st.DataObject) -> None:
+        count = data.draw(st.integers(1, len(self.messages)))
+        run, self.messages = self.messages[:count], self.messages[count:]
+        self.ledger.confirm(run)
+        self.documents |= {message.document.id for message in run if message.document is not None}
+        self.open -= {event.seq for message in run for event in message.events}
+
+    @precondition(lambda self: self.messages)
+    @rule()
+    def fail_the_first(self) -> None:
+        for event in self.messages.pop(0).events:
+            self.ledger.failed(event, "undelivered")
+            self.open.remove(event.seq)
+            self.undelivered += 1
+
+    @rule(ends=st.booleans())
+    def mark(self, *, ends: bool) -> None:
+        asked, fates = self.asked, Fates()
+        mark = Mark(fates, ends_document=ends)
+        marker = Document(self.number, False, True, 0) if ends else None
+        self.number += ends
+        self.ledger.passed(mark, len(self.events), marker)
+        self.marks.append((len(self.events), mark, fates))
+        assert mark.passed.is_set()
+        assert self.asked == asked + bool(self.open), "who waits has peers asked"
+
+    @invariant()
+    def a_mark_is_reached_when_everything_before_it_has_settled(self) -> None:
+        first = min(self.open, default=len(self.events) + 1)
+        for seq, mark, fates in self.marks:
+            assert mark.done.is_set() == (seq < first)
+            assert not mark.abandoned
+            assert fates.told == (["confirmed"] if seq < first else [])
+            assert fates.document == (mark.marker if seq < first else None)
+        assert self.ledger.awaited == any(seq >= first for seq, _, _ in self.marks)
+
+    @invariant()
+    def the_counts_add_up(self) -> None:
+        ledger = self.ledger
+        assert ledger.undelivered == self.undelivered
+        assert ledger.confirmed + ledger.undelivered + len(self.open) == len(self.events)
+        assert ledger.settled.upto + ledger.settled.beyond == len(self.events) - len(self.open)
+        assert all(len(self._told(event)) == (event.seq not in self.open) for event in self.events)
+
+    @invariant()
+    def the_last_document_is_the_latest_of_which_a_part_is_confirmed_or_that_ended(self) -> None:
+        ended = {
+            mark.marker.id: mark.marker for _, mark, _ in self.marks if mark.marker and mark.done.is_set()
+        }
+        latest, found = max([*self.documents, *ended], default=0), self.ledger.last_document
+        assert (0 if found is None else found.id) == latest
+        if latest in ended:
+            assert found == ended[latest]
+
+    def teardown(self) -> None:
+        left = [event for message in self.messages for event in message.events]
+        waiting = [(mark, fates) for _, mark, fates in self.marks if not mark.done.is_set()]
+        never_taken = Accepted(b"", None, Fates())
+        lost = self.ledger.abandon([*left, never_taken], "the end")
+        assert len(lost) == len(left) + 1
+        assert self._told(never_taken) == ["the end"]
+        for mark, fates in waiting:
+            assert mark.abandoned
+            assert mark.done.is_set()
+            assert fates.told == ["the end"]
+        assert not self.ledger.awaited
+
+
+TestLedger = LedgerMachine.TestCase

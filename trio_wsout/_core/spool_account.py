@@ -15,44 +15,12 @@ from bisect import bisect_right
 
 from attrs import define, field
 
-__all__ = ["Segment", "Segments", "Settled"]
+__all__ = ["Segment", "Segments"]
 
 _LARGEST = 8 << 20
 """Most bytes of a segment, except where one group is larger: so much is read in one go when a spool is opened."""
 _INDEXED = 64 << 10
 """Bytes between two records whose offset is remembered."""
-
-
-@define(eq=False)
-class Settled:
-    """The numbers that are settled: all up to `upto`, and ranges behind it."""
-
-    upto: int
-    """Every number up to this one is settled."""
-    beyond: int = field(default=0, init=False)
-    """The number of events behind it that are settled, too."""
-    _last_of: dict[int, int] = field(factory=dict[int, int], init=False)
-    """The last number of each range, by its first."""
-    _first_of: dict[int, int] = field(factory=dict[int, int], init=False)
-    """The first number of each range, by its last."""
-
-    def add(self, first: int, last: int) -> None:
-        """Note that these numbers are settled; none of them was before."""
-        self.beyond += last - first + 1
-        before = self._first_of.pop(first - 1, None)
-        if before is not None:
-            del self._last_of[before]
-            first = before
-        after = self._last_of.pop(last + 1, None)
-        if after is not None:
-            del self._first_of[after]
-            last = after
-        if first == self.upto + 1:
-            self.beyond -= last - self.upto
-            self.upto = last
-        else:
-            self._last_of[first] = last
-            self._first_of[last] = first
 
 
 @define

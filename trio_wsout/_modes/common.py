@@ -13,6 +13,7 @@ from trio_wsout._core.json_line import value_of_event
 from trio_wsout._core.message import Accepted, Fate, Refused
 from trio_wsout._core.packing import Packer
 from trio_wsout._core.payload import Base64Error, Encoder
+from trio_wsout._core.settled import Settled
 from trio_wsout._core.statistics import Counters
 from trio_wsout._core.unpacking import Unpacker
 from trio_wsout._modes.hooks import Hooks
@@ -78,6 +79,7 @@ class Common:
     def go_on(self, epoch: int, after: int) -> None:
         """Continue where an earlier run ended: stamp with `epoch`, number events from `after` + 1."""
         self.epoch = epoch
+        self.ledger.settled = Settled(after)
         self.packer.go_on(epoch, after)
         if self.acks is not None:
             self.acks.epoch = epoch

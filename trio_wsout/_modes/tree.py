@@ -15,7 +15,7 @@ from trio_wsout._modes.accepted import AcceptedSide
 from trio_wsout._modes.common import Common
 from trio_wsout._modes.dialled import DialledSide
 from trio_wsout._modes.exchange import Exchange
-from trio_wsout._tasks.ledger import DocumentEnd, Flush
+from trio_wsout._tasks.ledger import Mark
 from trio_wsout._tasks.sender import Sender
 from trio_wsout._tasks.spool_journal import SpoolJournal
 from trio_wsout._tasks.wakeup import cancel_when
@@ -197,7 +197,7 @@ class Tree:
         self._unsettled = self._drain()
         self.closing.set()
 
-    async def _post_all(self) -> Flush:
+    async def _post_all(self) -> Mark:
         """Wait until everything accepted so far, and what waits for its turn, is past the sender; return the mark behind it."""
         while True:
             mark = await self._mark()
@@ -247,18 +247,18 @@ class Tree:
         batch = self.common.config.batch
         if batch is not None and batch.mode is BatchMode.DOCUMENT:
             with suppress(trio.BrokenResourceError):
-                await self.entry.send(DocumentEnd())
+                await self.entry.send(Mark(ends_document=True))
         else:
             await trio.lowlevel.checkpoint()
 
-    async def _mark(self) -> Flush:
+    async def _mark(self) -> Mark:
         """Put a mark behind everything accepted so far, and return it; if the output has ended, it is abandoned."""
-        flush = Flush()
+        mark = Mark()
         try:
-            await self.entry.send(flush)
+            await self.entry.send(mark)
         except trio.BrokenResourceError:
-            flush.abandon()
-        return flush
+            mark.abandon()
+        return mark
 
     def statistics(self) -> Statistics:
         """Return the figures of this moment."""

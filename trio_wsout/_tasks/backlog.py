@@ -15,7 +15,7 @@ from attrs import define, field
 
 from trio_wsout._core.message import Accepted, Fate
 from trio_wsout._core.spool_format import decode_event
-from trio_wsout._tasks.ledger import DocumentEnd, Item, Ledger, Mark
+from trio_wsout._tasks.ledger import Item, Ledger, Mark
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import SpoolError
 from trio_wsout.stores.spool import SpoolStore
@@ -61,7 +61,7 @@ class Backlog:
         self._behind = last > settled
         if self._behind:
             # A document that the earlier run did not end has ended with that run.
-            self._marks.append((last, DocumentEnd()))
+            self._marks.append((last, Mark(ends_document=True)))
 
     # -- putting ------------------------------------------------------------------------------------------
 

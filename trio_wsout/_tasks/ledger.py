@@ -11,10 +11,11 @@ from attrs import define, field
 
 from trio_wsout._core.batching import Document
 from trio_wsout._core.message import Accepted, Fate, Message, events_in
+from trio_wsout._core.settled import Settled
 from trio_wsout._tasks.received_channel import Handover
 from trio_wsout.errors import DeliveryError, OutputError, Undelivered
 
-__all__ = ["Flush", "Ledger", "Receipt"]
+__all__ = ["Ledger", "Mark", "Receipt"]
 
 
 @define(eq=False)
@@ -64,59 +65,41 @@ class Receipt:
 
 
 @define(eq=False)
-class Flush:
-    """Mark between events: the open batch goes now, and `done` is set when everything before the mark has settled."""
+class Mark:
+    """Mark between events: the open batch goes now, and the mark is reached when everything before it has settled."""
 
-    done: trio.Event = field(factory=trio.Event)
+    ends_document: bool = field(default=False, kw_only=True)
+    """Whether the document ends here, too."""
+    fate: Fate | None = None
+    """Confirmed when the mark is reached, with the marker of the document; None if no task waits for that."""
+    passed: trio.Event = field(factory=trio.Event, init=False)
+    """Set when every earlier event is past the sender, or the output has ended."""
+    done: trio.Event = field(factory=trio.Event, init=False)
     """Set when every earlier event is confirmed or reported, or the output has ended."""
-    passed: trio.Event = field(factory=trio.Event)
-    """Set when every earlier event has left the intake and the open batch, or the output has ended."""
-    seq: int = 0
-    """Number of the last event before the mark."""
-    missing: int = 0
-    """Events before the mark that have not settled."""
-    abandoned: bool = False
+    abandoned: bool = field(default=False, init=False)
     """Whether `done` was set because the output ended."""
+    seq: int = field(default=0, init=False)
+    """Number of the last event before it."""
+    marker: Document | None = field(default=None, init=False)
+    """The marker of the document's last part; None if documents are not marked, or there was none."""
 
-    def abandon(self) -> None:
+    def reached(self) -> None:
+        """Let nobody wait any longer: everything before it has settled."""
+        if self.fate is not None:
+            self.fate.confirmed(self.marker)
+        self.done.set()
+
+    def abandon(self, reason: str = "the output ended before the document did") -> None:
         """Let nobody wait any longer: the output has ended."""
         self.abandoned = True
+        if self.fate is not None:
+            self.fate.failed(reason)
         self.passed.set()
         self.done.set()
 
 
-@define(eq=False)
-class DocumentEnd:
-    """Mark between events: the document ends here."""
-
-    fate: Fate | None = None
-    """Confirmed when the end of the document is; None if no task waits for that."""
-
-    def abandon(self) -> None:
-        """Fail the fate, because the output ended first."""
-        if self.fate is not None:
-            self.fate.failed("the output ended before the document did")
-
-
-Mark = DocumentEnd | Flush
-"""A mark between events."""
-
 Item = Accepted | Mark
 """An event, or a mark between events, on its way from ``send`` to the sender."""
-
-
-@define(eq=False)
-class _End:
-    """The end of a document, until everything before it has settled."""
-
-    seq: int
-    """Number of the last event before it."""
-    missing: int
-    """Events between the previous end and this one that have not settled."""
-    marker: Document | None
-    """The marker of its last part; None if documents are not marked, or there was none."""
-    fate: Fate | None
-    """Confirmed when the end of the document is; None if no task waits for that."""
 
 
 @define(eq=False)
@@ -138,11 +121,10 @@ class Ledger:
     undelivered: int = field(default=0, init=False)
     last_document: Document | None = field(default=None, init=False)
     """The marker of the latest confirmed part; None if there is none yet."""
-    _flushes: list[Flush] = field(factory=list[Flush], init=False)
-    """Marks that left the intake, and are not done."""
-    _ends: deque[_End] = field(factory=deque[_End], init=False)
-    _before_ends: int = field(default=0, init=False)
-    """Events before the last of `_ends` that have not settled."""
+    settled: Settled = field(factory=lambda: Settled(0), init=False)
+    """The numbers of the events that are confirmed or reported."""
+    _marks: deque[Mark] = field(factory=deque[Mark], init=False)
+    """Marks that are past the sender and not reached, in order."""
     _reporting: deque[tuple[Accepted, str]] = field(factory=deque[tuple[Accepted, str]], init=False)
     """Undelivered events that are not reported yet, each with its reason."""
     _one_reports: trio.Lock = field(factory=trio.Lock, init=False)
@@ -151,7 +133,8 @@ class Ledger:
 
     def confirm(self, messages: Sequence[Message]) -> None:
         """Confirm messages, which have reached the delivery level."""
-        self.confirmed += events_in(messages)
+        count = events_in(messages)
+        self.confirmed += count
         for message in messages:
             # Runs for each event. Nearly all go alone and nobody waits for them: that path does nothing more.
             if type(message) is Accepted:
@@ -164,8 +147,13 @@ class Ledger:
                     accepted.fate.confirmed(message.document)
         if self.on_confirmed is not None:
             self.on_confirmed(messages)
-        if self._flushes or self._ends:
-            self._settle([accepted for message in messages for accepted in message.events])
+        first, last = messages[0].events[0].seq, messages[-1].last_seq
+        if last - first == count - 1:
+            self._settle(first, last)
+        else:  # among them were events that settled before, because they were refused
+            for message in messages:
+                for accepted in message.events:
+                    self._settle(accepted.seq, accepted.seq)
 
     def refused(self, accepted: Accepted, reason: str) -> None:
         """Have the next `report` report an event as undelivered."""
@@ -206,7 +194,22 @@ class Ledger:
             accepted.fate.failed(reason)
         if self.on_failed is not None:
             self.on_failed(accepted)
-        self._settle((accepted,))
+        if accepted.seq:  # it has none if the output ended before the sender took it
+            self._settle(accepted.seq, accepted.seq)
+
+    def _settle(self, first: int, last: int) -> None:
+        """Note that these numbers have settled, and let the marks behind them be reached."""
+        self.settled.add(first, last)
+        marks, upto = self._marks, self.settled.upto
+        while marks and marks[0].seq <= upto:
+            self._reached(marks.popleft())
+
+    def _reached(self, mark: Mark) -> None:
+        marker, latest = mark.marker, self.last_document
+        # No message carries the marker of a part without events, so it is recorded here.
+        if marker is not None and not marker.count and (latest is None or latest.id <= marker.id):
+            self.last_document = marker
+        mark.reached()
 
     # -- the end ----------------------------------------------------------------------------------------
 
@@ -214,15 +217,12 @@ class Ledger:
         """Count everything that has not settled as undelivered, for `reason`, and return it, in order."""
         items = [*self._reporting, *((accepted, reason) for accepted in left)]
         self._reporting.clear()
-        # Before the events: events that are undelivered now have not settled in time for an end.
-        for end in self._ends:
-            if end.fate is not None:
-                end.fate.failed(reason)
-        self._ends.clear()
+        # Before the events: events that are undelivered now have not settled in time for a mark.
+        marks, self._marks = self._marks, deque()
+        for mark in marks:
+            mark.abandon(reason)
         for accepted, why in items:
             self.failed(accepted, why)
-        for flush in self._flushes:
-            flush.abandon()
         return [Undelivered(event=accepted.event, reason=why) for accepted, why in items]
 
     def keep(self, left: Iterable[Accepted], reason: str) -> None:
@@ -249,57 +249,18 @@ class Ledger:
     @property
     def awaited(self) -> bool:
         """Whether a task waits for confirmations."""
-        return bool(self._flushes)
+        return bool(self._marks)
 
-    @property
-    def _unsettled(self) -> int:
-        return self.taken - self.confirmed - self.undelivered
-
-    def flush_passed(self, flush: Flush, last: int) -> None:
-        """Set `done` of a mark when all events up to `last`, which is right before the mark, have settled."""
-        flush.seq = last
-        flush.missing = self._unsettled
-        flush.passed.set()
-        if flush.missing == 0:
-            flush.done.set()
+    def passed(self, mark: Mark, last: int, marker: Document | None) -> None:
+        """Take a mark behind the event `last`, all earlier events being past the sender; `marker` is the document's that ends."""
+        mark.seq, mark.marker = last, marker
+        mark.passed.set()
+        if last <= self.settled.upto:
+            self._reached(mark)
             return
-        self._flushes.append(flush)
+        self._marks.append(mark)
         if self.on_awaited is not None:
             self.on_awaited()
-
-    def document_ended(self, fate: Fate | None, marker: Document | None, last: int) -> None:
-        """Confirm the end of a document to `fate`, with its marker, when all events up to `last` have settled."""
-        missing = self._unsettled
-        self._ends.append(_End(last, missing - self._before_ends, marker, fate))
-        self._before_ends = missing
-        self._tell_ends()
-
-    def _tell_ends(self) -> None:
-        ends = self._ends
-        while ends and not ends[0].missing:
-            end = ends.popleft()
-            marker, latest = end.marker, self.last_document
-            # No message carries the marker of a part without events, so it is recorded here.
-            if marker is not None and not marker.count and (latest is None or latest.id <= marker.id):
-                self.last_document = marker
-            if end.fate is not None:
-                end.fate.confirmed(marker)
-
-    def _settle(self, events: Sequence[Accepted]) -> None:
-        for accepted in events if self._ends else ():
-            # Events settle in order, or nearly so: it is the first of the ends, or one not far behind it.
-            end = next((end for end in self._ends if accepted.seq <= end.seq), None)
-            if end is not None:
-                end.missing -= 1
-                self._before_ends -= 1
-                self._tell_ends()
-        if not self._flushes:
-            return
-        for flush in self._flushes:
-            flush.missing -= sum(accepted.seq <= flush.seq for accepted in events)
-            if flush.missing == 0:
-                flush.done.set()
-        self._flushes = [flush for flush in self._flushes if flush.missing]
 
     # -- broken -------------------------------------------------------------------------------------------
 

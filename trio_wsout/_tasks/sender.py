@@ -17,7 +17,7 @@ from trio_wsout._core.message import Accepted, Message, Refused, all_plain
 from trio_wsout._core.packing import Packer
 from trio_wsout._tasks.backlog import Backlog
 from trio_wsout._tasks.channel import ReceivingEnd
-from trio_wsout._tasks.ledger import DocumentEnd, Flush, Item, Ledger
+from trio_wsout._tasks.ledger import Item, Ledger, Mark
 
 __all__ = ["FanOutSender", "LinkSender", "Sender", "Sink"]
 
@@ -107,17 +107,18 @@ class Sender(Generic[S]):
             case Accepted():
                 self._ledger.taken += 1
                 await self._pack(item)
-            case Flush():
-                try:
-                    await self._put(self._packer.flush())
-                except BaseException:
-                    item.abandon()
-                    raise
-                self._ledger.flush_passed(item, self._packer.taken)
-            case DocumentEnd():
-                messages, marker = self._packer.end_document()
-                self._ledger.document_ended(item.fate, marker, self._packer.taken)
-                await self._put(messages)
+            case Mark():
+                await self._pass(item)
+
+    async def _pass(self, mark: Mark) -> None:
+        """Close the open batch at a mark."""
+        messages, marker = self._packer.end_document() if mark.ends_document else (self._packer.flush(), None)
+        try:
+            await self._put(messages)
+        except BaseException:
+            mark.abandon()
+            raise
+        self._ledger.passed(mark, self._packer.taken, marker)
 
     async def _pack(self, accepted: Accepted) -> None:
         messages: Sequence[Message] = ()

@@ -14,10 +14,10 @@ import trio
 from attrs import define, field
 
 from trio_wsout._core.message import Accepted, Message
-from trio_wsout._core.spool_account import Settled
+from trio_wsout._core.settled import Settled
 from trio_wsout._core.spool_format import EVENT_OVERHEAD, HEADER_SIZE, RECORD_OVERHEAD, encode_event
 from trio_wsout._tasks.backlog import Backlog
-from trio_wsout._tasks.ledger import Flush, Item, Ledger
+from trio_wsout._tasks.ledger import Item, Ledger
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import EventError, SpoolError
 from trio_wsout.stores.spool import Spooled, SpoolFullError, SpoolStore
@@ -159,7 +159,7 @@ class SpoolJournal:
         """
         sending = _Sending(value, self._kept(value))
         await trio.lowlevel.checkpoint_if_cancelled()
-        if not isinstance(value, Flush):
+        if isinstance(value, Accepted) or value.ends_document:
             await self.backlog.wait_remembering(value)
         self._put(sending)
         if not isinstance(value, Accepted):
