@@ -284,7 +284,7 @@ async def open_with_hooks(
     try:
         async with trio.open_nursery() as nursery:
             try:
-                await nursery.start(tree.run)
+                await nursery.start(tree.run, name=config.mode.value)
                 await tree.begin()
                 begun = True
                 yield output

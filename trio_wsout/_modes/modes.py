@@ -1,20 +1,31 @@
-"""The modes, each a choice of the parts of one tree.
+"""The modes, each a choice of the parts of one tree. Every task is drawn, below the task that started it.
 
 ::
 
-    client                                     server-output / server-input / relay
-    ├─ spool journal  events → disk → sender   ├─ sender           events → batches → messages, framed once → log → sockets
-    ├─ sender         events → batches → link  ├─ history journal  messages → history, many with one commit → log
-    └─ link           the side that dials      ├─ heartbeat        the deadlines of all peers: ping, warn, cut
-       ├─ cursor saver  confirmed → store      ├─ listener         accept → handshake → admit, each peer guarded
-       ├─ supervisor  dial, serve, back off    │  └─ peer
-       │  └─ connection                        │     ├─ fan-out    history → socket, log → socket where the sender could not
-       │     ├─ writer  link → socket          │     └─ reader     always drains; pongs confirm; server-input: → received;
-       │     └─ reader  always drains;         │                   relay: → its turn at the sender
-       │                → received             └─ link             relay with a url: as in a client; what the peers get goes
-       └─ heartbeat   ping, warn, cut                              up, what comes down takes its turn at the sender
+    client
+    ├─ sender          events → batches → messages → window, and the socket if it has room
+    ├─ spool journal   with a spool: events → disk, many with one sync; then to the sender
+    ├─ heartbeat       the deadlines of the session: ping, warn, cut
+    ├─ supervisor      dials, backs off; and is the session: window → socket, when that had no room
+    │  ├─ reader       always drains; → received; pongs confirm
+    │  └─ cursor saver with a cursor: confirmed cursor → store
+    ├─ progress        with `receive`: finds that the application takes nothing
+    ├─ peer log        counts what peers can cause as often as they like
+    └─ guard           ends the tree when the output breaks
 
-The journals are where a spool or a history is configured, the cursor saver where there is a cursor.
+    server-output, server-input, relay
+    ├─ sender          events → batches → messages, framed once → log → all sockets that have room
+    ├─ history journal with a history: messages → history, many with one commit → log
+    ├─ heartbeat       the deadlines of all sessions: ping, warn, cut
+    ├─ listener        accepts, each session guarded
+    │  └─ session      handshake → admission → what the peer missed → socket; log → socket, when that had no room
+    │     └─ reader    always drains; pongs confirm; server-input: → received; relay: → its turn at the sender
+    ├─ supervisor      relay with a url: as in a client; what the peers get goes up
+    │  ├─ reader       what comes down → its turn at the sender
+    │  └─ cursor saver with a cursor: confirmed cursor → store
+    ├─ progress        with `receive`: as in a client
+    ├─ peer log        as in a client
+    └─ guard           as in a client
 """
 
 from __future__ import annotations

@@ -140,12 +140,12 @@ class Tree:
 
     def _start(self, nursery: trio.Nursery) -> None:
         """Start the tasks."""
-        nursery.start_soon(cancel_when, self.ledger.broke, nursery.cancel_scope, name="end if broken")
+        nursery.start_soon(cancel_when, self.ledger.broke, nursery.cancel_scope, name="guard")
         nursery.start_soon(self.common.peer_log.run, name="peer log")
         nursery.start_soon(self.common.heartbeat_task.run, name="heartbeat")
         if self.bounding is not None:
             timeout = self.common.config.retry.timeout
-            nursery.start_soon(self.bounding.watch_progress, timeout, name="progress of received")
+            nursery.start_soon(self.bounding.watch_progress, timeout, name="progress")
         if self._spool is not None:
             nursery.start_soon(self._spool.run, name="spool journal")
         nursery.start_soon(self._sender.run, name="sender")
