@@ -69,6 +69,14 @@ def test_header_and_footer_are_expanded_for_each_batch_as_it_opens() -> None:
     assert [message.payload for message in messages] == [b"a\n0\n1", b"b\n2\n3"]
 
 
+def test_half_of_a_surrogate_pair_in_a_value_is_no_count_and_no_crash() -> None:
+    made, encoder = packer(
+        ["a\ud800\udcff"], batch=Batch(mode=BatchMode.FIXED, header="${secret|k} ${batch|count}")
+    )
+    assert add(made, accepted(encoder, 1)) == []
+    assert [message.payload for message in made.flush()] == [b"a?? 1\n1"]
+
+
 def test_an_event_that_closes_a_batch_by_not_fitting_opens_one_with_its_own_header() -> None:
     batch = Batch(mode=BatchMode.FIXED, header="${batch|number} ${event|/n} ${secret|k}")
     made, encoder = packer(["first", "2nd"], batch=batch, max_message_size=30)

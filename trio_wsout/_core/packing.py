@@ -21,7 +21,7 @@ import json
 from collections.abc import Sequence
 from functools import cache
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from trio_wsout._core.acknowledgement import stamp_of
 from trio_wsout._core.batching import Batcher, ClosedBatch, Document
@@ -35,6 +35,8 @@ from trio_wsout.config.sections import Batch, Config, Mode
 from trio_wsout.config.templates import Resolve, Template, TemplateError
 
 _TOO_LARGE = "with batch.header and batch.footer it exceeds max-message-size"
+_COUNT = "\ud800"
+"""Stands in header and footer for the count of events, which is not known yet; no value holds half of a surrogate pair."""
 _LAST = 2**64 - 1
 """No event has a higher number."""
 
@@ -92,16 +94,14 @@ class _EdgeTemplates:
             header, footer = (
                 None
                 if template is None
-                else [text.encode() for text in template.expand_around("batch", "count", value_of)]
+                else [text.encode() for text in template.expand(value_of).split(_COUNT)]
                 for template in (self._header, self._footer)
             )
         except TemplateError as error:
             raise PackingError(f"batch.header or batch.footer: {error}") from None
-        edges = [each for each in (header, footer) if each is not None]
-        overhead = self._encoder.overhead(
-            *(None if each is None else b"".join(each) for each in (header, footer))
-        )
-        return _Edges(header, footer, overhead, sum(len(each) - 1 for each in edges))
+        counts = sum(len(each) - 1 for each in (header, footer) if each is not None)
+        edges = _Edges(header, footer, 0, counts)
+        return evolve(edges, size=self._encoder.overhead(*edges.filled(0)) - counts)
 
 
 def _batch_values(number: int, first: bytes, at: float, resolve: Resolve) -> Resolve:
@@ -110,6 +110,8 @@ def _batch_values(number: int, first: bytes, at: float, resolve: Resolve) -> Res
 
     def value_of(source: str, name: str | None) -> str | None:
         match source, name:
+            case "batch", "count":
+                return _COUNT
             case "batch", _:
                 return str(number)
             case "time", "epoch":
@@ -123,7 +125,7 @@ def _batch_values(number: int, first: bytes, at: float, resolve: Resolve) -> Res
         # The text behind a line break would be read as events.
         if value is not None and ("\n" in value or "\r" in value):
             raise TemplateError(f"the value of ${{{source}{f'|{name}' if name else ''}}} holds a line break")
-        return value
+        return None if value is None else value.encode(errors="replace").decode()
 
     return value_of
 

@@ -221,22 +221,6 @@ class Template:
         """
         return "".join(part if isinstance(part, str) else part.value(resolve) for part in self.parts)
 
-    def expand_around(self, source: str, name: str, resolve: Resolve) -> list[str]:
-        """Return the expanded texts before, between and after one placeholder, whose value is not known yet.
-
-        Raises:
-            TemplateError: As `expand` does.
-        """
-        texts = [""]
-        for part in self.parts:
-            if isinstance(part, str):
-                texts[-1] += part
-            elif (part.source, part.name) == (source, name):
-                texts.append("")
-            else:
-                texts[-1] += part.value(resolve)
-        return texts
-
 
 def _placeholder(inside: str, *, of_batch: bool) -> Placeholder:
     wanted, bars, text = inside.partition("||")
