@@ -216,7 +216,7 @@ def test_a_context_may_be_nested_and_typed(text: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("b", "known: a.b.c, a.d.e, f, list, n, none, null, x.y, x.y, yes"),
+        ("b", "known: a.b.c, a.d.e, f, list, n, none, null, x.y, yes"),
         ("a.b.d", "is not in the context"),
         ("n.m", "is not in the context"),
         ("a.b", "is a mapping"),

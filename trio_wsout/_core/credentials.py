@@ -22,10 +22,10 @@ from attrs import define, field, frozen
 
 from trio_wsout.config.secret import Secret
 from trio_wsout.config.sections import ServerAuth
-from trio_wsout.config.templates import Resolve, Template, TemplateError, no_value
+from trio_wsout.config.templates import Resolve, Template, TemplateError
 
 
-@frozen(kw_only=True)
+@frozen
 class _Entry:
     """One name and password, or one token."""
 
@@ -35,17 +35,9 @@ class _Entry:
     prefix: str
     """The text before the secret: the scheme, and the user name if there is one."""
     secret: Template = field(repr=False)
-    digest: bytes | None = field(repr=False)
-    """The digest of prefix and secret if it is always the same; None if the template must be expanded."""
 
-    def expanded(self, resolve: Resolve) -> bytes:
-        """Return the digest of prefix and secret.
-
-        Raises:
-            TemplateError: The secret has no value, or is empty.
-        """
-        if self.digest is not None:
-            return self.digest
+    def digest(self, resolve: Resolve) -> bytes:
+        """Return the digest of prefix and secret; raise TemplateError if the secret has no value, or is empty."""
         secret = self.secret.expand(resolve)
         if not secret:
             raise TemplateError("it is empty")
@@ -53,10 +45,7 @@ class _Entry:
 
 
 def _entry(path: str, identity: str, prefix: str, secret: Secret) -> _Entry:
-    template = Template.parse(secret.reveal())
-    text = template.expand(no_value) if template.is_static else ""
-    digest = _digest(prefix + text) if text else None
-    return _Entry(path=path, identity=identity, prefix=prefix, secret=template, digest=digest)
+    return _Entry(path, identity, prefix, Template.parse(secret.reveal()))
 
 
 @define(eq=False, init=False)
@@ -90,18 +79,13 @@ class Credentials:
         self._resolve = resolve
 
     def identity_of(self, authorizations: Sequence[str], query: str) -> str | None:
-        """Return the identity of a peer; None if its credentials are not known.
-
-        Args:
-            authorizations: The values of all ``Authorization`` headers of the request.
-            query: The query of its target, as sent.
-        """
+        """Return the identity of a peer by its ``Authorization`` headers and its query; None if no entry knows it."""
         shown = _digest(self._shown(authorizations, query) or "")
         found: str | None = None
         self.trouble = None
         for entry in self._entries:
             try:
-                known = entry.expanded(self._resolve)
+                known = entry.digest(self._resolve)
             except TemplateError as error:
                 self.trouble = f"{entry.path}: {error}"
             else:
@@ -112,7 +96,7 @@ class Credentials:
         """Yield the path of each entry that can't be used now, and why."""
         for entry in self._entries:
             try:
-                entry.expanded(self._resolve)
+                entry.digest(self._resolve)
             except TemplateError as error:
                 yield entry.path, str(error)
 

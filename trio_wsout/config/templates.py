@@ -102,36 +102,27 @@ def _escaped_values(joined: str, pieces: list[tuple[str, bool]]) -> str:
 
 
 def _context_value(name: str, context: Mapping[str, object]) -> str | float | bool:
-    found = list(_values(name, context))
-    if found and isinstance(found[0], str | int | float):
-        return found[0]
-    if found:
-        raise TemplateError(
-            f"{{{{{name}}}}} is {type_name(found[0])} in the context; it must be a text, a number, true or false"
-        )
-    known = ", ".join(sorted(_names(context)))
+    flat = list(_flat(context))
+    for each, value in flat:
+        if each == name and isinstance(value, str | int | float):
+            return value
+        if each == name:
+            kind = type_name(value)
+            raise TemplateError(
+                f"{{{{{name}}}}} is {kind} in the context; it must be a text, a number, true or false"
+            )
+    known = ", ".join(sorted({each for each, value in flat if not value or not isinstance(value, Mapping)}))
     raise TemplateError(
         f"{{{{{name}}}}} is not in the context; {f'known: {known}' if known else 'no context was given'}"
     )
 
 
-def _values(name: str, context: object) -> Iterator[object]:
-    """Yield the value of a name, which may itself hold dots, and then of each way to read its dots as mappings."""
-    if not isinstance(context, Mapping):
-        return
-    section = cast("Mapping[str, object]", context)
-    if name in section:
-        yield section[name]
-    for dot in (index for index, character in enumerate(name) if character == "."):
-        yield from _values(name[dot + 1 :], section.get(name[:dot]))
-
-
-def _names(context: Mapping[str, object], above: str = "") -> Iterator[str]:
+def _flat(context: Mapping[str, object], above: str = "") -> Iterator[tuple[str, object]]:
+    """Yield each name of a context with its value; names in a mapping follow it, with dots."""
     for name, value in context.items():
-        if isinstance(value, Mapping) and value:
-            yield from _names(cast("Mapping[str, object]", value), f"{above}{name}.")
-        else:
-            yield f"{above}{name}"
+        yield f"{above}{name}", value
+        if isinstance(value, Mapping):
+            yield from _flat(cast("Mapping[str, object]", value), f"{above}{name}.")
 
 
 # -- ${…} ---------------------------------------------------------------------------------------------
