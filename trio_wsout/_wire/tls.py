@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 import trio
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 
 from trio_wsout._core.disconnection import Cause
 from trio_wsout._core.pem import certificate_fault, is_encrypted, key_fault
@@ -33,31 +33,13 @@ _CHECK_EVERY = 1.0
 """Seconds between two checks whether the listener's files have changed."""
 
 
-def _key_password(path: str, secret: Secret | None, resolve: Resolve) -> Secret | None:
-    """Return the password of a key with its ``${…}`` expanded; None if none is configured.
-
-    Raises:
-        ConfigError: It can't be expanded.
-    """
-    if secret is None:
-        return None
-    try:
-        return Secret(Template.parse(secret.reveal()).expand(resolve))
-    except TemplateError as error:
-        raise ConfigError([Problem(path=path, reason=str(error))]) from None
-
-
 def client_context(tls: Tls, password: Secret | None = None) -> ssl.SSLContext:
     """Make the context for one attempt, so that files which were renewed are read anew.
 
     TLS 1.2 at least; the host name is checked; trust is `ca-certificate` alone, or the system's
     roots (through truststore where that is installed). Any trusted certificate ends a chain, also an intermediate
     CA's, and the strict rules of RFC 5280, which Python 3.13 adds for the system's roots only, are left out: so a
-    certificate is accepted, or not, by every version of Python.
-
-    Args:
-        tls: The section.
-        password: Its `client_key_password` with each ``${…}`` expanded.
+    certificate is accepted, or not, by every version of Python. `password` is `client_key_password`, expanded.
 
     Raises:
         ConfigError: A file or PEM text can't be read or used; the error has every such problem.
@@ -65,26 +47,32 @@ def client_context(tls: Tls, password: Secret | None = None) -> ssl.SSLContext:
     context = _base_context(tls)
     problems = _trust(context, tls.ca_certificate)
     if tls.client_certificate is not None and tls.client_key is not None:
-        pair = _Pair(
+        key, called = tls.client_key.reveal(), "the key for tls.client-certificate"
+        problems += _load_pair(
+            context,
             _Source("tls.client-certificate", tls.client_certificate),
-            _Source(
-                "tls.client-key", tls.client_key.reveal(), "the key for tls.client-certificate", secret=True
-            ),
-            "tls.client-key-password",
+            _Source("tls.client-key", key, called, secret=True),
             password,
         )
-        problems += pair.load(context)
+    return _usable(context, problems)
+
+
+def proxy_context(tls: Tls) -> ssl.SSLContext:
+    """Make the context for an https proxy: trust is the system's roots and `ca-certificate`, and nothing is skipped."""
+    context = _base_context(evolve(tls, ca_certificate=None, insecure_skip_verify=False))
+    return _usable(context, _trust(context, tls.ca_certificate))
+
+
+def _usable(context: ssl.SSLContext, problems: list[Problem]) -> ssl.SSLContext:
     if problems:
         raise ConfigError(problems)
     return context
 
 
 def check_tls(config: Config, resolve: Resolve) -> None:
-    """Check the `tls` of a link before anything is begun; if every url is known to be ``ws://`` it is not used.
+    """Check the `tls` of a link before anything is begun; if every `url` is known to be ``ws://`` it is not used.
 
-    Args:
-        config: The configuration.
-        resolve: Returns the value of a ``${…}`` in `client-key-password`.
+    `resolve` returns the value of a ``${…}`` in `client-key-password`.
 
     Raises:
         ConfigError: A certificate, key or password can't be used.
@@ -92,6 +80,14 @@ def check_tls(config: Config, resolve: Resolve) -> None:
     tls = config.tls
     if any(not url.startswith("ws:") for url in config.urls):
         client_context(tls, _key_password("tls.client-key-password", tls.client_key_password, resolve))
+
+
+def _key_password(path: str, secret: Secret | None, resolve: Resolve) -> Secret | None:
+    """Return the password of a key with its ``${…}`` expanded, or raise ConfigError; None if none is configured."""
+    try:
+        return None if secret is None else Secret(Template.parse(secret.reveal()).expand(resolve))
+    except TemplateError as error:
+        raise ConfigError([Problem(path=path, reason=str(error))]) from None
 
 
 async def start_tls(
@@ -104,12 +100,8 @@ async def start_tls(
 ) -> trio.SSLStream[trio.abc.Stream]:
     """Return the stream to a server with TLS around it, its handshake done.
 
-    Args:
-        stream: The stream to the server.
-        make_context: Makes the context; called in a thread, because it reads files.
-        server_name: The name that the certificate must have.
-        peer: The server in words, for the error.
-        cause: The cause of the error if the context can't be made.
+    `make_context` is called in a thread, because it reads files. The certificate must have `server_name`. Errors call
+    the server `peer`, and have this `cause` if the context can't be made.
 
     Raises:
         AttemptFailed: The context can't be made, or the server's certificate is not accepted.
@@ -136,27 +128,6 @@ async def start_tls(
 def tls_error_in(error: BaseException | None) -> ssl.SSLError | None:
     """Return OpenSSL's error in a chain of exceptions; None if there is none."""
     return next((each for each in chain(error) if isinstance(each, ssl.SSLError)), None)
-
-
-def proxy_context(tls: Tls) -> ssl.SSLContext:
-    """Make the context for an https proxy: trust is the system's roots and `ca-certificate`, and nothing is skipped.
-
-    Raises:
-        ConfigError: The CA can't be used.
-    """
-    context = _base_context(evolve(tls, ca_certificate=None, insecure_skip_verify=False))
-    problems = _trust(context, tls.ca_certificate)
-    if problems:
-        raise ConfigError(problems)
-    return context
-
-
-def _trust(context: ssl.SSLContext, text: str | None) -> list[Problem]:
-    """Load a `ca-certificate`, if there is one, into a context; return the problems with it."""
-    if text is None:
-        return []
-    ca_certificate = _Source("tls.ca-certificate", text)
-    return ca_certificate.problems(certificate_fault) or _load_ca(context, ca_certificate)
 
 
 def _base_context(tls: Tls) -> ssl.SSLContext:
@@ -227,83 +198,68 @@ class _Source:
         return path
 
 
-@frozen
-class _Pair:
-    """A certificate, its key, and the password of the key."""
-
-    certificate: _Source
-    key: _Source
-    password_field: str
-    password: Secret | None
-
-    def load(self, context: ssl.SSLContext) -> list[Problem]:
-        """Load the pair into a context; return the problems with it."""
-        problems = [*self.certificate.problems(certificate_fault), *self.key.problems(key_fault)]
-        if problems:
-            return problems
-        if self.password is None and is_encrypted(self.key.content):
-            return [self.key.problem(f"is encrypted, and {self.password_field} is not there")]
-        # If it got no password, OpenSSL would ask for one at the terminal.
-        password = "" if self.password is None else self.password.reveal()
-        try:
-            with tempfile.TemporaryDirectory(prefix="trio-wsout-") as folder:
-                context.load_cert_chain(
-                    self.certificate.in_file(folder),
-                    self.key.in_file(folder),
-                    password=lambda: password,
-                )
-        except ssl.SSLError as error:
-            return [self._refused(error)]
-        except ValueError:
-            return [Problem(path=self.password_field, reason="is longer than OpenSSL takes")]
-        except OSError as error:
-            return [self.key.problem(f"can't be used: {error.strerror}")]
-        return []
-
-    def _refused(self, error: ssl.SSLError) -> Problem:
-        """Return the problem that OpenSSL has with the pair."""
-        reason = cast("str | None", error.reason)  # typeshed says str; it is None for much that is no PEM
-        if reason in _MISMATCHES:
-            return self.key.problem(f"does not fit the certificate in {self.certificate.key_path}")
-        if not _is_readable(self.certificate.content):
-            return self.certificate.problem("is damaged: OpenSSL can't read a certificate in it")
-        if reason is not None:
-            return self.certificate.problem(f"can't be used: OpenSSL says {reason}")
-        if is_encrypted(self.key.content):
-            return Problem(
-                path=self.password_field,
-                reason=f"is not the password of {self.key.key_path}, or the key is damaged",
-            )
-        return self.key.problem("is damaged: OpenSSL can't read the private key in it")
-
-
 def _read(path: str) -> bytes:
     with Path(path).open("rb") as file:
         return file.read(_MOST)
 
 
-def _is_readable(certificates: bytes) -> bool:
-    """Return whether OpenSSL can read all certificates of a PEM text."""
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(
-            cadata=certificates.decode("ascii", "ignore")
-        )
-    except ssl.SSLError:
-        return False
-    return True
+def _trust(context: ssl.SSLContext, text: str | None) -> list[Problem]:
+    """Load a `ca-certificate`, if there is one, into a context; return the problems with it."""
+    if text is None:
+        return []
+    source = _Source("tls.ca-certificate", text)
+    if problems := source.problems(certificate_fault):
+        return problems
+    damage = _load_certificates(context, source.content)
+    return [] if damage is None else [source.problem(f"is damaged: OpenSSL says {damage.reason or 'no'}")]
 
 
-def _load_ca(context: ssl.SSLContext, source: _Source) -> list[Problem]:
+def _load_certificates(context: ssl.SSLContext, content: bytes) -> ssl.SSLError | None:
+    """Trust all certificates of a PEM text; return OpenSSL's error, None if it can read them."""
     try:
-        if source.is_pem:
-            context.load_verify_locations(cadata=source.content.decode("ascii"))
-        else:
-            context.load_verify_locations(cafile=source.text)
+        context.load_verify_locations(cadata=content.decode("ascii", "ignore"))
     except ssl.SSLError as error:
-        return [source.problem(f"is damaged: OpenSSL says {error.reason or 'no'}")]
+        return error
+    return None
+
+
+def _load_pair(
+    context: ssl.SSLContext, certificate: _Source, key: _Source, secret: Secret | None
+) -> list[Problem]:
+    """Load a certificate and its key into a context; return the problems with them."""
+    if problems := [*certificate.problems(certificate_fault), *key.problems(key_fault)]:
+        return problems
+    password_field = f"{key.key_path}-password"
+    if secret is None and is_encrypted(key.content):
+        return [key.problem(f"is encrypted, and {password_field} is not there")]
+    # If it got no password, OpenSSL would ask for one at the terminal.
+    password = "" if secret is None else secret.reveal()
+    try:
+        with tempfile.TemporaryDirectory(prefix="trio-wsout-") as folder:
+            context.load_cert_chain(certificate.in_file(folder), key.in_file(folder), lambda: password)
+    except ssl.SSLError as error:
+        return [_refused(certificate, key, password_field, error)]
+    except ValueError:
+        return [Problem(path=password_field, reason="is longer than OpenSSL takes")]
     except OSError as error:
-        return [source.problem(f"can't be read: {error.strerror}")]
+        return [key.problem(f"can't be used: {error.strerror}")]
     return []
+
+
+def _refused(certificate: _Source, key: _Source, password_field: str, error: ssl.SSLError) -> Problem:
+    """Return the problem that OpenSSL has with a certificate and its key."""
+    reason = cast("str | None", error.reason)  # typeshed says str; it is None for much that is no PEM
+    if reason in _MISMATCHES:
+        return key.problem(f"does not fit the certificate in {certificate.key_path}")
+    if _load_certificates(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), certificate.content) is not None:
+        return certificate.problem("is damaged: OpenSSL can't read a certificate in it")
+    if reason is not None:
+        return certificate.problem(f"can't be used: OpenSSL says {reason}")
+    if is_encrypted(key.content):
+        return Problem(
+            path=password_field, reason=f"is not the password of {key.key_path}, or the key is damaged"
+        )
+    return key.problem("is damaged: OpenSSL can't read the private key in it")
 
 
 @define(eq=False)
@@ -361,16 +317,9 @@ class ServerContext:
 def _server_context(tls: ServerTls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    pair = _Pair(
-        _Source("server.tls.cert", tls.cert, inline=False),
-        _Source("server.tls.key", tls.key, inline=False),
-        "server.tls.key-password",
-        tls.key_password,
-    )
-    problems = pair.load(context)
-    if problems:
-        raise ConfigError(problems)
-    return context
+    certificate = _Source("server.tls.cert", tls.cert, inline=False)
+    key = _Source("server.tls.key", tls.key, inline=False)
+    return _usable(context, _load_pair(context, certificate, key, tls.key_password))
 
 
 def _fingerprint(tls: ServerTls) -> tuple[object, ...]:
