@@ -11,7 +11,6 @@ import pytest
 import trio
 import trio.testing
 import trio_wsout
-from tests.trees.conftest import LateStream
 from trio_wsout.config import Config
 from trio_wsout.testing import Accept, Refuse, Silent, Unreachable, open_peer
 
@@ -252,65 +251,6 @@ async def test_a_silent_server_costs_connect_timeout_and_no_more(autojump_clock:
             assert "connect.timeout" in (output.statistics().link.last_error or "")
 
 
-async def test_a_missed_heartbeat_cuts_and_reconnects_in_its_time(autojump_clock: object) -> None:
-    async with open_peer() as peer:
-        peer.plan(Accept(pong_after=None))
-        async with trio_wsout.open_output(
-            config(heartbeat={"payload": "hb"}, reconnect={"jitter": 0}), open_stream=peer.open_stream
-        ) as output:
-            await output.wait_connected()
-            start = trio.current_time()
-            await trio.sleep(31)
-            assert peer.connections[0].pings == [b"hb"]
-            assert peer.connections[0].ended_at == start + 30.0
-            assert peer.connections[1].opened_at == start + 30.5
-            assert output.statistics().heartbeat_misses == 1
-
-
-async def test_log_only_misses_are_counted_and_cost_nothing(
-    autojump_clock: object, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with open_peer() as peer:
-        peer.plan(Accept(pong_after=None))
-        async with trio_wsout.open_output(
-            config(heartbeat={"action": "log-only"}), open_stream=peer.open_stream
-        ) as output:
-            await output.wait_connected()
-            await trio.sleep(61)
-            assert len(peer.connections) == 1
-        assert output.statistics().heartbeat_misses == 2
-        assert [record.levelname for record in caplog.records if "sign of life" in record.message] == [
-            "WARNING",
-            "WARNING",
-        ]
-
-
-async def test_an_idle_link_without_a_heartbeat_sends_no_pings(autojump_clock: object) -> None:
-    async with open_peer() as peer:
-        async with trio_wsout.open_output(config(heartbeat="none"), open_stream=peer.open_stream) as output:
-            await output.send("x")
-            await output.flush()
-            await trio.sleep(10_000)
-        assert len(peer.connections[0].pings) == 1
-
-
-async def test_a_message_without_confirmation_costs_the_connection_at_retry_timeout(
-    autojump_clock: object,
-) -> None:
-    async with open_peer() as peer:
-        peer.plan(Accept(pong_after=None))
-        async with trio_wsout.open_output(
-            config(reconnect={"jitter": 0}, heartbeat="none"), open_stream=peer.open_stream
-        ) as output:
-            start = trio.current_time()
-            await output.send("x")
-            await output.flush()
-            assert peer.connections[0].ended_at == start + 30.0
-            assert trio.current_time() == start + 30.5
-        assert peer.messages == ["x", "x"]
-        assert output.statistics().link.resent == 1
-
-
 async def test_flush_ends_with_the_output_also_where_its_batch_waits_for_room(autojump_clock: object) -> None:
     fields = {"batch": {"mode": "fixed", "fixed-size": 2}, "delivery": {"max-unconfirmed": 1}}
     async with open_peer() as peer:
@@ -338,22 +278,6 @@ async def test_after_a_break_exactly_the_unconfirmed_go_again_first_and_in_order
             await output.send("5")
         assert peer.connections[0].messages == ["0", "1", "2", "3", "4"]
         assert peer.connections[1].messages == ["0", "1", "2", "3", "4", "5"]
-
-
-async def test_a_pong_that_is_read_before_the_write_has_returned_confirms(autojump_clock: object) -> None:
-    async with open_peer() as peer:
-
-        async def open_stream(host: str, port: int) -> trio.abc.Stream:
-            return LateStream(await peer.open_stream(host, port))
-
-        async with trio_wsout.open_output(config(heartbeat="none"), open_stream=open_stream) as output:
-            await output.wait_connected()
-            receipt = await output.submit("x")
-            start = trio.current_time()
-            await receipt.wait()
-            assert trio.current_time() == start
-            await output.flush()
-            assert (output.statistics().confirmed, output.statistics().unconfirmed) == (1, 0)
 
 
 async def test_fixed_batches_close_by_size_and_by_time(autojump_clock: object) -> None:
@@ -421,18 +345,6 @@ async def test_the_end_is_bounded_and_what_is_left_is_in_the_error(autojump_cloc
         assert trio.current_time() == start + 5.0
         assert [each.event for each in caught.value.undelivered] == ["a", "b"]
         assert output.statistics().undelivered == 2
-
-
-async def test_a_peer_that_never_answers_the_close_is_waited_for_within_shutdown_timeout(
-    autojump_clock: object,
-) -> None:
-    async with open_peer() as peer:
-        peer.plan(Accept(answer_close=False))
-        start = trio.current_time()
-        async with trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
-            await output.send("a")
-        assert trio.current_time() == start + 10.0
-        assert output.statistics().confirmed == 1
 
 
 async def test_an_exception_of_the_block_comes_out_as_it_is_and_costs_no_event(
@@ -560,43 +472,6 @@ async def test_an_undelivered_channel_that_nobody_reads_makes_send_wait_and_the_
         assert [each.event for each in caught.value.undelivered] == ["%1", "%2"]
         assert trio.current_time() == 10.0
     receiver.close()
-
-
-async def test_a_peer_that_floods_with_pings_and_does_not_read_is_cut(autojump_clock: object) -> None:
-    async with open_peer(buffered=False) as peer:
-        peer.plan(Accept(read=False))
-        async with trio_wsout.open_output(
-            config(reconnect={"jitter": 0}), open_stream=peer.open_stream
-        ) as output:
-            await output.wait_connected()
-            flood = b"".join(b"\x89\x7d" + bytes(125) for _ in range(2000))
-            with pytest.raises(trio.BrokenResourceError):
-                await peer.connections[-1].send_raw(flood)
-            await trio.sleep(0.1)
-            assert "does not read" in (output.statistics().link.last_error or "")
-
-
-async def test_pings_of_the_peer_are_answered(autojump_clock: object) -> None:
-    async with open_peer() as peer:
-        async with trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
-            await output.wait_connected()
-            await peer.connections[-1].send_raw(b"\x89\x02hi")
-            await trio.sleep(1)
-            assert peer.connections[0].pongs == [b"hi"]
-
-
-async def test_a_message_that_is_too_large_ends_the_connection_only(autojump_clock: object) -> None:
-    async with open_peer() as peer:
-        async with trio_wsout.open_output(
-            config(**{"max-message-size": 1000}), open_stream=peer.open_stream, receive=True
-        ) as output:
-            await output.wait_connected()
-            await peer.send("x" * 1001)
-            await trio.sleep(5)
-            assert "max-message-size" in (output.statistics().link.last_error or "")
-            assert len(peer.connections) == 2
-            await output.send("y")
-        assert peer.messages == ["y"]
 
 
 async def test_a_stored_cursor_is_used_and_kept(tmp_path: Path) -> None:
@@ -779,21 +654,6 @@ async def test_without_a_channel_an_undelivered_event_breaks_the_output(autojump
         assert [each.event for each in caught.value.undelivered] == ["%%%"]
 
 
-async def test_acknowledgements_confirm_by_sequence_number(autojump_clock: object) -> None:
-    acked = config(delivery={"level": "acked", "stamp": "seq"}, payload="json")
-    async with open_peer() as peer, trio_wsout.open_output(acked, open_stream=peer.open_stream) as output:
-        receipts = [await output.submit({}) for _ in range(3)]
-        await peer.wait_messages(3)
-        await peer.send('{"ack": 2}')
-        await receipts[1].wait()
-        assert [each.settled for each in receipts] == [True, True, False]
-        await peer.send('{"ack": 99}')
-        stamp = str(peer.messages[2]).split('"')[3]
-        await peer.send(f'{{"ack": "{stamp}"}}')
-        await receipts[2].wait()
-        assert output.statistics().unknown_acks == 1
-
-
 async def test_received_messages_are_given_to_who_asked(autojump_clock: object) -> None:
     async with open_peer() as peer:
         async with trio_wsout.open_output(
@@ -826,43 +686,6 @@ async def test_received_messages_that_nobody_asked_for_are_drained_and_counted(
             _ = output.received
 
 
-async def test_an_application_that_does_not_read_never_makes_a_live_peer_look_dead(
-    autojump_clock: object,
-) -> None:
-    async with (
-        open_peer() as peer,
-        trio_wsout.open_output(config(heartbeat={}), open_stream=peer.open_stream, receive=True) as output,
-    ):
-        await output.wait_connected()
-        for number in range(1000):
-            await peer.send(str(number))
-        await output.send("x")
-        await trio.sleep(3600)
-        assert len(peer.connections) == 1
-        assert output.statistics().heartbeat_misses == 0
-        got = [(await output.received.receive()).event for _ in range(1000)]
-        assert got == [str(number) for number in range(1000)]
-        await output.flush()
-
-
-async def test_an_application_that_reads_again_has_a_heartbeat_again(autojump_clock: object) -> None:
-    async with (
-        open_peer() as peer,
-        trio_wsout.open_output(
-            config(heartbeat={"ping-interval": 10, "timeout": 5}), open_stream=peer.open_stream, receive=True
-        ) as output,
-    ):
-        await output.wait_connected()
-        for number in range(300):
-            await peer.send(str(number))
-        await trio.sleep(100)  # a ping would have been due long ago
-        for _ in range(300):
-            await output.received.receive()
-        before = output.statistics().received_bytes
-        await trio.sleep(20)
-        assert output.statistics().received_bytes > before, "a pong came, so there was a ping"
-
-
 async def test_the_end_does_not_wait_for_an_application_that_does_not_read(autojump_clock: object) -> None:
     async with open_peer() as peer:
         async with trio_wsout.open_output(config(), open_stream=peer.open_stream, receive=True) as output:
@@ -893,18 +716,6 @@ async def test_an_application_that_closes_its_end_of_received_costs_nothing(auto
             await output.flush()
             assert output.statistics().dropped > 0
         assert peer.messages == ["x"]
-
-
-async def test_messages_before_a_close_still_reach_the_application(autojump_clock: object) -> None:
-    async with open_peer() as peer:
-        async with trio_wsout.open_output(config(), open_stream=peer.open_stream, receive=True) as output:
-            await output.wait_connected()
-            for number in range(5):
-                await peer.send(str(number))
-            await peer.close(1001, "going")
-            await trio.sleep(0.1)
-            assert "1001" in (output.statistics().link.last_error or "")
-            assert [output.received.receive_nowait().event for _ in range(5)] == list("01234")
 
 
 async def test_on_state_hears_every_change(autojump_clock: object) -> None:
@@ -1136,17 +947,6 @@ async def test_a_closed_output_takes_nothing_more(autojump_clock: object) -> Non
             with pytest.raises(trio.ClosedResourceError):
                 await output.send("y")
         assert peer.messages == ["x"]
-
-
-async def test_a_peer_that_breaks_the_protocol_is_told_and_left(autojump_clock: object) -> None:
-    async with open_peer() as peer:
-        async with trio_wsout.open_output(config(), open_stream=peer.open_stream) as output:
-            await output.wait_connected()
-            await peer.connections[-1].send_raw(b"\x83\x00")
-            await trio.sleep(5)
-            told = "the peer broke the WebSocket protocol: it sent a frame with the unknown opcode 3 (1002)"
-            assert output.statistics().link.last_error == told
-            assert len(peer.connections) == 2
 
 
 async def test_policy_violations_with_a_confirmed_message_between_are_not_final(

@@ -54,36 +54,6 @@ async def test_a_peer_that_is_silent_after_a_break_costs_the_connection_at_retry
             assert [each.opened_at - start for each in peer.connections] == [0.0, 0.5, 31.0]
 
 
-async def test_life_that_is_no_pong_brings_the_next_ping_nearer(autojump_clock: MockClock) -> None:
-    heartbeat = {"ping-interval": "5s", "timeout": "60s"}
-    config = {"url": "ws://peer.test/", "connect": {"mode": "eager"}, "heartbeat": heartbeat}
-    async with open_peer() as peer:
-        peer.plan(Accept(pong_after=None))
-        async with trio_wsout.open_output(
-            config | {"reconnect": {"jitter": 0}}, open_stream=peer.open_stream
-        ):
-            start = trio.current_time()
-            await trio.sleep(7)
-            await peer.send("alive")
-            await trio.sleep(100)
-            assert peer.connections[0].ended_at == start + 7 + 5 + 60
-
-
-async def test_life_of_a_peer_that_is_no_pong_brings_the_next_ping_nearer(
-    listener: MemoryListener, autojump_clock: MockClock
-) -> None:
-    heartbeat = {"ping-interval": "5s", "timeout": "60s"}
-    config = {"mode": "server-output", "server": SERVER, "heartbeat": heartbeat}
-    async with trio_wsout.open_output(config, listeners=[listener]):
-        client = await listener.connect()
-        client.pong_after = None
-        start = trio.current_time()
-        await trio.sleep(7)
-        await client.send("alive")
-        await trio.sleep(100)
-        assert client.ended_at == start + 7 + 5 + 60
-
-
 class SlowReads(MemoryHistoryStore):
     """Takes a second for each read."""
 

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 import trio_wsout
-from trio_wsout.testing import Accept, open_peer
+from trio_wsout.testing import open_peer
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -33,48 +33,6 @@ async def test_a_device_that_vanished_is_missed(
         await trio.sleep(3600)
         assert there.ended_at is None
         assert there.ping_times == [start + 20 * (number + 1) for number in range(181)]
-
-
-@pytest.mark.parametrize("mode", ["server-input", "client"])
-async def test_with_none_nobody_is_pinged_or_missed(
-    mode: str, listener: MemoryListener, autojump_clock: MockClock
-) -> None:
-    if mode == "client":
-        async with open_peer() as peer:
-            config: dict[str, Any] = {
-                "url": "ws://peer.test/",
-                "connect": {"mode": "eager"},
-                "heartbeat": "none",
-            }
-            async with trio_wsout.open_output(config, open_stream=peer.open_stream):
-                await trio.sleep(80_000)
-                assert len(peer.connections) == 1
-                assert peer.connections[0].pings == []
-    else:
-        config = {"mode": mode, "server": SERVER, "heartbeat": "none"}
-        async with trio_wsout.open_output(config, listeners=[listener]) as output:
-            client = await listener.connect()
-            client.stop_reading()
-            await trio.sleep(80_000)
-            assert output.statistics().peers == 1
-            assert client.pings == []
-
-
-async def test_the_misses_of_a_link_count_while_they_happen(autojump_clock: MockClock) -> None:
-    config = {
-        "url": "ws://peer.test/",
-        "connect": {"mode": "eager"},
-        "heartbeat": {"action": "log-only"},
-        "reconnect": {"jitter": 0},
-    }
-    async with open_peer() as peer:
-        peer.plan(Accept(pong_after=None), then=Accept())
-        async with trio_wsout.open_output(config, open_stream=peer.open_stream) as output:
-            await trio.sleep(61)
-            assert (output.statistics().heartbeat_misses, len(peer.connections)) == (2, 1)
-            await peer.cut()
-            await trio.sleep(100)
-            assert (output.statistics().heartbeat_misses, output.statistics().link.reconnects) == (2, 1)
 
 
 class Proxy:
@@ -132,39 +90,3 @@ async def test_an_idle_link_stays_open_behind_a_proxy_that_cuts_what_is_silent(
             assert (proxy.cuts > 0) == (cuts > 0)
             assert (output.statistics().link.reconnects > 0) == (cuts > 0)
         nursery.cancel_scope.cancel()
-
-
-async def test_the_payload_of_an_idle_links_pings_is_the_configured_one(autojump_clock: MockClock) -> None:
-    config = {
-        "url": "ws://peer.test/",
-        "connect": {"mode": "eager"},
-        "heartbeat": {"ping-interval": "10s", "payload": "are you there?"},
-    }
-    async with open_peer() as peer:
-        async with trio_wsout.open_output(config, open_stream=peer.open_stream) as output:
-            await trio.sleep(35)
-            assert peer.connections[0].pings == [b"are you there?"] * 3
-            await output.send("x")
-            await output.flush()
-            assert peer.connections[0].pings[3:] == [b"are you there? 1"]
-            await trio.sleep(25)
-            assert peer.connections[0].pings[4:] == [b"are you there?"] * 2
-
-
-async def test_a_pong_to_a_periodic_ping_does_not_confirm_what_was_written_behind_it(
-    listener: MemoryListener, autojump_clock: MockClock
-) -> None:
-    config = {"mode": "server-output", "server": SERVER, "heartbeat": {"payload": "hb"}}
-    async with trio_wsout.open_output(config, listeners=[listener]) as output:
-        client = await listener.connect()
-        client.pong_after = None
-        await trio.sleep(21)
-        assert len(client.pings) == 1
-        await output.send("x")
-        await client.wait_messages(1)
-        await client.pong(b"hb")
-        await trio.sleep(1)
-        assert output.statistics().unconfirmed == 1
-        await client.pong(b"hb 1")
-        await trio.sleep(1)
-        assert output.statistics().unconfirmed == 0

@@ -11,7 +11,6 @@ import pytest
 import trio
 import trio.lowlevel
 import trio_wsout
-from tests.trees.conftest import LateListener
 from trio_wsout.config import History
 from trio_wsout.stores.history_memory import MemoryHistoryStore
 
@@ -81,20 +80,6 @@ async def test_confirmed_is_what_every_peer_has(listener: MemoryListener, autoju
         assert output.statistics().confirmed == 1
 
 
-async def test_a_pong_that_is_read_before_the_write_has_returned_confirms(
-    nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
-    listener = LateListener(nursery)
-    async with trio_wsout.open_output(config(heartbeat="none"), listeners=[listener]) as output:
-        await listener.connect()
-        await output.wait_peers(1)
-        await trio.sleep(5)
-        receipt = await output.submit("x")
-        start = trio.current_time()
-        await receipt.wait()
-        assert trio.current_time() == start
-
-
 async def test_many_peers_are_asked_what_they_have_a_second_later_and_at_once_where_somebody_waits(
     listener: MemoryListener, autojump_clock: MockClock
 ) -> None:
@@ -115,16 +100,6 @@ async def test_many_peers_are_asked_what_they_have_a_second_later_and_at_once_wh
         await trio.sleep(20)
         assert output.statistics().peers == 20
     assert {len(client.messages) for client in clients} == {3}
-
-
-async def test_delivery_written_needs_no_answer(listener: MemoryListener, autojump_clock: MockClock) -> None:
-    fields = config(delivery={"level": "written"})
-    async with trio_wsout.open_output(fields, listeners=[listener]) as output:
-        client = await listener.connect()
-        client.pong_after = None
-        receipt = await output.submit("x")
-        await receipt.wait()
-        assert client.pings == []
 
 
 async def test_delivery_acked_waits_for_every_peers_application(
@@ -161,18 +136,6 @@ async def test_unconfirmed_in_flight_is_bounded_and_a_peer_that_never_confirms_i
         assert client.ended_at == 3
         for receipt in receipts:
             await receipt.wait()  # it is gone
-        assert trio.current_time() == 3
-
-
-async def test_a_peer_that_takes_nothing_of_one_message_is_cut_after_retry_timeout(
-    listener: MemoryListener, autojump_clock: MockClock
-) -> None:
-    async with trio_wsout.open_output(config(retry={"timeout": "3s"}), listeners=[listener]) as output:
-        client = await listener.connect(buffered=False)
-        client.stop_reading()
-        receipts = [await output.submit(str(n)) for n in range(2)]
-        for receipt in receipts:
-            await receipt.wait()
         assert trio.current_time() == 3
 
 
@@ -299,34 +262,6 @@ async def test_a_burst_is_no_reason_to_call_a_quick_peer_slow(
 # -- time -----------------------------------------------------------------------------------------------
 
 
-async def test_heartbeat_pings_quiet_peers_and_cuts_dead_ones(
-    listener: MemoryListener, autojump_clock: MockClock
-) -> None:
-    fields = config(heartbeat={"ping-interval": "20s", "timeout": "10s"})
-    async with trio_wsout.open_output(fields, listeners=[listener]) as output:
-        alive, dead = await listener.connect(), await listener.connect()
-        dead.pong_after = None
-        await dead.wait_ended()
-        assert trio.current_time() == 30
-        await trio.sleep(15)
-        assert alive.ping_times == [20, 40]
-        assert output.statistics().peers == 1
-        assert output.statistics().heartbeat_misses == 1
-
-
-async def test_heartbeat_log_only_warns(
-    listener: MemoryListener, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    fields = config(heartbeat={"ping-interval": "20s", "timeout": "10s", "action": "log-only"})
-    async with trio_wsout.open_output(fields, listeners=[listener]) as output:
-        dead = await listener.connect()
-        dead.pong_after = None
-        await trio.sleep(31)
-        assert dead.ended_at is None
-        assert output.statistics().heartbeat_misses == 1
-    assert "no sign of life" in caplog.text
-
-
 async def test_idle_timeout_is_about_messages_not_pings(
     listener: MemoryListener, autojump_clock: MockClock
 ) -> None:
@@ -342,17 +277,6 @@ async def test_idle_timeout_is_about_messages_not_pings(
         await talks.wait_closed()
         assert (talks.close_code, talks.closed_at) == (1001, 120)
         assert client.pings
-
-
-async def test_a_peers_ping_is_answered(listener: MemoryListener, autojump_clock: MockClock) -> None:
-    async with trio_wsout.open_output(config(), listeners=[listener]) as output:
-        client = await listener.connect()
-        for payload in (b"first", b"", b"x" * 125):
-            await client.send("before")
-            await client.ping(payload)
-        await trio.testing.wait_all_tasks_blocked()
-        assert client.pongs == [b"first", b"", b"x" * 125]
-        assert output.statistics().received == 3
 
 
 # -- admission ----------------------------------------------------------------------------------------------
@@ -440,16 +364,6 @@ async def test_plain_http_is_answered(listener: MemoryListener, autojump_clock: 
 # -- the end --------------------------------------------------------------------------------------------------
 
 
-async def test_who_does_not_answer_the_close_is_cut_in_time(
-    listener: MemoryListener, autojump_clock: MockClock
-) -> None:
-    async with trio_wsout.open_output(config(), listeners=[listener]):
-        client = await listener.connect()
-        client.answer_close = False
-    assert client.close_code == 1001
-    assert trio.current_time() == 5
-
-
 async def test_what_is_not_confirmed_within_shutdown_timeout_is_raised(
     listener: MemoryListener, autojump_clock: MockClock
 ) -> None:
@@ -525,34 +439,6 @@ async def test_closing_and_sending_again_is_an_error(
         await output.aclose()
         with pytest.raises(trio.ClosedResourceError):
             await output.send("x")
-
-
-async def test_a_peer_that_closes_is_answered(listener: MemoryListener, autojump_clock: MockClock) -> None:
-    async with trio_wsout.open_output(config(), listeners=[listener]) as output:
-        for _ in range(50):  # the order in which tasks run is random
-            client = await listener.connect()
-            await client.close(1000)
-            await client.wait_closed()
-            assert client.close_code == 1000
-            await client.wait_ended()
-            await trio.sleep(0.001)
-            assert output.statistics().peers == 0
-
-
-async def test_a_peer_that_breaks_the_protocol_hears_why(
-    listener: MemoryListener, autojump_clock: MockClock
-) -> None:
-    async with trio_wsout.open_output({**config(), "max-message-size": 10}, listeners=[listener]):
-        for _ in range(20):
-            client = await listener.connect()
-            await client.stream.send_all(b"\x81\x01a")  # not masked
-            await client.wait_closed()
-            assert (client.close_code, client.close_reason) == (1002, "a frame without a mask")
-            client = await listener.connect()
-            await client.send("x" * 11)
-            await client.wait_closed()
-            assert client.close_code == 1009
-            assert client.close_reason == "a message of more than max-message-size"
 
 
 HANDSHAKE = (
