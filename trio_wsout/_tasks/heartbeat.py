@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import trio
-from attrs import define, field, frozen
+from attrs import define, field
 
 from trio_wsout._core.read_out import Motion, ReadOut
 from trio_wsout._wire.connection import Connection
@@ -26,20 +26,16 @@ _UNCONNECTED = Motion(received=0, sent=0, reads=True, writes=False)
 """The motion of a handshake: it has no connection yet, and `read_out` takes as many turns of the loop for it."""
 
 
-class Judge(Protocol):
-    """Finds out whether the deadline is still over, and if so acts on it."""
-
-    def __call__(self, *, found_room: bool) -> object:
-        """Judge, now that everything in the socket has been read; `found_room` is whether a waiting write could go on."""
-
-
-@frozen
-class Suspect:
+class Suspect(Protocol):
     """A peer whose deadline is over: it is judged once everything in its socket has been read."""
 
-    connection: Connection | None
-    """Its connection; None while its handshake is under way."""
-    judge: Judge
+    @property
+    def connection(self) -> Connection | None:
+        """Its connection; None while its handshake is under way."""
+        ...
+
+    def judge(self, *, found_room: bool) -> None:
+        """Act on the deadline, which is over still; `found_room` is whether a waiting write could go on."""
 
 
 class HasDeadline(Protocol):
@@ -166,9 +162,10 @@ class HandshakeDeadline:
     """The deadline of a handshake: its scope is cancelled once everything that lay in the socket by then was read.
 
     A scope's own deadline would cancel even if this process did not run for a while and the answer came. For as
-    long as it is known not to have run, the handshake gets more time, once. A `HasDeadline`.
+    long as it is known not to have run, the handshake gets more time, once. A `HasDeadline` and a `Suspect`.
     """
 
+    connection: ClassVar[None] = None
     _heartbeat_task: HeartbeatTask
     _deadline: float | None
     due: float = field(default=inf, init=False)
@@ -197,9 +194,10 @@ class HandshakeDeadline:
 
     def poll(self) -> Suspect:
         """Return itself to be judged."""
-        return Suspect(None, self._judge)
+        return self
 
-    def _judge(self, *, found_room: bool) -> None:
+    def judge(self, *, found_room: bool) -> None:
+        """Give the handshake more time, once, or cancel it."""
         del found_room  # a handshake has no waiting write
         now, deadline = trio.current_time(), self._deadline
         if deadline is not None and now > deadline and not self._extended:

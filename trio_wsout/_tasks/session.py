@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from functools import partial
 from math import inf
 from typing import Protocol
 
@@ -151,7 +150,7 @@ class Resumption:
 
 @define(eq=False, weakref_slot=False)
 class Session:
-    """One session. A `HasDeadline`, and the `Owner` of its subscription."""
+    """One session. A `HasDeadline`, a `Suspect`, and the `Owner` of its subscription."""
 
     peer: Peer
     monitor: HeartbeatMonitor
@@ -536,11 +535,8 @@ class Session:
 
     def poll(self) -> Suspect | None:
         """Ping; or return the session to be judged, if its peer may have to be warned of, cut, or closed."""
-        silent = self._beat()
         over = earliest(self._stalls_at(), self._idle_at(), self._close_by)
-        if silent or (over is not None and trio.current_time() >= over):
-            return Suspect(self.connection, partial(self._judge, silent=silent))
-        return None
+        return self if self._beat() or (over is not None and trio.current_time() >= over) else None
 
     def _beat(self, *, all_read: bool = False) -> bool:
         """Do what the heartbeat asks for now: ping, ask the system for progress, warn, or cut.
@@ -565,7 +561,8 @@ class Session:
             self._feed.warn(detail)
         return pulse is Pulse.READ
 
-    def _judge(self, *, silent: bool, found_room: bool) -> None:
+    def judge(self, *, found_room: bool) -> None:
+        """Act on each deadline that is over still, now that everything in the socket has been read."""
         now = trio.current_time()
         if self._close_by is not None and now >= self._close_by:
             self._close_by = None
@@ -588,8 +585,7 @@ class Session:
                 self._replay_due = now + self._feed.timeout
             else:
                 self.subscription.reading_resumed(now)
-        if silent:
-            self._beat(all_read=True)
+        self._beat(all_read=True)
 
     def _end_stalled(self) -> None:
         what = "a message was not confirmed"
