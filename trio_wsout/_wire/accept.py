@@ -79,12 +79,8 @@ class Acceptor:
     def open(self, tls: ServerTls | None, resolve: Resolve) -> None:
         """Read the TLS files, if there are any, and expand every entry of `server.auth`, so that faults are found now.
 
-        Args:
-            tls: The section; None if the listener has no TLS.
-            resolve: Returns the value of a ``${…}`` in it.
-
-        Raises:
-            ConfigError: A file or an entry can't be used; each problem has its key path.
+        `resolve` returns the value of a ``${…}``. Raise ConfigError if a file or an entry can't be used; each problem has
+        its key path.
         """
         credentials = self._admission.credentials
         problems = () if credentials is None else credentials.problems()

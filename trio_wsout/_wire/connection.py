@@ -84,10 +84,8 @@ class Connection:
     async def write(self, frames: bytes, ping: bytes | None = None) -> None:
         """Write frames, and then a ping with this payload if it is not None, in one go.
 
-        A write that is cancelled or fails makes the connection dead.
-
-        Raises:
-            trio.BrokenResourceError: The connection is over; `disconnection` has the reason.
+        A write that is cancelled or fails makes the connection dead. Raise trio.BrokenResourceError if the
+        connection is over; `disconnection` has the reason.
         """
         if ping is not None:
             frames += self._frame(ping, PING)
@@ -163,10 +161,9 @@ class Connection:
     async def receive_many(self) -> list[str | bytes]:
         """Wait for the next messages: at least one, and as many as have come, up to a millisecond's work.
 
-        With each call the messages of earlier calls count as processed: only then more is read, and pings behind them are answered.
-
-        Raises:
-            trio.EndOfChannel: The connection is over; `disconnection` has the reason.
+        With each call the messages of earlier calls count as processed: only then more is read, and pings
+        behind them are answered. Raise trio.EndOfChannel if the connection is over; `disconnection` has the
+        reason.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         waited = False

@@ -136,11 +136,7 @@ class _Message:
         self.missing, self._key, self._is_last = size, key, is_last
 
     def take(self, piece: bytes) -> None:
-        """Take the next bytes of the frame.
-
-        Raises:
-            UnicodeDecodeError: The text is not UTF-8.
-        """
+        """Take the next bytes of the frame. Raise UnicodeDecodeError if the text is not UTF-8."""
         self.missing -= len(piece)
         self.whole = self._is_last and not self.missing
         if self._key:

@@ -52,14 +52,10 @@ class Dialer:
     """The step that the attempt under way waits for, in words; the error at the deadline names it."""
 
     async def dial(self, make_request: Callable[[], Awaitable[Request]], deadline: float) -> Connection:
-        """Open a connection; the caller bounds the time.
+        """Open a connection, or raise AttemptFailed.
 
-        Args:
-            make_request: Makes the request, with the values of the application's callables.
-            deadline: The time at which the attempt is given up; a scope's own deadline counts as well.
-
-        Raises:
-            AttemptFailed: It did not open; the transport is closed.
+        `make_request` asks the application's callables. The caller bounds the time; `deadline` is when it gives up, unless
+        a scope does so earlier.
         """
         self.stage = "credentials from the application"
         request = await make_request()

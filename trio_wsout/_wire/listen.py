@@ -38,10 +38,8 @@ _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 async def open_listeners(bind: str) -> list[trio.SocketListener]:
     """Listen at ``host:port``, ``[v6]:port``, ``:port`` or ``unix:PATH``.
 
-    Port 0 stands for a free port, the same at every address of the host.
-
-    Raises:
-        ConfigError: The address can't be used; the problem has the reason.
+    Port 0 stands for a free port, the same at every address of the host. Raise ConfigError if the address can't be
+    used; the problem has the reason.
     """
     address = parse_bind(bind)
     try:

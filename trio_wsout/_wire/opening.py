@@ -62,13 +62,7 @@ class _Exchange(trio.abc.Stream):
 
 
 async def accept_opening(key: str, subprotocol: str | None, headers: Sequence[tuple[str, str]]) -> bytes:
-    """Return the 101 that lets a peer in, as bytes to write.
-
-    Args:
-        key: The Sec-WebSocket-Key of its request, which has been judged.
-        subprotocol: The one to agree on; None if there is none.
-        headers: Further headers of the answer.
-    """
+    """Return the 101 that lets a peer in, as bytes to write; its key was judged, and `headers` are further ones."""
 
     async def read_head(_: bytes) -> bytes:
         await trio.lowlevel.checkpoint()
@@ -108,10 +102,7 @@ async def ask_for_opening(
 ) -> Dialled | Disconnection:
     """Ask a server to open a connection; return it with its subprotocol, or why the attempt failed.
 
-    Args:
-        stream: The stream to the server, with TLS around it if there is TLS.
-        request: The request.
-        deadline: The time at which the attempt is given up, in seconds of trio's clock; the caller bounds it.
+    The caller gives the attempt up at `deadline`, in seconds of trio's clock.
     """
     outcome: Dialled | Disconnection | None = None
     try:

@@ -35,10 +35,8 @@ _NO_SOCKS = "python-socks, which speaks SOCKS, is not installed: pip install 'tr
 def check_proxy(config: Config) -> None:
     """Check that the proxy of a link can be used, so that a fault is found before the first attempt.
 
-    If the host of `url` is known only at each attempt, nothing but a configured proxy can be checked.
-
-    Raises:
-        ConfigError: The environment names a proxy that is none, or python-socks is missing.
+    If the host of `url` is known only at each attempt, nothing but a configured proxy can be checked. Raise
+    ConfigError if the environment names a proxy that is none, or python-socks is missing.
     """
     for url in config.urls:
         _check_proxy_for(url, config)
@@ -68,8 +66,7 @@ def _check_proxy_for(url: str, config: Config) -> None:
 def proxy_for(request: Request, configured: Secret | None) -> Proxy | None:
     """Return the proxy to use for this request; None if it needs none.
 
-    Raises:
-        AttemptFailed: The proxy that the environment names can't be used.
+    Raise AttemptFailed if the proxy that the environment names can't be used.
     """
     try:
         return _choose(configured, secure=request.secure, host=request.host, port=request.port)
@@ -85,17 +82,9 @@ def _choose(configured: Secret | None, *, secure: bool, host: str, port: int) ->
 async def open_tunnel(
     proxy: Proxy, host: str, port: int, tls: Tls, wait: Callable[[str], object]
 ) -> trio.abc.Stream:
-    """Open a stream to host and port through the proxy; the caller bounds the time.
+    """Open a stream to host and port through the proxy, or raise AttemptFailed; the caller bounds the time.
 
-    Args:
-        proxy: The proxy.
-        host: The host to reach, as `parse_host` returns it.
-        port: Its port.
-        tls: The section; its CA may also certify an https proxy.
-        wait: Called before each step with its name.
-
-    Raises:
-        AttemptFailed: The proxy can't be reached or refuses, or python-socks is not installed.
+    The CA of `tls` may also certify an https proxy; `wait` is called before each step with its name.
     """
     if _is_socks(proxy):
         wait(f"SOCKS5 of {_address(proxy)}")

@@ -36,13 +36,11 @@ _CHECK_EVERY = 1.0
 def client_context(tls: Tls, password: Secret | None = None) -> ssl.SSLContext:
     """Make the context for one attempt, so that files which were renewed are read anew.
 
-    TLS 1.2 at least; the host name is checked; trust is `ca-certificate` alone, or the system's
-    roots (through truststore where that is installed). Any trusted certificate ends a chain, also an intermediate
-    CA's, and the strict rules of RFC 5280, which Python 3.13 adds for the system's roots only, are left out: so a
-    certificate is accepted, or not, by every version of Python. `password` is `client_key_password`, expanded.
-
-    Raises:
-        ConfigError: A file or PEM text can't be read or used; the error has every such problem.
+    TLS 1.2 at least; the host name is checked; trust is `ca-certificate` alone, or the system's roots (through
+    truststore where that is installed). Any trusted certificate ends a chain, also an intermediate CA's, and the
+    strict rules of RFC 5280, which Python 3.13 adds for the system's roots only, are left out: so a certificate is
+    accepted, or not, by every version of Python. `password` is `client_key_password`, expanded. Raise ConfigError
+    if a file or PEM text can't be read or used; the error has every such problem.
     """
     context = _base_context(tls)
     problems = _trust(context, tls.ca_certificate)
@@ -72,10 +70,8 @@ def _usable(context: ssl.SSLContext, problems: list[Problem]) -> ssl.SSLContext:
 def check_tls(config: Config, resolve: Resolve) -> None:
     """Check the `tls` of a link before anything is begun; if every `url` is known to be ``ws://`` it is not used.
 
-    `resolve` returns the value of a ``${…}`` in `client-key-password`.
-
-    Raises:
-        ConfigError: A certificate, key or password can't be used.
+    `resolve` returns the value of a ``${…}`` in `client-key-password`. Raise ConfigError if a certificate, key or
+    password can't be used.
     """
     tls = config.tls
     if any(not url.startswith("ws:") for url in config.urls):
@@ -100,12 +96,10 @@ async def start_tls(
 ) -> trio.SSLStream[trio.abc.Stream]:
     """Return the stream to a server with TLS around it, its handshake done.
 
-    `make_context` is called in a thread, because it reads files. The certificate must have `server_name`. Errors call
-    the server `peer`, and have this `cause` if the context can't be made.
-
-    Raises:
-        AttemptFailed: The context can't be made, or the server's certificate is not accepted.
-        trio.BrokenResourceError: The handshake failed for another reason; `tls_error_in` finds it.
+    `make_context` is called in a thread, because it reads files. The certificate must have `server_name`. Errors
+    call the server `peer`, and have this `cause` if the context can't be made. Raise AttemptFailed if the context
+    can't be made, or the server's certificate is not accepted. Raise trio.BrokenResourceError if the handshake
+    failed for another reason; `tls_error_in` finds it.
     """
     try:
         context = await trio.to_thread.run_sync(make_context)

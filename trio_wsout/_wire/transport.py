@@ -246,8 +246,7 @@ class Transport:
     async def write(self, data: bytes) -> None:
         """Write the waiting bytes and then `data`; a write that fails or is cancelled makes the connection dead.
 
-        Raises:
-            trio.BrokenResourceError: The connection is over; `disconnection` has the reason.
+        Raise trio.BrokenResourceError if the connection is over; `disconnection` has the reason.
         """
         if self.torn or self.disconnection is not None:
             await trio.lowlevel.checkpoint()

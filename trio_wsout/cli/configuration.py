@@ -31,13 +31,9 @@ def load(arguments: Sequence[str], options: ConfigOptions) -> tuple[Config, Path
 
     The cursor is kept in the platform's state directory unless the configuration names another store.
 
-    Args:
-        arguments: A file, and addresses to try in turn, in any order; either may be missing.
-        options: Fields that are set over those of the file.
-
-    Raises:
-        ConfigError: Everything that is wrong with the configuration or with these options, or all files, keys and
-            directories that can't be used on this machine.
+    Arguments are a file, and addresses to try in turn, in any order; either may be missing. Options set fields over those of
+    the file. The ConfigError has everything that is wrong with the configuration or with these options, or all files, keys
+    and directories that can't be used on this machine.
     """
     problems: list[Problem] = []
     overrides = {name: _json_or_text(text) for name, text in _pairs("--set", options.sets, problems)}

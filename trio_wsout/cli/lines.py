@@ -69,8 +69,7 @@ class InputLines:
     async def read(self) -> list[bytes]:
         """Return the next lines without their ends, many at a time; an empty list at the end of the file.
 
-        Raises:
-            OSError: Reading failed.
+        Raise OSError if reading failed.
         """
         while not self._ended:
             piece = await self._piece()
@@ -152,12 +151,8 @@ class InputLines:
 def line_of(item: Received, *, with_peer: bool, as_json: bool) -> bytes:
     """Return the line that is printed for a message.
 
-    JSON stays as the peer wrote it if it is JSON by the configuration (`as_json`), or a text that is one line of JSON.
-
-    Args:
-        item: The message.
-        with_peer: Whether to wrap it with the address and the identity of its peer.
-        as_json: Whether `payload` is json.
+    JSON stays as the peer wrote it if it is JSON by the configuration (`as_json`), or a text that is one line of JSON. With
+    `with_peer` the address and the identity of its peer stand beside it.
     """
     if as_json and isinstance(item, RawReceived):
         event = to_json(JsonLine.joined(item.raw))
@@ -189,9 +184,8 @@ def escape_lines(lines: bytes) -> str:
 def to_json(value: object) -> bytes:
     """Encode a value that was read from JSON, on one line; bytes become hexadecimal text.
 
-    Raises:
-        TypeError: It holds something that JSON does not have.
-        ValueError: It holds an integer of thousands of digits.
+    Raise TypeError if it holds something that JSON does not have. Raise ValueError if it holds an integer of
+    thousands of digits.
     """
     if isinstance(value, JsonLine):
         # A carriage return is a blank there, but some readers would end the line at it.

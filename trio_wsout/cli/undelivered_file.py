@@ -47,8 +47,7 @@ class UndeliveredFile:
     def open(self) -> None:
         """Open the file, so that one that can't be written is found before the first event.
 
-        Raises:
-            OSError: It can't be written.
+        Raise OSError if it can't be written.
         """
         if self._path is not None:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
@@ -112,8 +111,7 @@ def undelivered_line(line: bytes) -> Undelivered:
 def read_undelivered(line: bytes) -> JsonLine | bytes:
     """Return the event of a line that `--undelivered` wrote, as it was.
 
-    Raises:
-        ValueError: The line is something else, or keeps a line that was no JSON.
+    Raise ValueError if the line is something else, or keeps a line that was no JSON.
     """
     text = line.strip()
     whole = JsonLine.read(text)

@@ -43,8 +43,8 @@ class Document:
 def read_document(path: Path) -> Document:
     """Read a YAML, TOML or JSON file; the ending of its name decides which. Of a pipe, the first line decides.
 
-    Raises:
-        ConfigError: The file can't be read or parsed, or holds no mapping; with line and column where they are known.
+    Raise ConfigError if the file can't be read or parsed, or holds no mapping; with line and column where they are
+    known.
     """
     readers = {".yaml": _read_yaml, ".yml": _read_yaml, ".toml": _read_toml, ".json": _read_json}
     reader = readers.get(path.suffix.lower())

@@ -127,8 +127,7 @@ _DEFAULTS = Config()
 def _copied(value: object, depth: int = 0) -> Any:  # noqa: ANN401 - a document holds anything
     """Return a copy of a document or of a value in it.
 
-    Raises:
-        RecursionError: It is nested too deeply to be a configuration; the text says so.
+    Raise RecursionError if it is nested too deeply to be a configuration; the text says so.
     """
     if depth > _DEEPEST:
         raise RecursionError("is nested too deeply")

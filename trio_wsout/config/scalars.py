@@ -81,11 +81,7 @@ def is_unicode(text: str) -> bool:
 
 
 def parse_unicode(text: str) -> str:
-    """Return a text that can be encoded.
-
-    Raises:
-        ValueError: It holds half of a surrogate pair.
-    """
+    """Return a text that can be encoded. Raise ValueError if it holds half of a surrogate pair."""
     if not is_unicode(text):
         raise ValueError("holds half of a surrogate pair, which is no character")
     return text

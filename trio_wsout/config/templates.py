@@ -66,14 +66,9 @@ def resolve_context(
 ) -> str | float | bool:
     """Return a text with the context's values in place of every ``{{name}}``.
 
-    Args:
-        text: Any text of a configuration.
-        context: The values by name: texts, numbers, true and false, and mappings of these for ``{{a.b}}``.
-        escape: Whether the text is a template of ``${…}`` too, which no value may become.
-        typed: Whether a text of nothing but one ``{{name}}`` may stand for a number, or true or false.
-
-    Raises:
-        TemplateError: A name is not in the context, or is the name of a mapping, a list or null.
+    Values are texts, numbers, true and false, and mappings of these for ``{{a.b}}``. With `escape` the text is a template of
+    ``${…}`` too, which no value may become; with `typed` a text of nothing but one ``{{name}}`` may stand for a number, or
+    true or false. Raise TemplateError if the context has no such value.
     """
     whole = _CONTEXT.fullmatch(text)
     if whole is not None and typed:
@@ -147,8 +142,7 @@ class Placeholder:
     def value(self, resolve: Resolve) -> str:
         """Return the value or the default; for a cursor or an event without either, the empty text.
 
-        Raises:
-            TemplateError: There is neither.
+        Raise TemplateError if there is neither.
         """
         value = resolve(self.source, self.name)
         if value is None:
@@ -173,8 +167,8 @@ class Template:
     def parse(cls, text: str, *, of_batch: bool = False) -> Template:
         """Parse a text; `of_batch` is whether it is the header or footer of a batch.
 
-        Raises:
-            TemplateError: A ``${`` is not closed, or names no source that is known there; or there is a ``@{``.
+        Raise TemplateError if a ``${`` is not closed, or names no source that is known there; or there is a
+        ``@{``.
         """
         parts: list[str | Placeholder] = []
         literal = ""
@@ -207,8 +201,8 @@ class Template:
     def expand(self, resolve: Resolve) -> str:
         """Return the text with values in it.
 
-        Raises:
-            TemplateError: A placeholder has neither a value nor a default, and is neither a cursor's nor an event's.
+        Raise TemplateError if a placeholder has neither a value nor a default, and is neither a cursor's nor an
+        event's.
         """
         return "".join(part if isinstance(part, str) else part.value(resolve) for part in self.parts)
 
@@ -266,8 +260,7 @@ _SCHEME = re.compile(r"[A-Za-z]+(?=://)")
 def parse_url_template(text: str) -> str:
     """Return a remote endpoint, templated; a scheme that is written out becomes ``ws`` or ``wss``.
 
-    Raises:
-        ValueError: It is no URL with any sample values, or no template.
+    Raise ValueError if it is no URL with any sample values, or no template.
     """
     template = Template.parse(text)
     if template.is_static:
@@ -301,8 +294,7 @@ def _sampled(template: Template, sample: str) -> str:
 def expand_url(text: str, resolve: Resolve) -> str:
     """Return the URL of one attempt, as ``ws://`` or ``wss://``.
 
-    Raises:
-        ValueError: It is no URL with these values, or a value is missing; the text holds no value.
+    Raise ValueError if it is no URL with these values, or a value is missing; the text holds no value.
     """
     template = Template.parse(text)
     if template.is_static:  # checked when it was loaded
