@@ -1,7 +1,5 @@
 """Every exception that leaves this library, and the records that they carry (SPEC 12)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

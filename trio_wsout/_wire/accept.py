@@ -3,8 +3,6 @@
 The request is read and judged here (SPEC 10; RFC 6455 section 4.2) before `opening` makes the answer.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 import traceback

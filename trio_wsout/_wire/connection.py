@@ -1,7 +1,5 @@
 """An open WebSocket connection: messages, pings, the closing handshake, and the progress of written bytes."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Self

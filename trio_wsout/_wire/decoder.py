@@ -15,8 +15,6 @@ Rules
    the same, also if a peer sends its bytes one by one.
 """
 
-from __future__ import annotations
-
 import codecs
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """From a request to an open connection: TCP or proxy, TLS, opening handshake (SPEC 5; RFC 6455 section 4.1)."""
 
-from __future__ import annotations
-
 import logging
 import os
 import ssl

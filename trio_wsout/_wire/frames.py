@@ -1,7 +1,5 @@
 """Messages to frames, many of them for one write, and the masking of payloads (RFC 6455 sections 5.2 and 5.3)."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from functools import cache, lru_cache

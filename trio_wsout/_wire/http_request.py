@@ -1,7 +1,5 @@
 """The head of a peer's HTTP request, and refusals, both by h11 (RFC 9112)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from contextlib import suppress

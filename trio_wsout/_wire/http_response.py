@@ -4,8 +4,6 @@ A refusal is known with its status as soon as its head is there, an endless resp
 not depend on how the bytes are cut.
 """
 
-from __future__ import annotations
-
 import time
 from http import HTTPStatus
 

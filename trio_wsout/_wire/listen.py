@@ -1,7 +1,5 @@
 """Listening sockets for `server.bind`, and the addresses of sockets (SPEC 10)."""
 
-from __future__ import annotations
-
 import errno
 import os
 import socket

@@ -5,8 +5,6 @@ to an `_Exchange` and reads one head from it. This library writes the head that 
 into it. So whatever a peer sends, the outcome concerns its own connection only.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import cast

@@ -8,8 +8,6 @@ Rules
 3. The program has the format strings, and no peer, so there are few kinds.
 """
 
-from __future__ import annotations
-
 import logging
 from math import inf
 

@@ -1,7 +1,5 @@
 """Tunnels through proxies: HTTP CONNECT by h11 (RFC 9110 section 9.3.6), SOCKS5 by python-socks (extra ``proxy``)."""
 
-from __future__ import annotations
-
 import os
 from base64 import b64encode
 from collections.abc import Callable

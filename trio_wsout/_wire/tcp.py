@@ -1,7 +1,5 @@
 """TCP: the system's figures of a connection below TLS, and the causes of broken streams and failed attempts."""
 
-from __future__ import annotations
-
 import errno
 import os
 import socket

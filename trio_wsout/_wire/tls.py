@@ -1,7 +1,5 @@
 """TLS contexts: for outgoing connections from `tls` (SPEC 5), for a listener from `server.tls` (SPEC 10)."""
 
-from __future__ import annotations
-
 import logging
 import os
 import ssl

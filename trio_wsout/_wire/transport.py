@@ -11,8 +11,6 @@ Rules
 5. The connection is over once, for the first reason that is known.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable, Mapping

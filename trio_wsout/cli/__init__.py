@@ -1,7 +1,5 @@
 """The command line: ``trio-wsout run``, ``check``, ``schema``, ``demo`` (SPEC 13; extra ``cli``)."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

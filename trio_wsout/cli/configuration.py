@@ -1,7 +1,5 @@
 """The configuration of a command: loaded from a file and options, checked against this machine, and printed."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """`trio-wsout demo`: a server and its clients over real sockets; one client is cut off and resumes, nothing is lost."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from urllib.parse import quote
@@ -86,7 +84,7 @@ def _trade(number: int) -> dict[str, object]:
     return {"id": number, "symbol": symbol, "price": round(price, 2), "size": random.randrange(1, 500)}  # noqa: S311
 
 
-def _account(screen: Screen, clients: Sequence[_Client], statistics: Statistics, events: int) -> int:
+def _account(screen: Screen, clients: "Sequence[_Client]", statistics: Statistics, events: int) -> int:
     """Compare the events that were sent with those that each client has; return the exit code."""
     table = Table("", "arrived", "of them twice", "lost", "in order", "connections")
     complete = statistics.confirmed == events

@@ -1,7 +1,5 @@
 """Lines of JSON: reading them from a file or a pipe, and formatting messages from peers as lines."""
 
-from __future__ import annotations
-
 import codecs
 import os
 import select

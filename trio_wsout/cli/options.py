@@ -1,7 +1,5 @@
 """The options that several commands share, and those of `run`; the docstring of a field is the help of its option."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

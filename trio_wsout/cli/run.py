@@ -1,7 +1,5 @@
 """`trio-wsout run`: the lines of the input become events, and messages from peers become lines of the output."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

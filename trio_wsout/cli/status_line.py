@@ -4,8 +4,6 @@ The rows above it are a scrolling region (DECSTBM), so that neither the keyboard
 writes to the same terminal needs to know about the line. When it ends, the terminal is as it was before.
 """
 
-from __future__ import annotations
-
 import os
 import select
 import shutil

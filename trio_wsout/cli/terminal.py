@@ -3,8 +3,6 @@
 Messages and results are discarded when nobody reads their stream any more, or its disk is full: that ends no command.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

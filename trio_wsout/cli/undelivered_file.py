@@ -1,7 +1,5 @@
 """The file of `--undelivered`: events that were not delivered, one {"event", "reason"} a line, on disk."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress

@@ -4,11 +4,10 @@ Each parser raises ValueError, which names the allowed forms; no text holds a pa
 read by `parse_host`, wherever a configuration or a handshake names it.
 """
 
-from __future__ import annotations
-
 import re
 import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Self
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import idna
@@ -300,7 +299,7 @@ class Origin:
     below: bool = False
     """Whether the origin stands for every host below its own, at any depth, but not for its own."""
 
-    def admits(self, other: Origin) -> bool:
+    def admits(self, other: Self) -> bool:
         """Whether this origin stands for another, which names one host."""
         if not self.below:
             return self == other

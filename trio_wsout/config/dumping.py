@@ -3,8 +3,6 @@
 # A field may hold any value, so pyright knows little about the values here.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, get_args
 

@@ -1,7 +1,5 @@
 """Paths into events: JSON pointers and dotted names. Each parser raises ValueError, which names the allowed forms."""
 
-from __future__ import annotations
-
 import re
 
 

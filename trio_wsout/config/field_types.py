@@ -4,8 +4,6 @@ Each public name in CamelCase annotates a field, as in ``timeout: Duration = 10.
 `field_type_of` finds. `loading` reads with it, `dumping` writes with it, and `json_schema` prints it.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Mapping
 from enum import StrEnum

@@ -3,8 +3,6 @@
 # A document holds anything, and ruamel.yaml is optional and has few types for pyright.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 
-from __future__ import annotations
-
 import json
 import re
 import tomllib

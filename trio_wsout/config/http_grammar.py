@@ -1,7 +1,5 @@
 """Grammar of the parts of a handshake: names, values and tokens (RFC 9110 section 5, RFC 6750, RFC 7617)."""
 
-from __future__ import annotations
-
 import re
 
 TOKEN = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"  # noqa: S105 - a regular expression

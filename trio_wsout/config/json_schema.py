@@ -8,8 +8,6 @@ as it can; ``format`` describes it exactly, to validators that are given the che
 snake_case.
 """
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections.abc import Callable, Iterable
@@ -143,7 +141,7 @@ def _section_schema(section: type, definitions: Schema) -> Schema:
     }
 
 
-def _default(section: type, each: Attribute[Any]) -> Schema:
+def _default(section: type, each: "Attribute[Any]") -> Schema:
     """Return the default of a field as a document holds it; nothing for a required field or a section."""
     if each.default is NOTHING or section_of(each.type) is not None:
         return {}
@@ -151,7 +149,7 @@ def _default(section: type, each: Attribute[Any]) -> Schema:
     return {} if default is None else {"default": document_value(default, each.type)}
 
 
-def _field_schema(each: Attribute[Any], definitions: Schema) -> Schema:
+def _field_schema(each: "Attribute[Any]", definitions: Schema) -> Schema:
     """Return the schema of a field: of its value, of ``{{name}}``, and of null where it may be absent."""
     others = [] if field_type_of(without_none(each.type)) is None else [_CONTEXT]
     others += [] if each.default is NOTHING else [{"type": "null"}]
@@ -184,7 +182,7 @@ def _type_schema(annotation: Any, definitions: Schema) -> Schema:  # noqa: ANN40
 
 
 @cache
-def _somewhere_unusable() -> list[tuple[str, Any, Attribute[Any]]]:
+def _somewhere_unusable() -> list[tuple[str, Any, "Attribute[Any]"]]:
     """Return each field that some mode can't use: its attribute names joined by a dot, its section, and itself."""
     found: list[tuple[str, Any, Attribute[Any]]] = []
     for name in _SOMEWHERE_UNUSABLE:
@@ -199,7 +197,7 @@ _SOMEWHERE_UNUSABLE = list(
 )
 
 
-def _unset(section: type, each: Attribute[Any]) -> Schema:
+def _unset(section: type, each: "Attribute[Any]") -> Schema:
     """Return the schema of a field without effect: empty, at its default, or a section of nothing but such fields."""
     ways: list[Schema] = [_EMPTY]
     inner = section_of(each.type)

@@ -8,8 +8,6 @@ and the rules between them are checked, in the same pass.
 # A document may hold any value, and cattrs has few types for pyright.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections.abc import Callable, Mapping

@@ -3,8 +3,6 @@
 Each parser raises ValueError, which names the allowed forms.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ A number in a file keeps its spelling, so that a field that holds a text takes `
 ``X-Version: 1.10`` as it stands there.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping

@@ -8,8 +8,6 @@ Rules
    that holds one is redacted as a whole.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from attrs import field, frozen

@@ -5,12 +5,10 @@ and `validation` has the rules between fields. Durations are float seconds, size
 section under the number given in its docstring.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from enum import StrEnum
 
-from attrs import Factory, field, frozen, has, resolve_types
+from attrs import Factory, field, frozen
 
 from trio_wsout.config import field_types as t
 from trio_wsout.config.secret import Secret, repr_headers
@@ -443,8 +441,3 @@ class Config:
         """Most bytes of the spool."""
         given = None if self.spool is None else self.spool.max_bytes
         return max(GIB, self.least_spool) if given is None else given
-
-
-for _section in [each for each in list(globals().values()) if isinstance(each, type) and has(each)]:
-    # `loading`, `dumping` and `json_schema` walk the fields by their types, and annotations are texts until here.
-    resolve_types(_section)

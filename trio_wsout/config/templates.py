@@ -8,13 +8,11 @@ optional ``||default``. The header and footer of a batch also know ``${batch|num
 There is one pass: a value is never expanded again, so a context value in a templated text is escaped.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
-from typing import cast
+from typing import Self, cast
 from urllib.parse import quote
 
 from attrs import frozen
@@ -164,7 +162,7 @@ class Template:
     """Literal texts and placeholders, in order."""
 
     @classmethod
-    def parse(cls, text: str, *, of_batch: bool = False) -> Template:
+    def parse(cls, text: str, *, of_batch: bool = False) -> Self:
         """Parse a text; `of_batch` is whether it is the header or footer of a batch.
 
         Raise TemplateError if a ``${`` is not closed, or names no source that is known there; or there is a

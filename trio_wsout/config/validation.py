@@ -4,8 +4,6 @@ Each rule is a generator of problems: the key path of a field, and the reason. W
 be read (`Unknown`), it stops there, and every other rule runs, so that all problems are reported in one go.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -94,7 +92,7 @@ def unusable(mode: Mode, *, link: bool) -> tuple[str, ...]:
     return UNUSABLE[mode] if link or mode is not Mode.RELAY else (*UNUSABLE[mode], *UNUSABLE_WITHOUT_LINK)
 
 
-def default_of(field: Attribute[Any], section: object) -> Any:  # noqa: ANN401 - any field's value
+def default_of(field: "Attribute[Any]", section: object) -> Any:  # noqa: ANN401 - any field's value
     """Return the default of a field beside the other fields of its section, or of a whole class; NOTHING if it is required."""
     factory = getattr(field.default, "factory", None)
     if factory is None:
