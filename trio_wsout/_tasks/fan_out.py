@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
-from typing import ClassVar, cast
+from typing import cast
 
 import trio
 from attrs import define, field
@@ -72,7 +72,7 @@ class FanOut:
     """Whether a message is confirmed once it is written (level written)."""
     changed: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     """Tasks that wait until a peer comes or goes, or the tree ends, park here."""
-    on_strange_pong: ClassVar[None] = None
+    on_strange_pong: Callable[[], object] | None = field(default=None, init=False)
     """None: nobody wants to know of pongs that answer no ping."""
     due: float = field(default=inf, init=False)
     ticket: int = field(default=0, init=False)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import trio
 from attrs import define, field
@@ -165,7 +165,7 @@ class HandshakeDeadline:
     long as it is known not to have run, the handshake gets more time, once. A `HasDeadline` and a `Suspect`.
     """
 
-    connection: ClassVar[None] = None
+    connection: None = field(default=None, init=False)
     _heartbeat_task: HeartbeatTask
     _deadline: float | None
     due: float = field(default=inf, init=False)

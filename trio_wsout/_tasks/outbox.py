@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Self
+from typing import Self
 
 import trio
 from attrs import define, field
@@ -42,8 +42,10 @@ class Outbox:
     heartbeat_task: HeartbeatTask
     idle: set[Session] = field(factory=set[Session], init=False)
     """The session, if its task waits."""
-    complete: ClassVar[bool] = False
-    idle_timeout: ClassVar[None] = None
+    complete: bool = field(default=False, init=False)
+    idle_timeout: float | None = field(default=None, init=False)
+    in_sync: bool = field(default=False, init=False)
+    has_all: bool = field(default=False, init=False)
     wanted: Wakeup = field(factory=Wakeup, init=False)
     """Notified when a message waits: a lazy link dials then."""
     _room: Wakeup = field(factory=Wakeup, init=False)
@@ -114,9 +116,6 @@ class Outbox:
         _log.warning(text)
 
     # -- Account ----------------------------------------------------------------------------------------
-
-    in_sync: ClassVar[bool] = False
-    has_all: ClassVar[bool] = False
 
     @property
     def ready(self) -> bool:
