@@ -27,8 +27,6 @@ from trio_wsout._wire.peer_log import PeerLog
 from trio_wsout._wire.transport import write_to_each
 from trio_wsout.config.sections import DeliveryLevel, Server, SlowPeer
 
-__all__ = ["TRY_AGAIN_LATER", "FanOut", "gap_frame"]
-
 _log = logging.getLogger("trio_wsout")
 _coming = logging.getLogger("trio_wsout.peers")
 """Logs each peer that comes or goes. These are many lines, so a logger of their own lets users switch them off."""
@@ -145,6 +143,45 @@ class FanOut:
             for subscription in tuple(members):
                 _owner(subscription).written()
 
+    # -- confirmations ----------------------------------------------------------------------------------
+
+    def ask_all(self) -> None:
+        """Ask all peers for confirmations now, because somebody waits for them."""
+        self.log.want()
+        self.log.asked()
+        for peer in tuple(self.peers):
+            peer.ping()
+            self.heartbeat_task.reschedule(peer)
+
+    def next_deadline(self) -> float | None:
+        """Return when all peers have to be asked for confirmations, even if nobody waits for them."""
+        return self.log.ask_at
+
+    def poll(self) -> None:
+        """Ask all peers for confirmations."""
+        self.ask_all()
+
+    def settle(self) -> None:
+        """Confirm the messages that have settled, wake the task that waits for room, and see when to ask for confirmations."""
+        if self.uplink is not None:
+            self.uplink.advance()
+        messages: Sequence[Message] = self.log.settled()
+        if self.uplink is not None:
+            messages = self.uplink.delivered(messages)
+        if messages:
+            self._ledger.confirm(messages)
+        if not self.log.full:
+            self._room.notify()
+        self.heartbeat_task.reschedule(self)
+
+    def drain(self) -> list[Accepted]:
+        """Take out all events that have not settled, in order, because the output has ended."""
+        messages: Sequence[Message] = self.log.drain()
+        if self.uplink is not None:
+            messages = self.uplink.delivered(messages)
+            self.uplink.drain()
+        return [event for message in messages for event in message.events]
+
     # -- Feed -------------------------------------------------------------------------------------------
 
     @property
@@ -198,49 +235,6 @@ class FanOut:
     def warn(self, text: str) -> None:
         """Log a warning about a peer."""
         self.peer_log.warning(text)
-
-    def count_replayed(self, events: int, messages: int) -> None:
-        """Count events that a peer gets from the history, and their messages."""
-        self.counters.replayed += events
-        self.counters.written += events
-        self.counters.written_messages += messages
-
-    def drain(self) -> list[Accepted]:
-        """Take out all events that have not settled, in order, because the output has ended."""
-        messages: Sequence[Message] = self.log.drain()
-        if self.uplink is not None:
-            messages = self.uplink.delivered(messages)
-            self.uplink.drain()
-        return [event for message in messages for event in message.events]
-
-    def ask_all(self) -> None:
-        """Ask all peers for confirmations now, because somebody waits for them."""
-        self.log.want()
-        self.log.asked()
-        for peer in tuple(self.peers):
-            peer.ping()
-            self.heartbeat_task.reschedule(peer)
-
-    def next_deadline(self) -> float | None:
-        """Return when all peers have to be asked for confirmations, even if nobody waits for them."""
-        return self.log.ask_at
-
-    def poll(self) -> None:
-        """Ask all peers for confirmations."""
-        self.ask_all()
-
-    def settle(self) -> None:
-        """Confirm the messages that have settled, wake the task that waits for room, and see when to ask for confirmations."""
-        if self.uplink is not None:
-            self.uplink.advance()
-        messages: Sequence[Message] = self.log.settled()
-        if self.uplink is not None:
-            messages = self.uplink.delivered(messages)
-        if messages:
-            self._ledger.confirm(messages)
-        if not self.log.full:
-            self._room.notify()
-        self.heartbeat_task.reschedule(self)
 
     # -- slow peers -------------------------------------------------------------------------------------
 
@@ -345,6 +339,12 @@ class FanOut:
             self._warn_of_silence(peer, disconnection)
         _coming.info("peer %s left%s", peer.peer.address, _why(disconnection))
         self.changed.unpark_all()
+
+    def count_replayed(self, events: int, messages: int) -> None:
+        """Count events that a peer gets from the history, and their messages."""
+        self.counters.replayed += events
+        self.counters.written += events
+        self.counters.written_messages += messages
 
     def complete_now(self) -> None:
         """Let each peer go as soon as it has everything: nothing more will be posted."""

@@ -18,8 +18,6 @@ from attrs import define, field
 from trio_wsout._core.read_out import Motion, ReadOut
 from trio_wsout._wire.connection import Connection
 
-__all__ = ["HandshakeDeadline", "HasDeadline", "HeartbeatTask", "Suspect", "read_out"]
-
 _STALE = 64
 """Entries of deadlines that moved, or that nobody has any more, before the heap is cleared of them."""
 _UNCONNECTED = Motion(received=0, sent=0, reads=True, writes=False)

@@ -19,8 +19,6 @@ from trio_wsout._core.unpacking import Unpacker
 from trio_wsout._wire.peer_log import PeerLog
 from trio_wsout.config.sections import Payload
 
-__all__ = ["Inbox", "RawInbox", "Taker"]
-
 
 class Taker(Protocol):
     """Takes received messages; a `Handover` does."""

@@ -34,8 +34,6 @@ from trio_wsout.config.sections import Heartbeat, Server
 from trio_wsout.config.templates import Resolve
 from trio_wsout.errors import HistoryError
 
-__all__ = ["Listener"]
-
 _log = logging.getLogger("trio_wsout")
 
 _STATUS = "Resume-Status"

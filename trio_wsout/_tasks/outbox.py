@@ -18,8 +18,6 @@ from trio_wsout._tasks.session import Session
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout._wire.frames import masked_frames
 
-__all__ = ["Outbox"]
-
 _log = logging.getLogger("trio_wsout")
 
 _BLOB = 64 * 1024

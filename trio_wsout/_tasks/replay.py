@@ -19,8 +19,6 @@ from trio_wsout._tasks.session import GONE, INTERNAL_ERROR, CloseNow, Session
 from trio_wsout._wire.frames import plain_frame
 from trio_wsout.errors import HistoryError
 
-__all__ = ["Replay"]
-
 
 @define(eq=False)
 class Replay:

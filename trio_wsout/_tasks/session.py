@@ -33,8 +33,6 @@ from trio_wsout._tasks.inbox import Inbox, Taker
 from trio_wsout._tasks.wakeup import Wakeup, earliest
 from trio_wsout._wire.connection import FAREWELL, Connection
 
-__all__ = ["GOING_AWAY", "GONE", "INTERNAL_ERROR", "NORMAL", "CloseNow", "Feed", "Resumption", "Session"]
-
 NORMAL = 1000
 """Close code of a link that ends."""
 GOING_AWAY = 1001

@@ -26,8 +26,6 @@ from trio_wsout._wire.tcp import AttemptFailed
 from trio_wsout.config.sections import Heartbeat
 from trio_wsout.errors import ConnectError
 
-__all__ = ["Supervisor"]
-
 _log = logging.getLogger("trio_wsout")
 _changes = logging.getLogger("trio_wsout.link")
 """Each change of the link's state; attempts that repeat a failure at level DEBUG."""

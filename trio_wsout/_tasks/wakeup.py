@@ -7,8 +7,6 @@ from collections.abc import Callable
 import trio
 from attrs import define, field
 
-__all__ = ["Wakeup", "cancel_when", "earliest"]
-
 
 # Every peer has one, and every event notifies some: a trio.Event, and the set in it, for each wait would cost more.
 @define(eq=False, weakref_slot=False)
