@@ -36,7 +36,7 @@ from attrs import NOTHING, Factory, fields, has
 from trio_wsout._core.link import diagram
 from trio_wsout.cli import exit_codes
 from trio_wsout.config import Config, Mode, Secret, dump_config, sections
-from trio_wsout.config.field_types import field_type_of, section_of
+from trio_wsout.config.field_types import field_type_of, kebab, section_of
 from trio_wsout.config.validation import UNUSABLE, UNUSABLE_WITHOUT_LINK
 
 DOCS = Path(__file__).parent
@@ -53,7 +53,7 @@ _CONSTANT_DOC = re.compile(r'^(\w+) = (\d+)\n"""(.*?)"""', re.MULTILINE | re.DOT
 # -- the configuration --------------------------------------------------------------------------------
 
 _KEYS = {
-    each.name: each.name.replace("_", "-")
+    each.name: kebab(each.name)
     for section in (getattr(sections, name) for name in sections.__all__)
     if has(section)
     for each in fields(section)
@@ -69,7 +69,7 @@ def configuration() -> str:
         }
         rows = [
             (
-                f"`{each.name.replace('_', '-')}`",
+                f"`{kebab(each.name)}`",
                 _value(each.type),
                 _default(each),
                 _field_prose(documented[each.name]),
@@ -139,9 +139,7 @@ def modes() -> str:
     names_of = {f"`{mode.value}`": names for mode, names in UNUSABLE.items()} | {
         "`relay` without `url`": alone
     }
-    rows = [
-        (mode, ", ".join(f"`{name.replace('_', '-')}`" for name in names)) for mode, names in names_of.items()
-    ]
+    rows = [(mode, ", ".join(f"`{kebab(name)}`" for name in names)) for mode, names in names_of.items()]
     return _table(("mode", "can't use"), rows)
 
 

@@ -16,6 +16,7 @@ from trio_wsout.config import (
     BatchMode,
     Config,
     Cursor,
+    CursorFrom,
     DeliveryLevel,
     Mode,
     Reconnect,
@@ -26,7 +27,7 @@ from trio_wsout.config import (
     load_config,
     sections,
 )
-from trio_wsout.config.field_types import keys_of
+from trio_wsout.config.field_types import kebab, keys_of
 from trio_wsout.config.loading import verify_config
 from trio_wsout.config.validation import UNUSABLE, unusable
 from trio_wsout.errors import ConfigError
@@ -301,6 +302,24 @@ def test_each_wrong_url_has_its_index() -> None:
     assert "canary" not in str(wrong["url[3]"])
     assert set(problems({"url": ["ftp://b/"]})) == {"url[0]"}
     assert problems({"url": []}) == {"url": "is an empty list; name at least one"}
+
+
+def test_a_cursor_of_what_comes_in_has_the_usual_header_unless_it_goes_another_way() -> None:
+    def cursor(**fields: Any) -> Cursor | None:
+        return load_config({"url": URL, "cursor": {"from": "received", **fields}}).cursor
+
+    follows = {"from_": CursorFrom.RECEIVED, "value_field": "id"}
+    assert cursor(**{"value-field": "id"}) == Cursor(header_name="Last-Event-ID", **follows)  # type: ignore[arg-type]
+    assert cursor(**{"value-field": "id", "query-parameter": "q"}) == Cursor(query_parameter="q", **follows)  # type: ignore[arg-type]
+    assert Cursor(header_name="X", **follows).header_name == "X"  # type: ignore[arg-type]
+    assert Cursor(value_field="id").header_name is None
+    assert problems({"url": URL, "cursor": {"from": "received"}}) == {
+        "cursor.from": "is received: needs value-field or value-pointer, to find the cursor in a message"
+    }
+    assert (
+        "expected one of sent, received"
+        in problems({"url": URL, "cursor": {"from_": "both"}})["cursor.from_"]
+    )
 
 
 def test_overrides_go_over_the_document() -> None:
@@ -759,6 +778,7 @@ SAYING: dict[str, Any] = {
     "delivery": "acked",
     "cursor": {"header-name": "L"},
     "retry.retries": 3,
+    "cursor.from_": "received",
     "cursor.initial_value": "x",
     "cursor.persist_to": "memory:",
     "cursor.state_id": "x",
@@ -773,7 +793,7 @@ SAYING: dict[str, Any] = {
 }
 """For each field that some mode can't use, a value that says something."""
 BESIDE: dict[str, dict[str, Any]] = {
-    "cursor": {"header-name": "L"},
+    "cursor": {"header-name": "L", "value-field": "id"},
     "batch": {"mode": "fixed"},
     "server": {"bind": ":0"},
 }
@@ -789,7 +809,7 @@ def _with(kind: str, name: str, value: object) -> dict[str, Any]:
     if not section:
         document[name] = value
         return document
-    document[section] = {**BESIDE.get(section, {}), field.replace("_", "-"): value}
+    document[section] = {**BESIDE.get(section, {}), kebab(field): value}
     return document
 
 
@@ -800,7 +820,7 @@ def test_every_field_that_some_mode_cannot_use_has_a_cell() -> None:
 @pytest.mark.parametrize("kind", USABLE)
 @pytest.mark.parametrize("name", SAYING)
 def test_each_cell_of_the_table_of_modes(name: str, kind: str) -> None:
-    key = name.replace("_", "-")
+    key = kebab(name)
     cannot_use = _cannot_use(kind)
     document = _with(kind, name, SAYING[name])
     if name in cannot_use:
@@ -821,7 +841,7 @@ def test_each_cell_of_the_table_of_modes(name: str, kind: str) -> None:
 def test_what_says_nothing_is_as_if_it_were_not_there(name: str, kind: str, value: object) -> None:
     if value == "default":
         value = WRITTEN_DEFAULTS
-        for key in name.replace("_", "-").split("."):
+        for key in kebab(name).split("."):
             value = value.get(key) if isinstance(value, dict) else None
     assert load_config(_with(kind, name, value)) == load_config(_with(kind, name, None))
 

@@ -6,6 +6,13 @@ Rules
 2. A value that no handshake can carry is never adopted, because no attempt would open any more: a value of more than 4 KiB,
    with half of a surrogate pair, or with a control character if the cursor goes into a header. An event of the application
    that holds such a value is refused. A stored or initial value, or one of a peer's message, is counted and ignored.
+3. With `from: sent` the cursor is that of the last event that was sent and confirmed.
+4. With `from: received` it is that of the last message that was taken. The application takes a message by asking for the next
+   one. So no cursor is ahead of what the application has done, and a message on which it worked when it died comes again.
+   A relay has taken a message when its own event of it is confirmed.
+5. A text or binary message is read as JSON for its cursor, whatever the payload. If it is no JSON, its last line is:
+   the last event of a batch.
+6. A message that reports a gap (`history.gap_message`) has no cursor, and counts as a gap.
 """
 
 # An event may be any object: its content has no type before it is checked.
@@ -15,14 +22,21 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
 
+from attrs import define, field
+
+from trio_wsout._core.history import gap_in
+from trio_wsout._core.json_line import parse_json
+from trio_wsout._core.received import Gap, Received
+from trio_wsout._core.statistics import Counters
 from trio_wsout.config.event_paths import parse_dotted, parse_pointer
 from trio_wsout.config.http_grammar import is_header_value
 from trio_wsout.config.scalars import is_unicode
-from trio_wsout.config.sections import Config, Cursor
+from trio_wsout.config.sections import Config, Cursor, CursorFrom
 from trio_wsout.config.templates import Template
 from trio_wsout.errors import EventError
 
@@ -95,6 +109,11 @@ class CursorReader:
         elif cursor.value_pointer is not None:
             self._tokens = parse_pointer(cursor.value_pointer)
 
+    @property
+    def reads_whole(self) -> bool:
+        """Whether the whole event is the cursor."""
+        return self._tokens == ()
+
     def value_of(self, event: object) -> str | None:
         """Return the event's cursor value; None if it has none.
 
@@ -146,11 +165,68 @@ class CursorReader:
         return None
 
 
-def default_state_id(url: str) -> str:
-    """Return the key of a cursor without `state-id`: a hash of the configured URL up to its path, without the query."""
+def json_of(event: object) -> object:
+    """Return the value of a decoded message that is a text or bytes and holds JSON, or whose last line does; else the message."""
+    if isinstance(event, str | bytes):
+        line = event.rpartition("\n" if isinstance(event, str) else b"\n")[2]  # type: ignore[arg-type]
+        for text in (event, line):
+            with suppress(ValueError):
+                return parse_json(text)
+    return event
+
+
+@define(eq=False)
+class ReceivedCursor:
+    """The cursor of the messages that come in, as they are taken (rules 4 and 6)."""
+
+    _reader: CursorReader
+    _counters: Counters
+    on_moved: Callable[[str], object] | None = field(default=None, init=False)
+    """Called with each new value of the cursor."""
+    _handed: str | None = field(default=None, init=False)
+    """The cursor of the messages that were handed out and are not taken yet; None if none of them has one."""
+
+    def value_of(self, message: Received) -> str | Gap | None:
+        """Return the cursor of a message, or the gap that it reports; None, which counts, if it is neither."""
+        event = json_of(message.event)
+        found = gap_in(event)
+        if found is not None:
+            self._counters.gaps += 1
+            return Gap(message.event, message.peer, *found)
+        value = self._reader.value_from(message.event if self._reader.reads_whole else event)
+        self._counters.without_cursor += value is None
+        return value
+
+    def hand_out(self, message: Received) -> Received:
+        """Return a message as the application gets it: a gap as a `Gap`."""
+        value = self.value_of(message)
+        if isinstance(value, Gap):
+            return value
+        self._handed = value or self._handed
+        return message
+
+    def taken(self) -> None:
+        """Move the cursor: the application has taken all messages that were handed out."""
+        if self._handed is not None:
+            value, self._handed = self._handed, None
+            self.moved(value)
+
+    def moved(self, value: str) -> None:
+        """Move the cursor to a message that was taken."""
+        if self.on_moved is not None:
+            self.on_moved(value)
+
+
+def default_state_id(url: str, *, of: CursorFrom = CursorFrom.SENT) -> str:
+    """Return the key of a cursor without `state-id`: a hash of the configured URL up to its path, without the query.
+
+    A cursor of messages that come in has a key of its own, so that it may be kept beside one of events that are sent.
+    """
     if Template.parse(url).is_static:
         parts = urlsplit(url)
         target = f"{parts.scheme}://{parts.netloc.lower()}{parts.path or '/'}"
     else:
         target = url.partition("?")[0]
+    if of is CursorFrom.RECEIVED:
+        target += " received"
     return hashlib.sha256(target.encode("utf-8", "surrogatepass")).hexdigest()[:32]

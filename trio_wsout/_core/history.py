@@ -90,6 +90,15 @@ def gap_message(asked: str | None, first: str | None) -> bytes:
     return orjson.dumps({"gap": {"asked": asked, "first": first}})
 
 
+def gap_in(value: object) -> tuple[str | None, str | None] | None:
+    """Return ``asked`` and ``first`` of a decoded message that reports a gap; None if it is another message."""
+    match value:
+        case {"gap": {"asked": str() | None as asked, "first": str() | None as first, **more}, **others} if not (more or others):
+            return asked, first
+        case _:
+            return None
+
+
 def check_entries(entries: Sequence[Entry], *, store: str, epoch: int, tail: int) -> None:
     """Refuse events that can't follow position `tail` in the history `store`, which `epoch` owns.
 

@@ -38,6 +38,16 @@ class Received:
 
 
 @frozen
+class Gap(Received):
+    """A message in which the server reports that messages are missing; only with ``cursor.from: received``."""
+
+    asked: str | None
+    """The last cursor before the gap, as the server knows it; None if the server does not say it."""
+    first: str | None
+    """The first cursor behind the gap; None if there is none yet."""
+
+
+@frozen
 class RawReceived(Received):
     """A message with its bytes."""
 

@@ -23,6 +23,7 @@ class Counters:
     heartbeat_misses: int = 0
     """Only of connections that have ended; the monitor of an open one counts its own."""
     without_cursor: int = 0
+    gaps: int = 0
     admitted: int = 0
     expelled: int = 0
     replayed: int = 0
@@ -45,9 +46,12 @@ class LinkStatistics:
     subprotocol: str | None = None
     """The subprotocol that the server chose at the latest opening; None if it chose none, or the link never opened."""
     cursor: str | None = None
-    """The cursor: the value of the last confirmed event that has one, or the stored value; None if there is neither."""
+    """The cursor: the value of the last event that was confirmed (with ``cursor.from: received``, of the last message that was
+    taken) and has one, or the stored value; None if there is neither."""
     without_cursor: int = 0
-    """Confirmed events, last of their message, that hold no cursor value."""
+    """Confirmed events, last of their message, that hold no cursor value; with ``cursor.from: received``, such messages."""
+    gaps: int = 0
+    """Gaps that the server reported, with ``cursor.from: received``."""
     last_error: str | None = None
     """The latest trouble, for people; None if there was none."""
 

@@ -441,8 +441,8 @@ def section_of(annotation: Any) -> Any:  # noqa: ANN401 - a class that attrs mad
 
 
 def kebab(name: object) -> str:
-    """Return the name of a field, in either spelling, as documents have it: ``max-backoff`` for `max_backoff`."""
-    return str(name).replace("_", "-")
+    """Return the name of a field, in either spelling, as documents have it: ``max-backoff`` for `max_backoff`, ``from`` for `from_`."""
+    return str(name).removesuffix("_").replace("_", "-")
 
 
 def keys_of(section: type) -> Mapping[str, str]:

@@ -23,6 +23,8 @@ from trio_wsout.config.sections import (
     FORM,
     NONE,
     Config,
+    Cursor,
+    CursorFrom,
     Delivery,
     DeliveryLevel,
     Heartbeat,
@@ -227,6 +229,9 @@ def _relations(section: type) -> list[Schema]:
         names = _spellings("insecure_skip_verify")
         verified = {"properties": {name: {"not": {"const": True}} for name in names}}
         rules.append({"if": _has("ca_certificate"), "then": verified})
+    if section is Cursor:
+        found = {"anyOf": [_has("value_field"), _has("value_pointer")]}
+        rules.append({"if": _received(), "then": found})
     if section is ServerAuth:
         bearer = _has("bearer", some=True)
         rules.append({"anyOf": [_has("basic", some=True), bearer]})
@@ -234,12 +239,18 @@ def _relations(section: type) -> list[Schema]:
     return rules
 
 
+def _received(*others: Schema) -> Schema:
+    """Return the rule that a cursor is taken from what comes in, or that its `from` matches one of the others."""
+    there = {"anyOf": [{"const": CursorFrom.RECEIVED.value}, *others]}
+    return {"anyOf": [{"required": [key], "properties": {key: there}} for key in _spellings("from_")]}
+
+
 _CURSOR = r"(^|[^$])\$\{ *cursor *(\|\||\})"
 
 
 def _sent_cursor() -> Schema:
     """Return the rule that a cursor is sent: by its own fields, or by ``${cursor}`` somewhere in the handshake."""
-    its_own = {"anyOf": [_has("header_name"), _has("query_parameter")]}
+    its_own = {"anyOf": [_has("header_name"), _has("query_parameter"), _received(_CONTEXT)]}
     mentioned = [
         each for name in ("url", "headers", "query", "auth", "tls") for each in _mentions(Config, name)
     ]
@@ -321,7 +332,7 @@ def _spellings(name: str) -> list[str]:
 
 
 def _either(name: str) -> str:
-    return name.replace("_", "[-_]")
+    return kebab(name).replace("-", "[-_]") + ("_?" if name.endswith("_") else "")
 
 
 # -- texts --------------------------------------------------------------------------------------------

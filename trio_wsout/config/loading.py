@@ -176,13 +176,13 @@ def _override(mapping: dict[str, Any], path: str, value: object) -> Problem | No
 
 
 def _fields_without_use(mapping: dict[str, Any]) -> set[tuple[str, ...]]:
-    """Return the fields that the mode of a document can't use, each as the attributes on the way to it."""
+    """Return the fields that the mode of a document can't use, each as the keys on the way to it."""
     try:
         mode = Mode(mapping.get(_users_key("mode", mapping)) or Mode.CLIENT)
     except ValueError:
         return set()
     names = unusable(mode, link=bool(mapping.get(_users_key("url", mapping))))
-    return {tuple(name.split(".")) for name in names}
+    return {tuple(map(kebab, name.split("."))) for name in names}
 
 
 def _is_empty(value: object) -> bool:
@@ -222,7 +222,7 @@ class _Reading:
 
     def ignores(self, key: str, value: object) -> bool:
         """Return whether a field has no effect: it is null, as templates and YAML leave fields, or empty and of no use."""
-        path = tuple(map(_attribute, (*self._path, key)))
+        path = tuple(map(kebab, (*self._path, key)))
         ends = range(1, len(path) + 1)
         return value is None or (_is_empty(value) and any(path[:end] in self._without_use for end in ends))
 

@@ -22,6 +22,7 @@ __all__ = [
     "Connect",
     "ConnectMode",
     "Cursor",
+    "CursorFrom",
     "Delivery",
     "DeliveryLevel",
     "Heartbeat",
@@ -47,6 +48,8 @@ _SPOOL_OVERHEAD = 512
 """Bytes that a message of the largest size may take in the spool beyond its own. Base64 adds a third of them."""
 FORM = ("output", "web-socket")
 """The keys around a configuration in its full form."""
+_USUAL_HEADER = "Last-Event-ID"
+"""The header by which clients of Server-Sent Events resume."""
 NONE = "none"
 """The word for `heartbeat` that switches periodic pings off."""
 
@@ -101,6 +104,13 @@ class DeliveryLevel(StrEnum):
     WRITTEN = "written"
     RECEIVED = "received"
     ACKED = "acked"
+
+
+class CursorFrom(StrEnum):
+    """The events by which a link's cursor moves (SPEC 9)."""
+
+    SENT = "sent"
+    RECEIVED = "received"
 
 
 class OnGap(StrEnum):
@@ -261,10 +271,14 @@ class Delivery:
 class Cursor:
     """Resume tokens (SPEC 9). Needs `header_name` or `query_parameter`; `value_field` excludes `value_pointer`."""
 
-    header_name: t.HeaderName | None = None
-    """Header that carries the cursor in the opening handshake."""
+    from_: CursorFrom = CursorFrom.SENT
+    """``sent``: the cursor is that of the last event that was sent and confirmed. ``received``: that of the last message that
+    the application, or the relay, has taken; needs `value_field` or `value_pointer`."""
     query_parameter: t.Parameter | None = None
     """Query parameter that carries the cursor in the opening handshake."""
+    header_name: t.HeaderName | None = Factory(lambda self: self.usual_header, takes_self=True)
+    """Header that carries the cursor in the opening handshake. Default: ``Last-Event-ID`` with ``from: received`` and
+    without `query_parameter`, else none."""
     persist_to: t.CursorStore | None = None
     """Store of the cursor: ``memory:``, ``sqlite:PATH``, a directory or a file. None: the platform's state directory
     for the command and where `state_id` is given, else memory."""
@@ -278,6 +292,12 @@ class Cursor:
     """Dotted path to the cursor in an event."""
     value_pointer: t.JsonPointer | None = None
     """Pointer to the cursor in an event."""
+
+    @property
+    def usual_header(self) -> str | None:
+        """The default of `header_name`."""
+        follows = self.from_ is CursorFrom.RECEIVED and self.query_parameter is None
+        return _USUAL_HEADER if follows else None
 
 
 @frozen(kw_only=True)

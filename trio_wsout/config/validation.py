@@ -12,7 +12,7 @@ from attrs import Attribute, AttrsInstance, fields, fields_dict, has
 from trio_wsout.config.field_types import kebab
 from trio_wsout.config.quantities import format_duration
 from trio_wsout.config.secret import Secret
-from trio_wsout.config.sections import Auth, Config, Cursor, Mode, Payload, Tls
+from trio_wsout.config.sections import Auth, Config, Cursor, CursorFrom, Mode, Payload, Tls
 from trio_wsout.config.templates import Template
 
 # -- values that could not be read ------------------------------------------------------------------------------------
@@ -55,6 +55,7 @@ _LINK_SECTIONS = ("connect", "reconnect", "auth", "tls", "headers", "query")
 # A listener sends nothing twice, and keeps no cursor of its own.
 _LINK_FIELDS = (
     "retry.retries",
+    "cursor.from_",
     "cursor.initial_value",
     "cursor.persist_to",
     "cursor.state_id",
@@ -241,6 +242,14 @@ def _spool(config: Config) -> Problems:
         yield "spool.max-bytes", f"must be {least} bytes or more, room for two messages of max-message-size"
 
 
+def _cursor_from(config: Config) -> Problems:
+    cursor = config.cursor
+    if cursor is None or cursor.from_ is not CursorFrom.RECEIVED or config.url is None:
+        return
+    if cursor.value_field is None and cursor.value_pointer is None:
+        yield "cursor.from", "is received: needs value-field or value-pointer, to find the cursor in a message"
+
+
 def _cursor_transport(config: Config) -> Problems:
     cursor = config.cursor
     if cursor is None or cursor.header_name is not None or cursor.query_parameter is not None:
@@ -307,5 +316,6 @@ _RULES = (
     _shared_tokens,
     _batch_sources,
     _spool,
+    _cursor_from,
     _cursor_transport,
 )

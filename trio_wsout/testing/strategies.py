@@ -65,7 +65,13 @@ def _auths() -> st.SearchStrategy[dict[str, Any]]:
 
 
 def _cursors() -> st.SearchStrategy[dict[str, Any]]:
-    sent = st.sampled_from([{"header-name": "Last-Event-ID"}, {"query-parameter": "since"}])
+    sent = st.sampled_from(
+        [
+            {"header-name": "Last-Event-ID"},
+            {"query-parameter": "since"},
+            {"query-parameter": "since", "from": "sent"},
+        ]
+    )
     value = st.sampled_from([{}, {"value-field": "data.id"}, {"value-pointer": "/data/0/id"}])
     rest = _maybe(
         persist_to=st.sampled_from(["memory:", "sqlite:cursors.db", "state/"]),
@@ -73,7 +79,9 @@ def _cursors() -> st.SearchStrategy[dict[str, Any]]:
         state_id=_NAMES,
         resume_on_reconnect=_FLAGS,
     )
-    return st.tuples(sent, value, rest).map(lambda parts: {**parts[2], **parts[0], **parts[1]})
+    both = st.tuples(sent, value, rest).map(lambda parts: {**parts[2], **parts[0], **parts[1]})
+    followed = rest.map(lambda fields: {**fields, "from": "received", "value-field": "id"})
+    return both | followed
 
 
 def _connects() -> st.SearchStrategy[dict[str, Any]]:
