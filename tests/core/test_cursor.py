@@ -7,11 +7,23 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from trio_wsout._core.acknowledgement import AckReader, stamp_of
-from trio_wsout._core.cursor import MISSING, CursorReader, default_state_id, pointer_value, value_text
+from trio_wsout._core.cursor import (
+    MISSING,
+    CursorReader,
+    ReceivedCursor,
+    default_state_id,
+    pointer_value,
+    value_text,
+)
+from trio_wsout._core.history import gap_in, gap_message
+from trio_wsout._core.json_line import parse_json
 from trio_wsout._core.message import Accepted
+from trio_wsout._core.received import Gap, Peer, Received
 from trio_wsout._core.request import build_request
-from trio_wsout.config import Config, Cursor
+from trio_wsout._core.statistics import Counters
+from trio_wsout.config import Config, Cursor, CursorFrom
 from trio_wsout.config.event_paths import parse_pointer
 from trio_wsout.errors import EventError
 
@@ -133,6 +145,125 @@ def test_the_default_state_id_is_of_the_place_and_not_of_its_secrets() -> None:
     templated = default_state_id("wss://[${env|V6}]/${secret|a}?token=${secret|b}")
     assert templated == default_state_id("wss://[${env|V6}]/${secret|a}")
     assert templated != default_state_id("wss://[${env|V6}]/${secret|b}")
+
+
+def test_a_cursor_of_what_comes_in_is_kept_beside_one_of_what_is_sent() -> None:
+    sent, received = (default_state_id("ws://h/", of=each) for each in CursorFrom)
+    assert (sent, received) == (
+        default_state_id("ws://h/"),
+        default_state_id("ws://h", of=CursorFrom.RECEIVED),
+    )
+    assert sent != received
+
+
+FROM = Peer(address="h:80")
+
+
+def following(**fields: Any) -> tuple[ReceivedCursor, Counters, list[str]]:
+    counters, moves = Counters(), list[str]()
+    cursor = ReceivedCursor(CursorReader(Cursor(from_=CursorFrom.RECEIVED, **fields)), counters)
+    cursor.on_moved = moves.append
+    return cursor, counters, moves
+
+
+@pytest.mark.parametrize(
+    ("event", "value"),
+    [
+        ({"id": 7}, "7"),
+        ('{"id": 7}', "7"),
+        (b'{"id": "a"}', "a"),
+        ('{"id": 1}\n{"id": 2}', "2"),
+        (b'{"id": 1}\n{"id": 2}', "2"),
+        ('{\n"id": 1\n}', "1"),
+        ('{"id": 1}\n', "1"),
+        ("id", None),
+        (b"\xff", None),
+        ("7", None),
+        ({"id": None}, None),
+        ({"gap": 1}, None),
+    ],
+)
+def test_a_message_is_read_as_json_for_its_cursor(event: object, value: str | None) -> None:
+    cursor, counters, _ = following(value_field="id")
+    assert cursor.value_of(Received(event, FROM)) == value
+    assert counters.without_cursor == (value is None)
+
+
+def test_a_message_may_be_its_cursor_as_a_whole() -> None:
+    cursor, _, _ = following(value_pointer="")
+    assert cursor.value_of(Received('{"id": 7}', FROM)) == '{"id": 7}'
+
+
+@given(st.none() | st.text(), st.none() | st.text())
+def test_a_gap_is_known_by_the_message_that_reports_it(asked: str | None, first: str | None) -> None:
+    try:
+        message = gap_message(asked, first)
+    except TypeError:  # half of a surrogate pair
+        return
+    for event in (parse_json(message), message.decode(), message):
+        cursor, counters, moves = following(value_field="gap.first")
+        gaps: list[Gap] = []
+        cursor.on_gap = gaps.append
+        found = cursor.hand_out(Received(event, FROM))
+        assert gaps == [found] == [Gap(event, FROM, asked, first)]
+        cursor.taken()
+        assert (counters.gaps, counters.without_cursor, moves) == (1, 0, [])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"gap": {"asked": "a"}},
+        {"gap": {"asked": "a", "first": 1}},
+        {"gap": {"asked": "a", "first": "b", "x": 1}},
+        {"gap": {"asked": "a", "first": "b"}, "x": 1},
+        {"gap": None},
+        [],
+    ],
+)
+def test_what_reports_no_gap(value: object) -> None:
+    assert gap_in(value) is None
+
+
+class ReceivedCursorMachine(RuleBasedStateMachine):
+    """The cursor against a list of all messages and how many of them were taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cursor, self.counters, self.moves = following(value_field="id")
+        self.messages: list[object] = []
+        self.taken = 0
+
+    @rule(event=st.sampled_from([{"id": 1}, {"id": 2}, {}, {"id": ""}, {"id": "x" * 5000}, '{"id": 3}']))
+    def comes(self, event: object) -> None:
+        assert self.cursor.hand_out(Received(event, FROM)) == Received(event, FROM)
+        self.messages.append(event)
+
+    @rule()
+    def gap_comes(self) -> None:
+        event = {"gap": {"asked": "1", "first": None}}
+        assert isinstance(self.cursor.hand_out(Received(event, FROM)), Gap)
+        self.messages.append(event)
+
+    @rule()
+    def asks_for_the_next(self) -> None:
+        self.cursor.taken()
+        self.taken = len(self.messages)
+
+    @invariant()
+    def is_that_of_the_last_message_that_was_taken(self) -> None:
+        values = [
+            "3" if isinstance(each, str) else str(each.get("id", ""))  # type: ignore[attr-defined]
+            for each in self.messages
+        ]
+        usable = [value for value in values[: self.taken] if 0 < len(value) <= 4096]
+        assert self.moves[-1:] == usable[-1:]
+        gaps = sum("gap" in each for each in self.messages)  # type: ignore[operator]
+        assert self.counters.gaps == gaps
+        assert self.counters.without_cursor == sum(not 0 < len(value) <= 4096 for value in values) - gaps
+
+
+TestReceivedCursorMachine = ReceivedCursorMachine.TestCase
 
 
 def flight(*events: Any, first: int = 1) -> list[Accepted]:

@@ -183,6 +183,8 @@ class ReceivedCursor:
     _counters: Counters
     on_moved: Callable[[str], object] | None = field(default=None, init=False)
     """Called with each new value of the cursor."""
+    on_gap: Callable[[Gap], object] | None = field(default=None, init=False)
+    """Called with each gap."""
     _handed: str | None = field(default=None, init=False)
     """The cursor of the messages that were handed out and are not taken yet; None if none of them has one."""
 
@@ -192,7 +194,10 @@ class ReceivedCursor:
         found = gap_in(event)
         if found is not None:
             self._counters.gaps += 1
-            return Gap(message.event, message.peer, *found)
+            gap = Gap(message.event, message.peer, *found)
+            if self.on_gap is not None:
+                self.on_gap(gap)
+            return gap
         value = self._reader.value_from(message.event if self._reader.reads_whole else event)
         self._counters.without_cursor += value is None
         return value

@@ -93,7 +93,10 @@ def gap_message(asked: str | None, first: str | None) -> bytes:
 def gap_in(value: object) -> tuple[str | None, str | None] | None:
     """Return ``asked`` and ``first`` of a decoded message that reports a gap; None if it is another message."""
     match value:
-        case {"gap": {"asked": str() | None as asked, "first": str() | None as first, **more}, **others} if not (more or others):
+        case {
+            "gap": {"asked": str() | None as asked, "first": str() | None as first, **more},
+            **others,
+        } if not (more or others):
             return asked, first
         case _:
             return None

@@ -247,7 +247,10 @@ def _cursor_from(config: Config) -> Problems:
     if cursor is None or cursor.from_ is not CursorFrom.RECEIVED or config.url is None:
         return
     if cursor.value_field is None and cursor.value_pointer is None:
-        yield "cursor.from", "is received: needs value-field or value-pointer, to find the cursor in a message"
+        yield (
+            "cursor.from",
+            "is received: needs value-field or value-pointer, to find the cursor in a message",
+        )
 
 
 def _cursor_transport(config: Config) -> Problems:
