@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trio_wsout._core.batching import Document
     from trio_wsout._core.disconnection import Cause, Disconnection
     from trio_wsout._core.link import LinkChange, State
-    from trio_wsout._core.received import Peer, Received
+    from trio_wsout._core.received import Gap, Peer, Received
     from trio_wsout._core.statistics import (
         HistoryStatistics,
         LinkStatistics,
@@ -51,6 +51,7 @@ __all__ = [
     "Disconnection",
     "Document",
     "EventError",
+    "Gap",
     "Handshake",
     "HistoryError",
     "HistoryStatistics",
@@ -78,7 +79,7 @@ _HOMES = {
     "_core.batching": "Document",
     "_core.disconnection": "Cause Disconnection",
     "_core.link": "LinkChange State",
-    "_core.received": "Peer Received",
+    "_core.received": "Gap Peer Received",
     "_core.statistics": "HistoryStatistics LinkStatistics ListenerStatistics SpoolStatistics Statistics",
     "_tasks.ledger": "Receipt",
     "_tasks.received_channel": "ReceivedChannel",

@@ -23,7 +23,7 @@ from trio_wsout._tasks.received_channel import ReceivedChannel
 from trio_wsout._wire.proxy import check_proxy
 from trio_wsout._wire.tls import check_tls
 from trio_wsout.config.loading import load_config, verify_config
-from trio_wsout.config.sections import BatchMode, Config, Mode
+from trio_wsout.config.sections import BatchMode, Config, CursorFrom, Mode
 from trio_wsout.errors import ConfigError, DeliveryError, OutputError, Problem, Undelivered
 from trio_wsout.stores.history import HistoryStore
 from trio_wsout.stores.spool import SpoolStore
@@ -329,6 +329,11 @@ def _usable(config: Config | Mapping[str, object], hooks: Hooks) -> Config:
     if hooks.on_message is not None and config.mode is not Mode.RELAY:
         reason = f"is {config.mode.value}, and open_output(…, on_message=…) is for mode relay"
         problems.append(Problem(path="mode", reason=reason))
+    cursor = config.cursor
+    follows = cursor is not None and cursor.from_ is CursorFrom.RECEIVED
+    if follows and config.mode is Mode.CLIENT and not hooks.receive:
+        reason = "is received, and nobody takes messages without open_output(…, receive=True)"
+        problems.append(Problem(path="cursor.from", reason=reason))
     if problems:
         raise ConfigError(problems)
     if config.url is not None and hooks.open_stream is None:

@@ -8,8 +8,9 @@ Rules
    that holds such a value is refused. A stored or initial value, or one of a peer's message, is counted and ignored.
 3. With `from: sent` the cursor is that of the last event that was sent and confirmed.
 4. With `from: received` it is that of the last message that was taken. The application takes a message by asking for the next
-   one. So no cursor is ahead of what the application has done, and a message on which it worked when it died comes again.
-   A relay has taken a message when its own event of it is confirmed.
+   one. So no stored cursor is ahead of what the application has done, and a message on which it worked when it died comes
+   again. A relay has taken a message when its own event of it is confirmed. A handshake carries more: the cursor of
+   the last message that waits in memory, because a connection that ends takes nothing away from there.
 5. A text or binary message is read as JSON for its cursor, whatever the payload. If it is no JSON, its last line is:
    the last event of a batch.
 6. A message that reports a gap (`history.gap_message`) has no cursor, and counts as a gap.
@@ -185,8 +186,20 @@ class ReceivedCursor:
     """Called with each new value of the cursor."""
     on_gap: Callable[[Gap], object] | None = field(default=None, init=False)
     """Called with each gap."""
+    queued: str | None = field(default=None, init=False)
+    """The cursor for the next handshake: of the messages that wait in memory or were handed out; None if none had one."""
     _handed: str | None = field(default=None, init=False)
     """The cursor of the messages that were handed out and are not taken yet; None if none of them has one."""
+
+    def queue(self, messages: Sequence[Received]) -> None:
+        """Note that messages wait in memory from now on."""
+        for message in reversed(messages):
+            event = json_of(message.event)
+            with suppress(EventError):
+                value = self._reader.value_of(message.event if self._reader.reads_whole else event)
+                if value is not None and gap_in(event) is None:
+                    self.queued = value
+                    return
 
     def value_of(self, message: Received) -> str | Gap | None:
         """Return the cursor of a message, or the gap that it reports; None, which counts, if it is neither."""

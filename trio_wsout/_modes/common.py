@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from trio_wsout._core.acknowledgement import AckReader
 from trio_wsout._core.callables import CallableError, plain
-from trio_wsout._core.cursor import CursorReader, goes_into_header
+from trio_wsout._core.cursor import CursorReader, ReceivedCursor, goes_into_header
 from trio_wsout._core.json_line import value_of_event
 from trio_wsout._core.message import Accepted, Fate, Refused
 from trio_wsout._core.packing import Packer
@@ -21,12 +21,12 @@ from trio_wsout._tasks.channel import ReceivingEnd, SendingEnd, open_channel
 from trio_wsout._tasks.heartbeat import HeartbeatTask
 from trio_wsout._tasks.inbox import Inbox, RawInbox, Taker
 from trio_wsout._tasks.ledger import Item, Ledger
-from trio_wsout._tasks.received_channel import Handover
+from trio_wsout._tasks.received_channel import FollowedHandover, Handover
 from trio_wsout._tasks.text_files import read_text_file
 from trio_wsout._wire.frames import BINARY, TEXT
 from trio_wsout._wire.peer_log import PeerLog
 from trio_wsout.config.scalars import is_unicode
-from trio_wsout.config.sections import Config, DeliveryLevel, Mode
+from trio_wsout.config.sections import Config, CursorFrom, DeliveryLevel, Mode
 from trio_wsout.config.templates import TemplateError
 from trio_wsout.errors import EventError
 
@@ -51,9 +51,18 @@ class Common:
         self._most = config.max_message_size - self.encoder.overhead(None, None) - stamp_room
         self.sources: dict[str, Callable[[], str | None]] = {}
         """The values of ``${cursor}`` and ``${attempt}``, where there is a link."""
+        self.counters = Counters()
         self.cursor: CursorReader | None = None
+        self.follower: ReceivedCursor | None = None
+        """Moves the link's cursor by what comes in; None if it moves by what is sent, or there is no cursor."""
+        self._sent_cursor: CursorReader | None = None
+        """Reads the cursors of events that the application sends; None if these have none."""
         if config.cursor is not None:
-            self.cursor = CursorReader(config.cursor, in_header=goes_into_header(config))
+            self.cursor = self._sent_cursor = CursorReader(config.cursor, in_header=goes_into_header(config))
+            if config.cursor.from_ is CursorFrom.RECEIVED:
+                self.follower = ReceivedCursor(self.cursor, self.counters)
+                # In a relay they are cursors of its own peers.
+                self._sent_cursor = self.cursor if config.mode is Mode.RELAY else None
         self.epoch = time.time_ns() // 1_000_000
         """The epoch of the stamps: milliseconds since 1970, or what an earlier run left (`go_on`)."""
         self.packer = Packer(config, self.encoder, epoch=self.epoch, resolve=self.resolve)
@@ -61,13 +70,14 @@ class Common:
         if config.delivery.level is DeliveryLevel.ACKED:
             self.acks = AckReader(config.delivery.ack_pointer, self.epoch)
         self.ledger = Ledger(hooks.undelivered)
-        self.counters = Counters()
         self.peer_log = PeerLog()
         self.heartbeat_task = HeartbeatTask()
         """Watches the deadlines of all sessions."""
         ends: tuple[SendingEnd[Item], ReceivingEnd[Item]] = open_channel(_WAITING)
         self.entry, self.queue = ends
         self.received = Handover(_RECEIVED)
+        if self.follower is not None and config.mode is Mode.CLIENT:
+            self.received = FollowedHandover(_RECEIVED, self.follower)
         self.receives = hooks.receive or config.mode is Mode.SERVER_INPUT
         """Whether the application may take messages."""
 
@@ -101,9 +111,10 @@ class Common:
         if len(encoded) > self._most:
             raise EventError(f"the event has {len(encoded)} bytes, {self._most} fit into max-message-size")
         accepted = Accepted(encoded, event, fate)
-        if self.cursor is not None:
+        cursor = self._sent_cursor
+        if cursor is not None:
             value = value_of_event(event)
-            accepted.cursor = self.cursor.value_of(value) if own else self.cursor.value_from(value)
+            accepted.cursor = cursor.value_of(value) if own else cursor.value_from(value)
         return accepted
 
     def revive(self, event: object) -> Accepted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 
 import trio
@@ -10,6 +11,7 @@ from trio_wsout._core.callables import CallableError, awaitable
 from trio_wsout._core.disconnection import Cause
 from trio_wsout._core.link import Link, State
 from trio_wsout._core.message import Accepted, Message
+from trio_wsout._core.received import Gap
 from trio_wsout._core.request import Request, RequestError, build_request, files_named
 from trio_wsout._core.statistics import LinkStatistics
 from trio_wsout._modes.common import Common
@@ -26,6 +28,8 @@ from trio_wsout.config.templates import Resolve, TemplateError
 from trio_wsout.errors import ConnectError
 from trio_wsout.stores.from_config import open_cursor_store
 
+_log = logging.getLogger("trio_wsout")
+
 
 class DialledSide:
     """The link of an output; `Tree` opens, runs and closes it."""
@@ -41,7 +45,7 @@ class DialledSide:
         outbox.on_confirmed = self._confirmed
         self._link = Link(config.reconnect, refreshable=bool(hooks.token or hooks.headers), urls=config.urls)
         self._cursor_saver: CursorSaver | None = None
-        common.sources.update(cursor=lambda: self._cursor_value, attempt=lambda: str(self._link.attempt))
+        common.sources.update(cursor=lambda: self._sent_cursor, attempt=lambda: str(self._link.attempt))
         self._files = files_named(config)
         self._dialer = Dialer(
             config.tls,
@@ -76,6 +80,9 @@ class DialledSide:
         store = await open_cursor_store(config.cursor, url=config.urls[0])
         self._cursor_saver = CursorSaver(store, self._common.ledger, self._common.counters)
         await self._cursor_saver.load(config.cursor.initial_value, reader)
+        follower = self._common.follower
+        if follower is not None:
+            follower.on_moved, follower.on_gap = self._cursor_saver.moved, _report_gap
 
     async def run(self) -> None:
         """Keep the link open until `close`, or until it gives up, which breaks the output."""
@@ -163,6 +170,7 @@ class DialledSide:
             subprotocol=supervisor.subprotocol,
             cursor=self._cursor_value,
             without_cursor=self._common.counters.without_cursor,
+            gaps=self._common.counters.gaps,
             last_error=supervisor.last_error,
         )
 
@@ -179,10 +187,16 @@ class DialledSide:
     def _cursor_value(self) -> str | None:
         return None if self._cursor_saver is None else self._cursor_saver.value
 
+    @property
+    def _sent_cursor(self) -> str | None:
+        """The cursor that an attempt sends."""
+        follower = self._common.follower
+        return (None if follower is None else follower.queued) or self._cursor_value
+
     def _confirmed(self, messages: Sequence[Message]) -> None:
         self._settle(messages)
         self._link.message_passed()
-        if self._cursor_saver is not None:
+        if self._cursor_saver is not None and self._common.follower is None:
             self._cursor_saver.confirmed(messages)
 
     async def _make_request(self) -> Request:
@@ -204,7 +218,7 @@ class DialledSide:
                 config,
                 url=self._link.url,
                 resolve=resolve,
-                cursor=self._cursor_value if resumes else None,
+                cursor=self._sent_cursor if resumes else None,
                 headers=headers,
                 token=token,
             )
@@ -230,3 +244,8 @@ class DialledSide:
             return text
 
         return resolve
+
+
+def _report_gap(gap: Gap) -> None:
+    """Log that the server reported a gap."""
+    _log.warning("link: the server reports a gap: asked for %s, it goes on with %s", gap.asked, gap.first)

@@ -11,7 +11,9 @@ from typing import cast
 import trio
 from attrs import define, field
 
+from trio_wsout._core.batching import Document
 from trio_wsout._core.callables import CallableError
+from trio_wsout._core.cursor import ReceivedCursor
 from trio_wsout._core.edits import Edits
 from trio_wsout._core.json_line import JsonLine
 from trio_wsout._core.message import Accepted
@@ -65,7 +67,7 @@ class Exchange:
         turns.restrict(lambda: uplink.full)
         return RawInbox(
             common.config.payload,
-            _TurnTaker(self, turns, uplink),
+            _TurnTaker(self, turns, uplink, common.follower),
             common.acks,
             common.counters,
             common.peer_log,
@@ -99,8 +101,13 @@ class Exchange:
         self._common.counters.dropped += 1
         log(f"a message from %s was not passed on: {reason}", message.peer.address, *values)
 
-    def accepted_from(self, source: Session | Uplink, item: RawReceived) -> Accepted | None:
-        """Return a message as an event for all others, counted; None, counted and logged, if it can't be passed on."""
+    def accepted_from(
+        self, source: Session | Uplink, item: RawReceived, follower: ReceivedCursor | None
+    ) -> Accepted | None:
+        """Return a message as an event for all others, counted; None, counted and logged, if it can't be passed on.
+
+        `follower` moves its cursor to the message once the event is confirmed.
+        """
         common = self._common
         if self.stopping:
             common.counters.dropped += 1
@@ -115,7 +122,11 @@ class Exchange:
             self._drop(log, item, "it exceeds max-message-size")
             return None
         accepted = Accepted(payload, item.event, source=source)
-        if common.cursor is not None:
+        if follower is not None:
+            value = follower.value_of(item)
+            if isinstance(value, str):
+                accepted.cursor, accepted.fate = value, _PassedOn(follower, value)
+        elif common.cursor is not None:
             accepted.cursor = common.cursor.value_from(item.event)
         return accepted
 
@@ -181,13 +192,14 @@ class _TurnTaker:
     _exchange: Exchange
     _turns: SendingEnd[Item]
     _source: Session | Uplink
+    _follower: ReceivedCursor | None = None
 
     def put_nowait(self, run: deque[Received]) -> None:
         while run and len(self._turns) < _EACH and self._exchange.give_nowait(run[0]):
             accepted = self._accepted(run.popleft())
             if accepted is not None:
                 self._turns.send_nowait(accepted)
-                self._exchange.passed_on()
+                self._passed_on(accepted)
 
     async def put(self, run: deque[Received]) -> None:
         while run:
@@ -195,11 +207,30 @@ class _TurnTaker:
             accepted = self._accepted(run[0])
             if accepted is not None:
                 await self._turns.send(accepted)
-                self._exchange.passed_on()
+                self._passed_on(accepted)
             del run[0]
             self.put_nowait(run)
 
+    def _passed_on(self, accepted: Accepted) -> None:
+        self._exchange.passed_on()
+        if self._follower is not None and accepted.cursor is not None:
+            self._follower.queued = accepted.cursor
+
     def _accepted(self, value: Received) -> Accepted | None:
-        return self._exchange.accepted_from(
-            self._source, cast("RawReceived", value)
-        )  # this tree makes no others
+        # This tree makes no other messages than raw ones.
+        return self._exchange.accepted_from(self._source, cast("RawReceived", value), self._follower)
+
+
+@define(eq=False)
+class _PassedOn:
+    """The `Fate` of a message of the link."""
+
+    _follower: ReceivedCursor
+    _cursor: str
+
+    def confirmed(self, document: Document | None) -> None:
+        del document
+        self._follower.moved(self._cursor)
+
+    def failed(self, reason: str) -> None:
+        """Do nothing: the cursor moves with the next message."""

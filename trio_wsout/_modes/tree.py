@@ -16,6 +16,7 @@ from trio_wsout._modes.common import Common
 from trio_wsout._modes.dialled import DialledSide
 from trio_wsout._modes.exchange import Exchange
 from trio_wsout._tasks.ledger import Mark
+from trio_wsout._tasks.received_channel import FollowedHandover
 from trio_wsout._tasks.sender import Sender
 from trio_wsout._tasks.spool_journal import SpoolJournal
 from trio_wsout._tasks.wakeup import cancel_when
@@ -215,6 +216,15 @@ class Tree:
             await self.peers.close()
         if self.link is not None:
             await self._link_over.wait()
+            if isinstance(self.received, FollowedHandover):
+                await self._wait_taken(self.received, self.link)
+
+    async def _wait_taken(self, received: FollowedHandover, link: DialledSide) -> None:
+        """Save the cursor of what came last, after the application has taken it if it goes on to take messages."""
+        received.end()
+        if self.common.hooks.to_the_end():
+            await received.taken_to_the_end.wait()
+        await link.save()
 
     def out_of_time(self) -> None:
         """Set shutdown-timeout and the present situation as the reason for unconfirmed events. Only the first call counts."""

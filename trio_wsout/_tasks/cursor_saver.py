@@ -1,4 +1,4 @@
-"""The cursor saver: puts the confirmed cursor into its store, soon, but not for every message (SPEC 9)."""
+"""The cursor saver: puts the cursor into its store, soon, but not for every message (SPEC 9)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["CursorSaver"]
 _log = logging.getLogger("trio_wsout")
 
 _COALESCE = 0.1
-"""Seconds that a confirmed cursor may wait, so that one write serves many confirmations."""
+"""Seconds that a new cursor may wait, so that one write serves many messages."""
 
 
 @define(eq=False)
@@ -32,7 +32,7 @@ class CursorSaver:
     _ledger: Ledger
     _counters: Counters
     value: str | None = field(default=None, init=False)
-    """The value of the last confirmed event that has a cursor, or the stored one; None if there is neither."""
+    """The cursor; None if there is none yet."""
     _saved: str | None = field(default=None, init=False)
     _epoch: int = field(default=1, init=False)
     _changed: Wakeup = field(factory=Wakeup, init=False)
@@ -55,14 +55,20 @@ class CursorSaver:
 
     def confirmed(self, messages: Sequence[Message]) -> None:
         """Take the cursor of the last of these confirmed messages that has one."""
-        before = self.value
+        last = self.value
         for message in messages:
             value = message.events[-1].cursor
             if value is None:
                 self._counters.without_cursor += 1
             else:
-                self.value = value
-        if self.value != before:
+                last = value
+        if last is not None:
+            self.moved(last)
+
+    def moved(self, value: str) -> None:
+        """Take a new value."""
+        if value != self.value:
+            self.value = value
             self._changed.notify()
 
     async def run(self) -> None:

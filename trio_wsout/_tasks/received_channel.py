@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 import trio
 from attrs import define, field
 
+from trio_wsout._core.cursor import ReceivedCursor
 from trio_wsout._core.received import Received
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import DeliveryError
@@ -282,3 +283,56 @@ class Handover(ReceivedChannel):
             raise trio.ClosedResourceError
         if self._closed:
             raise trio.BrokenResourceError
+
+
+@define(eq=False)
+class FollowedHandover(Handover):
+    """The channel where the cursor follows: asking for the next item says that all items before it were taken."""
+
+    _cursor: ReceivedCursor
+    taken_to_the_end: trio.Event = field(factory=trio.Event, init=False)
+    """Set when the channel has ended and the application has taken everything."""
+
+    def put_nowait(self, run: deque[Received]) -> None:
+        """Take items off the beginning of `run`, as `Handover.put_nowait` does."""
+        items = list(run)
+        super().put_nowait(run)
+        self._cursor.queue(items[: len(items) - len(run)])
+
+    async def put(self, run: deque[Received]) -> None:
+        """Put all of `run`, as `Handover.put` does."""
+        items = list(run)
+        try:
+            await super().put(run)
+        finally:
+            self._cursor.queue(items[: len(items) - len(run)])
+
+    async def receive(self) -> Received:
+        """Return the next item, as `ReceivedChannel.receive` does."""
+        self._cursor.taken()
+        try:
+            return self._cursor.hand_out(await super().receive())
+        except trio.EndOfChannel:
+            self.taken_to_the_end.set()
+            raise
+
+    async def __anext__(self) -> Received:
+        """Return the next item, as `receive` does."""
+        try:
+            return await self.receive()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
+
+    def receive_nowait(self) -> Received:
+        """Return the next item, as `ReceivedChannel.receive_nowait` does."""
+        self._cursor.taken()
+        return self._cursor.hand_out(super().receive_nowait())
+
+    async def receive_many(self) -> list[Received]:
+        """Return the next items, as `ReceivedChannel.receive_many` does."""
+        self._cursor.taken()
+        try:
+            return [self._cursor.hand_out(item) for item in await super().receive_many()]
+        except trio.EndOfChannel:
+            self.taken_to_the_end.set()
+            raise

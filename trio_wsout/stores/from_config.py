@@ -49,7 +49,7 @@ async def open_cursor_store(cursor: Cursor, *, url: str) -> CursorStore:
         ConfigError: There is no `persist-to`, and no state directory that can be written to.
         CursorError: The directory can't be made.
     """
-    state_id = cursor.state_id if cursor.state_id is not None else default_state_id(url)
+    state_id = cursor.state_id if cursor.state_id is not None else default_state_id(url, of=cursor.from_)
     persist_to = cursor.persist_to
     if persist_to == "memory:" or (persist_to is None and cursor.state_id is None):
         await trio.lowlevel.checkpoint()
