@@ -39,7 +39,7 @@ class Received:
 
 @frozen
 class Gap(Received):
-    """A message in which the server reports that messages are missing; only with ``cursor.from: received``."""
+    """A `Received` in which the server reports that messages are missing; only with ``cursor.from: received``."""
 
     asked: str | None
     """The last cursor before the gap, as the server knows it; None if the server does not say it."""
