@@ -4,8 +4,6 @@
 it in errors and logs.
 """
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 from attrs import frozen

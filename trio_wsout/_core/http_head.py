@@ -3,8 +3,6 @@
 Lists may stand on several lines, their order is kept, and their empty elements are ignored.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 

@@ -1,7 +1,5 @@
 """Faults of the files of certificates and keys, in words that OpenSSL does not have (RFC 7468)."""
 
-from __future__ import annotations
-
 import re
 
 _BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")

@@ -17,8 +17,6 @@ Rules
    system shows the difference. `could_not_write` covers both.
 """
 
-from __future__ import annotations
-
 from attrs import define, field, frozen
 
 _QUIET = 8

@@ -3,8 +3,6 @@
 A move costs a few dictionary steps, whatever the number of members.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from collections.abc import Set as AbstractSet
 from heapq import heappop, heappush

@@ -1,7 +1,5 @@
 """The inbox of a session: decodes received messages, and passes them on to the application, the relay or nobody."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """The values of ``${file|PATH}``: small text files, read when they are needed (SPEC 5)."""
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -9,8 +7,6 @@ from collections.abc import Iterable, Mapping
 import trio
 
 from trio_wsout.config.templates import TemplateError
-
-__all__ = ["read_text_file", "read_text_files"]
 
 _MOST = 64 * 1024
 """Bytes of a file: more than any handshake takes."""

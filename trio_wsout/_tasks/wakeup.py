@@ -1,7 +1,5 @@
 """Small tools for waiting: a wakeup, and a scope that an event cancels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import trio

@@ -1,7 +1,5 @@
 """The stores of a cursor: in memory, in a file that is replaced atomically, or in a row of an SQLite database (SPEC 9)."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

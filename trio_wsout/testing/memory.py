@@ -4,8 +4,6 @@ They speak RFC 6455 over trio's memory streams, so a test exercises everything b
 time is exact.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 from collections import deque

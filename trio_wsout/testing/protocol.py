@@ -1,7 +1,5 @@
 """One side of a WebSocket connection without I/O, for your own peers: over sockets, in threads, in other processes."""
 
-from __future__ import annotations
-
 import os
 import sys
 from base64 import b64encode
