@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 from email.utils import formatdate
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from math import inf
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
+from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import MockClock
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.opening import Asked, Opened
-from trio_wsout._wire.http_response import MOST_BODY, MOST_EARLY, MOST_HEAD, ResponseReader
+from trio_wsout._wire.http_response import MOST_BODY, MOST_EARLY, MOST_HEAD, Answer, read_response
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,24 +27,67 @@ OPEN = SWITCHING + b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"
 EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n"
 
 
-def read(pieces: Iterable[bytes], *, end: bool = False, secure: bool = False) -> ResponseReader:
-    """Read an answer in these pieces, as far as it is wanted; `end`: no more of a body comes."""
-    reader = ResponseReader(Asked(secure=secure, key=KEY, subprotocols=("v1",)))
-    for piece in pieces:
-        if reader.decided and not reader.wants_body:
-            break
-        reader.feed(piece)
-    if reader.wants_body and end:
-        reader.feed(b"")
-    return reader
+class Pieces(trio.abc.ReceiveStream):
+    """Gives bytes in these pieces; then it hangs up, or nothing more comes."""
+
+    def __init__(self, pieces: Iterable[bytes], *, hangs_up: bool) -> None:
+        self._pieces = [piece for piece in pieces if piece]
+        self._hangs_up = hangs_up
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        assert max_bytes
+        await trio.lowlevel.checkpoint()
+        if not self._pieces:
+            return b"" if self._hangs_up else await trio.sleep_forever()
+        piece = self._pieces.pop(0)
+        if len(piece) > max_bytes:
+            self._pieces.insert(0, piece[max_bytes:])
+        return piece[:max_bytes]
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+@frozen
+class Came:
+    """What came of an answer, and how many seconds that took."""
+
+    outcome: Answer | Disconnection | None
+    """None: nothing, for more is waited for."""
+    took: float
+
+    @property
+    def opened(self) -> Opened | None:
+        return self.outcome.opened if isinstance(self.outcome, Answer) else None
+
+    @property
+    def rest(self) -> bytes:
+        assert isinstance(self.outcome, Answer)
+        return self.outcome.rest
+
+    @property
+    def disconnection(self) -> Disconnection | None:
+        return self.outcome if isinstance(self.outcome, Disconnection) else None
+
+
+def read(pieces: Iterable[bytes], *, end: bool = False, secure: bool = False) -> Came:
+    """Read an answer in these pieces; `end`: the server hangs up behind them."""
+    asked = Asked(secure=secure, key=KEY, subprotocols=("v1",))
+
+    async def main() -> Came:
+        outcome, began = None, trio.current_time()
+        with trio.move_on_after(10):
+            stream: Any = Pieces(pieces, hangs_up=end)
+            outcome = await read_response(stream, asked, deadline=inf)
+        return Came(outcome, trio.current_time() - began)
+
+    return trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
 def ending_of(answer: bytes, *, secure: bool = False) -> Disconnection:
-    reader = read([answer], secure=secure)
-    assert reader.decided
-    assert reader.opened is None
-    assert reader.disconnection is not None
-    return reader.disconnection
+    disconnection = read([answer], secure=secure).disconnection
+    assert disconnection is not None
+    return disconnection
 
 
 @pytest.mark.parametrize("early", [b"", EARLY, b"HTTP/1.1 100 Continue\r\n\r\n" * MOST_EARLY])
@@ -58,11 +105,15 @@ def test_too_many_informational_answers() -> None:
     assert (disconnection.cause, "1xx" in disconnection.detail) == (Cause.PROTOCOL, True)
 
 
-def test_half_a_head_is_waited_for() -> None:
-    reader = read([SWITCHING])
-    assert (reader.decided, reader.began, reader.disconnection) == (False, True, None)
-    assert not read([]).began
-    assert read([EARLY]).began
+@pytest.mark.parametrize(
+    ("pieces", "words"),
+    [([], "before the opening"), ([SWITCHING], "in the middle"), ([EARLY], "in the middle")],
+)
+def test_half_a_head_is_waited_for(pieces: list[bytes], words: str) -> None:
+    assert read(pieces).outcome is None
+    disconnection = read(pieces, end=True).disconnection
+    assert disconnection is not None
+    assert (disconnection.cause, words in disconnection.detail) == (Cause.LOST, True)
 
 
 @pytest.mark.parametrize(
@@ -128,19 +179,19 @@ def test_a_server_that_speaks_tls_is_known_by_its_first_byte(record: bytes) -> N
 )
 def test_what_a_refusal_says_is_read_as_it_is_framed(framing: bytes, body: bytes) -> None:
     reader = read([b"HTTP/1.1 403 Forbidden\r\n" + framing, body], end=True)
-    assert not reader.wants_body
+    assert reader.took == 0
     assert reader.disconnection is not None
     assert reader.disconnection.detail == "the server answered 403 Forbidden and said 'expired'"
 
 
 def test_a_refusal_without_a_body_is_not_waited_for() -> None:
-    assert not read([b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"]).wants_body
-    assert read([b"HTTP/1.1 403 Forbidden\r\nContent-Length: 1\r\n\r\n"]).wants_body
+    assert read([b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"]).took == 0
+    assert read([b"HTTP/1.1 403 Forbidden\r\nContent-Length: 1\r\n\r\n"]).took == 0.25
 
 
 def test_a_body_without_end_is_read_so_far() -> None:
     reader = read([b"HTTP/1.1 403 x\r\n\r\n", b"\n" * (MOST_BODY - 1), b"a", b"b"])
-    assert not reader.wants_body
+    assert reader.took == 0
     assert reader.disconnection is not None
     assert reader.disconnection.detail.endswith(" and said 'a'")
 
@@ -169,13 +220,13 @@ def test_however_an_answer_is_cut_it_comes_to_the_same(answer: bytes, marks: lis
     cuts = [0, *sorted(min(mark, len(answer)) for mark in marks), len(answer)]
     pieces = [answer[start:stop] for start, stop in pairwise(cuts) if start < stop]
     cut, whole = read(pieces, end=True), read([answer] if answer else [], end=True)
-    assert (cut.decided, cut.opened, cut.disconnection) == (whole.decided, whole.opened, whole.disconnection)
+    assert (cut.opened, cut.disconnection) == (whole.opened, whole.disconnection)
     assert whole.opened is None or whole.rest.startswith(cut.rest)
 
 
 @given(st.binary(max_size=200))
 def test_garbage_never_fails(garbage: bytes) -> None:
-    assert read([garbage + b"\r\n\r\n"]).decided
+    assert read([garbage + b"\r\n\r\n"]).outcome is not None
 
 
 def test_retry_after_as_a_date() -> None:

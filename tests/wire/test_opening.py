@@ -48,16 +48,15 @@ async def test_both_sides_agree_and_nothing_of_trio_websocket_stays() -> None:
         nursery.start_soon(serve, theirs, b"\x81\x02hi")
         outcome = await ask_for_opening(ours, REQUEST, inf)
     assert not isinstance(outcome, Disconnection)
-    transport, subprotocol = outcome
-    assert subprotocol == "v1"
-    assert await transport.read() == b"\x81\x02hi"
-    assert transport.received_bytes > 4
+    assert outcome.opened.subprotocol == "v1"
+    assert outcome.rest == b"\x81\x02hi"
+    assert outcome.received > 4
     assert trio.lowlevel.current_statistics().tasks_living == before
     gc.collect()
     kept = (WebSocketConnection, wsproto.WSConnection)
     assert [each for each in gc.get_objects() if type(each) in kept] == []
     await theirs.send_all(b"more")
-    assert await transport.read() == b"more", "nobody else reads the stream"
+    assert await ours.receive_some(9) == b"more", "nobody else reads the stream"
 
 
 @pytest.mark.parametrize(

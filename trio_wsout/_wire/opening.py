@@ -17,14 +17,10 @@ from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.http_head import write_head
 from trio_wsout._core.opening import Asked, opening_head
 from trio_wsout._core.request import Request
-from trio_wsout._wire.http_response import ResponseReader
-from trio_wsout._wire.tcp import lost, system_gave_up
-from trio_wsout._wire.transport import RECEIVE_BYTES, Transport
+from trio_wsout._wire.http_response import Answer, read_response, unanswered
 
 _HEARING = 0.1
 """Seconds to wait for the reason of a server that hung up in the handshake."""
-_BODY = 0.25
-"""Seconds that a refusal is kept back for its body; less where the deadline is near."""
 _KEY = re.compile(rb"^Sec-WebSocket-Key: *(\S+)\r$", re.MULTILINE | re.IGNORECASE)
 
 
@@ -91,29 +87,25 @@ def _request_head(key: str, subprotocol: str | None) -> bytes:
 # -- of a client ------------------------------------------------------------------------------------------
 
 
-Dialled = tuple[Transport, str | None]
-"""A connection that the server has opened, and the subprotocol that it chose; None if it chose none."""
-
-
 async def ask_for_opening(
     stream: trio.abc.Stream, request: Request, deadline: float
-) -> Dialled | Disconnection:
-    """Ask a server to open a connection; return it with its subprotocol, or why the attempt failed.
+) -> Answer | Disconnection:
+    """Ask a server to open a connection; return its answer, or why the attempt failed.
 
     The caller gives the attempt up at `deadline`, in seconds of trio's clock.
     """
-    outcome: Dialled | Disconnection | None = None
+    outcome: Answer | Disconnection | None = None
     try:
         async with trio.open_nursery() as nursery:
 
-            async def read_head(asked: bytes) -> bytes:
+            async def read_head(written: bytes) -> bytes:
                 nonlocal outcome
-                asking = _Asking(stream, request, deadline, _key_in(asked))
-                outcome = await asking.ask(asked)
+                asked = _asked(request, written)
+                outcome = await _ask(stream, asked, written, deadline)
                 if isinstance(outcome, Disconnection):
                     nursery.cancel_scope.cancel()
                     return b""
-                return opening_head(asking.key, outcome[1])
+                return opening_head(asked.key, outcome.opened.subprotocol)
 
             await wrap_client_stream(
                 nursery,
@@ -131,75 +123,30 @@ async def ask_for_opening(
     return outcome
 
 
-def _key_in(asked: bytes) -> str:
-    found = _KEY.search(asked)
-    return "" if found is None else found[1].decode("ascii")
+def _asked(request: Request, written: bytes) -> Asked:
+    key = _KEY.search(written)
+    return Asked(
+        secure=request.secure,
+        key="" if key is None else key[1].decode("ascii"),
+        subprotocols=request.subprotocols,
+        secrets=request.secrets,
+    )
 
 
-@define(eq=False)
-class _Asking:
-    """One request and its outcome."""
-
-    _stream: trio.abc.Stream
-    _request: Request
-    _deadline: float
-    key: str
-    """The Sec-WebSocket-Key of the request, which the response must fit."""
-    _response: ResponseReader = field(init=False)
-    _received: int = field(default=0, init=False)
-
-    def __attrs_post_init__(self) -> None:
-        request = self._request
-        asked = Asked(
-            secure=request.secure, key=self.key, subprotocols=request.subprotocols, secrets=request.secrets
-        )
-        self._response = ResponseReader(asked)
-
-    async def ask(self, asked: bytes) -> Dialled | Disconnection:
-        """Write the request, and read the response."""
-        try:
-            await self._stream.send_all(asked)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            trouble = error
-        else:
-            return await self._hear()
-        # A server that hangs up during the request may have sent a reason before: a TLS alert, or a refusal.
-        outcome: Dialled | Disconnection | None = None
-        with trio.move_on_after(_HEARING):
-            outcome = await self._hear()
-        return outcome if isinstance(outcome, Disconnection) else self._unanswered("writing failed", trouble)
-
-    async def _hear(self) -> Dialled | Disconnection:
-        response = self._response
-        while not response.decided:
-            try:
-                chunk = bytes(await self._stream.receive_some(RECEIVE_BYTES))
-            except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                return self._unanswered("reading failed", error)
-            if not chunk:
-                return self._unanswered("the peer closed the connection without a Close frame")
-            self._received += len(chunk)
-            response.feed(chunk)
-        if response.opened is None:
-            await self._hear_body()
-            assert response.disconnection is not None  # noqa: S101 - it is decided, and not open
-            return response.disconnection
-        transport = Transport(self._stream, unread=response.rest, received_bytes=self._received)
-        return transport, response.opened.subprotocol
-
-    async def _hear_body(self) -> None:
-        """Read the body of a refusal for a moment: the error quotes its first line."""
-        patience = min(_BODY, (self._deadline - trio.current_time()) / 2)
-        with trio.move_on_after(max(0.0, patience)):  # noqa: ASYNC912 - where nothing is to be read, it has been
-            while self._response.wants_body:
-                try:
-                    self._response.feed(bytes(await self._stream.receive_some(RECEIVE_BYTES)))
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    return
-
-    def _unanswered(self, detail: str, error: BaseException | None = None) -> Disconnection:
-        if self._response.began:
-            return lost(detail, error, more=", in the middle of the answer to the opening handshake")
-        may_speak_tls = not self._request.secure and not system_gave_up(error)
-        hint = "; if it speaks TLS, write wss:// in url" if may_speak_tls else ""
-        return lost(detail, error, more=f", before the opening handshake was answered{hint}")
+async def _ask(
+    stream: trio.abc.Stream, asked: Asked, written: bytes, deadline: float
+) -> Answer | Disconnection:
+    """Write the request, and read the response."""
+    try:
+        await stream.send_all(written)
+    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        trouble = error
+    else:
+        return await read_response(stream, asked, deadline)
+    # A server that hangs up during the request may have sent a reason before: a TLS alert, or a refusal.
+    outcome: Answer | Disconnection | None = None
+    with trio.move_on_after(_HEARING):
+        outcome = await read_response(stream, asked, deadline)
+    if isinstance(outcome, Disconnection):
+        return outcome
+    return unanswered("writing failed", trouble, asked, began=False)
