@@ -161,6 +161,8 @@ class DeliveryWindow:
         self._tries.clear()
         self._again = 0
         self._bytes = 0
+        self._since_ping = 0
+        self._before_ping = None  # the connection may still be open, and a pong come
         return left
 
     # -- one connection after the other -----------------------------------------------------------

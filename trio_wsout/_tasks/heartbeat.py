@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
+from types import TracebackType
 from typing import Protocol
 
 import trio
@@ -157,34 +158,29 @@ def _is_open(connection: Connection | None) -> bool:
 
 @define(eq=False)
 class HandshakeDeadline:
-    """The deadline of a handshake: its scope is cancelled once everything that lay in the socket by then was read.
+    """Cancels the block once its time is over, and everything that lay in the socket by then was read.
 
     A scope's own deadline would cancel even if this process did not run for a while and the answer came. For as
     long as it is known not to have run, the handshake gets more time, once. A `HasDeadline` and a `Suspect`.
     """
 
-    connection: None = field(default=None, init=False)
     _heartbeat_task: HeartbeatTask
     _deadline: float | None
+    connection: None = field(default=None, init=False)
     due: float = field(default=inf, init=False)
     ticket: int = field(default=0, init=False)
-    _scope: trio.CancelScope | None = field(default=None, init=False)
+    _scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     _extended: bool = field(default=False, init=False)
 
-    def __attrs_post_init__(self) -> None:
+    def __enter__(self) -> None:
         self._heartbeat_task.reschedule(self)
+        self._scope.__enter__()
 
-    def scope(self) -> trio.CancelScope:
-        """Return a scope for the next part of the handshake; it is cancelled already if the time is over."""
-        self._scope = scope = trio.CancelScope()
-        if self._deadline is None:
-            scope.cancel()
-        return scope
-
-    def end(self) -> None:
-        """Stop watching: the handshake is over."""
-        self._scope = None
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
         self._heartbeat_task.forget(self)
+        return bool(self._scope.__exit__(kind, error, trace))
 
     def next_deadline(self) -> float | None:
         """Return when the handshake has to be over; None once it is given up."""
@@ -201,7 +197,6 @@ class HandshakeDeadline:
         if deadline is not None and now > deadline and not self._extended:
             self._deadline = now + (now - deadline)
             self._extended = True
-            return
-        self._deadline = None
-        if self._scope is not None:
+        else:
+            self._deadline = None
             self._scope.cancel()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from math import inf
 
 import trio
 from attrs import define, field
@@ -159,20 +158,20 @@ class Listener:
 
     async def _admit(self, stream: trio.abc.Stream) -> tuple[Session, Resumption] | None:
         """Return the session of the admitted peer, whose capacity the caller releases; None if it was refused, or left."""
-        deadline = HandshakeDeadline(
-            self._fan_out.heartbeat_task, trio.current_time() + self._server.handshake_timeout
-        )
+        ends_at = trio.current_time() + self._server.handshake_timeout
         guest: Guest | None = None
         admitted: tuple[Session, Resumption] | None = None
         try:
-            with deadline.scope():
+            with HandshakeDeadline(self._fan_out.heartbeat_task, ends_at):
                 guest = await self.acceptor.receive(stream, address_of(stream))
-            if guest is not None:
-                admitted = await self._welcome(guest, deadline)
+                if guest is not None:
+                    admitted = await self._welcome(guest)
         finally:
-            deadline.end()
             if guest is not None and admitted is None:
                 self.acceptor.capacity.release()
+        if admitted is None:
+            # A peer that left before its handshake was answered. If this task is cancelled, that settles nothing.
+            self._fan_out.settle()
         return admitted
 
     async def _resumption(self, guest: Guest) -> Resumption | None:
@@ -183,10 +182,8 @@ class Listener:
             await self.acceptor.turn_away(guest, "the history can't be read")
             return None
 
-    async def _welcome(self, guest: Guest, deadline: HandshakeDeadline) -> tuple[Session, Resumption] | None:
-        resumption: Resumption | None = None
-        with deadline.scope():
-            resumption = await self._resumption(guest)
+    async def _welcome(self, guest: Guest) -> tuple[Session, Resumption] | None:
+        resumption = await self._resumption(guest)
         if resumption is None:
             return None
         session = Session(guest.peer, HeartbeatMonitor(self._heartbeat), self._fan_out)
@@ -197,15 +194,11 @@ class Listener:
             self._fan_out.invite(session)
         connection: Connection | None = None
         try:
-            with deadline.scope():
-                connection = await self.acceptor.answer(guest, headers)
+            connection = await self.acceptor.answer(guest, headers)
         finally:
             if connection is None:
                 self._fan_out.leave(session)
-        if connection is not None:
-            session.opened(connection)
-            return session, resumption
-        if trio.current_effective_deadline() > -inf:
-            # The peer left before its handshake was answered. If this task is cancelled, that settles nothing.
-            self._fan_out.settle()
-        return None
+        if connection is None:
+            return None
+        session.opened(connection)
+        return session, resumption

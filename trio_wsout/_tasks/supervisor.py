@@ -185,12 +185,8 @@ class Supervisor:
         """Open a connection within connect.timeout, from the credentials to the end of the handshake."""
         timeout = self._connect_timeout
         ends_at = trio.current_time() + timeout
-        deadline = HandshakeDeadline(self._outbox.heartbeat_task, ends_at)
-        try:
-            with deadline.scope():
-                return await self._dialer.dial(self._make_request, ends_at)
-        finally:
-            deadline.end()
+        with HandshakeDeadline(self._outbox.heartbeat_task, ends_at):
+            return await self._dialer.dial(self._make_request, ends_at)
         detail = f"connect.timeout ({timeout:g} s) went by without {self._dialer.stage}"
         raise AttemptFailed(Cause.TIMED_OUT, detail)
 
