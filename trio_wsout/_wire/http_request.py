@@ -1,4 +1,4 @@
-"""The head of a peer's HTTP request, and refusals, both by h11 (RFC 9112)."""
+"""The head of a peer's HTTP request, read by h11, and refusals (RFC 9112)."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import h11
 import trio
 
 from trio_wsout._core.admission import Head, Response
-from trio_wsout._core.http_head import reason_phrase
+from trio_wsout._core.http_head import reason_phrase, write_head
 
 _MOST_BYTES = 16 * 1024
 _MOST_HEADERS = 100
@@ -93,10 +93,8 @@ async def refuse(stream: trio.abc.Stream, refusal: Response, *, head_only: bool 
         *refusal.headers,
         ("Connection", "Upgrade, close" if upgrade else "close"),
     ]
-    writer = h11.Connection(h11.SERVER)
     reason = reason_phrase(refusal.status) or "Refused"
-    response = h11.Response(status_code=refusal.status, headers=headers, reason=reason)
-    data = (writer.send(response) or b"") + (b"" if head_only else body)
+    data = write_head(f"HTTP/1.1 {refusal.status} {reason}", headers) + (b"" if head_only else body)
     with suppress(trio.BrokenResourceError, trio.ClosedResourceError), trio.move_on_after(_LINGER):
         await stream.send_all(data)
         if isinstance(stream, trio.abc.HalfCloseableStream):

@@ -116,7 +116,8 @@ def _fault(detail: str) -> Disconnection:
 async def _read_body(stream: trio.abc.Stream, parser: h11.Connection, patience: float) -> bytes:
     """Read the body of a refusal for a moment: the error quotes its first line."""
     body = b""
-    with trio.move_on_after(patience), suppress(h11.RemoteProtocolError, trio.BrokenResourceError, OSError):
+    faults = (h11.RemoteProtocolError, trio.BrokenResourceError, trio.ClosedResourceError, OSError)
+    with suppress(*faults), trio.move_on_after(patience):  # noqa: ASYNC912 - where nothing is to be read, it has been
         while len(body) < MOST_BODY:
             event = parser.next_event()
             if event is h11.NEED_DATA:

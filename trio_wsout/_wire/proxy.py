@@ -140,7 +140,7 @@ async def _start_tls(stream: trio.abc.Stream, proxy: Proxy, tls: Tls) -> trio.SS
 
 async def _connect(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) -> None:
     """Ask for the tunnel; read the answer to that and nothing behind it, however it is cut."""
-    parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MOST_HEAD + _CHUNK)
+    parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MOST_HEAD)
     target = format_host_and_port(host, port)
     headers = [("Host", target)]
     if proxy.username is not None:
@@ -148,30 +148,23 @@ async def _connect(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) 
         headers.append(("Proxy-Authorization", f"Basic {pair}"))
     asked = parser.send(h11.Request(method="CONNECT", target=target, headers=headers))
     await stream.send_all((asked or b"") + (parser.send(h11.EndOfMessage()) or b""))
-    came = bytearray()
-    while True:
-        chunk = bytes(await stream.receive_some(_CHUNK))
-        came += chunk
-        if not chunk:
-            raise _failed(f"the proxy hung up {'in the middle of its' if came else 'without an'} answer")
-        response, rest = _read_answer(parser, chunk, came)
-        if len(came) - len(rest) > _MOST_HEAD:
-            raise _failed(f"the proxy's answer has a head of more than {_MOST_HEAD} bytes")
-        if response is not None:
-            _judge(response.status_code, rest, proxy)
+    came, first = 0, b""
+    while chunk := bytes(await stream.receive_some(min(_CHUNK, _MOST_HEAD - came))):
+        came += len(chunk)
+        first = first or chunk[:1]
+        try:
+            parser.receive_data(chunk)
+            while isinstance(event := parser.next_event(), h11.InformationalResponse):
+                pass  # RFC 9110 section 15.2: any number of them may come first
+        except h11.RemoteProtocolError:
+            hint = "; if it speaks TLS, write https:// for it" if first in TLS_RECORDS else ""
+            raise _failed(f"the proxy's answer is not HTTP/1.1{hint}") from None
+        if isinstance(event, h11.Response):
+            _judge(event.status_code, bytes(parser.trailing_data[0]), proxy)
             return
-
-
-def _read_answer(parser: h11.Connection, chunk: bytes, came: bytearray) -> tuple[h11.Response | None, bytes]:
-    """Return the final answer (None until it is whole) and the bytes behind it."""
-    try:
-        parser.receive_data(chunk)
-        while isinstance(event := parser.next_event(), h11.InformationalResponse):
-            pass  # RFC 9110 section 15.2: any number of them may come first
-    except h11.RemoteProtocolError:
-        hint = "; if it speaks TLS, write https:// for it" if bytes(came[:1]) in TLS_RECORDS else ""
-        raise _failed(f"the proxy's answer is not HTTP/1.1{hint}") from None
-    return (event, bytes(parser.trailing_data[0])) if isinstance(event, h11.Response) else (None, b"")
+        if came == _MOST_HEAD:
+            raise _failed(f"the proxy's answer has a head of more than {_MOST_HEAD} bytes")
+    raise _failed(f"the proxy hung up {'in the middle of its' if came else 'without an'} answer")
 
 
 def _judge(status: int, rest: bytes, proxy: Proxy) -> None:
