@@ -168,7 +168,7 @@ class EchoServer:
     async def _talk(self, connection: Connection) -> None:
         frames: deque[bytes] = deque()
         wakeup = Wakeup()
-        connection.transport.on_queued = wakeup.notify
+        connection.on_queued = wakeup.notify
         async with connection, trio.open_nursery() as reading:
             reading.start_soon(self._read, connection, frames, wakeup)
             with trio.CancelScope() as writing:
@@ -177,9 +177,9 @@ class EchoServer:
                     writing.deadline = trio.current_time() + (FAREWELL if connection.peer_may_read else 0)
                     wakeup.notify()
 
-                connection.transport.on_end(ended)
+                connection.on_end(ended)
                 await self._write(connection, frames, wakeup)
-            connection.transport.on_end(None)
+            connection.on_end(None)
             await connection.farewell()
             await connection.cut()
             reading.cancel_scope.cancel()
@@ -199,13 +199,13 @@ class EchoServer:
 
     async def _write(self, connection: Connection, frames: deque[bytes], wakeup: Wakeup) -> None:
         while connection.disconnection is None:
-            if not (frames or connection.transport.has_queued):
+            if not (frames or connection.has_queued):
                 await wakeup.wait()
                 continue
             blob = b"".join(frames)
             frames.clear()
             try:
-                await connection.write_frames(blob)
+                await connection.write(blob)
             except trio.BrokenResourceError:
                 return
 

@@ -22,9 +22,9 @@ from trio_wsout._tasks.ledger import Ledger
 from trio_wsout._tasks.session import Session
 from trio_wsout._tasks.uplink import Uplink
 from trio_wsout._tasks.wakeup import Wakeup
+from trio_wsout._wire.connection import write_to_each
 from trio_wsout._wire.frames import TEXT, plain_frame
 from trio_wsout._wire.peer_log import PeerLog
-from trio_wsout._wire.transport import write_to_each
 from trio_wsout.config.sections import DeliveryLevel, Server, SlowPeer
 
 _log = logging.getLogger("trio_wsout")
@@ -210,7 +210,7 @@ class FanOut:
 
     def became_idle(self, session: Session) -> None:
         """Add a peer to the broadcasts if it has everything and its socket can be written to; otherwise add it to `idle`."""
-        subscription, number = _subscription(session), session.connection.transport.free_fileno
+        subscription, number = _subscription(session), session.connection.free_fileno
         self.idle.discard(session)
         if subscription is None or number is None or not self.log.enter_sync(subscription, number):
             self.idle.add(session)

@@ -186,8 +186,8 @@ class Session:
         self.connection = connection
         self.active_at = now = trio.current_time()
         self.monitor.opened(now, knows_progress=connection.progress() is not None)
-        connection.transport.on_queued = self.wake
-        connection.transport.on_bytes = self._frame_received
+        connection.on_queued = self.wake
+        connection.on_bytes = self._frame_received
         connection.on_ping = self.monitor.ping_written
         connection.on_pong = self._pong_received
         connection.before_answer = self._wait_passed_on
@@ -206,7 +206,7 @@ class Session:
             async with connection, trio.open_nursery() as nursery:
                 nursery.start_soon(self._read, name="reader")
                 with self._writing:
-                    connection.transport.on_end(self._connection_over)
+                    connection.on_end(self._connection_over)
                     await self._write_all(resumption)
                 self._leave()
                 await self._close_connection()
@@ -220,12 +220,12 @@ class Session:
     def sent_bytes(self) -> int:
         """Bytes handed to the kernel, TLS not counted."""
         self.catch_up()
-        return self.connection.transport.written_bytes
+        return self.connection.written_bytes
 
     @property
     def received_bytes(self) -> int:
         """Bytes that came, TLS not counted."""
-        return self.connection.transport.received_bytes
+        return self.connection.received_bytes
 
     def _count(self) -> None:
         counters = self._inbox.counters
@@ -258,7 +258,7 @@ class Session:
     async def _close_connection(self) -> None:
         """Close politely within the time that is left; then cut."""
         connection = self.connection
-        connection.transport.on_end(None)
+        connection.on_end(None)
         if connection.disconnection is not None:
             await connection.farewell()
         elif self._close_code is not None and self._close_by is not None:
@@ -287,7 +287,7 @@ class Session:
 
     def wrote(self, size: int, at: float) -> None:
         """Count `size` bytes that broadcasts wrote to the peer, the last of them at the time `at`."""
-        self.connection.transport.wrote(size)
+        self.connection.wrote(size)
         self.active_at = max(self.active_at, at)
 
     def left_sync(self) -> None:
@@ -310,7 +310,7 @@ class Session:
     def written(self) -> None:
         """At level written, confirm the messages that were taken, unless some of them wait for room in the socket."""
         account = self.catch_up()
-        if account is not None and not self.connection.transport.has_queued:
+        if account is not None and not self.connection.has_queued:
             account.written()
 
     def write_now(self) -> None:
@@ -320,7 +320,7 @@ class Session:
         """
         feed, account = self._feed, self.subscription
         while account is not None and account.ready and not self._finished:
-            if self.connection.transport.free_fileno is None:
+            if self.connection.free_fileno is None:
                 self.wake()
                 return
             frames, messages, events = feed.take(self)
@@ -385,7 +385,7 @@ class Session:
         while not self._finished:
             account = self.catch_up()
             ready = account is not None and account.ready
-            if ready or self._wants_ping() or self.connection.transport.has_queued:
+            if ready or self._wants_ping() or self.connection.has_queued:
                 frames, messages, events = feed.take(self) if ready else (b"", 0, 0)
                 feed.settle()  # what was taken made room
                 await self._write(frames)
@@ -408,7 +408,7 @@ class Session:
 
     async def _write(self, frames: bytes) -> None:
         ping = self._wanted_ping()
-        if frames or ping is not None or self.connection.transport.has_queued:
+        if frames or ping is not None or self.connection.has_queued:
             self._feed.heartbeat_task.no_later_than(self, self._stalls_at())
             await self.connection.write(frames, ping)
         if frames:

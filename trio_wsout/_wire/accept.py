@@ -23,7 +23,6 @@ from trio_wsout._wire.opening import accept_opening
 from trio_wsout._wire.peer_log import PeerLog
 from trio_wsout._wire.tcp import set_user_timeout
 from trio_wsout._wire.tls import ServerContext
-from trio_wsout._wire.transport import Transport
 from trio_wsout.config.sections import Heartbeat, ServerTls
 from trio_wsout.config.templates import Resolve
 from trio_wsout.errors import ConfigError, Problem
@@ -139,9 +138,10 @@ class Acceptor:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return None
         return Connection(
-            Transport(guest.stream, unread=guest.rest),
+            guest.stream,
             Decoder(masked=True, most=self._max_message_size),
             plain_frame,
+            unread=guest.rest,
             subprotocol=guest.peer.subprotocol,
         )
 

@@ -24,7 +24,6 @@ from trio_wsout._wire.tcp import (
     transport_trouble,
 )
 from trio_wsout._wire.tls import client_context, start_tls, tls_error_in
-from trio_wsout._wire.transport import Transport
 from trio_wsout.config.secret import Secret
 from trio_wsout.config.sections import Heartbeat, Tls
 
@@ -131,9 +130,11 @@ class Dialer:
                 outcome.cause, outcome.detail, status=outcome.status, retry_after=outcome.retry_after
             )
         return Connection(
-            Transport(stream, unread=outcome.rest, received_bytes=outcome.received),
+            stream,
             Decoder(masked=False, most=self._max_message_size),
             masked_frame,
+            unread=outcome.rest,
+            received_bytes=outcome.received,
             subprotocol=outcome.opened.subprotocol,
             secrets=request.secrets,
         )
