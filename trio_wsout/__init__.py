@@ -10,69 +10,38 @@ from importlib import import_module
 TYPE_CHECKING = False  # type checkers know the name; `typing` itself takes a while to import
 
 if TYPE_CHECKING:
-    from trio_wsout._core.admission import Admit, Deny, Handshake
-    from trio_wsout._core.batching import Document
-    from trio_wsout._core.disconnection import Cause, Disconnection
-    from trio_wsout._core.link import LinkChange, State
-    from trio_wsout._core.received import Gap, Peer, Received
-    from trio_wsout._core.statistics import (
-        HistoryStatistics,
-        LinkStatistics,
-        ListenerStatistics,
-        SpoolStatistics,
-        Statistics,
-    )
-    from trio_wsout._tasks.ledger import Receipt
-    from trio_wsout._tasks.received_channel import ReceivedChannel
-    from trio_wsout.config import Config, load_config
-    from trio_wsout.errors import (
-        ConfigError,
-        ConnectError,
-        CursorError,
-        DeliveryError,
-        EventError,
-        HistoryError,
-        OutputError,
-        Problem,
-        SpoolError,
-        Undelivered,
-    )
-    from trio_wsout.output import Output, open_output
-
-__all__ = [
-    "Admit",
-    "Cause",
-    "Config",
-    "ConfigError",
-    "ConnectError",
-    "CursorError",
-    "DeliveryError",
-    "Deny",
-    "Disconnection",
-    "Document",
-    "EventError",
-    "Gap",
-    "Handshake",
-    "HistoryError",
-    "HistoryStatistics",
-    "LinkChange",
-    "LinkStatistics",
-    "ListenerStatistics",
-    "Output",
-    "OutputError",
-    "Peer",
-    "Problem",
-    "Receipt",
-    "Received",
-    "ReceivedChannel",
-    "SpoolError",
-    "SpoolStatistics",
-    "State",
-    "Statistics",
-    "Undelivered",
-    "load_config",
-    "open_output",
-]
+    from trio_wsout._core.admission import Admit as Admit
+    from trio_wsout._core.admission import Deny as Deny
+    from trio_wsout._core.admission import Handshake as Handshake
+    from trio_wsout._core.batching import Document as Document
+    from trio_wsout._core.disconnection import Cause as Cause
+    from trio_wsout._core.disconnection import Disconnection as Disconnection
+    from trio_wsout._core.link import LinkChange as LinkChange
+    from trio_wsout._core.link import State as State
+    from trio_wsout._core.received import Gap as Gap
+    from trio_wsout._core.received import Peer as Peer
+    from trio_wsout._core.received import Received as Received
+    from trio_wsout._core.statistics import HistoryStatistics as HistoryStatistics
+    from trio_wsout._core.statistics import LinkStatistics as LinkStatistics
+    from trio_wsout._core.statistics import ListenerStatistics as ListenerStatistics
+    from trio_wsout._core.statistics import SpoolStatistics as SpoolStatistics
+    from trio_wsout._core.statistics import Statistics as Statistics
+    from trio_wsout._tasks.ledger import Receipt as Receipt
+    from trio_wsout._tasks.received_channel import ReceivedChannel as ReceivedChannel
+    from trio_wsout.config import Config as Config
+    from trio_wsout.config import load_config as load_config
+    from trio_wsout.errors import ConfigError as ConfigError
+    from trio_wsout.errors import ConnectError as ConnectError
+    from trio_wsout.errors import CursorError as CursorError
+    from trio_wsout.errors import DeliveryError as DeliveryError
+    from trio_wsout.errors import EventError as EventError
+    from trio_wsout.errors import HistoryError as HistoryError
+    from trio_wsout.errors import OutputError as OutputError
+    from trio_wsout.errors import Problem as Problem
+    from trio_wsout.errors import SpoolError as SpoolError
+    from trio_wsout.errors import Undelivered as Undelivered
+    from trio_wsout.output import Output as Output
+    from trio_wsout.output import open_output as open_output
 
 _HOMES = {
     "_core.admission": "Admit Deny Handshake",
@@ -94,6 +63,7 @@ _PARTS = ("config", "errors", "output", "stores")
 """Modules that are attributes without being imported."""
 
 if not TYPE_CHECKING:  # a type checker knows the names, and no others
+    __all__ = sorted(_HOME_OF)
 
     def __getattr__(name: str) -> object:
         if name in _PARTS:
