@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from math import inf
 
 import trio
 from attrs import define, field, frozen
@@ -112,9 +113,8 @@ class PeerConnection:
     _writing: trio.Lock = field(factory=trio.Lock, init=False)
     _reading: trio.Event = field(factory=trio.Event, init=False)
     """Set while the peer reads."""
-    _due: deque[tuple[float, bytes]] = field(factory=deque[tuple[float, bytes]], init=False)
-    """The next pongs: the time to send each, and its payload."""
-    _pinged: trio.Event = field(factory=trio.Event, init=False)
+    _pongs_due: trio.MemorySendChannel[tuple[float, bytes]] = field(init=False)
+    """Takes the next pongs: the time to send each, and its payload."""
     _close_sent: bool = field(default=False, init=False)
     _over: bool = field(default=False, init=False)
     """Whether further bytes are ignored."""
@@ -196,10 +196,9 @@ class PeerConnection:
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Send a Close, unless one was sent."""
-        async with self._writing:
-            if not self._close_sent:
-                self._close_sent = True
-                await self.stream.send_all(self._protocol.close(code, reason))
+        if not self._close_sent:
+            self._close_sent = True
+            await self.send_raw(self._protocol.close(code, reason))
 
     async def send_raw(self, data: bytes) -> None:
         """Send bytes that need not be frames."""
@@ -233,9 +232,10 @@ class PeerConnection:
 
     async def run(self) -> None:
         """Read, and answer pings and a Close, until the connection is over."""
+        self._pongs_due, due = trio.open_memory_channel[tuple[float, bytes]](inf)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._answer_pings)
+                nursery.start_soon(self._send_pongs, due)
                 await self._read()
                 nursery.cancel_scope.cancel()
         finally:
@@ -245,7 +245,7 @@ class PeerConnection:
     # -- inside -------------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        try:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             async with self.stream:
                 while True:
                     await self._reading.wait()
@@ -259,10 +259,9 @@ class PeerConnection:
                             return
                     self.body = self._protocol.body
                     self._changed.unpark_all()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return
 
     async def _on(self, event: PeerEvent) -> None:
+        now = trio.current_time()
         match event:
             case str() | bytes():
                 await self._on_message(event)
@@ -271,19 +270,18 @@ class PeerConnection:
             case Response():
                 self.status, self.headers = event.status, event.headers
                 self.subprotocol = event.headers.get("sec-websocket-protocol")
-            case Ping():
-                self._on_ping(event.payload)
-            case Pong():
-                self.pongs.append(event.payload)
-                self.pong_times.append(trio.current_time())
-            case Close():
-                self.close_code, self.close_reason, self.closed_at = (
-                    event.code,
-                    event.reason,
-                    trio.current_time(),
-                )
+            case Ping(payload):
+                self.pings.append(payload)
+                self.ping_times.append(now)
+                if self.pong_after is not None:
+                    self._pongs_due.send_nowait((now + self.pong_after, payload))
+            case Pong(payload):
+                self.pongs.append(payload)
+                self.pong_times.append(now)
+            case Close(code, reason):
+                self.close_code, self.close_reason, self.closed_at = code, reason, now
                 if self.answer_close:
-                    await self.close(event.code, event.reason)
+                    await self.close(code, reason)
                 self._over = self._close_sent
 
     async def _on_request(self, request: Request) -> None:
@@ -311,25 +309,11 @@ class PeerConnection:
         elif step.close_after is not None and count == step.close_after[0]:
             await self.close(step.close_after[1])
 
-    def _on_ping(self, payload: bytes) -> None:
-        self.pings.append(payload)
-        self.ping_times.append(trio.current_time())
-        if self.pong_after is not None:
-            self._due.append((trio.current_time() + self.pong_after, payload))
-            self._pinged.set()
-
-    async def _answer_pings(self) -> None:
-        while True:
-            await self._pinged.wait()
-            self._pinged = trio.Event()
-            while self._due:
-                due, payload = self._due[0]
-                await trio.sleep_until(due)
-                self._due.popleft()
-                try:
-                    await self.pong(payload)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    return
+    async def _send_pongs(self, due: trio.MemoryReceiveChannel[tuple[float, bytes]]) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for at, payload in due:
+                await trio.sleep_until(at)
+                await self.pong(payload)
 
 
 _OPEN = 101
