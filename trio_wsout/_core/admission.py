@@ -17,7 +17,9 @@ Rules, in the order in which they are applied
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from attrs import field, frozen
@@ -31,7 +33,7 @@ from trio_wsout.config.sections import Cursor, Server
 from trio_wsout.config.templates import Resolve, no_value
 
 _VERSION = "13"
-_SCHEMES = {"http", "https", "ws", "wss"}
+_URL = re.compile("(https?|wss?)://[^/?]*", re.IGNORECASE)
 _KEY_BYTES = 16
 _UPGRADE = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", _VERSION))
 _UNKNOWN = "show credentials that are known here"
@@ -112,12 +114,9 @@ class Head(Fields):
 
     @property
     def _path_and_query(self) -> str:
-        scheme, separator, rest = self.target.partition("://")
-        if not separator or scheme.lower() not in _SCHEMES:
-            return self.target if self.target.startswith("/") else ""
-        authority = rest.partition("/")[0].partition("?")[0]
-        rest = rest.removeprefix(authority)
-        return rest if rest.startswith("/") else f"/{rest}"
+        url = _URL.match(self.target)
+        rest = self.target[url.end() :] if url else self.target
+        return f"/{rest}" if url and not rest.startswith("/") else rest if rest.startswith("/") else ""
 
 
 @frozen(kw_only=True)
@@ -133,9 +132,6 @@ class Response:
 class Admission:
     """Judges the handshakes of one listener."""
 
-    credentials: Credentials | None
-    """The credentials that peers must show; None if they need none."""
-
     def __init__(
         self,
         server: Server,
@@ -144,19 +140,16 @@ class Admission:
         *,
         resolve: Resolve | None = None,
     ) -> None:
-        """Judge by the `server` section.
+        """Judge by the `server` section, and read the cursors that `cursor` names (None if no peer can resume).
 
-        Args:
-            server: The section.
-            cursor: The section that names the header and query parameter of cursors; None if no peer can resume.
-            subprotocols: The subprotocols that are spoken, the best first.
-            resolve: Returns the value of a ``${…}`` of `server.auth`; None if no template has one.
+        The `subprotocols` are those that are spoken, the best first. `resolve` returns the value of a ``${…}`` of `server.auth`.
         """
         self._path = None if server.path is None else unquote_to_bytes(server.path)
         listed = ("*",) if server.allowed_origins is None else server.allowed_origins
         allowed = [parse_allowed_origin(each) for each in listed]
         self._origins = None if None in allowed else [each for each in allowed if each is not None]
         self.credentials = None if server.auth is None else Credentials(server.auth, resolve or no_value)
+        """The credentials that peers must show; None if they need none."""
         self._subprotocols = subprotocols
         self._header = cursor.header_name if cursor else None
         self._parameter = cursor.query_parameter if cursor else None
@@ -165,8 +158,7 @@ class Admission:
         """Return the handshake of a request by rules 1 to 6, or the response that ends it."""
         if head.path == "/healthz" and head.method in ("GET", "HEAD") and not head.wants_websocket:
             return Response(status=200, body="ok")
-        refusal = self._misdirected(head) or self._malformed(head) or self._foreign(head)
-        if refusal is not None:
+        if refusal := self._misdirected(head) or self._malformed(head) or self._foreign(head):
             return refusal
         identity: str | None = None
         if self.credentials is not None:
@@ -232,17 +224,13 @@ class Admission:
 
 
 def _is_key(values: Sequence[str]) -> bool:
-    if len(values) != 1:
-        return False
-    try:
-        return len(base64.b64decode(values[0], validate=True)) == _KEY_BYTES
-    except ValueError:
-        return False
+    with suppress(ValueError):
+        return len(values) == 1 and len(base64.b64decode(values[0], validate=True)) == _KEY_BYTES
+    return False
 
 
 def _origin(text: str) -> Origin | None:
     """Return the origin that a peer names; None if it names none, as ``null`` does."""
-    try:
+    with suppress(ValueError):
         return parse_origin(text.strip())
-    except ValueError:
-        return None
+    return None

@@ -17,13 +17,13 @@ from trio_wsout.config.sections import Reconnect
 
 
 def ceiling(failures: int, policy: Reconnect) -> float:
-    """Return the longest delay after this many failures in a row, in seconds.
-
-    Args:
-        failures: Failures in a row, at least 1; the number may be of any size.
-        policy: initial_backoff, max_backoff and multiplier are used.
-    """
-    if failures > _steps_to_cap(policy):
+    """Return the longest delay after this many failures in a row, in seconds; there may be any number of them, from 1."""
+    steps = (
+        inf
+        if policy.multiplier == 1.0
+        else log(policy.max_backoff / policy.initial_backoff, policy.multiplier)
+    )
+    if failures > 2 + steps:  # beyond it the ceiling is the cap for certain, and a power might overflow
         return policy.max_backoff
     return min(policy.max_backoff, policy.initial_backoff * policy.multiplier ** (failures - 1))
 
@@ -31,10 +31,3 @@ def ceiling(failures: int, policy: Reconnect) -> float:
 def delay(failures: int, draw: float, policy: Reconnect) -> float:
     """Return the delay after this many failures in a row, in seconds; `draw` is uniform in [0, 1)."""
     return ceiling(failures, policy) * (1.0 - policy.jitter * draw)
-
-
-def _steps_to_cap(policy: Reconnect) -> float:
-    """Return a number of failures beyond which the ceiling is the cap for certain, so that no power overflows."""
-    if policy.multiplier == 1.0:
-        return inf
-    return 2.0 + log(policy.max_backoff / policy.initial_backoff) / log(policy.multiplier)

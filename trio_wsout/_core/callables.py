@@ -14,24 +14,15 @@ class CallableError(TypeError):
 
 
 def awaitable(name: str, returned: Awaitable[T]) -> Awaitable[T]:
-    """Return what the async callable `name` returned.
-
-    Raises:
-        CallableError: The callable is not async.
-    """
-    found = cast("object", returned)
-    if not isawaitable(found):
-        kind = type(found).__name__
+    """Return what the async callable `name` returned; raise CallableError if it is not async."""
+    if not isawaitable(cast("object", returned)):
+        kind = type(returned).__name__
         raise CallableError(f"the {name} callable must be async (it returned {kind}, which can't be awaited)")
     return returned
 
 
 def plain(name: str, returned: object) -> object:
-    """Return what the callable `name` returned, which must not be async.
-
-    Raises:
-        CallableError: The callable is async.
-    """
+    """Return what the callable `name` returned; raise CallableError if it is async."""
     if isawaitable(returned):
         if iscoroutine(returned):
             returned.close()  # Python would warn of one that nobody awaited

@@ -16,6 +16,7 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from urllib.parse import parse_qsl
 
 from attrs import define, field, frozen
@@ -45,7 +46,7 @@ class _Entry:
 
 
 def _entry(path: str, identity: str, prefix: str, secret: Secret) -> _Entry:
-    return _Entry(path, identity, prefix, Template.parse(secret.reveal()))
+    return _Entry(f"server.auth.{path}", identity, prefix, Template.parse(secret.reveal()))
 
 
 @define(eq=False, init=False)
@@ -56,21 +57,14 @@ class Credentials:
     """``WWW-Authenticate`` headers for a peer that shows none (RFC 9110 section 11.6.1)."""
     trouble: str | None
     """The reason for which an entry could not be used for the latest peer; None if all could be used."""
-
     _entries: tuple[_Entry, ...]
     _parameter: str | None
     _resolve: Resolve
 
     def __init__(self, auth: ServerAuth, resolve: Resolve) -> None:
         """Admit the entries of `auth`; `resolve` returns the value of a ``${…}``."""
-        basic = [
-            _entry(f"server.auth.basic.{name}", name, f"basic {name}:", password)
-            for name, password in auth.basic.items()
-        ]
-        bearer = [
-            _entry(f"server.auth.bearer.{identity}", identity, "bearer ", token)
-            for identity, token in auth.bearer.items()
-        ]
+        basic = [_entry(f"basic.{name}", name, f"basic {name}:", each) for name, each in auth.basic.items()]
+        bearer = [_entry(f"bearer.{name}", name, "bearer ", each) for name, each in auth.bearer.items()]
         schemes = {'Basic realm="trio-wsout", charset="UTF-8"': basic, 'Bearer realm="trio-wsout"': bearer}
         self.challenges = tuple(("WWW-Authenticate", scheme) for scheme, there in schemes.items() if there)
         self.trouble = None
@@ -103,26 +97,20 @@ class Credentials:
     def _shown(self, authorizations: Sequence[str], query: str) -> str | None:
         if authorizations:
             return _authorization(authorizations[0]) if len(authorizations) == 1 else None
-        if self._parameter is None:
-            return None
         tokens = [value for name, value in parse_qsl(query) if name == self._parameter]
         return f"bearer {tokens[0]}" if len(tokens) == 1 else None
 
 
 def _authorization(value: str) -> str | None:
-    """Return scheme and secret as entries have them; None if it is neither of the two schemes."""
-    scheme, _, rest = value.partition(" ")
-    match scheme.lower():
-        case "bearer":
-            return f"bearer {rest.strip(' ')}"
-        case "basic":
-            try:
-                pair = base64.b64decode(rest.strip(" "), validate=True).decode()
-            except ValueError:
-                return None
-            return f"basic {pair}"
-        case _:
-            return None
+    """Return scheme and secret as entries have them; None if it is neither of the two schemes, or malformed."""
+    scheme, _, secret = value.partition(" ")
+    secret = secret.strip(" ")
+    if scheme.lower() == "bearer":
+        return f"bearer {secret}"
+    if scheme.lower() == "basic":
+        with suppress(ValueError):
+            return f"basic {base64.b64decode(secret, validate=True).decode()}"
+    return None
 
 
 def _digest(text: str) -> bytes:

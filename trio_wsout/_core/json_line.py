@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import orjson
@@ -19,7 +20,6 @@ from attrs import define, field
 
 BLANKS = b" \t\r\n"
 """White space between the tokens of JSON (RFC 8259 section 2)."""
-
 _BEFORE_NOTHING = b"{ \t\r\n"
 """The bytes that may stand before the end of an empty object."""
 _loads = orjson.loads
@@ -46,11 +46,7 @@ class JsonLine:
 
     @classmethod
     def read(cls, line: bytes) -> JsonLine:
-        """Check that a line is JSON, and take the white space off its ends.
-
-        Raises:
-            ValueError: It is not JSON, or its brackets are nested too deeply; the text says where.
-        """
+        """Check that a line is JSON, and take the white space off its ends; raise ValueError, which says where it is not."""
         text = line.strip(BLANKS)
         try:
             _loads(text)
@@ -77,28 +73,16 @@ class JsonLine:
         return self.text.startswith(b"{")
 
     def value(self) -> object:
-        """Return its value, parsed anew at each call.
-
-        Raises:
-            ValueError: It holds something that no value in Python can represent.
-        """
-        try:
+        """Return its value, parsed anew at each call; raise ValueError if no value in Python can represent it."""
+        with suppress(orjson.JSONDecodeError):
             return parse_json(self.text)
-        except orjson.JSONDecodeError:
-            pass
         if _is_too_deep(self.text):
             raise ValueError("it is nested too deeply")
         return json.loads(self.text, parse_int=_whole)
 
 
 def with_entry(text: bytes, key: bytes, value: bytes) -> bytes:
-    """Return a JSON object with one more entry at its end; the rest stays as it was written.
-
-    Args:
-        text: The object, without white space at its ends.
-        key: The key, as JSON; the object must not have it.
-        value: The value, as JSON.
-    """
+    """Return a JSON object, without white space at its ends, with one more entry of which it has not the key; all are JSON."""
     comma = b"" if text[-2:-1] in _BEFORE_NOTHING and not text[1:-1].strip() else b","
     return b"".join((text[:-1], comma, key, b":", value, b"}"))
 
@@ -106,9 +90,7 @@ def with_entry(text: bytes, key: bytes, value: bytes) -> bytes:
 def write_json(value: object) -> bytes:
     """Return a value that was parsed from JSON as compact JSON again, at any depth and with whole numbers of any size.
 
-    Raises:
-        TypeError: It holds something that JSON has not.
-        ValueError: It holds a whole number of thousands of digits, or half of a surrogate pair.
+    It raises TypeError for what JSON has not, ValueError for thousands of digits and for half of a surrogate pair.
     """
     try:
         return orjson.dumps(value)
@@ -143,20 +125,15 @@ def is_object(event: object) -> bool:
 
 
 def value_of_event(event: object) -> object:
-    """Return the value of an event, which is parsed if it is a `JsonLine`.
-
-    Raises:
-        ValueError: It holds something that no value in Python can represent.
-    """
+    """Return the value of an event, which is parsed if it is a `JsonLine` (and may raise as that does)."""
     return event.value() if type(event) is JsonLine else event
 
 
 def parse_json(text: str | bytes) -> object:
     """Return the value of a JSON text, whole numbers exact at any size.
 
-    Raises:
-        ValueError: It is not JSON (as `orjson.JSONDecodeError`, which says where), or holds a number of thousands of digits,
-            or one over 64 bits in too many brackets.
+    It raises ValueError: for what is not JSON (as `orjson.JSONDecodeError`, which says where), for a number of thousands of
+    digits, and for one over 64 bits in too many brackets.
     """
     value: object = _loads(text)
     # orjson makes floats of integers over 64 bits: only a text with that many digits in a row can hold one.
@@ -168,9 +145,7 @@ def parse_json(text: str | bytes) -> object:
     try:
         return json.loads(text)
     except RecursionError:
-        raise ValueError(
-            "it holds a number over 64 bits, and too many brackets around it or elsewhere"
-        ) from None
+        raise ValueError("it holds a number over 64 bits, and too many brackets") from None
 
 
 def _may_be_rounded(value: object) -> bool:

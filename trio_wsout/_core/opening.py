@@ -18,9 +18,10 @@ import hashlib
 import html
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from attrs import field, frozen
 
@@ -125,21 +126,16 @@ def _named(name: str, asked: Asked) -> str:
 def refusal(head: ResponseHead, body: bytes, asked: Asked, *, wall: float) -> Disconnection:
     """Return the disconnection of an attempt whose response is not 101.
 
-    Args:
-        head: The head of the response.
-        body: The beginning of its body, as far as it is known.
-        asked: The handshake that it responds to.
-        wall: The time in seconds since 1970, for a Retry-After that is a date.
+    The body is as much of it as is known; `wall` is the time since 1970, for a Retry-After that is a date.
     """
-    status = head.status
-    phrase = reason_phrase(status)
-    answer = f"{status} {phrase}".rstrip()
+    phrase = reason_phrase(head.status)
+    answer = f"{head.status} {phrase}".rstrip()
     line = first_line_of(body, " ".join(head.values("content-type")), asked.secrets)
     quote = "" if line.lower() in ("", answer.lower(), phrase.lower()) else f" and said {line!r}"
     detail = f"the server answered {answer}{quote}{_advice(head, line, asked)}"
-    waits = head.values("retry-after") if status in _MAY_ASK_TO_WAIT else ()
-    retry_after = _retry_after(", ".join(waits), wall) if waits else None
-    return Disconnection(cause=Cause.REFUSED, detail=detail, status=status, retry_after=retry_after)
+    wait = ", ".join(head.values("retry-after")) if head.status in _MAY_ASK_TO_WAIT else ""
+    retry_after = _retry_after(wait.strip(), wall)
+    return Disconnection(cause=Cause.REFUSED, detail=detail, status=head.status, retry_after=retry_after)
 
 
 def first_line_of(body: bytes, kind: str, secrets: Sequence[str]) -> str:
@@ -176,23 +172,17 @@ def _advice(head: ResponseHead, line: str, asked: Asked) -> str:
 
 def _where(location: str, secrets: Sequence[str]) -> str:
     """Return an address as it may be quoted: without user info, parameters, query and fragment."""
-    try:
+    with suppress(ValueError):
         parts = urlsplit(_on_one_line(location))
-    except ValueError:
-        return ""
-    host = parts.netloc.rpartition("@")[2]
-    scheme = f"{parts.scheme}:" if parts.scheme else ""
-    authority = f"//{host}" if host else ""
-    return _cut(redact_secrets(f"{scheme}{authority}{_PARAMETERS.sub('', parts.path)}", secrets))
+        host, path = parts.netloc.rpartition("@")[2], _PARAMETERS.sub("", parts.path)
+        return _cut(redact_secrets(urlunsplit((parts.scheme, host, path, "", "")), secrets))
+    return ""
 
 
-def _retry_after(value: str, wall: float) -> float | None:
+def _retry_after(text: str, wall: float) -> float | None:
     """Return the seconds of a Retry-After header in either of its forms (RFC 9110 section 10.2.3); None if it is malformed."""
-    text = value.strip()
-    if text.isascii() and text.isdigit():
-        return min(float(text[:9]), _LONGEST_WAIT)
-    try:
-        seconds = parsedate_to_datetime(text).timestamp() - wall
-    except (ValueError, OverflowError):
-        return None
-    return min(max(0.0, seconds), _LONGEST_WAIT)
+    with suppress(ValueError, OverflowError):
+        is_number = text.isascii() and text.isdigit()
+        seconds = float(text) if is_number else parsedate_to_datetime(text).timestamp() - wall
+        return min(max(0.0, seconds), _LONGEST_WAIT)
+    return None

@@ -24,17 +24,9 @@ from trio_wsout.config.addresses import Proxy, parse_address, parse_host, parse_
 def choose_proxy(
     configured: str | None, environ: Mapping[str, str], *, secure: bool, host: str, port: int
 ) -> Proxy | None:
-    """Return the proxy through which to reach a host; None if none is used.
+    """Return the proxy through which to reach a host, which is as `parse_host` returns it; None if none is used.
 
-    Args:
-        configured: `connect.proxy`; None if it is not set.
-        environ: Variables by name.
-        secure: Whether TLS is spoken with the host.
-        host: As `parse_host` returns it.
-        port: The port of the host.
-
-    Raises:
-        ValueError: The variable is no proxy; the text names it, and holds nothing of its value.
+    `configured` is `connect.proxy`. A variable that is no proxy is a ValueError that names it, and holds nothing of its value.
     """
     if configured is not None:
         return parse_proxy(configured)

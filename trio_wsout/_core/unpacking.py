@@ -12,12 +12,13 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import cast
 
 from trio_wsout._core.json_line import parse_json
 from trio_wsout._core.payload import MessageError, decode
 from trio_wsout.config.sections import Batch, Payload
-from trio_wsout.config.templates import Template, no_value
+from trio_wsout.config.templates import Template
 
 
 class Unpacker:
@@ -30,11 +31,7 @@ class Unpacker:
         self._footer = _Edge(batch.footer)
 
     def events(self, message: str | bytes) -> Sequence[object]:
-        """Return the events of a message, in order.
-
-        Raises:
-            MessageError: It is no batch of the configured kind.
-        """
+        """Return the events of a message, in order; raise MessageError if it is no batch of the configured kind."""
         lines: list[str] | list[bytes]
         lines = message.split("\n") if isinstance(message, str) else message.split(b"\n")
         first, after = self._header.count, len(lines) - self._footer.count
@@ -42,19 +39,12 @@ class Unpacker:
             raise MessageError("it does not have the header and footer of batch")
         body = lines[first:after]
         if self._wrapped:
-            return self._elements(b"\n".join(_bytes(line) for line in body))
-        if len(body) == 1 and not body[0]:
-            return []
-        return [decode(line, self._payload) for line in body]
-
-    def _elements(self, body: bytes) -> Sequence[object]:
-        try:
-            value = parse_json(body)
-        except ValueError:
-            value = None
-        if not isinstance(value, list):
+            with suppress(ValueError):
+                elements = parse_json(b"\n".join(_bytes(line) for line in body))
+                if isinstance(elements, list):
+                    return cast("list[object]", elements)
             raise MessageError("it is not a JSON array, and batch.wrap-as-json is true")
-        return cast("list[object]", value)
+        return [] if len(body) == 1 and not body[0] else [decode(line, self._payload) for line in body]
 
 
 class _Edge:
@@ -62,15 +52,12 @@ class _Edge:
 
     def __init__(self, text: str | None) -> None:
         template = None if text is None else Template.parse(text, of_batch=True)
-        self._lines: list[bytes] | None = None
-        breaks = 0
-        if template is None:
-            self._lines = []
-        elif template.is_static:
-            self._lines = template.expand(no_value).encode().split(b"\n")
-        else:  # no value has a line break
-            breaks = sum(part.count("\n") for part in template.parts if isinstance(part, str))
-        self.count = breaks + 1 if self._lines is None else len(self._lines)
+        static = template is None or template.is_static
+        parts = [] if template is None else [each for each in template.parts if isinstance(each, str)]
+        # The lines that they must be; of texts with values, which have no line breaks, only their number is known.
+        lines = [] if template is None else "".join(parts).encode().split(b"\n")
+        self._lines = lines if static else None
+        self.count = len(lines)
 
     def fits(self, lines: Sequence[str] | Sequence[bytes]) -> bool:
         return self._lines is None or [_bytes(line) for line in lines] == self._lines
