@@ -64,7 +64,8 @@ class Batcher(Generic[T]):
         self._items: list[T] = []
         self._bytes = 0
         self._counted = 0
-        self._deadline: float | None = None
+        self.deadline: float | None = None
+        """The time at which `poll` closes the open batch; None if none is open."""
         self._document = 1
         self._first = True
 
@@ -73,42 +74,27 @@ class Batcher(Generic[T]):
         """Events in the open batch."""
         return len(self._items)
 
-    @property
-    def deadline(self) -> float | None:
-        """The time at which `poll` closes the open batch; None if none is open."""
-        return self._deadline
-
     def make_room(self, size: int) -> ClosedBatch[T] | None:
         """Close the open batch if an event of `size` bytes does not fit into it."""
-        count = len(self._items)
-        if not count:
+        if not self._items:
             return None
-        whole = self._bytes + 1 + size
-        if self._counted:
-            whole += self._counted * len(str(count + 1))
-        return self._close(last=False) if whole > self._most_bytes else None
+        digits = self._counted * len(str(len(self._items) + 1)) if self._counted else 0
+        return self._close(last=False) if self._bytes + 1 + size + digits > self._most_bytes else None
 
     def add(
         self, item: T, size: int, now: float, overhead: int = 0, counted: int = 0
     ) -> ClosedBatch[T] | None:
-        """Add an event for which `make_room` was called.
+        """Add an event of `size` bytes, for which `make_room` was called; return the batch that it completes, or None.
 
-        Args:
-            item: The event.
-            size: Its bytes; alone in a batch, with all overhead, it has at most max_bytes.
-            now: The time.
-            overhead: Bytes that header, footer and brackets take, if it opens a batch.
-            counted: How often the number of events stands in header and footer, if it opens a batch.
-
-        Returns:
-            The batch that it completes, or None if its batch is still open.
+        If it opens a batch, `overhead` is the bytes that header, footer and brackets take, and `counted` how often the number of
+        events stands in them. Alone in a batch, with all of this, the event must have at most `max_bytes`.
         """
         if self._items:
             self._bytes += 1 + size
         else:
             self._bytes = overhead + size
             self._counted = counted
-            self._deadline = now + self._timeout
+            self.deadline = now + self._timeout
         self._items.append(item)
         return self._close(last=False) if len(self._items) == self._most else None
 
@@ -123,14 +109,14 @@ class Batcher(Generic[T]):
 
     def poll(self, now: float) -> ClosedBatch[T] | None:
         """Close the open batch if its time is over by `now`; the document goes on."""
-        return None if self._deadline is None or now < self._deadline else self._close(last=False)
+        return None if self.deadline is None or now < self.deadline else self._close(last=False)
 
     def _close(self, *, last: bool) -> ClosedBatch[T]:
         items = tuple(self._items)
         ends = last or not self._documents
         marker = Document(self._document, self._first, ends, len(items)) if self._marked else None
         self._items = []
-        self._deadline = None
+        self.deadline = None
         self._document += ends
         self._first = ends
         return ClosedBatch(items, marker)

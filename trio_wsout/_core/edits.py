@@ -45,16 +45,10 @@ class Edits:
         return self._sender_field is None and self._on_message is None
 
     def edited(self, message: RawReceived, *, signed: bool) -> RawReceived | None:
-        """Return the message to pass on; None if it is refused.
+        """Return the message to pass on, `signed` with the identity of its peer or not; None if it is refused.
 
-        Args:
-            message: The message that came.
-            signed: Whether the identity of its peer is added.
-
-        Raises:
-            CallableError: `on_message` is async, or returned neither a Received nor None.
-            EventError: The event that `on_message` returned can't be encoded.
-            Exception: Any error that `on_message` raised.
+        It raises CallableError if `on_message` is async or returned something else, EventError if the event that it returned
+        can't be encoded, and whatever it raised.
         """
         if signed and self._sender_field is not None:
             message = self._signed(message, self._sender_field)

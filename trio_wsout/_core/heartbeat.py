@@ -125,12 +125,9 @@ class HeartbeatMonitor:
     def poll(self, now: float, *, all_read: bool = False) -> Pulse | None:
         """Return the step to take at `now`; None before `deadline`.
 
-        Args:
-            now: The time.
-            all_read: Whether everything was read that lay in the socket when the caller was asked to READ.
+        After READ, `all_read` is whether everything was read that lay in the socket then.
         """
-        policy = self._policy
-        deadline = self.deadline
+        policy, deadline = self._policy, self.deadline
         if policy is None or deadline is None or now < deadline:
             return None
         if self._silent_since is None:
@@ -159,11 +156,7 @@ class HeartbeatMonitor:
         return nearer
 
     def next_ping(self, *, confirms: bool) -> bytes:
-        """Return the payload of the ping that is about to be written.
-
-        Args:
-            confirms: Whether something was written before it that is not known to have arrived.
-        """
+        """Return the payload of the ping that is about to be written; it `confirms` if something was written before it."""
         payload = b"" if self._policy is None else self._policy.payload.encode()
         if confirms or self._outstanding is not None:
             self._number += 1
