@@ -58,12 +58,14 @@ _HOMES = {
     "output": "Output open_output",
 }
 """The module of each name, which is imported when the name is first used, so that an import takes little time."""
-_HOME_OF = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names.split()}
+_HOME_OF = dict(
+    sorted((name, f"{__name__}.{home}") for home, names in _HOMES.items() for name in names.split())
+)
 _PARTS = ("config", "errors", "output", "stores")
 """Modules that are attributes without being imported."""
 
 if not TYPE_CHECKING:  # a type checker knows the names, and no others
-    __all__ = sorted(_HOME_OF)
+    __all__ = list(_HOME_OF)
 
     def __getattr__(name: str) -> object:
         if name in _PARTS:

@@ -4,7 +4,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,18 +25,16 @@ _SUFFIXES = (".yaml", ".yml", ".toml", ".json")
 
 
 def load(arguments: Sequence[str], options: ConfigOptions) -> tuple[Config, Path | None]:
-    """Load a configuration from a file and options; return it with the path of the file.
+    """Load a configuration from a file, addresses and options; return it with the path of the file, None if none is named.
 
-    The cursor is kept in the platform's state directory unless the configuration names another store.
-
-    Arguments are a file, and addresses to try in turn, in any order; either may be missing. Options set fields over those of
-    the file. The ConfigError has everything that is wrong with the configuration or with these options, or all files, keys
-    and directories that can't be used on this machine.
+    The cursor is kept in the platform's state directory unless the configuration names another store. A ConfigError has all
+    that is wrong with the configuration or with these options, or all files, keys and directories that this machine lacks.
     """
     problems: list[Problem] = []
-    overrides = {name: _json_or_text(text) for name, text in _pairs("--set", options.sets, problems)}
-    context = {name: _context_value(text) for name, text in _pairs("--context", options.contexts, problems)}
-    headers = _headers(options.headers, problems)
+    overrides = {name: _json_or_text(text) for name, text in _pairs("--set", "=", options.sets, problems)}
+    contexts = _pairs("--context", "=", options.contexts, problems)
+    context = {name: _context_value(text) for name, text in contexts}
+    headers = {name.strip(): text.strip() for name, text in _pairs("-H", ":", options.headers, problems)}
     urls = [each for each in arguments if _URL.match(each)]
     paths = [Path(each) for each in arguments if not _URL.match(each)]
     if len(paths) > 1:
@@ -45,12 +43,8 @@ def load(arguments: Sequence[str], options: ConfigOptions) -> tuple[Config, Path
         reason = "name a configuration file or an address (ws://…), or give fields with --set"
         problems.append(Problem(path="", reason=reason))
     path = paths[0] if paths else None
-    if (
-        path is not None
-        and not problems
-        and path.suffix.lower() not in _SUFFIXES
-        and not os.path.lexists(path)
-    ):
+    is_file = path is None or path.suffix.lower() in _SUFFIXES or os.path.lexists(path)
+    if not problems and not is_file:
         reason = "there is no such file; an address begins with ws:// or wss://"
         problems.append(Problem(path=str(path), reason=reason))
     if problems:
@@ -66,29 +60,21 @@ def load(arguments: Sequence[str], options: ConfigOptions) -> tuple[Config, Path
     return _on_this_machine(config, None if path is None else str(path)), path
 
 
-def _headers(texts: Iterable[str] | None, problems: list[Problem]) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _pairs(
+    option: str, sign: str, texts: Iterable[str] | None, problems: list[Problem]
+) -> Iterator[tuple[str, str]]:
+    """Yield the name and the value of each text, and note those that have none."""
     for text in texts or ():
-        name, colon, value = (part.strip() for part in text.partition(":"))
-        if colon and name and "." not in name:
-            found[name] = value
+        name, found, value = text.partition(sign)
+        if not found or not name.strip():
+            # The text may be secret: behind the sign, and even before it, if the colon of a header was forgotten.
+            shown = f"name=value; found '{name or '=…'}'" if sign == "=" else "'Name: value'"
+            problems.append(Problem(path=option, reason=f"expected {shown}"))
+        elif sign == ":" and "." in name:
+            reason = "expected 'Name: value'; a name with a dot can be given in a file only"
+            problems.append(Problem(path=option, reason=reason))
         else:
-            # The text may be secret, even the name if the colon was forgotten.
-            dot = "; a name with a dot can be given in a file only" if "." in name else ""
-            problems.append(Problem(path="-H", reason=f"expected 'Name: value'{dot}"))
-    return found
-
-
-def _pairs(option: str, texts: Iterable[str] | None, problems: list[Problem]) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    for text in texts or ():
-        name, equals, value = text.partition("=")
-        if equals and name:
-            found.append((name, value))
-        else:
-            # The text behind an equals sign may be secret.
-            problems.append(Problem(path=option, reason=f"expected name=value; found '{name or '=…'}'"))
-    return found
+            yield name, value
 
 
 def _json_or_text(text: str) -> Any:  # noqa: ANN401 - JSON
@@ -108,9 +94,6 @@ def _context_value(text: str) -> object:
     if isinstance(value, bool | int | float):
         return value if json.dumps(value) == text else text
     return cast("dict[str, object]", value) if isinstance(value, dict) else text
-
-
-# -- this machine ---------------------------------------------------------------------------------------------
 
 
 def _on_this_machine(config: Config, source: str | None) -> Config:
@@ -142,9 +125,6 @@ def _resolve(source: str, name: str | None) -> str | None:
     if source == "env":
         return os.environ.get(name or "")
     return read_text_file(name or "") if source == "file" else None
-
-
-# -- printing -------------------------------------------------------------------------------------------------
 
 
 def print_config(config: Config) -> bool:

@@ -45,7 +45,7 @@ class InputLines:
     _begun: list[bytes] = field(factory=list, init=False)
     """The pieces of a line that has no end yet."""
     _size: int = field(default=0, init=False)
-    """Bytes in `_begun`."""
+    """Their bytes."""
     _dropping: bool = field(default=False, init=False)
     """Whether the rest of a line that is too long is being dropped."""
     _first: bool = field(default=True, init=False)
@@ -65,10 +65,7 @@ class InputLines:
             self.total = status.st_size - os.lseek(self._descriptor, 0, os.SEEK_CUR)
 
     async def read(self) -> list[bytes]:
-        """Return the next lines without their ends, many at a time; an empty list at the end of the file.
-
-        Raise OSError if reading failed.
-        """
+        """Return the next lines without their ends, many at a time; an empty list at the end of the file."""
         while not self._ended:
             piece = await self._piece()
             self._ended = not piece
@@ -79,10 +76,7 @@ class InputLines:
         return []
 
     def rest(self, *, waiting: bool) -> list[bytes]:
-        """Return the lines that were read from the file but not returned.
-
-        With `waiting`, also those that wait in a pipe, which are lost when its reader ends.
-        """
+        """Return the lines that were read but not returned; with `waiting` also those in a pipe, lost when its reader ends."""
         # An abandoned thread may still hold a piece; one that reads in vain is not waited for.
         handed_over = self._reading.acquire(timeout=_LEFT_BEHIND)
         if waiting and self._is_pipe:
@@ -143,14 +137,10 @@ class InputLines:
                 self._too_long()
 
 
-# -- messages from peers ----------------------------------------------------------------------------------------
-
-
 def line_of(item: Received, *, with_peer: bool, as_json: bool) -> bytes:
-    """Return the line that is printed for a message.
+    """Return the line that is printed for a message, wrapped with the address and identity of its peer or not.
 
-    JSON stays as the peer wrote it if it is JSON by the configuration (`as_json`), or a text that is one line of JSON. With
-    `with_peer` the address and the identity of its peer stand beside it.
+    JSON stays as the peer wrote it if it is JSON by the configuration (`as_json`), or a text that is one line of JSON.
     """
     if as_json and isinstance(item, RawReceived):
         event = to_json(JsonLine.joined(item.raw))
@@ -180,11 +170,7 @@ def escape_lines(lines: bytes) -> str:
 
 
 def to_json(value: object) -> bytes:
-    """Encode a value that was read from JSON, on one line; bytes become hexadecimal text.
-
-    Raise TypeError if it holds something that JSON does not have. Raise ValueError if it holds an integer of
-    thousands of digits.
-    """
+    """Encode a value that was read from JSON, on one line, or raise as `write_json` does; bytes become hexadecimal text."""
     if isinstance(value, JsonLine):
         # A carriage return is a blank there, but some readers would end the line at it.
         return value.text.replace(b"\r", b" ")

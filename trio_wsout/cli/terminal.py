@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from math import inf
 from typing import Any, TextIO
 
-from attrs import define
 from rich.console import Console
 
 OUT, ERR = 1, 2
@@ -26,9 +25,6 @@ _BETWEEN_FAILURES = 55
 """Least seconds between two lines about a server that stays absent."""
 _PEER_LINES = 10
 """Lines about peers in one second; more are counted only, because thousands may come together."""
-
-
-# -- file descriptors -------------------------------------------------------------------------------------
 
 
 def write_all(descriptor: int, content: bytes) -> None:
@@ -69,16 +65,18 @@ def silence(descriptor: int) -> None:
     os.close(nowhere)
 
 
-# -- messages for people ----------------------------------------------------------------------------------
-
-
-@define(eq=False)
-class Reporter:
-    """Writes messages for people to standard error, as lines of text or of JSON."""
+class Reporter(logging.Handler):
+    """Writes messages for people, and the log of the library, to standard error: as lines of text or of JSON."""
 
     as_json: bool = False
     timed: bool = False
     """Whether a line of text begins with its time; a line of JSON always has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._peer_lines: deque[float] = deque(maxlen=_PEER_LINES)
+        self._omitted = 0
+        self._last_failure = -inf
 
     def report(self, text: str, level: str = "info") -> None:
         """Write one line. If standard error is closed or can't be written, nothing happens."""
@@ -93,22 +91,8 @@ class Reporter:
         except OSError:
             silence(ERR)
 
-
-reporter = Reporter()
-"""The reporter of this process; the options of the command set it."""
-report = reporter.report
-
-
-class _LogHandler(logging.Handler):
-    """Reports the log of the library."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._peer_lines: deque[float] = deque(maxlen=_PEER_LINES)
-        self._omitted = 0
-        self._last_failure = -inf
-
     def emit(self, record: logging.LogRecord) -> None:
+        """Report a record of the log, unless it says again what was said a moment ago."""
         text, now = self.format(record), time.monotonic()
         if record.name == "trio_wsout.link" and " backing-off" in text:
             # The first failure is reported when it comes; the warning that it lasts can wait for a minute.
@@ -123,14 +107,19 @@ class _LogHandler(logging.Handler):
             if self._omitted:
                 text += f" (and {self._omitted} more came or left)"
                 self._omitted = 0
-        for line in [text] if reporter.as_json else text.splitlines():
-            report(line, record.levelname.lower())
+        for line in [text] if self.as_json else text.splitlines():
+            self.report(line, record.levelname.lower())
+
+
+reporter = Reporter()
+"""The reporter of this process; the options of the command set it."""
+report = reporter.report
 
 
 def report_log(*, verbose: bool, quiet: bool) -> None:
     """Report the log of the library: warnings, link changes and peers; with `quiet` warnings only, with `verbose` all."""
     log = logging.getLogger("trio_wsout")
-    log.handlers = [_LogHandler()]
+    log.handlers = [reporter]
     log.propagate = False
     log.setLevel(logging.DEBUG if verbose else logging.WARNING)
     for name in ("link", "peers"):
@@ -153,9 +142,6 @@ def escape_controls(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
-
-
-# -- results ------------------------------------------------------------------------------------------------
 
 
 def print_result(text: str) -> bool:

@@ -43,10 +43,7 @@ class UndeliveredFile:
         return f"written to {self._path}"
 
     def open(self) -> None:
-        """Open the file, so that one that can't be written is found before the first event.
-
-        Raise OSError if it can't be written.
-        """
+        """Open the file, so that one that can't be written is found before the first event (by an OSError)."""
         if self._path is not None:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
             standard = str(self._path) in _STANDARD_OUTPUT
@@ -109,7 +106,7 @@ def undelivered_line(line: bytes) -> Undelivered:
 def read_undelivered(line: bytes) -> JsonLine | bytes:
     """Return the event of a line that `--undelivered` wrote, as it was.
 
-    Raise ValueError if the line is something else, or keeps a line that was no JSON.
+    It raises ValueError if the line is something else, or keeps a line that was no JSON.
     """
     text = line.strip()
     whole = JsonLine.read(text)
