@@ -112,8 +112,6 @@ class Run:
         self.undelivered = UndeliveredFile(self.options.undelivered)
         self.connected = self.config.url is None
 
-    # -- the task -----------------------------------------------------------------------------------
-
     @property
     def only_receives(self) -> bool:
         """Whether it reads no input, but prints messages of peers until a signal ends it."""
@@ -140,21 +138,15 @@ class Run:
     @property
     def patience(self) -> float:
         """Seconds without progress after the end of the input that are too many; the rest of shutdown-timeout is for Closes."""
-        return self.config.shutdown_timeout - self._reserve
-
-    @property
-    def _reserve(self) -> float:
-        return min(_RESERVE, self.config.shutdown_timeout / 10)
+        return self.config.shutdown_timeout - min(_RESERVE, self.config.shutdown_timeout / 10)
 
     def shutdown_timeout(self) -> float:
         """Return the seconds that leaving the output may take."""
-        return self._reserve if self.late else self.config.shutdown_timeout
+        return self.config.shutdown_timeout - (self.patience if self.late else 0.0)
 
     def prints_to_the_end(self) -> bool:
         """Return whether to print messages that come while the output ends: not if printing has delayed the deliveries."""
         return not (self.late or self.unprinted)
-
-    # -- events -----------------------------------------------------------------------------------------
 
     def inform(self, text: str) -> None:
         """Report something that is not important with `--quiet`."""
@@ -181,11 +173,10 @@ class Run:
         silence(OUT)
         if isinstance(error, BrokenPipeError):
             self.reader_gone()
-        elif self.only_receives:
-            report(f"standard output: {error.strerror}; what peers sent and is not printed is lost", "error")
+            return
+        report(f"standard output: {error.strerror}; what peers send is no longer printed", "error")
+        if self.only_receives:
             self.feeding.cancel()
-        else:
-            report(f"standard output: {error.strerror}; what peers send is no longer printed", "error")
 
     def reader_gone(self) -> None:
         """Note that nobody reads standard output any more: read no more input, deliver the accepted events, and end."""
@@ -244,15 +235,11 @@ def _find_misuse(run: Run) -> str | None:
 
 
 def _find_misuse_of_receiver(run: Run) -> str | None:
-    unusable = {
-        "--wait-peers": run.options.wait_peers,
-        "--input": run.options.source,
-        "--from-undelivered": run.options.from_undelivered,
-        "--linger": run.linger,
-    }
-    for option, value in unusable.items():
+    options, names = run.options, ("--wait-peers", "--input", "--from-undelivered", "--linger")
+    values = (options.wait_peers, options.source, options.from_undelivered, run.linger)
+    for name, value in zip(names, values, strict=True):
         if value is not None:
-            return f"{option}: mode server-input sends nothing and reads no input; leave it out"
+            return f"{name}: mode server-input sends nothing and reads no input; leave it out"
     return "standard output is closed; mode server-input has no other use" if sys.stdout is None else None
 
 
@@ -268,7 +255,11 @@ async def _prepare_and_run(run: Run) -> int:
             # Opening a named pipe waits until another process has its other end.
             await trio.to_thread.run_sync(run.undelivered.open, abandon_on_cancel=True)
             if run.has_input:
-                descriptor = await trio.to_thread.run_sync(_open_input, run, abandon_on_cancel=True)
+                path, descriptor = run.input_path, 0
+                if path is not None:
+                    descriptor = await trio.to_thread.run_sync(
+                        os.open, path, os.O_RDONLY, abandon_on_cancel=True
+                    )
                 run.lines = InputLines(descriptor, run.config.max_message_size, run.line_too_long)
         except OSError as error:
             report(f"{error.filename}: {error.strerror}", "error")
@@ -284,10 +275,6 @@ async def _prepare_and_run(run: Run) -> int:
             # Not by orjson: a cursor may hold lone surrogates, which this escapes.
             report(json.dumps(asdict(figures)))
     return code
-
-
-def _open_input(run: Run) -> int:
-    return 0 if run.input_path is None else os.open(run.input_path, os.O_RDONLY)
 
 
 async def _run_and_report(run: Run) -> int:
@@ -335,7 +322,9 @@ async def _deliver(run: Run) -> None:
                     async with open_with_hooks(config, hooks) as output:
                         run.statistics, run.began = output.statistics, trio.current_time()
                         lasting.start_soon(_print_received, run, output)  # noqa: ASYNC111 - it ends with the output
-                        _report_addresses(run, output)
+                        addresses = ", ".join(output.statistics().addresses)
+                        if addresses and not run.options.verbose:  # else the log reports them
+                            run.inform(f"listening at {addresses}")
                         if not run.options.quiet and can_show():
                             watching.start_soon(run_status_line, output, config.mode, run.lines)  # noqa: ASYNC111 - statistics can always be read
                         with run.feeding:
@@ -378,9 +367,6 @@ async def _watch_reader(run: Run) -> None:
         run.reader_gone()
 
 
-# -- the output -------------------------------------------------------------------------------------------------
-
-
 async def _print_received(run: Run, output: Output) -> None:
     """Print messages from peers until the output ends; all that wait are written together."""
     as_json = run.config.payload is Payload.JSON
@@ -411,15 +397,6 @@ def _write_to_terminal(lines: bytes) -> None:
     write_text(escape_lines(lines), sys.stdout, OUT)
 
 
-def _report_addresses(run: Run, output: Output) -> None:
-    listener = output.statistics().listener
-    if listener is not None and not run.options.verbose:  # else the log reports them
-        run.inform(f"listening at {', '.join(listener.addresses)}")
-
-
-# -- the input --------------------------------------------------------------------------------------------------
-
-
 async def _feed(run: Run, output: Output, watching: trio.Nursery) -> None:
     """Wait for peers if `--wait-peers` asks for it, send all lines, and wait for answers or for a signal."""
     if run.options.wait_peers is not None:
@@ -437,9 +414,7 @@ async def _feed(run: Run, output: Output, watching: trio.Nursery) -> None:
     elif run.config.mode is Mode.CLIENT and run.number:
         await trio.sleep(_LINGER)
     elif run.config.mode is Mode.CLIENT and not run.unreadable:
-        run.inform(
-            "the input was empty; --stay prints what the peer sends until a signal, --linger for a while"
-        )
+        run.inform("the input was empty; --stay prints what the peer sends until a signal, --linger a while")
 
 
 async def _wait_confirmed(run: Run, output: Output, watching: trio.Nursery) -> None:
@@ -473,8 +448,7 @@ async def _flush(output: Output, confirmed: trio.Event) -> None:
 
 async def _send_lines(run: Run, output: Output, source: InputLines) -> None:
     """Send every line; report and skip those that can't be sent."""
-    batch = run.config.batch
-    documents = batch is not None and batch.mode is BatchMode.DOCUMENT
+    documents = run.config.batch is not None and run.config.batch.mode is BatchMode.DOCUMENT
     read = JsonLine.read if run.options.from_undelivered is None else read_undelivered
     # Most lines find room and need no task switch. With a spool each one waits for the disk.
     try_nowait = run.config.spool is None
@@ -494,8 +468,8 @@ async def _send_lines(run: Run, output: Output, source: InputLines) -> None:
             await output.end_document()
     except OSError as error:
         run.unreadable = True
-        source_name = run.input_path or "standard input"
-        report(f"{source_name}: {error.strerror}; read up to line {run.number}", "error")
+        name = run.input_path or "standard input"
+        report(f"{name}: {error.strerror}; read up to line {run.number}", "error")
 
 
 def _send_nowait(output: Output, line: bytes, read: Callable[[bytes], object]) -> bool:
@@ -520,9 +494,6 @@ async def _send_line(
         run.skip(error)
 
 
-# -- the end ----------------------------------------------------------------------------------------------------
-
-
 def _report_failure(run: Run, failure: OutputError) -> None:
     """Report why the output ended, and append the events that it could not deliver to the file of undelivered events."""
     report(str(failure), "error")
@@ -539,21 +510,18 @@ def _report_unsent(run: Run, lines: InputLines) -> None:
     unsent = [line for line in [*run.unsent, *lines.rest(waiting=waiting)] if line.strip()]
     if unsent:
         run.undelivered.append([undelivered_line(line) for line in unsent])
-        lines_were = count_were(len(unsent), "line")
-        report(
-            f"from line {run.number + 1} on: {lines_were} read and not sent, {run.undelivered.outcome}",
-            "error",
-        )
+        were = f"{count_were(len(unsent), 'line')} read and not sent, {run.undelivered.outcome}"
+        report(f"from line {run.number + 1} on: {were}", "error")
 
 
 def _report_unheard(run: Run, figures: Statistics) -> None:
     """Report messages that some or all peers did not get, although everything went as configured."""
     config, listener = run.config, figures.listener
     # With a link nothing is unheard: a message that the link did not get is undelivered, and reported as such.
-    if listener is not None and listener.unheard and config.history is None and config.url is None:
+    if listener and listener.unheard and config.history is None and config.url is None:
         unheard = count(listener.unheard, "message")
         run.inform(f"no peer was there for {unheard}; --wait-peers 1 waits for one")
-    if listener is not None and listener.lost_by_slow:
+    if listener and listener.lost_by_slow:
         lost = count_were(listener.lost_by_slow, "message")
         run.inform(f"{lost} lost by slow peers (server.slow-peer: drop-oldest)")
     if figures.dropped and config.mode is not Mode.SERVER_OUTPUT:
