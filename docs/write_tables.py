@@ -21,11 +21,13 @@ What may stand in the first comment:
 from __future__ import annotations
 
 import argparse
+import ast
 import inspect
 import os
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
 from enum import Enum
 from importlib import import_module
@@ -196,7 +198,7 @@ def function(name: str) -> str:
     """Return the call of a function, with its parameters."""
     called = resolve_name(name)
     asynchronous = inspect.isasyncgenfunction(inspect.unwrap(called))
-    signature = inspect.signature(called)
+    signature = _signature(called)
     needed = [each for each in signature.parameters.values() if each.default is each.empty]
     rest_of_them = ["…"] if len(needed) < len(signature.parameters) else []
     call = f"{called.__name__}({', '.join([*map(_parameter, needed), *rest_of_them])})"
@@ -221,7 +223,7 @@ def class_(name: str, *, without: tuple[str, ...], constructor: bool, members: b
     described = resolve_name(name)
     parts = [f"### {described.__name__}"]
     if constructor:
-        parts.append(_code(f"{described.__name__}({_parameters(inspect.signature(described))})"))
+        parts.append(_code(f"{described.__name__}({_parameters(_signature(described))})"))
     text, _, rest = _sorted_out(described.__doc__ or "")
     parts += [text, rest]
     if issubclass(described, Enum):
@@ -260,9 +262,9 @@ def _attributes(described: type, without: tuple[str, ...]) -> str:
 def _member(name: str, member: object) -> str:
     """A method or property as an item of a list; empty if it is nothing that one uses."""
     if isinstance(member, property):
-        told, call = member.fget, f"{name}: {inspect.signature(member.fget).return_annotation}"  # type: ignore[arg-type]
+        told, call = member.fget, f"{name}: {_signature(member.fget).return_annotation}"  # type: ignore[arg-type]
     elif inspect.isfunction(member):
-        told, signature = member, inspect.signature(member)
+        told, signature = member, _signature(member)
         call = f"{'await ' if inspect.iscoroutinefunction(member) else ''}{name}({_parameters(signature)})"
         if signature.return_annotation not in {None, "None", signature.empty}:
             call += f" -> {signature.return_annotation}"
@@ -272,6 +274,36 @@ def _member(name: str, member: object) -> str:
     listed = "\n".join(f"- `{key}`: {meaning}" for key, meaning in arguments.items())
     body = "\n\n".join(part for part in (text, listed, rest) if part)
     return f"- {_code(call)}: " + body.replace("\n", "\n  ").replace("\n  \n", "\n\n")
+
+
+def _signature(described: Any) -> inspect.Signature:
+    """The signature of a function or class, with each annotation as it stands in the source."""
+    signature, source = (
+        inspect.signature(described),
+        textwrap.dedent(inspect.getsource(inspect.unwrap(described))),
+    )
+    definition: Any = ast.parse(source).body[0]
+    if isinstance(definition, ast.ClassDef):  # attrs made its constructor of the fields
+        fields_of = (each for each in definition.body if isinstance(each, ast.AnnAssign))
+        told = {ast.unparse(each.target).lstrip("_"): ast.unparse(each.annotation) for each in fields_of}
+    else:
+        arguments = definition.args
+        listed = [
+            *arguments.posonlyargs,
+            *arguments.args,
+            arguments.vararg,
+            *arguments.kwonlyargs,
+            arguments.kwarg,
+        ]
+        told = {each.arg: ast.unparse(each.annotation) for each in listed if each and each.annotation}
+        told["return"] = ast.unparse(definition.returns)
+    parameters = [
+        each.replace(annotation=told.get(each.name, each.annotation))
+        for each in signature.parameters.values()
+    ]
+    return signature.replace(
+        parameters=parameters, return_annotation=told.get("return", inspect.Signature.empty)
+    )
 
 
 def _parameters(signature: inspect.Signature) -> str:
@@ -285,8 +317,7 @@ def _parameters(signature: inspect.Signature) -> str:
 
 
 def _parameter(each: inspect.Parameter) -> str:
-    # The annotation of a constructor that attrs made is a text in quotes.
-    told = str(each.annotation).strip("'")
+    told = each.annotation
     shown = each.name if each.annotation is each.empty else f"{each.name}: {told}"
     star = "*" if each.kind is each.VAR_POSITIONAL else "**" if each.kind is each.VAR_KEYWORD else ""
     return star + (shown if each.default is each.empty else f"{shown} = {_default_text(each.default)}")
