@@ -6,6 +6,7 @@ A command imports those that it needs when it runs, so that help and mistakes ar
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import signal
@@ -30,13 +31,20 @@ _screen = Screen()
 app = App(
     name="trio-wsout",
     help="Deliver events over WebSocket: at least once, in order, and no loss goes unreported.",
-    help_format="markdown",  # each paragraph is one line, for terminals of any width
+    help_format="rich",
     version=version("trio-wsout"),
     version_flags=["--version", "-V"],
     result_action="return_value",
     console=_screen,
     error_console=Screen(stderr=True),
 )
+
+
+def _command(function: Callable[..., int]) -> Callable[..., int]:
+    """Make a function a command. In its help each paragraph is one line, for terminals of any width."""
+    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+    function.__doc__ = "\n\n".join(" ".join(each.split("\n")) for each in paragraphs)
+    return app.command(function)
 
 
 def run_app() -> None:
@@ -81,7 +89,7 @@ def _load(arguments: tuple[str | None, ...], options: ConfigOptions) -> tuple[Co
 _NO_FIELDS, _DEFAULTS = ConfigOptions(), RunOptions()
 
 
-@app.command
+@_command
 def run(
     config: ConfigFile = None,
     /,
@@ -113,7 +121,7 @@ def run(
     return _run_in_trio(run_to_the_end, Run(*loaded, options, linger))
 
 
-@app.command
+@_command
 def check(config: ConfigFile = None, /, *url: Address, fields: ConfigOptions = _NO_FIELDS) -> int:
     """Print the effective configuration, secrets redacted; or every mistake, a line each. Exit code 0 or 2."""
     from trio_wsout.cli.configuration import print_config
@@ -122,7 +130,7 @@ def check(config: ConfigFile = None, /, *url: Address, fields: ConfigOptions = _
     return OK if loaded is not None and print_config(loaded[0]) else CONFIGURATION
 
 
-@app.command
+@_command
 def schema() -> int:
     """Print the JSON Schema of configurations, for editors."""
     from trio_wsout.config import json_schema
@@ -130,20 +138,18 @@ def schema() -> int:
     return OK if print_result(json.dumps(json_schema(), indent=2)) else CONFIGURATION
 
 
-@app.command
+@_command
 def demo(
     *,
-    events: Annotated[int, Parameter(validator=Number(gte=1))] = 2000,
-    rate: Annotated[float, Parameter(validator=Number(gt=0, lt=math.inf))] = 1000,
+    events: Annotated[int, Parameter(help="How many events to send.", validator=Number(gte=1))] = 2000,
+    rate: Annotated[
+        float, Parameter(help="How many events a second.", validator=Number(gt=0, lt=math.inf))
+    ] = 1000,
 ) -> int:
     """Fan events out to five clients over real sockets; one is cut off and resumes, and nothing is lost.
 
     Exit codes: 0 every client has every event once, in order; 2 standard output can't be written; 4 it has
     not; 130 interrupted.
-
-    Args:
-        events: How many events to send.
-        rate: How many events a second.
     """
     from trio_wsout.cli.demo import run_demo
 
