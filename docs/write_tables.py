@@ -46,7 +46,7 @@ _BLOCK = re.compile(r"^<!-- from code: (.+?) -->\n(.*?)^<!-- end -->$", re.MULTI
 _MARK = re.compile(r"^<!-- from code: (.+?) -->$", re.MULTILINE)
 _SPEC = re.compile(r" ?\((?:extra ``\w+``; )?SPEC [^)]*\)")
 _ATTRIBUTE_DOC = re.compile(
-    r'^    (\w+): ((?:(?!\n    """).)*?)(?: = (?:(?!\n    """).)*)?\n    """(.*?)"""',
+    r'^    (\w+): ((?:(?!\n    ["\w]).)*?)(?: = (?:(?!\n    ["\w]).)*)?\n    """(.*?)"""',
     re.MULTILINE | re.DOTALL,
 )
 _CONSTANT_DOC = re.compile(r'^(\w+) = (\d+)\n"""(.*?)"""', re.MULTILINE | re.DOTALL)
@@ -246,7 +246,10 @@ def _attributes(described: type, without: tuple[str, ...]) -> str:
     standard: dict[str, object] = {}
     if has(described):
         standard = {each.name: each.default for each in fields(described) if each.init}
-        found = {each.name: found.get(each.name, (each.type, "")) for each in fields(described)}
+        kinds = _annotations(described)
+        found = {
+            each.name: found.get(each.name, (kinds.get(each.name, ""), "")) for each in fields(described)
+        }
     rows = []
     for name, (kind, told) in found.items():
         if name.startswith("_") or name in without:
@@ -276,27 +279,21 @@ def _member(name: str, member: object) -> str:
     return f"- {_code(call)}: " + body.replace("\n", "\n  ").replace("\n  \n", "\n\n")
 
 
-def _signature(described: Any) -> inspect.Signature:
-    """The signature of a function or class, with each annotation as it stands in the source."""
-    signature, source = (
-        inspect.signature(described),
-        textwrap.dedent(inspect.getsource(inspect.unwrap(described))),
-    )
+def _annotations(described: Any) -> dict[str, str]:
+    """The annotations of a function or class as they stand in the source."""
+    source = textwrap.dedent(inspect.getsource(inspect.unwrap(described)))
     definition: Any = ast.parse(source).body[0]
-    if isinstance(definition, ast.ClassDef):  # attrs made its constructor of the fields
-        fields_of = (each for each in definition.body if isinstance(each, ast.AnnAssign))
-        told = {ast.unparse(each.target).lstrip("_"): ast.unparse(each.annotation) for each in fields_of}
-    else:
-        arguments = definition.args
-        listed = [
-            *arguments.posonlyargs,
-            *arguments.args,
-            arguments.vararg,
-            *arguments.kwonlyargs,
-            arguments.kwarg,
-        ]
-        told = {each.arg: ast.unparse(each.annotation) for each in listed if each and each.annotation}
-        told["return"] = ast.unparse(definition.returns)
+    if isinstance(definition, ast.ClassDef):  # attrs makes its constructor of the fields
+        found = (each for each in definition.body if isinstance(each, ast.AnnAssign))
+        return {ast.unparse(each.target).lstrip("_"): ast.unparse(each.annotation) for each in found}
+    listed = (each for each in ast.walk(definition.args) if isinstance(each, ast.arg) and each.annotation)
+    return {each.arg: ast.unparse(each.annotation) for each in listed} | {
+        "return": ast.unparse(definition.returns)
+    }
+
+
+def _signature(described: Any) -> inspect.Signature:
+    signature, told = inspect.signature(described), _annotations(described)
     parameters = [
         each.replace(annotation=told.get(each.name, each.annotation))
         for each in signature.parameters.values()
