@@ -155,7 +155,7 @@ class Output(trio.abc.SendChannel[Any]):
             raise RuntimeError(
                 "received messages are dropped: ask for them with open_output(…, receive=True)"
             )
-        return self._tree.received
+        return self._tree.received.channel
 
     def statistics(self) -> Statistics:
         """Return a frozen snapshot of the figures; cheap, and allowed at any time."""

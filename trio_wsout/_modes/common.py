@@ -21,7 +21,7 @@ from trio_wsout._tasks.channel import ReceivingEnd, SendingEnd, open_channel
 from trio_wsout._tasks.heartbeat import HeartbeatTask
 from trio_wsout._tasks.inbox import Inbox, RawInbox, Taker
 from trio_wsout._tasks.ledger import Item, Ledger
-from trio_wsout._tasks.received_channel import FollowedHandover, Handover
+from trio_wsout._tasks.received_channel import Handover
 from trio_wsout._tasks.text_files import read_text_file
 from trio_wsout._wire.frames import BINARY, TEXT
 from trio_wsout._wire.peer_log import PeerLog
@@ -75,9 +75,7 @@ class Common:
         """Watches the deadlines of all sessions."""
         ends: tuple[SendingEnd[Item], ReceivingEnd[Item]] = open_channel(_WAITING)
         self.entry, self.queue = ends
-        self.received = Handover(_RECEIVED)
-        if self.follower is not None and config.mode is Mode.CLIENT:
-            self.received = FollowedHandover(_RECEIVED, self.follower)
+        self.received = Handover(_RECEIVED, self.follower if config.mode is Mode.CLIENT else None)
         self.receives = hooks.receive or config.mode is Mode.SERVER_INPUT
         """Whether the application may take messages."""
 

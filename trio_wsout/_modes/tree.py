@@ -16,7 +16,7 @@ from trio_wsout._modes.common import Common
 from trio_wsout._modes.dialled import DialledSide
 from trio_wsout._modes.exchange import Exchange
 from trio_wsout._tasks.ledger import Mark
-from trio_wsout._tasks.received_channel import FollowedHandover
+from trio_wsout._tasks.received_channel import FollowedChannel
 from trio_wsout._tasks.sender import Sender
 from trio_wsout._tasks.spool_journal import SpoolJournal
 from trio_wsout._tasks.wakeup import cancel_when
@@ -216,14 +216,14 @@ class Tree:
             await self.peers.close()
         if self.link is not None:
             await self._link_over.wait()
-            if isinstance(self.received, FollowedHandover):
-                await self._wait_taken(self.received, self.link)
+            if isinstance(self.received.channel, FollowedChannel):
+                await self._wait_taken(self.received.channel, self.link)
 
-    async def _wait_taken(self, received: FollowedHandover, link: DialledSide) -> None:
+    async def _wait_taken(self, channel: FollowedChannel, link: DialledSide) -> None:
         """Save the cursor of what came last, after the application has taken it if it goes on to take messages."""
-        received.end()
+        self.received.end()
         if self.common.hooks.to_the_end():
-            await received.taken_to_the_end.wait()
+            await channel.taken_to_the_end.wait()
         await link.save()
 
     def out_of_time(self) -> None:
