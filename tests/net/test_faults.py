@@ -20,11 +20,10 @@ import trio
 import trio_wsout
 from chaos import Chaos, Fault, Kind, Place, Way, fault_plan, open_chaos
 from history_check import Identity, Verdict, check, event, identify
-from trio_wsout._core.delivery import DeliveryWindow
 from trio_wsout._core.disconnection import Cause
+from trio_wsout._core.resend import LinkSubscription
 from trio_wsout._modes.tree import Tree
 from trio_wsout._tasks.ledger import Ledger
-from trio_wsout._tasks.outbox import Outbox
 from trio_wsout.testing import PeerProtocol
 from trio_wsout.testing.protocol import Close, Ping, Pong, Request, Response
 
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import trustme
-    from trio_wsout._core.message import Message as WindowMessage
     from trio_wsout.testing.protocol import PeerEvent
 
 pytestmark = [pytest.mark.faults, pytest.mark.network]
@@ -699,22 +697,22 @@ async def test_a_peer_that_is_cut_while_a_relay_reads_nothing_overtakes_none_of_
 
 
 def confirm_on_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    def written(window: DeliveryWindow) -> list[WindowMessage]:
-        window.ping_taken()
-        return window.pong_received(trio.current_time())
+    def written(link: LinkSubscription) -> None:
+        link.ping_taken()
+        link.pong_received(trio.current_time())
 
-    monkeypatch.setattr(DeliveryWindow, "written", written)
+    monkeypatch.setattr(LinkSubscription, "written", written)
 
 
 def go_on_behind_what_is_torn(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Outbox.disconnected
+    real = LinkSubscription.disconnected
 
-    def disconnected(outbox: Outbox, disconnection: Any) -> list[Any]:
-        outbox.window.ping_taken()
-        outbox.confirm(outbox.window.pong_received(trio.current_time()))
-        return real(outbox, disconnection)
+    def disconnected(link: LinkSubscription, disconnection: Any) -> None:
+        link.ping_taken()
+        link.pong_received(trio.current_time())
+        real(link, disconnection)
 
-    monkeypatch.setattr(Outbox, "disconnected", disconnected)
+    monkeypatch.setattr(LinkSubscription, "disconnected", disconnected)
 
 
 def drop_the_queue_on_close(monkeypatch: pytest.MonkeyPatch) -> None:

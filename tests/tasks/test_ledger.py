@@ -11,17 +11,19 @@ from trio_wsout._core.message import Accepted, BatchMessage, Message
 from trio_wsout._tasks.ledger import Ledger, Mark
 
 
-def failed(*numbers: int) -> list[tuple[Accepted, str]]:
-    return [(Accepted(b"", event=number, seq=number), "why") for number in numbers]
+async def report(ledger: Ledger, *numbers: int) -> None:
+    """Have these messages settled as undelivered, and reported."""
+    ledger.settle([Accepted(b"", event=number, seq=number) for number in numbers], "why")
+    await ledger.report()
 
 
 async def test_two_who_report_at_a_time_report_each_event_once(autojump_clock: object) -> None:
     sending, taking = trio.open_memory_channel[Undelivered](0)
     ledger, told = Ledger(sending), list[int]()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(ledger.report, failed(1, 2))
+        nursery.start_soon(report, ledger, 1, 2)
         await trio.testing.wait_all_tasks_blocked()
-        nursery.start_soon(ledger.report, failed(3, 4))
+        nursery.start_soon(report, ledger, 3, 4)
         for _ in range(4):
             await trio.sleep(1)
             told.append((await taking.receive()).event)
@@ -35,9 +37,9 @@ async def test_who_is_cancelled_while_it_reports_leaves_the_rest_to_the_other(au
     async with trio.open_nursery() as nursery:
         with trio.move_on_after(1) as cancelled:
             async with trio.open_nursery() as reporting:
-                reporting.start_soon(ledger.report, failed(1, 2))
+                reporting.start_soon(report, ledger, 1, 2)
                 await trio.testing.wait_all_tasks_blocked()
-                nursery.start_soon(ledger.report, failed(3))
+                nursery.start_soon(report, ledger, 3)
         assert cancelled.cancelled_caught
         for _ in range(3):
             told.append((await taking.receive()).event)
@@ -65,7 +67,7 @@ async def test_what_the_channel_refused_is_told_also_where_who_reports_is_cancel
 ) -> None:
     ledger = Ledger(Refusing())
     with trio.move_on_after(1):
-        await ledger.report(failed(1, 2))
+        await report(ledger, 1, 2)
     assert ledger.broken is not None
     assert [item.event for item in ledger.broken.undelivered] == [1]
     assert ledger.undelivered == 1
@@ -74,8 +76,8 @@ async def test_what_the_channel_refused_is_told_also_where_who_reports_is_cancel
 
 async def test_two_breaks_in_a_row_keep_both_sets_of_events_and_the_first_cause() -> None:
     ledger = Ledger(None)
-    await ledger.report(failed(1, 2))
-    await ledger.report(failed(3))
+    await report(ledger, 1, 2)
+    await report(ledger, 3)
     first = ledger.broken
     assert first is not None
     ledger.break_with(trio_wsout.ConnectError("gave up", attempts=1, cause="refused"))
@@ -87,7 +89,7 @@ async def test_two_breaks_in_a_row_keep_both_sets_of_events_and_the_first_cause(
 async def test_a_break_by_something_else_is_told_what_was_undelivered_after_it() -> None:
     ledger = Ledger(None)
     ledger.break_with(trio_wsout.ConnectError("gave up", attempts=1, cause="refused"))
-    await ledger.report(failed(1))
+    await report(ledger, 1)
     assert isinstance(ledger.broken, trio_wsout.ConnectError)
     assert [item.event for item in ledger.broken.undelivered] == [1]
 

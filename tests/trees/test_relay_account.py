@@ -137,7 +137,7 @@ async def test_what_the_link_told_of_is_not_told_again_when_a_peer_still_holds_i
                 await output.wait_peers(1)
                 await output.send("refused")
                 await trio.sleep(1)
-                assert output.statistics().undelivered == 1, "whatever the peer has of it"
+                assert output.statistics().unconfirmed == 1, "the peer may still have it"
                 await output.send("later")
                 await trio.sleep_forever()
     assert taken(taking) == ["refused", "later"]

@@ -2,51 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from attrs import define, field
 
-__all__ = ["Block"]
-
-_FULL = 64 * 1024
-"""Bytes from which on a block takes no further frame: large enough that the system call costs next to nothing for each
-message, small enough that a control frame never waits long."""
-_KEPT = 4
+FULL = 64 * 1024
+"""Bytes of messages from which on a block takes no further one: large enough that the system call costs next to nothing for
+each message, small enough that a control frame never waits long."""
+KEPT = 4
 """Joined pieces of a block that are kept for peers that ask for the same piece later."""
 
 
 @define(eq=False, weakref_slot=False)
 class Block:
-    """A run of frames in a chain of blocks."""
+    """A run of messages in a chain of blocks. Each is framed once, when a peer first asks for it or for one behind it."""
 
     start: int
     """Number of its first message."""
-    frames: list[bytes] = field(factory=list[bytes], init=False)
-    """One for each message."""
+    frame: Callable[[bytes], bytes]
+    """Returns the frame of a message's payload."""
     next: Block | None = field(default=None, init=False)
     """The block behind this one; None if this is the last."""
+    _pieces: list[bytes] = field(factory=list[bytes], init=False)
+    """The frames of the first `_framed` messages, and the payloads of the others."""
+    _framed: int = field(default=0, init=False)
     _size: int = field(default=0, init=False)
     _joined: dict[tuple[int, int], bytes] = field(factory=dict[tuple[int, int], bytes], init=False)
 
-    def append(self, frame: bytes) -> None:
-        """Put a message's frame at the end."""
-        self.frames.append(frame)
-        self._size += len(frame)
+    def append(self, payload: bytes) -> None:
+        """Put a message at the end."""
+        self._pieces.append(payload)
+        self._size += len(payload)
 
     @property
     def is_full(self) -> bool:
         """Whether the block takes no further message."""
-        return self._size >= _FULL
+        return self._size >= FULL
 
     @property
     def end(self) -> int:
         """The number after the last message."""
-        return self.start + len(self.frames)
+        return self.start + len(self._pieces)
 
     def joined(self, first: int, last: int) -> bytes:
         """Return the frames of the messages `first` to before `last`, the same object whenever the same are asked for."""
         blob = self._joined.get((first, last))
         if blob is None:
-            blob = b"".join(self.frames[first - self.start : last - self.start])
-            if len(self._joined) >= _KEPT:
+            pieces, framed, count = self._pieces, self._framed, last - self.start
+            if framed < count:
+                pieces[framed:count] = map(self.frame, pieces[framed:count])
+                self._framed = count
+            blob = b"".join(pieces[first - self.start : count])
+            if len(self._joined) >= KEPT:
                 del self._joined[next(iter(self._joined))]
             self._joined[first, last] = blob
         return blob

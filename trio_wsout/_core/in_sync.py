@@ -13,7 +13,7 @@ from operator import attrgetter
 from attrs import define, field
 
 from trio_wsout._core.blocks import Block
-from trio_wsout._core.subscription import Broadcast, Subscription, Write, half_full
+from trio_wsout._core.subscription import Broadcast, PeerSubscription, Write, half_full
 from trio_wsout.config.sections import Delivery
 
 __all__ = ["InSync"]
@@ -28,11 +28,11 @@ class InSync:
     """Subscriptions that have taken the same messages, to the last one, and have room for more."""
 
     _delivery: Delivery
-    members: dict[Subscription, int] = field(factory=dict["Subscription", int], init=False)
+    members: dict[PeerSubscription, int] = field(factory=dict["PeerSubscription", int], init=False)
     """Each with the number of the socket that it is written to, which only the caller uses."""
     position: int = field(default=0, init=False)
     """The first message that they have not taken."""
-    _block: Block = field(factory=lambda: Block(0), init=False)
+    _block: Block = field(factory=lambda: Block(0, bytes), init=False)
     """The block that `position` is in, or one before it; an empty one while there are no members."""
     _writes: list[Write] = field(factory=list[Write], init=False)
     """The broadcasts since all accounts last caught up."""
@@ -45,7 +45,7 @@ class InSync:
     _bytes: int = field(default=0, init=False)
     """No member has more bytes than this in flight."""
 
-    def enter(self, subscription: Subscription, number: int) -> bool:
+    def enter(self, subscription: PeerSubscription, number: int) -> bool:
         """Include a subscription in each broadcast from now on, if it stands where the members stand.
 
         Returns:
@@ -64,16 +64,16 @@ class InSync:
         self._weigh(subscription)
         return True
 
-    def leave(self, subscription: Subscription) -> None:
+    def leave(self, subscription: PeerSubscription) -> None:
         """Exclude a member from further broadcasts: it takes its messages by itself again."""
         self.catch_up(subscription)
         del self.members[subscription]
         subscription.in_sync = False
         if not self.members:
-            self._block = Block(0)
+            self._block = Block(0, bytes)
         subscription.owner.left_sync()
 
-    def catch_up(self, subscription: Subscription) -> None:
+    def catch_up(self, subscription: PeerSubscription) -> None:
         """Bring a member's account up to date, and report that to its owner."""
         if subscription.position == self.position:
             return
@@ -100,7 +100,7 @@ class InSync:
         self._sizes = [0]
         self._missed = None
 
-    def _weigh(self, subscription: Subscription) -> None:
+    def _weigh(self, subscription: PeerSubscription) -> None:
         self._messages = max(self._messages, subscription.in_flight)
         self._bytes = max(self._bytes, subscription.in_flight_bytes)
 

@@ -1,11 +1,11 @@
-"""One log of messages for many peers: their order, their frames, and the messages that all peers have confirmed (SPEC 2 and 10).
+"""The one log of an output: the order of its messages, and those that all readers have confirmed (SPEC 2, 7 and 10).
 
 Rules
 -----
-1. Messages are numbered from 0 in the order in which they are posted. Every peer gets them in that order, from the
-   first that is posted after it joined, and never one that it sent itself.
-2. Frames lie in blocks that all subscriptions share. A subscription takes at most one block at a time; peers that take the
-   same frames get the same bytes object. A block lives as long as a subscription needs it.
+1. Messages are numbered from 0 in the order in which they are posted. Each reader, a peer or the link, has a subscription.
+   It gets them in that order, from the first that is posted after it joined, and never one that came from itself.
+2. Frames lie in blocks that all peers share; they are made when a peer first takes them. A peer takes at most one block at
+   a time; peers that take the same frames get the same bytes object. A block lives as long as a subscription needs it.
 3. A peer's queue is the messages that are posted and not taken: at most `capacity`. When a peer has so many, the log is
    full: before it posts, the caller must let the peers take, and then wait, or disconnect the slow ones, or mark them as
    stuck (policy ``drop-oldest``). Nobody waits for a stuck peer: it loses its oldest messages, which are counted, and gets a
@@ -16,52 +16,59 @@ Rules
    unread, so waiting for them would never end.
 5. Confirmed means, by level: ``written`` handed to the kernel; ``received`` the pong of a ping that was written after it;
    ``acked`` named, or followed, by an acknowledgement.
-6. A message is settled when every peer that had joined when it was posted has confirmed it, has lost it by rule 3, sent it
-   itself, or has left. Messages settle in their order.
+6. A message is settled when every reader that had joined when it was posted has confirmed it, has lost it by rule 3, sent it
+   itself, or has left. Messages settle in their order, each as confirmed, or with the reason for which the link will not
+   deliver it (`resend`, rule 4).
 7. Peers are asked for a confirmation as soon as somebody waits for it (`want`, or a message whose fate is awaited), when
    half of the messages that may be unconfirmed are, and otherwise only by `ask_at`. While there are few peers, they are asked for each
    message.
 8. A peer is stalled when a message was in flight to it for longer than `retry.timeout`. The time in which this side did not
-   read does not count, and where an answer is found late, time for messages still in flight begins anew (`delivery`, rule 5).
+   read does not count, and where an answer is found late, time for messages still in flight begins anew: they
+   could not be asked for before.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import deque
-from itertools import islice
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import attrgetter
 
 from attrs import Factory, define, field
 
 from trio_wsout._core.blocks import Block
 from trio_wsout._core.in_sync import InSync
-from trio_wsout._core.message import Accepted, Message
-from trio_wsout._core.subscription import Broadcast, Owner, Subscription
+from trio_wsout._core.message import Message
+from trio_wsout._core.resend import LinkSubscription, bytes_of
+from trio_wsout._core.subscription import Broadcast, Owner, PeerSubscription, Subscription
 from trio_wsout._core.watermark import Watermark
-from trio_wsout.config.sections import Delivery, DeliveryLevel
+from trio_wsout.config.sections import Delivery, DeliveryLevel, Retry
 
-__all__ = ["Broadcast", "Log", "Owner", "Subscription"]
-
-_KEPT = 256
+KEPT = 256
 """Most messages that may be kept because of a stuck peer, as a multiple of `capacity`."""
-_KEPT_BYTES = 64 * 1024 * 1024
-"""Bytes of frames that may be kept because of a stuck peer."""
-_MANY = 16
+KEPT_BYTES = 64 * 1024 * 1024
+"""Bytes of messages that may be kept because of a stuck peer."""
+MANY = 16
 """From this number of peers on, confirmations are put off while nobody waits for them (rule 7)."""
-_ASK_AFTER = 1.0
+ASK_AFTER = 1.0
 """Seconds after which peers are asked for confirmations that nobody waits for: a ping and its pong cost more than the
 message before them, so one ping serves many messages."""
+
+Settled = list[tuple[list[Message], str | None]]
+"""Messages in order, as runs with the same outcome: None if they are confirmed, or the reason for which they are undelivered."""
 
 
 @define(eq=False)
 class Log:
-    """The log of one listener. Times are absolute seconds of the caller's clock."""
+    """The log of one output. Times are absolute seconds of the caller's clock."""
 
     delivery: Delivery
     timeout: float
     """Seconds that a message may be in flight (rule 8)."""
-    _capacity: int = field(alias="capacity", kw_only=True)
+    _capacity: int = field(default=0, alias="capacity", kw_only=True)
     """Messages in the queue of a peer, at most."""
+    _frame: Callable[[bytes], bytes] | None = field(default=None, alias="frame", kw_only=True)
+    """Returns the frame of a message's payload as peers get it; None if no peer can join."""
     end: int = field(default=0, init=False)
     """The number that the next message gets."""
     dropped: int = field(default=0, init=False)
@@ -72,44 +79,85 @@ class Log:
     """The messages before this one are to be confirmed as soon as possible."""
     ask_at: float | None = field(default=None, init=False)
     """The latest time at which all peers must be asked for confirmations; None if nothing was written since `asked`."""
-    members: set[Subscription] = field(factory=set[Subscription], init=False)
+    link: LinkSubscription | None = field(default=None, init=False)
+    """The subscription of the link; None if there is none."""
+    members: set[PeerSubscription] = field(factory=set[PeerSubscription], init=False)
+    """The subscriptions of peers."""
     in_sync: InSync = field(default=Factory(lambda self: InSync(self.delivery), takes_self=True), init=False)
     """The subscriptions that broadcasts are written to."""
-    positions: Watermark[Subscription] = field(factory=Watermark[Subscription], init=False)
-    """The subscriptions, each at the first message that it has not taken."""
-    confirmed: Watermark[object] = field(factory=Watermark[object], init=False)
-    """The subscriptions, and the link of a relay, each at the first message that it has not confirmed."""
-    _last: Block = field(factory=lambda: Block(0), init=False)
-    _pending: deque[Message] = field(factory=deque["Message"], init=False)
+    positions: Watermark[PeerSubscription] = field(factory=Watermark[PeerSubscription], init=False)
+    """The subscriptions of peers, each at the first message that it has not taken."""
+    confirmed: Watermark[Subscription] = field(factory=Watermark[Subscription], init=False)
+    """All subscriptions, each at the first message that it has not confirmed."""
+    _last: Block = field(
+        default=Factory(lambda self: Block(0, self._frame or bytes), takes_self=True), init=False
+    )
+    _messages: list[Message] = field(factory=list[Message], init=False)
     """The messages that have not settled, from number `_base` on."""
-    _seqs: deque[int] = field(factory=deque[int], init=False)
-    """The sequence number of the last event of each message in `_pending`."""
+    _failed: dict[int, str] = field(factory=dict[int, str], init=False)
+    """Those of them that will not be delivered, each with the reason."""
     _base: int = field(default=0, init=False)
     _base_seq: int = field(default=0, init=False)
+    """The last event before them."""
     _bytes: int = field(default=0, init=False)
-    """Bytes of all messages in `_pending`."""
+    """Their bytes, if peers can join."""
 
     # -- the log --------------------------------------------------------------------------------------
 
-    def post(self, message: Message, frame: bytes, source: Subscription | None = None) -> None:
-        """Put a message, framed, at the end; `source` is the subscription of the peer that sent it, None if none did."""
-        block = self._last
-        if block.is_full:
-            block.next = self._last = block = Block(self.end)
-        block.append(frame)
+    def post(self, message: Message, source: Subscription | None = None) -> None:
+        """Put a message at the end; `source` is the subscription from whose connection it came, None if it came from none."""
+        number, size = self.end, len(message.payload)
         if source is not None and source.joined:
             self.leave_sync(source)
-            source.posted(self.end)
-        self._pending.append(message)
-        self._bytes += len(message.payload)
-        self._seqs.append(message.last_seq)
-        self.end += 1
+            source.posted(number)
+        self._messages.append(message)
+        self.end = number + 1
+        if self.link is not None and source is not self.link:
+            self.link.posted_others(size)
+        if self._frame is not None:
+            self._post_to_peers(message, size)
+
+    def _post_to_peers(self, message: Message, size: int) -> None:
+        block = self._last
+        if block.is_full:
+            block.next = self._last = block = Block(self.end - 1, block.frame)
+        block.append(message.payload)
+        self._bytes += size
         if not self.members:
             self.unheard += 1
             return
         self._drop_oldest()
-        if len(self.members) < _MANY or message.awaited:
+        if len(self.members) < MANY or message.awaited:
             self.wanted = self.end
+
+    def offer(self, message: Message, source: Subscription | None = None) -> bool:
+        """Post a message if every peer has room for it; return whether they had.
+
+        Where no peer can join, the link must have room. A link beside peers makes nobody wait here, because what comes down
+        it has to go on: see `LinkSubscription.full`.
+        """
+        if self._frame is None:
+            room = self.link is not None and self.link.has_room(1, len(message.payload))
+        else:
+            room = not self.full
+        if room:
+            self.post(message, source)
+        return room
+
+    def offer_many(self, messages: Sequence[Message]) -> int:
+        """Post messages, in order, as far as the link has room for them; return their number."""
+        link, count, size = self.link, len(messages), bytes_of(messages)
+        if link is None or not link.has_room(count, size):
+            return next((index for index, each in enumerate(messages) if not self.offer(each)), count)
+        # The common case: one check for all of them.
+        self._messages += messages
+        self.end += count
+        link.posted_others(size)
+        return count
+
+    def fail(self, number: int, reason: str) -> None:
+        """Note that a message will not be delivered; it settles with this reason once every subscription is past it."""
+        self._failed[number] = reason
 
     def want(self) -> None:
         """Ask for everything posted so far to be confirmed as soon as possible."""
@@ -118,7 +166,7 @@ class Log:
     def ask_by(self, at: float) -> None:
         """Set `ask_at`, if it is not set, for a write at the time `at`; it is early enough that no peer stalls before."""
         if self.ask_at is None:
-            self.ask_at = at + min(_ASK_AFTER, self.timeout / 2)
+            self.ask_at = at + min(ASK_AFTER, self.timeout / 2)
 
     def asked(self) -> None:
         """Note that all peers were asked for confirmations."""
@@ -126,7 +174,7 @@ class Log:
 
     # -- broadcasts -----------------------------------------------------------------------------------
 
-    def enter_sync(self, subscription: Subscription, number: int) -> bool:
+    def enter_sync(self, subscription: PeerSubscription, number: int) -> bool:
         """Include a subscription in each broadcast from now on, if it stands where the others in sync stand.
 
         Args:
@@ -140,7 +188,7 @@ class Log:
 
     def leave_sync(self, subscription: Subscription) -> None:
         """Exclude a subscription from broadcasts, if it is in sync."""
-        if subscription.in_sync:
+        if isinstance(subscription, PeerSubscription) and subscription.in_sync:
             self.in_sync.leave(subscription)
 
     def next_broadcast(self, now: float) -> Broadcast | None:
@@ -172,7 +220,7 @@ class Log:
         return not all(each.stuck for each in self.positions.at(low))
 
     @property
-    def slow(self) -> list[Subscription]:
+    def slow(self) -> list[PeerSubscription]:
         """The subscriptions that make the log full."""
         low = self.positions.lowest()
         if low is None or self.end - low < self._capacity:
@@ -189,54 +237,65 @@ class Log:
     @property
     def keeps_too_much(self) -> bool:
         """Whether more is unsettled than may be kept because of a stuck peer."""
-        return len(self._pending) > self._capacity * _KEPT or self._bytes > _KEPT_BYTES
+        return len(self._messages) > self._capacity * KEPT or self._bytes > KEPT_BYTES
 
     @property
-    def kept_for(self) -> list[Subscription]:
+    def kept_for(self) -> list[PeerSubscription]:
         """The stuck subscriptions because of which the oldest message is kept."""
         low = self.confirmed.lowest()
         members = () if low is None else self.confirmed.at(low)
-        return [each for each in members if isinstance(each, Subscription) and each.stuck]
+        return [each for each in members if isinstance(each, PeerSubscription) and each.stuck]
 
     # -- settled messages -----------------------------------------------------------------------------
 
-    def settled(self) -> list[Message]:
-        """Take out the messages that have settled since the last call, in order."""
+    def settled(self) -> Settled:
+        """Take out the messages that have settled since the last call."""
         low = self.confirmed.lowest()
-        count = max(0, (self.end if low is None else low) - self._base)
-        self._base += count
-        for _ in range(count):
-            self._base_seq = self._seqs.popleft()
-        settled = [self._pending.popleft() for _ in range(count)]
-        self._bytes -= sum([len(message.payload) for message in settled])
-        return settled
+        return self._out(max(0, (self.end if low is None else low) - self._base))
 
-    def drain(self) -> list[Message]:
-        """Take out all messages that have not settled, in order, because the log has ended."""
-        left = list(self._pending)
-        self._pending.clear()
-        self._bytes = 0
-        self._base_seq = self.last_seq
-        self._seqs.clear()
-        self._base = self.end
-        return left
+    def drain(self) -> Settled:
+        """Take out all messages that have not settled, because the log has ended."""
+        if self.link is not None:
+            self.link.go_on_at(self.end)
+        return self._out(len(self._messages))
+
+    def _out(self, count: int) -> Settled:
+        """Take out the oldest messages."""
+        if not count:
+            return []
+        base, out = self._base, self._messages[:count]
+        del self._messages[:count]
+        self._base = base + count
+        self._base_seq = out[-1].last_seq
+        if self._frame is not None:
+            self._bytes -= bytes_of(out)
+        if not self._failed:  # nearly always
+            return [(out, None)]
+        numbered = groupby(enumerate(out, base), lambda each: self._failed.pop(each[0], None))
+        return [([message for _, message in run], reason) for reason, run in numbered]
 
     @property
     def unsettled(self) -> int:
         """The number of messages that have not settled."""
-        return len(self._pending)
+        return len(self._messages)
 
     # -- subscriptions --------------------------------------------------------------------------------
 
-    def join(self, owner: Owner) -> Subscription:
-        """Return a new subscription to all messages that are posted from now on."""
-        subscription = Subscription(self, owner, self._last, self.end)
+    def join(self, owner: Owner) -> PeerSubscription:
+        """Return a new subscription of a peer to all messages that are posted from now on."""
+        subscription = PeerSubscription(self, self.end, owner, self._last)
         self.members.add(subscription)
         self.positions.add(subscription, self.end)
         self.confirmed.add(subscription, self.end)
         return subscription
 
-    def leave(self, subscription: Subscription) -> None:
+    def join_link(self, retry: Retry) -> LinkSubscription:
+        """Return the subscription of the link, to all messages that are posted from now on."""
+        self.link = LinkSubscription(self, self.end, retry)
+        self.confirmed.add(self.link, self.end)
+        return self.link
+
+    def leave(self, subscription: PeerSubscription) -> None:
         """End a subscription, if it has not ended; messages that it did not confirm settle without it."""
         if subscription.joined:
             self.leave_sync(subscription)
@@ -249,7 +308,7 @@ class Log:
 
     def seq_before(self, number: int) -> int:
         """Return the sequence number of the last event before a message that has not settled; 0 if there is none."""
-        return self._seqs[number - 1 - self._base] if number > self._base else self._base_seq
+        return self._messages[number - 1 - self._base].last_seq if number > self._base else self._base_seq
 
     @property
     def last_seq(self) -> int:
@@ -262,9 +321,8 @@ class Log:
 
     def number_after(self, seq: int) -> int:
         """Return the first message that holds an event after `seq`."""
-        return self._base + bisect_right(self._seqs, seq)
+        return self._base + bisect_right(self._messages, seq, key=attrgetter("last_seq"))
 
-    def between(self, first: int, last: int) -> list[Accepted]:
-        """Return the events of the messages `first` to before `last` that have not settled."""
-        messages = islice(self._pending, max(0, first - self._base), max(0, last - self._base))
-        return [event for message in messages for event in message.events]
+    def between(self, first: int, last: int) -> list[Message]:
+        """Return the messages `first` to before `last` that have not settled."""
+        return self._messages[max(0, first - self._base) : max(0, last - self._base)]

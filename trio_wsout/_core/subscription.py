@@ -1,23 +1,23 @@
-"""One peer's subscription to the log of a listener: its position, its confirmed messages, and its lost ones.
+"""Subscriptions to a log: what every reader of it has, and what a peer of a listener has beside that.
 
-The rules stand in `log`.
+The rules stand in `log`; what only a link has stands in `resend`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from math import inf
-from typing import Any, Protocol
+from typing import Protocol
 
 from attrs import Factory, define, field, frozen
 
 from trio_wsout._core.blocks import Block
-from trio_wsout._core.message import Accepted
+from trio_wsout._core.message import Accepted, Message
 from trio_wsout._core.watermark import Watermark
 from trio_wsout.config.sections import Delivery, DeliveryLevel
-
-__all__ = ["Broadcast", "Owner", "Subscription", "Write", "half_full"]
 
 
 @frozen(eq=False)
@@ -81,11 +81,15 @@ class LogView(Protocol):
     timeout: float
     end: int
     wanted: int
-    positions: Watermark[Subscription]
-    confirmed: Watermark[Any]
+    positions: Watermark[PeerSubscription]
+    confirmed: Watermark[Subscription]
 
     def ask_by(self, at: float) -> None:
         """Note that something was written at this time."""
+        ...
+
+    def fail(self, number: int, reason: str) -> None:
+        """Note why a message will not be delivered."""
         ...
 
     def seq_before(self, number: int) -> int:
@@ -96,19 +100,16 @@ class LogView(Protocol):
         """Return the first message that holds an event after `seq`."""
         ...
 
-    def between(self, first: int, last: int) -> list[Accepted]:
-        """Return the events of the messages `first` to before `last`."""
+    def between(self, first: int, last: int) -> list[Message]:
+        """Return the messages `first` to before `last`."""
         ...
 
 
 @define(eq=False, weakref_slot=False)
-class Subscription:
-    """One peer's subscription. While it is in sync, its fields (except `owner`) are as old as its latest `catch_up`."""
+class Subscription(ABC):
+    """A reader of a log, a peer or a link: its position, its messages in flight, and those that it has confirmed."""
 
     _log: LogView
-    owner: Owner
-    block: Block
-    """The block that holds the message at `position`, or one before that block."""
     position: int
     """The first message that it has not taken."""
     confirmed: int = field(default=Factory(lambda self: self.position, takes_self=True), init=False)
@@ -116,112 +117,62 @@ class Subscription:
     joined: bool = field(default=True, init=False)
     """Whether it belongs to the log; set by the log alone."""
     in_sync: bool = field(default=False, init=False)
-    """Whether broadcasts are written to its peer; set by `InSync` alone."""
+    """Whether broadcasts are written to its peer, so that its account may be old; set by `InSync` alone."""
     writes: deque[Write] = field(factory=deque[Write], init=False)
-    """The messages in flight, oldest first."""
+    """The messages in flight, oldest first; none of them holds a message of its own."""
     in_flight: int = field(default=0, init=False)
     """The number of messages in flight."""
     in_flight_bytes: int = field(default=0, init=False)
-    """The approximate number of bytes in flight."""
-    own: deque[int] | None = field(default=None, init=False)
-    """Messages ahead that its own peer sent; None if it never sent one."""
-    stuck: bool = field(default=False, init=False)
-    """Whether it was found too slow, and has taken nothing since."""
-    dropped: int = field(default=0, init=False)
-    """Messages that it lost by being slow."""
-    gap_after: int | None = field(default=None, init=False)
-    """The last event before lost messages of which the peer got no notice yet; None if there is no such gap."""
+    """The number of bytes in flight; for a peer about that many."""
+    own: list[int] | None = field(default=None, init=False)
+    """The messages from `confirmed` on that came from its own connection, which never gets them; None if none ever did."""
     since_ping: bool = field(default=False, init=False)
     """Whether something was taken since the last ping."""
     _before_ping: int | None = field(default=None, init=False)
     """The first message behind the outstanding ping; None if no ping is out."""
+    _strange_pongs: bool = field(default=False, init=False)
     _paused: bool = field(default=False, init=False)
     _resumed_at: float = field(default=-inf, init=False)
 
     # -- writing ----------------------------------------------------------------------------------------
 
     @property
+    @abstractmethod
+    def ready(self) -> bool:
+        """Whether `take` would return something now."""
+
+    @property
     def has_all(self) -> bool:
         """Whether it has confirmed, or lost, everything that was posted."""
         return self.confirmed == self._log.end
 
-    @property
-    def ready(self) -> bool:
-        """Whether `take` would return something now."""
-        if self.position >= self._log.end or not self.joined:
-            return False
-        delivery = self._log.delivery
-        return self._paused or (
-            self.in_flight < delivery.max_unconfirmed
-            and self.in_flight_bytes < delivery.max_unconfirmed_bytes
-        )
-
-    def take(self, now: float) -> bytes:
-        """Take the next frames to write in one go; empty if there are none but those of its own messages."""
-        if not self.ready:
-            return b""
-        self.stuck = False
-        self._log.ask_by(now)
-        first = self.position
-        block = self._block_at(first)
-        most = self._log.end if self._paused else first + self._log.delivery.max_unconfirmed - self.in_flight
-        last = min(block.end, most)
-        if self.own and self.own[0] < last:
-            frames = self._take_others(block, first, last, now)
-        else:
-            frames = block.joined(first, last)
-            self._note(Write(first, last, len(frames), now))
-        self._move_to(last)
-        return frames
-
-    @property
-    def can_sync(self) -> bool:
-        """Whether it can take each broadcast as it is, until it has no room."""
-        return (
-            self.joined and not (self.stuck or self.own) and self.gap_after is None and not self.is_half_full
-        )
-
-    def broadcast_written(self, write: Write, block: Block) -> None:
-        """Note a broadcast that began at its position, ended in `block`, and reached its peer, too."""
-        self._note(write)
-        self.position = write.last
-        self.block = block
-
     def posted(self, number: int) -> None:
-        """Note that its own peer sent the message `number`."""
+        """Note that the message `number`, the next one, came from its own connection."""
         if self.own is None:
-            self.own = deque()
+            self.own = []
         self.own.append(number)
 
-    def _block_at(self, number: int) -> Block:
-        """Go on to the block that holds a message, and drop those before it."""
-        block = self.block
-        while block.end <= number and block.next is not None:
-            block = block.next
-        self.block = block
-        return block
+    def others(self, first: int, last: int) -> list[tuple[int, int]]:
+        """Return the messages `first` to before `last` without its own, as runs: the first of each, and that behind it."""
+        own, runs = self.own, list[tuple[int, int]]()
+        for number in own[bisect_left(own, first) : bisect_left(own, last)] if own else ():
+            if first < number:
+                runs.append((first, number))
+            first = number + 1
+        if first < last:
+            runs.append((first, last))
+        return runs
+
+    def written(self) -> None:
+        """Note that everything taken was handed to the kernel."""
+        if self._log.delivery.level is DeliveryLevel.WRITTEN:
+            self._confirm_before(self.position)
 
     def _note(self, write: Write) -> None:
         self.writes.append(write)
         self.in_flight += write.last - write.first
         self.in_flight_bytes += write.size
         self.since_ping = True
-
-    def _take_others(self, block: Block, first: int, last: int, now: float) -> bytes:
-        """Take the frames without those of its own messages, which count as confirmed."""
-        own: set[int] = set()
-        while self.own and self.own[0] < last:
-            own.add(self.own.popleft())
-        others = [number for number in range(first, last) if number not in own]
-        frames = b"".join(block.frames[number - block.start] for number in others)
-        if others:
-            self._note(Write(others[0], others[-1] + 1, len(frames), now))
-        return frames
-
-    def written(self) -> None:
-        """Note that everything taken was handed to the kernel."""
-        if self._log.delivery.level is DeliveryLevel.WRITTEN:
-            self._confirm_before(self.position)
 
     # -- confirming ---------------------------------------------------------------------------------------
 
@@ -231,14 +182,9 @@ class Subscription:
         return self.since_ping and self._log.delivery.level is DeliveryLevel.RECEIVED
 
     @property
+    @abstractmethod
     def pings_now(self) -> bool:
-        """Whether the confirmation by a ping is needed now: somebody waits for it, or the room that it makes is needed."""
-        return self.wants_ping and (self.confirmed < self._log.wanted or self.is_half_full)
-
-    @property
-    def is_half_full(self) -> bool:
-        """Whether half of the messages that may be unconfirmed are."""
-        return half_full(self._log.delivery, self.in_flight, self.in_flight_bytes)
+        """Whether the answer to a ping is needed now."""
 
     def ping_taken(self) -> None:
         """Note that a ping goes out behind everything taken so far; it replaces any ping before it."""
@@ -254,6 +200,10 @@ class Subscription:
             if deadline is not None and now >= deadline:
                 self._resumed_at = now
 
+    def strange_pong_received(self) -> None:
+        """Note that a pong came that answers no ping, before any that does."""
+        self._strange_pongs = True
+
     def acked(self, seq: int) -> None:
         """Note that the peer's application has every event up to `seq` (level acked)."""
         if self._log.delivery.level is DeliveryLevel.ACKED:
@@ -261,7 +211,8 @@ class Subscription:
 
     def events_in_flight(self) -> list[Accepted]:
         """Return the events that an acknowledgement may name, oldest first."""
-        return self._log.between(self.confirmed, self.position)
+        messages = self._log.between(self.confirmed, self.position)
+        return [event for message in messages for event in message.events]
 
     def _confirm_before(self, number: int) -> None:
         writes = self.writes
@@ -271,42 +222,14 @@ class Subscription:
             self.in_flight_bytes -= done.size
         if writes and writes[0].first < number:
             write = writes[0]
-            rest = writes[0] = write.behind(number)
+            rest = writes[0] = self._rest(write, number)
             self.in_flight -= number - write.first
             self.in_flight_bytes -= write.size - rest.size
         self._move_confirmed()
 
-    # -- falling behind -------------------------------------------------------------------------------------
-
-    def mark_stuck(self) -> None:
-        """Note that its peer is too slow: nobody waits for it until it takes again."""
-        self.stuck = True
-
-    def clear_stuck(self) -> None:
-        """Note that it is no longer stuck, because the reason is over."""
-        self.stuck = False
-
-    def skip_to(self, number: int) -> int:
-        """Lose the messages before `number`; return how many of them others had sent."""
-        lost = number - self.position
-        while self.own and self.own[0] < number:
-            self.own.popleft()
-            lost -= 1
-        if lost and self.gap_after is None:
-            self.gap_after = self._log.seq_before(self.position)
-        self.dropped += lost
-        self._block_at(number)
-        self._move_to(number)
-        return lost
-
-    def gap_reported(self) -> None:
-        """Note that the peer got the notice of its gap."""
-        self.gap_after = None
-
-    def _move_to(self, number: int) -> None:
-        self._log.positions.move(self, self.position, number)
-        self.position = number
-        self._move_confirmed()
+    def _rest(self, write: Write, number: int) -> Write:
+        """Return a write without the messages before `number`, which are confirmed."""
+        return write.behind(number)
 
     def _move_confirmed(self) -> None:
         """Move `confirmed` to the oldest write in flight; without such a write, to `position`."""
@@ -314,6 +237,8 @@ class Subscription:
         if self.joined:
             self._log.confirmed.move(self, self.confirmed, number)
         self.confirmed = number
+        if self.own and self.own[0] < number:
+            del self.own[: bisect_left(self.own, number)]
 
     # -- time -------------------------------------------------------------------------------------------------
 
@@ -332,3 +257,114 @@ class Subscription:
         """Note that this side reads again, or found that it had not run: time counts from `now`."""
         self._paused = False
         self._resumed_at = now
+
+
+@define(eq=False, weakref_slot=False)
+class PeerSubscription(Subscription):
+    """One peer's subscription. While it is in sync, its fields (except `owner`) are as old as its latest `catch_up`."""
+
+    owner: Owner
+    block: Block
+    """The block that holds the message at `position`, or one before that block."""
+    stuck: bool = field(default=False, init=False)
+    """Whether it was found too slow, and has taken nothing since."""
+    dropped: int = field(default=0, init=False)
+    """Messages that it lost by being slow."""
+    gap_after: int | None = field(default=None, init=False)
+    """The last event before lost messages of which the peer got no notice yet; None if there is no such gap."""
+
+    # -- writing ----------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether `take` would return something now."""
+        if self.position >= self._log.end or not self.joined:
+            return False
+        delivery = self._log.delivery
+        return self._paused or (
+            self.in_flight < delivery.max_unconfirmed
+            and self.in_flight_bytes < delivery.max_unconfirmed_bytes
+        )
+
+    def take(self, now: float) -> bytes:
+        """Take the next frames to write in one go; empty if there are none but those of its own messages."""
+        if not self.ready:
+            return b""
+        self.stuck = False
+        self._log.ask_by(now)
+        block = self._block_at(self.position)
+        most = self._log.end
+        if not self._paused:
+            most = self.position + self._log.delivery.max_unconfirmed - self.in_flight
+        last = min(block.end, most)
+        runs = self.others(self.position, last)
+        frames = [block.joined(first, behind) for first, behind in runs]
+        for (first, behind), run in zip(runs, frames, strict=True):
+            self._note(Write(first, behind, len(run), now))
+        self._move_to(last)
+        return frames[0] if len(frames) == 1 else b"".join(frames)
+
+    @property
+    def can_sync(self) -> bool:
+        """Whether it can take each broadcast as it is, until it has no room."""
+        return (
+            self.joined
+            and not (self.stuck or (self.own and self.own[-1] >= self.position))
+            and self.gap_after is None
+            and not self.is_half_full
+        )
+
+    def broadcast_written(self, write: Write, block: Block) -> None:
+        """Note a broadcast that began at its position, ended in `block`, and reached its peer, too."""
+        self._note(write)
+        self.position = write.last
+        self.block = block
+
+    def _block_at(self, number: int) -> Block:
+        """Go on to the block that holds a message, and drop those before it."""
+        block = self.block
+        while block.end <= number and block.next is not None:
+            block = block.next
+        self.block = block
+        return block
+
+    # -- confirming ---------------------------------------------------------------------------------------
+
+    @property
+    def pings_now(self) -> bool:
+        """Whether the confirmation by a ping is needed now: somebody waits for it, or the room that it makes is needed."""
+        return self.wants_ping and (self.confirmed < self._log.wanted or self.is_half_full)
+
+    @property
+    def is_half_full(self) -> bool:
+        """Whether half of the messages that may be unconfirmed are."""
+        return half_full(self._log.delivery, self.in_flight, self.in_flight_bytes)
+
+    # -- falling behind -------------------------------------------------------------------------------------
+
+    def mark_stuck(self) -> None:
+        """Note that its peer is too slow: nobody waits for it until it takes again."""
+        self.stuck = True
+
+    def clear_stuck(self) -> None:
+        """Note that it is no longer stuck, because the reason is over."""
+        self.stuck = False
+
+    def skip_to(self, number: int) -> int:
+        """Lose the messages before `number`; return how many of them others had sent."""
+        lost = sum([last - first for first, last in self.others(self.position, number)])
+        if lost and self.gap_after is None:
+            self.gap_after = self._log.seq_before(self.position)
+        self.dropped += lost
+        self._block_at(number)
+        self._move_to(number)
+        return lost
+
+    def gap_reported(self) -> None:
+        """Note that the peer got the notice of its gap."""
+        self.gap_after = None
+
+    def _move_to(self, number: int) -> None:
+        self._log.positions.move(self, self.position, number)
+        self.position = number
+        self._move_confirmed()

@@ -7,18 +7,17 @@ from collections.abc import Callable, Collection
 import trio
 
 from trio_wsout._core.admission import Admission
-from trio_wsout._core.log import Log
 from trio_wsout._core.message import Accepted
 from trio_wsout._core.statistics import HistoryStatistics, ListenerStatistics
 from trio_wsout._modes.common import Common
-from trio_wsout._tasks.fan_out import FanOut, gap_frame
+from trio_wsout._tasks.fan_out import gap_frame
 from trio_wsout._tasks.history_journal import HistoryJournal
 from trio_wsout._tasks.inbox import Inbox
 from trio_wsout._tasks.listener import Listener
 from trio_wsout._tasks.replay import Replay
 from trio_wsout._tasks.session import GOING_AWAY, Resumption, Session
 from trio_wsout._wire.accept import Acceptor
-from trio_wsout.config.sections import DeliveryLevel, Mode, OnGap, Server
+from trio_wsout.config.sections import OnGap, Server
 from trio_wsout.stores.from_config import open_history_store
 
 
@@ -29,7 +28,7 @@ class AcceptedSide:
         """Make a listener that gives what a peer sends to the inbox that `inbox_for` makes."""
         config, hooks = common.config, common.hooks
         self._common = common
-        self.fan_out = self._make_fan_out(server)
+        self.fan_out = common.fan_out
         common.ledger.on_awaited = self.fan_out.ask_all
         self.listener = Listener(
             server,
@@ -60,25 +59,6 @@ class AcceptedSide:
                 max_age=config.history.max_age,
                 by_stamp=cursor is None or (cursor.value_field or cursor.value_pointer) is None,
             )
-
-    def _make_fan_out(self, server: Server) -> FanOut:
-        common = self._common
-        config = common.config
-        delivery, advice = config.delivery, "heartbeat: none"
-        if config.mode is not Mode.SERVER_INPUT and delivery.level is not DeliveryLevel.WRITTEN:
-            advice += ", and delivery.level: written"
-        return FanOut(
-            server,
-            delivery.level,
-            common.ledger,
-            common.counters,
-            Log(delivery, config.retry.timeout, capacity=server.send_buffer_capacity),
-            opcode=common.opcode,
-            stamped=delivery.stamp is not None,
-            advice=advice,
-            peer_log=common.peer_log,
-            heartbeat_task=common.heartbeat_task,
-        )
 
     # -- life -------------------------------------------------------------------------------------------
 
@@ -122,10 +102,6 @@ class AcceptedSide:
         if self.history is not None:
             await self.history.aclose()
 
-    def drain(self) -> list[Accepted]:
-        """Take out all events that are in the log and not settled, in order."""
-        return self.fan_out.drain()
-
     def leftovers(self) -> list[Accepted]:
         """Return the events that are not in the log yet, and wait for the history, in order."""
         return [] if self.history is None else self.history.leftovers()
@@ -149,11 +125,6 @@ class AcceptedSide:
         )
 
     # -- figures ----------------------------------------------------------------------------------------
-
-    @property
-    def open_messages(self) -> int:
-        """Messages in the log that are not settled."""
-        return self.fan_out.log.unsettled
 
     @property
     def sessions(self) -> Collection[Session]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 
 from trio_wsout._core.acknowledgement import AckReader
 from trio_wsout._core.callables import CallableError, plain
 from trio_wsout._core.cursor import CursorReader, ReceivedCursor, goes_into_header
 from trio_wsout._core.json_line import value_of_event
+from trio_wsout._core.log import Log
 from trio_wsout._core.message import Accepted, Fate, Refused
 from trio_wsout._core.packing import Packer
 from trio_wsout._core.payload import Base64Error, Encoder
@@ -18,12 +20,13 @@ from trio_wsout._core.statistics import Counters
 from trio_wsout._core.unpacking import Unpacker
 from trio_wsout._modes.hooks import Hooks
 from trio_wsout._tasks.channel import ReceivingEnd, SendingEnd, open_channel
+from trio_wsout._tasks.fan_out import FanOut
 from trio_wsout._tasks.heartbeat import HeartbeatTask
 from trio_wsout._tasks.inbox import Inbox, RawInbox, Taker
 from trio_wsout._tasks.ledger import Item, Ledger
 from trio_wsout._tasks.received_channel import Handover
 from trio_wsout._tasks.text_files import read_text_file
-from trio_wsout._wire.frames import BINARY, TEXT
+from trio_wsout._wire.frames import BINARY, TEXT, plain_frame
 from trio_wsout._wire.peer_log import PeerLog
 from trio_wsout.config.scalars import is_unicode
 from trio_wsout.config.sections import Config, CursorFrom, DeliveryLevel, Mode
@@ -73,11 +76,32 @@ class Common:
         self.peer_log = PeerLog()
         self.heartbeat_task = HeartbeatTask()
         """Watches the deadlines of all sessions."""
+        self.fan_out = self._make_fan_out()
         ends: tuple[SendingEnd[Item], ReceivingEnd[Item]] = open_channel(_WAITING)
         self.entry, self.queue = ends
         self.received = Handover(_RECEIVED, self.follower if config.mode is Mode.CLIENT else None)
         self.receives = hooks.receive or config.mode is Mode.SERVER_INPUT
         """Whether the application may take messages."""
+
+    def _make_fan_out(self) -> FanOut:
+        config, server, frame = self.config, self.config.server, None
+        delivery, advice = config.delivery, "heartbeat: none"
+        if config.mode is not Mode.SERVER_INPUT and delivery.level is not DeliveryLevel.WRITTEN:
+            advice += ", and delivery.level: written"
+        if server is not None:
+            frame = partial(plain_frame, opcode=self.opcode)
+        capacity = 0 if server is None else server.send_buffer_capacity
+        return FanOut(
+            Log(delivery, config.retry.timeout, capacity=capacity, frame=frame),
+            self.ledger,
+            self.counters,
+            server,
+            opcode=self.opcode,
+            stamped=delivery.stamp is not None,
+            advice=advice,
+            peer_log=self.peer_log,
+            heartbeat_task=self.heartbeat_task,
+        )
 
     @property
     def opcode(self) -> int:

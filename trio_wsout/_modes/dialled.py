@@ -10,14 +10,14 @@ import trio
 from trio_wsout._core.callables import CallableError, awaitable
 from trio_wsout._core.disconnection import Cause
 from trio_wsout._core.link import Link, State
-from trio_wsout._core.message import Accepted, Message
+from trio_wsout._core.message import Message
 from trio_wsout._core.received import Gap
 from trio_wsout._core.request import Request, RequestError, build_request, files_named
+from trio_wsout._core.resend import LinkSubscription
 from trio_wsout._core.statistics import LinkStatistics
 from trio_wsout._modes.common import Common
 from trio_wsout._tasks.cursor_saver import CursorSaver
 from trio_wsout._tasks.inbox import Inbox
-from trio_wsout._tasks.outbox import Outbox
 from trio_wsout._tasks.session import Session
 from trio_wsout._tasks.supervisor import Supervisor
 from trio_wsout._tasks.text_files import read_text_files
@@ -34,15 +34,20 @@ _log = logging.getLogger("trio_wsout")
 class DialledSide:
     """The link of an output; `Tree` opens, runs and closes it."""
 
-    def __init__(self, common: Common, outbox: Outbox, inbox: Inbox, *, wanted: bool = False) -> None:
-        """Make a link that sends what `outbox` has, and gives what comes to `inbox`; it dials at once if `wanted`."""
+    def __init__(
+        self,
+        common: Common,
+        subscription: LinkSubscription,
+        inbox: Inbox,
+        *,
+        wanted: bool = False,
+    ) -> None:
+        """Make a link that sends what `subscription` takes, and gives what comes to `inbox`; it dials at once if `wanted`."""
         config, hooks = common.config, common.hooks
         self._common = common
-        self._outbox = outbox
         # Who takes messages needs the link from the start, and may never send.
         self._wanted = wanted or hooks.receive or config.connect.mode is ConnectMode.EAGER
-        self._settle = outbox.on_confirmed
-        outbox.on_confirmed = self._confirmed
+        self._subscription = subscription
         self._link = Link(config.reconnect, refreshable=bool(hooks.token or hooks.headers), urls=config.urls)
         self._cursor_saver: CursorSaver | None = None
         common.sources.update(cursor=lambda: self._sent_cursor, attempt=lambda: str(self._link.attempt))
@@ -59,7 +64,8 @@ class DialledSide:
             config.heartbeat,
             self._link,
             self._dialer,
-            outbox,
+            common.fan_out,
+            subscription,
             inbox,
             self._make_request,
             hooks.drawn,
@@ -81,7 +87,9 @@ class DialledSide:
         self._cursor_saver = CursorSaver(store, self._common.ledger, self._common.counters)
         await self._cursor_saver.load(config.cursor.initial_value, reader)
         follower = self._common.follower
-        if follower is not None:
+        if follower is None:
+            self._common.ledger.on_confirmed.append(self._confirmed)
+        else:
             follower.on_moved, follower.on_gap = self._cursor_saver.moved, _report_gap
 
     async def run(self) -> None:
@@ -118,7 +126,7 @@ class DialledSide:
 
     async def wait_open(self) -> None:
         """Wait until the link is open; a lazy one dials for it."""
-        self._outbox.wanted.notify()
+        self._common.fan_out.wanted.notify()
         await trio.lowlevel.checkpoint()
         while self._link.state is not State.OPEN:
             self._common.ledger.raise_if_broken()
@@ -142,16 +150,7 @@ class DialledSide:
         self._link.close()
         self._supervisor.changed.unpark_all()
 
-    def drain(self) -> list[Accepted]:
-        """Take out all events that are not settled, in order."""
-        return [event for message in self._outbox.window.drain() for event in message.events]
-
     # -- figures ----------------------------------------------------------------------------------------
-
-    @property
-    def open_messages(self) -> int:
-        """Messages that are not settled."""
-        return len(self._outbox.window)
 
     @property
     def sessions(self) -> Collection[Session]:
@@ -160,13 +159,13 @@ class DialledSide:
 
     def statistics(self) -> LinkStatistics:
         """Return the figures of this moment."""
-        window, supervisor = self._outbox.window, self._supervisor
+        subscription, supervisor = self._subscription, self._supervisor
         return LinkStatistics(
             state=self._link.state.value,
             url=self._link.shown_url,
             reconnects=self._link.reconnects,
-            resent=window.resent,
-            window_bytes=window.size,
+            resent=subscription.resent,
+            window_bytes=subscription.size,
             subprotocol=supervisor.subprotocol,
             cursor=self._cursor_value,
             without_cursor=self._common.counters.without_cursor,
@@ -176,7 +175,7 @@ class DialledSide:
 
     def situation(self) -> str:
         """Return the link's state, its last trouble, and the confirmation that its peer never sent."""
-        trouble, silence = self._supervisor.last_error, self._outbox.window.silence
+        trouble, silence = self._supervisor.last_error, self._subscription.silence
         last = f", last trouble: {trouble}" if trouble else ""
         more = f"; {silence}" if silence and silence not in last else ""
         return f"the link is {self._link.state.value}{last}{more}"
@@ -194,10 +193,9 @@ class DialledSide:
         return (None if follower is None else follower.queued) or self._cursor_value
 
     def _confirmed(self, messages: Sequence[Message]) -> None:
-        self._settle(messages)
-        self._link.message_passed()
-        if self._cursor_saver is not None and self._common.follower is None:
-            self._cursor_saver.confirmed(messages)
+        """Have the cursor of messages saved that went up the link."""
+        if self._cursor_saver is not None:
+            self._cursor_saver.confirmed([each for each in messages if each.source is not self._subscription])
 
     async def _make_request(self) -> Request:
         """Make the opening handshake of this attempt, with fresh credentials from the application."""

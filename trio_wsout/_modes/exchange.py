@@ -18,12 +18,12 @@ from trio_wsout._core.edits import Edits
 from trio_wsout._core.json_line import JsonLine
 from trio_wsout._core.message import Accepted
 from trio_wsout._core.received import RawReceived, Received
+from trio_wsout._core.resend import LinkSubscription
 from trio_wsout._modes.common import Common
 from trio_wsout._tasks.channel import SendingEnd
 from trio_wsout._tasks.inbox import Inbox, RawInbox
 from trio_wsout._tasks.ledger import Item
 from trio_wsout._tasks.session import Session
-from trio_wsout._tasks.uplink import Uplink
 from trio_wsout.config.sections import Payload, Server
 from trio_wsout.errors import EventError
 
@@ -59,15 +59,15 @@ class Exchange:
             turns=turns,
         )
 
-    def inbox_of_link(self, uplink: Uplink) -> Inbox:
+    def inbox_of_link(self, link: LinkSubscription) -> Inbox:
         """Return the inbox of the link, whose messages wait for their turn."""
         common = self._common
         turns = self._common.entry.clone(_EACH)
         # While the link has no room, messages from it are taken nevertheless: behind them lie pongs that make room.
-        turns.restrict(lambda: uplink.full)
+        turns.restrict(lambda: link.full)
         return RawInbox(
             common.config.payload,
-            _TurnTaker(self, turns, uplink, common.follower),
+            _TurnTaker(self, turns, link, common.follower),
             common.acks,
             common.counters,
             common.peer_log,
@@ -102,7 +102,7 @@ class Exchange:
         log(f"a message from %s was not passed on: {reason}", message.peer.address, *values)
 
     def accepted_from(
-        self, source: Session | Uplink, item: RawReceived, follower: ReceivedCursor | None
+        self, source: Session | LinkSubscription, item: RawReceived, follower: ReceivedCursor | None
     ) -> Accepted | None:
         """Return a message as an event for all others, counted; None, counted and logged, if it can't be passed on.
 
@@ -191,7 +191,7 @@ class _TurnTaker:
 
     _exchange: Exchange
     _turns: SendingEnd[Item]
-    _source: Session | Uplink
+    _source: Session | LinkSubscription
     _follower: ReceivedCursor | None = None
 
     def put_nowait(self, run: deque[Received]) -> None:

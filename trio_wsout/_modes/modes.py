@@ -3,10 +3,10 @@
 ::
 
     client
-    ├─ sender          events → batches → messages → window, and the socket if it has room
+    ├─ sender          events → batches → messages → log, and the socket if it has room
     ├─ spool journal   with a spool: events → disk, many with one sync; then to the sender
     ├─ heartbeat       the deadlines of the session: ping, warn, cut
-    ├─ supervisor      dials, backs off; and is the session: window → socket, when that had no room
+    ├─ supervisor      dials, backs off; and is the session: log → socket, when that had no room
     │  ├─ reader       always drains; → received; pongs confirm
     │  └─ cursor saver with a cursor: confirmed cursor → store
     ├─ progress        with `receive`: finds that the application takes nothing
@@ -23,6 +23,7 @@
     ├─ supervisor      relay with a url: as in a client; what the peers get goes up
     │  ├─ reader       what comes down → its turn at the sender
     │  └─ cursor saver with a cursor: confirmed cursor → store
+    ├─ reporter        relay with a url: reports what the link will not deliver
     ├─ progress        with `receive`: as in a client
     ├─ peer log        as in a client
     └─ guard           as in a client
@@ -32,7 +33,6 @@ from __future__ import annotations
 
 from typing import Never
 
-from trio_wsout._core.delivery import DeliveryWindow
 from trio_wsout._core.unpacking import Unpacker
 from trio_wsout._modes.accepted import AcceptedSide
 from trio_wsout._modes.common import Common
@@ -44,12 +44,10 @@ from trio_wsout._tasks.backlog import Backlog
 from trio_wsout._tasks.channel import ReceivingEnd
 from trio_wsout._tasks.inbox import Inbox
 from trio_wsout._tasks.ledger import Item
-from trio_wsout._tasks.outbox import Outbox
 from trio_wsout._tasks.sender import FanOutSender, LinkSender, Sender
 from trio_wsout._tasks.session import Session
 from trio_wsout._tasks.spool_journal import SpoolJournal
-from trio_wsout._tasks.uplink import Uplink
-from trio_wsout.config.sections import Config, DeliveryLevel, Mode, Server
+from trio_wsout.config.sections import Config, Mode, Server
 from trio_wsout.stores.from_config import open_spool_store
 
 
@@ -63,26 +61,20 @@ def make_tree(config: Config, hooks: Hooks) -> Tree:
     return _server(common, config.server)
 
 
-def _outbox(common: Common) -> Outbox:
-    config = common.config
-    window = DeliveryWindow(config.delivery, config.retry)
-    writes = config.delivery.level is DeliveryLevel.WRITTEN
-    return Outbox(window, config.retry.timeout, common.ledger, common.opcode, writes, common.heartbeat_task)
-
-
 def _client(common: Common) -> Tree:
     """Events go up the link, by way of the spool if there is one."""
     config, packer, ledger, queue = common.config, common.packer, common.ledger, common.queue
-    outbox = _outbox(common)
-    link = DialledSide(common, outbox, common.inbox(common.received if common.hooks.receive else None))
+    fan_out = common.fan_out
+    inbox = common.inbox(common.received if common.hooks.receive else None)
+    link = DialledSide(common, fan_out.log.join_link(config.retry), inbox)
     if config.spool is not None:
         store = common.hooks.spool or open_spool_store(config.spool, config.spool_bytes)
         backlog = Backlog(store, ledger, common.revive)
         spool = SpoolJournal(store, config.spool_bytes, ledger, backlog)
-        return Tree(common, Sender(packer, backlog, outbox, ledger), link=link, spool=spool)
+        return Tree(common, Sender(packer, backlog, fan_out, ledger), link=link, spool=spool)
     if packer.alone and config.delivery.stamp is None:
-        return Tree(common, LinkSender(packer, queue, outbox, ledger, outbox.window), link=link)
-    return Tree(common, Sender(packer, queue, outbox, ledger), link=link)
+        return Tree(common, LinkSender(packer, queue, fan_out, ledger, fan_out.log), link=link)
+    return Tree(common, Sender(packer, queue, fan_out, ledger), link=link)
 
 
 def _server(common: Common, server: Server) -> Tree:
@@ -105,11 +97,9 @@ def _relay(common: Common, server: Server) -> Tree:
     peers = AcceptedSide(common, server, exchange.inbox_of_peer)
     link = None
     if common.config.url is not None:
-        outbox = _outbox(common)
-        peers.fan_out.uplink = uplink = Uplink(
-            peers.fan_out.log, outbox, common.entry.notify, peers.fan_out.settle
-        )
-        link = DialledSide(common, outbox, exchange.inbox_of_link(uplink), wanted=True)
+        subscription = common.fan_out.log.join_link(common.config.retry)
+        common.fan_out.on_settled = common.entry.notify
+        link = DialledSide(common, subscription, exchange.inbox_of_link(subscription), wanted=True)
     sender = _sender_to(peers, common, directly=link is None)
     return Tree(common, sender, link=link, peers=peers, exchange=exchange)
 

@@ -131,7 +131,7 @@ class Tree:
         found = await spool.open(self.common.epoch)
         self.common.go_on(found.epoch, found.settled)
         self.counters.accepted = found.last - found.settled
-        self.ledger.on_confirmed = spool.confirmed
+        self.ledger.on_confirmed.append(spool.confirmed)
         self.ledger.on_failed = spool.failed
         if found.torn:
             _log.warning("spool %s: a torn end was cut off, of events that were not accepted", spool.location)
@@ -154,6 +154,9 @@ class Tree:
             self.peers.start(nursery)
         if self.link is not None:
             nursery.start_soon(self._run_link, self.link, name="supervisor")
+            if self.peers is not None:
+                # What the link will not deliver settles with the last peer, whose session does not wait for reports.
+                nursery.start_soon(self.ledger.run, name="reporter")
 
     async def _run_link(self, link: DialledSide) -> None:
         await link.run()
@@ -195,7 +198,7 @@ class Tree:
             return
         self.out_of_time()
         # A peer that goes now has not confirmed its last messages, so the account is closed first.
-        self._unsettled = self._drain()
+        self._unsettled = self.common.fan_out.drain()
         self.closing.set()
 
     async def _post_all(self) -> Mark:
@@ -293,7 +296,7 @@ class Tree:
             received=counters.received,
             dropped=counters.dropped,
             queued=accepted - ledger.taken + self._sender.pending,
-            window=open_sides[0].open_messages,
+            window=self.common.fan_out.log.unsettled,
             peers=len(open_sides[0].sessions),
             sent_bytes=counters.sent_bytes + sum(each.sent_bytes for each in sessions),
             received_bytes=counters.received_bytes + sum(each.received_bytes for each in sessions),
@@ -315,15 +318,9 @@ class Tree:
 
     # -- the end ----------------------------------------------------------------------------------------
 
-    def _drain(self) -> list[Accepted]:
-        """Take out all events that are past the sender and not settled, in order."""
-        if self.peers is not None:
-            return self.peers.drain()
-        return [] if self.link is None else self.link.drain()
-
     def _holding(self) -> list[Accepted]:
         """Close the queue; return all events that are accepted and not settled, in order, but those on disk only."""
-        left = self._unsettled + self._drain()
+        left = self._unsettled + self.common.fan_out.drain()
         if self.peers is not None:
             left += self.peers.leftovers()
         left += self._sender.leftovers()

@@ -1,4 +1,4 @@
-"""The fan-out: posts messages to the log that all peers of a listener read, and treats slow peers (SPEC 2 and 10)."""
+"""The fan-out: posts messages to the log that all peers and the link read, and treats slow peers (SPEC 2, 7 and 10)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from attrs import define, field
 from trio_wsout._core.acknowledgement import stamp_of
 from trio_wsout._core.disconnection import BY_SILENCE, Cause, Disconnection
 from trio_wsout._core.history import gap_message
-from trio_wsout._core.log import Broadcast, Log, Subscription
-from trio_wsout._core.message import Accepted, Message
+from trio_wsout._core.log import Log
+from trio_wsout._core.message import Accepted, Message, events_in
 from trio_wsout._core.read_out import could_not_write
+from trio_wsout._core.resend import LinkSubscription
 from trio_wsout._core.statistics import Counters
+from trio_wsout._core.subscription import Broadcast, PeerSubscription, Subscription
 from trio_wsout._tasks.heartbeat import HeartbeatTask, read_out
 from trio_wsout._tasks.ledger import Ledger
 from trio_wsout._tasks.session import Session
-from trio_wsout._tasks.uplink import Uplink
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout._wire.connection import write_to_each
-from trio_wsout._wire.frames import TEXT, plain_frame
+from trio_wsout._wire.frames import TEXT, masked_frames, plain_frame
 from trio_wsout._wire.peer_log import PeerLog
 from trio_wsout.config.sections import DeliveryLevel, Server, SlowPeer
 
@@ -35,20 +36,23 @@ TRY_AGAIN_LATER = 1013
 """Close code for a peer that is too slow."""
 _TURNS = 3
 """Times that the peers' tasks may run before a full queue means that the peer itself is slow."""
+_WRITE = 64 * 1024
+"""Bytes after which a write to the link takes no further message: large enough that the system call costs next to nothing
+for each message, small enough that a control frame never waits long."""
 
 
 @define(eq=False)
 class FanOut:
-    """The peers of a listener, and the log that all of them read; a `Sink`, a `Feed` and a `HasDeadline`.
+    """The log of an output with the waiting around it, its peers, and its link; a `Sink`, a `Feed` and a `HasDeadline`.
 
     A message is framed once, whatever the number of peers.
     """
 
-    _server: Server
-    _level: DeliveryLevel
-    _ledger: Ledger
-    counters: Counters
     log: Log
+    ledger: Ledger
+    counters: Counters
+    _server: Server | None
+    """How peers are treated; None where there are none, in mode client."""
     opcode: int
     """Whether messages are texts (1) or bytes (2): RFC 6455 section 5.2."""
     _stamped: bool = field(alias="stamped")
@@ -59,51 +63,46 @@ class FanOut:
     heartbeat_task: HeartbeatTask
     epoch: int = field(default=0, init=False)
     """The epoch of the stamps."""
-    uplink: Uplink | None = field(default=None, init=False)
-    """The link of a relay, which is one more member; None without a link."""
+    wanted: Wakeup = field(factory=Wakeup, init=False)
+    """Notified when a message waits for the link: a lazy one dials then."""
+    on_settled: Callable[[], object] | None = field(default=None, init=False)
+    """Called when there may be room in the link's window."""
     peers: set[Session] = field(factory=set[Session], init=False)
     idle: set[Session] = field(factory=set[Session], init=False)
-    """Peers whose tasks wait, and that are not in sync: each is written to individually."""
+    """Sessions whose tasks wait, and that are not in sync: each is written to individually."""
     complete: bool = field(default=False, init=False)
     """Whether nothing more will be posted, so that a peer that has everything may go."""
     confirms_writes: bool = field(init=False)
     """Whether a message is confirmed once it is written (level written)."""
     changed: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     """Tasks that wait until a peer comes or goes, or the tree ends, park here."""
-    on_strange_pong: Callable[[], object] | None = field(default=None, init=False)
-    """None: nobody wants to know of pongs that answer no ping."""
     due: float = field(default=inf, init=False)
     ticket: int = field(default=0, init=False)
     _room: Wakeup = field(factory=Wakeup, init=False)
     _warned_of_silence: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.confirms_writes = self._level is DeliveryLevel.WRITTEN
+        self.confirms_writes = self.log.delivery.level is DeliveryLevel.WRITTEN
 
     # -- posting ----------------------------------------------------------------------------------------
 
     def accept(self, message: Message) -> bool:
-        """Post a message if every peer has room for it or must do without it; return whether it was posted."""
-        if self.log.full:
-            return False
-        source: Session | Uplink | None = message.source
-        subscription = None
-        if source is not None:
-            subscription = _subscription(source)
-            if subscription is None and source.sent_early is not None:
-                source.sent_early.add(message.last_seq)
-        self.log.post(message, plain_frame(message.payload, self.opcode), subscription)
-        if self.uplink is not None:
-            self.uplink.offer(message, self.log.end - 1)
-        return True
+        """Post a message if there is room for it; return whether it was posted."""
+        source: Session | LinkSubscription | None = message.source
+        if not isinstance(source, Session):
+            return self.log.offer(message, source)
+        posted = self.log.offer(message, source.subscription)
+        if posted and source.subscription is None and source.sent_early is not None:
+            source.sent_early.add(message.last_seq)
+        return posted
 
     async def put(self, message: Message) -> None:
-        """Post a message; while a peer has no room, wait, or treat that peer according to `slow-peer`."""
+        """Post a message; while there is no room, wait, or treat slow peers according to `slow-peer`."""
         while not self.accept(message):
             await self._make_room()
 
     def notify(self) -> None:
-        """Write all posted messages to all peers.
+        """Write all posted messages to all peers and the link.
 
         The caller's task writes it, and wakes no other, except where a socket has no room or only the peer's own task
         can write (TLS).
@@ -111,14 +110,14 @@ class FanOut:
         log = self.log
         if log.keeps_too_much and (kept_for := log.kept_for):
             self._expel(self._members_of(kept_for))
-        if self._ledger.awaited:
+        if self.ledger.awaited:
             log.want()
         while (broadcast := log.next_broadcast(trio.current_time())) is not None:
             self._broadcast(broadcast)
-        if self.uplink is not None:
-            self.uplink.notify()
-        for peer in [each for each in self.idle if each.subscription is not None and each.subscription.ready]:
-            peer.write_now()
+        for each in [each for each in self.idle if each.subscription is not None and each.subscription.ready]:
+            each.write_now()
+        if log.link is not None and log.link.count:
+            self.wanted.notify()
         self.settle()
 
     def _broadcast(self, broadcast: Broadcast) -> None:
@@ -162,25 +161,31 @@ class FanOut:
         self.ask_all()
 
     def settle(self) -> None:
-        """Confirm the messages that have settled, wake the task that waits for room, and see when to ask for confirmations."""
-        if self.uplink is not None:
-            self.uplink.advance()
-        messages: Sequence[Message] = self.log.settled()
-        if self.uplink is not None:
-            messages = self.uplink.delivered(messages)
-        if messages:
-            self._ledger.confirm(messages)
-        if not self.log.full:
+        """Confirm the messages that have settled, wake the task that waits for room, and see when to ask for confirmations.
+
+        Messages that the link will not deliver wait in the ledger to be reported.
+        """
+        settled = self.log.settled()
+        for messages, reason in settled:
+            self.ledger.settle(messages, reason)
+        if settled or (self._server is not None and not self.log.full):
             self._room.notify()
+        if self.on_settled is not None:
+            self.on_settled()
         self.heartbeat_task.reschedule(self)
 
     def drain(self) -> list[Accepted]:
-        """Take out all events that have not settled, in order, because the output has ended."""
-        messages: Sequence[Message] = self.log.drain()
-        if self.uplink is not None:
-            messages = self.uplink.delivered(messages)
-            self.uplink.drain()
-        return [event for message in messages for event in message.events]
+        """Take out all events that have not settled, in order, because the output has ended.
+
+        Those that the link will not deliver are left to the ledger, with their reasons.
+        """
+        left: list[Accepted] = []
+        for messages, reason in self.log.drain():
+            if reason is None:
+                left += [event for message in messages for event in message.events]
+            else:
+                self.ledger.settle(messages, reason)
+        return left
 
     # -- Feed -------------------------------------------------------------------------------------------
 
@@ -189,24 +194,19 @@ class FanOut:
         """Seconds that a message may be in flight (retry.timeout)."""
         return self.log.timeout
 
-    @property
-    def idle_timeout(self) -> float | None:
-        """Seconds without a message in either direction before Close 1001; None if a peer may be idle for ever."""
-        return self._server.idle_timeout
-
-    def join(self, session: Session) -> Subscription:
+    def join(self, session: Session) -> PeerSubscription:
         """Return a subscription to the messages that are posted from now on."""
         return self.log.join(session)
 
     def leave(self, session: Session) -> None:
-        """End the subscription, if there is one; messages that only this peer did not confirm settle without it."""
+        """End the subscription of a peer, if there is one; messages that only this peer did not confirm settle without it."""
         subscription = _subscription(session)
         if subscription is not None:
             self.log.leave(subscription)
 
     def catch_up(self, session: Session) -> None:
         """Bring the account of a peer in sync up to date."""
-        self.log.in_sync.catch_up(cast("Subscription", session.subscription))
+        self.log.in_sync.catch_up(cast("PeerSubscription", session.subscription))
 
     def became_idle(self, session: Session) -> None:
         """Add a peer to the broadcasts if it has everything and its socket can be written to; otherwise add it to `idle`."""
@@ -224,7 +224,9 @@ class FanOut:
 
     def take(self, session: Session) -> tuple[bytes, int, int]:
         """Take the next messages; return their frames, after a notice of a gap if there is one, and how many messages and events."""
-        subscription = cast("Subscription", session.subscription)
+        subscription = _subscription(session)
+        if subscription is None:
+            return self._take_up(session.subscription)
         gap_after, before = subscription.gap_after, subscription.position
         frames, after = subscription.take(trio.current_time()), subscription.position
         if gap_after is not None:
@@ -232,59 +234,71 @@ class FanOut:
             frames = self.lost_frame(gap_after, before) + frames
         return frames, after - before, self.log.seq_before(after) - self.log.seq_before(before)
 
-    def warn(self, text: str) -> None:
-        """Log a warning about a peer."""
-        self.peer_log.warning(text)
+    def _take_up(self, link: Subscription | None) -> tuple[bytes, int, int]:
+        """Take the next messages for the link; return their frames, and how many messages and events count as written."""
+        if not isinstance(link, LinkSubscription):
+            return b"", 0, 0
+        messages = link.take(trio.current_time(), _WRITE)
+        frames = b"".join(masked_frames([message.payload for message in messages], self.opcode))
+        # A relay counts what it writes to its peers.
+        return (frames, len(messages), events_in(messages)) if self._server is None else (frames, 0, 0)
+
+    def warn(self, session: Session, text: str) -> None:
+        """Log a warning about a session."""
+        (self.peer_log.warning if session in self.peers else _log.warning)(text)
 
     # -- slow peers -------------------------------------------------------------------------------------
 
     async def _make_room(self) -> None:
-        """Wait until no peer makes the log full, or treat those that do according to `slow-peer`."""
+        """Wait until there may be room, or treat the peers that make the log full according to `slow-peer`."""
         self.notify()
+        if self._server is None:
+            await self._room.wait()
+            return
         for _ in range(_TURNS):
             await trio.lowlevel.checkpoint()
             if not self.log.full:
                 return
-        policy = self._server.slow_peer
+        policy, within = self._server.slow_peer, self._server.slow_peer_timeout
         if policy is SlowPeer.WAIT:
-            until = trio.current_time() + self._server.slow_peer_timeout
+            until = trio.current_time() + within
             with trio.move_on_at(until):  # noqa: ASYNC912 - the log is full, so it waits
                 while self.log.full:
                     await self._room.wait()
                 return
-            self._expel(await self._slow_after_reading(until))
+            self._expel(await self._slow_after_reading(until, within))
         elif policy is SlowPeer.DROP_OLDEST:
             for subscription in self.log.slow:
                 subscription.mark_stuck()
         else:
-            self._expel(await self._slow_after_reading(None))
+            self._expel(await self._slow_after_reading(None, within))
 
-    async def _slow_after_reading(self, until: float | None) -> list[Session]:
+    async def _slow_after_reading(self, until: float | None, within: float) -> list[Session]:
         """Return the peers that make the log full even after everything in their sockets was read.
 
-        The peers had time until `until`; None if they had none. This process may not have run for a while: a peer that took
+        The peers had time until `until`, for `within` seconds; None if they had none. This process may not have run for a while: a peer that took
         some of the waiting frames meanwhile gets its time anew.
         """
         found_room = await read_out([each.connection for each in self._members_of(self.log.slow)])
         slow = self._members_of(self.log.slow)
         if until is not None:
-            late, timeout = trio.current_time() - until, self._server.slow_peer_timeout
+            late = trio.current_time() - until
             slow = [
                 each
                 for each in slow
                 if each.connection not in found_room
-                and not could_not_write(each.connection.motion, late, timeout)
+                and not could_not_write(each.connection.motion, late, within)
             ]
         return slow
 
-    def _members_of(self, subscriptions: Sequence[Subscription]) -> list[Session]:
+    def _members_of(self, subscriptions: Sequence[PeerSubscription]) -> list[Session]:
         """Return the peers that these subscriptions belong to, without those that are gone."""
         wanted = set(subscriptions)
         return [each for each in self.peers if each.subscription in wanted]
 
     @property
     def _closes_slow(self) -> bool:
-        return self._server.slow_peer is SlowPeer.DISCONNECT
+        return self._server is not None and self._server.slow_peer is SlowPeer.DISCONNECT
 
     def _expel(
         self, slow: Sequence[Session], why: str = "peer %s does not keep up and is closed with 1013"
@@ -301,7 +315,7 @@ class FanOut:
         """
         if not self._stamped:
             return b""
-        first = next(iter(self.log.between(number, number + 1)), None)
+        first = next((message.events[0] for message in self.log.between(number, number + 1)), None)
         return gap_frame(
             stamp_of(self.epoch, after), None if first is None else stamp_of(self.epoch, first.seq)
         )
@@ -357,7 +371,7 @@ class FanOut:
         if self._warned_of_silence:
             return
         stalled = disconnection.cause is Cause.STALLED
-        if stalled and self._level is DeliveryLevel.ACKED:
+        if stalled and self.log.delivery.level is DeliveryLevel.ACKED:
             what = "acknowledged nothing within retry.timeout; for peers that acknowledge nothing"
             instead = "delivery.level: received"
         elif peer.monitor.unanswered:
@@ -374,12 +388,14 @@ def gap_frame(asked: str | None, first: str | None) -> bytes:
     return plain_frame(gap_message(asked, first), TEXT)
 
 
-def _owner(subscription: Subscription) -> Session:
+def _owner(subscription: PeerSubscription) -> Session:
     return cast("Session", subscription.owner)
 
 
-def _subscription(session: Session | Uplink) -> Subscription | None:
-    return cast("Subscription | None", session.subscription)  # the fan-out's sessions have no other accounts
+def _subscription(session: Session) -> PeerSubscription | None:
+    """Return the subscription of a peer; None if it has none yet, or if it is the link."""
+    subscription = session.subscription
+    return subscription if isinstance(subscription, PeerSubscription) else None
 
 
 def _why(disconnection: Disconnection | None) -> str:

@@ -13,6 +13,7 @@ from trio_wsout._core.batching import Document
 from trio_wsout._core.message import Accepted, Fate, Message, events_in
 from trio_wsout._core.settled import Settled
 from trio_wsout._tasks.received_channel import Handover
+from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import DeliveryError, OutputError, Undelivered
 
 __all__ = ["Ledger", "Mark", "Receipt"]
@@ -108,7 +109,10 @@ class Ledger:
 
     _channel: trio.abc.SendChannel[Undelivered] | None
     """Takes undelivered events; without it, they break the output."""
-    on_confirmed: Callable[[Sequence[Message]], object] | None = field(default=None, init=False)
+    on_confirmed: list[Callable[[Sequence[Message]], object]] = field(
+        factory=list["Callable[[Sequence[Message]], object]"], init=False
+    )
+    """Called with confirmed messages."""
     on_failed: Callable[[Accepted], object] | None = field(default=None, init=False)
     on_awaited: Callable[[], object] | None = field(default=None, init=False)
     """Called when a task begins to wait for confirmations."""
@@ -127,6 +131,7 @@ class Ledger:
     """Marks that are past the sender and not reached, in order."""
     _reporting: deque[tuple[Accepted, str]] = field(factory=deque[tuple[Accepted, str]], init=False)
     """Undelivered events that are not reported yet, each with its reason."""
+    _to_report: Wakeup = field(factory=Wakeup, init=False)
     _one_reports: trio.Lock = field(factory=trio.Lock, init=False)
 
     # -- fates ----------------------------------------------------------------------------------------
@@ -145,8 +150,8 @@ class Ledger:
             for accepted in message.events:
                 if accepted.fate is not None:
                     accepted.fate.confirmed(message.document)
-        if self.on_confirmed is not None:
-            self.on_confirmed(messages)
+        for each in self.on_confirmed:
+            each(messages)
         first, last = messages[0].events[0].seq, messages[-1].last_seq
         if last - first == count - 1:
             self._settle(first, last)
@@ -155,13 +160,26 @@ class Ledger:
                 for accepted in message.events:
                     self._settle(accepted.seq, accepted.seq)
 
+    def settle(self, messages: Sequence[Message], reason: str | None) -> None:
+        """Confirm messages, or if there is a reason why they are undelivered, have the next `report` report their events."""
+        if reason is None:
+            self.confirm(messages)
+        else:
+            self._reporting.extend([(event, reason) for message in messages for event in message.events])
+            self._to_report.notify()
+
     def refused(self, accepted: Accepted, reason: str) -> None:
         """Have the next `report` report an event as undelivered."""
         self._reporting.append((accepted, reason))
 
-    async def report(self, failed: Iterable[tuple[Accepted, str]] = ()) -> None:
-        """Send these undelivered events, and those that were `refused`, to the channel; without one, break the output."""
-        self._reporting.extend(failed)
+    async def run(self) -> None:
+        """Report undelivered events until cancelled, where they settle while no task waits to report them."""
+        while True:
+            await self._to_report.wait()
+            await self.report()
+
+    async def report(self) -> None:
+        """Send the undelivered events to the channel; without one, break the output."""
         lost: list[Undelivered] = []
         try:
             # The task that has the lock reports for all that come meanwhile: each event once, in order.

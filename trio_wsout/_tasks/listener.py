@@ -186,7 +186,9 @@ class Listener:
         resumption = await self._resumption(guest)
         if resumption is None:
             return None
-        session = Session(guest.peer, HeartbeatMonitor(self._heartbeat), self._fan_out)
+        session = Session(
+            guest.peer, HeartbeatMonitor(self._heartbeat), self._fan_out, self._server.idle_timeout
+        )
         headers: list[tuple[str, str]] = []
         if resumption.resumed is not None:
             headers.append((_STATUS, "resumed" if resumption.resumed else "gap"))

@@ -1,4 +1,4 @@
-"""The sender: accepted events become batches, batches become messages, and these go to the log or the window."""
+"""The sender: accepted events become batches, batches become messages, and these go to the log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Generic, Protocol, TypeVar, cast
 import trio
 from attrs import define, field
 
-from trio_wsout._core.delivery import DeliveryWindow
 from trio_wsout._core.log import Log
 from trio_wsout._core.message import Accepted, Message, Refused, all_plain
 from trio_wsout._core.packing import Packer
@@ -183,11 +182,11 @@ class FanOutSender(Sender[ReceivingEnd[Item]]):
 class LinkSender(Sender[ReceivingEnd[Item]]):
     """A sender to a link of events that go as they are: each alone in its message, without a stamp.
 
-    Everything that waits and has room in the window goes there in one go, so that numbering an event and moving it costs
-    a part of encoding it. Only items that must wait, or are no plain events, go singly.
+    Everything that waits and that the link has room for goes into the log in one go, so that numbering an event and
+    moving it costs a part of encoding it. Only items that must wait, or are no plain events, go singly.
     """
 
-    _window: DeliveryWindow
+    _log: Log
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -200,11 +199,11 @@ class LinkSender(Sender[ReceivingEnd[Item]]):
             self._sink.notify()
 
     def _move(self) -> int:
-        """Move the events that have room to the window and return how many; none if an item of another kind waits."""
+        """Move the events that the link has room for to the log and return how many; none if an item of another kind waits."""
         waiting = self._source.waiting
         if not all_plain(waiting):
             return 0
-        count = self._window.accept_many(cast("Sequence[Accepted]", waiting))
+        count = self._log.offer_many(cast("Sequence[Accepted]", waiting))
         self._packer.number_many(cast("list[Accepted]", self._source.take(count)))
         self._ledger.taken += count
         return count

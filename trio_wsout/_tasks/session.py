@@ -13,7 +13,7 @@ stream is none that others can write to (TLS). The deadlines of all sessions are
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from math import inf
 from typing import Protocol
@@ -21,13 +21,13 @@ from typing import Protocol
 import trio
 from attrs import define, field, frozen
 
-from trio_wsout._core.account import Account
 from trio_wsout._core.acknowledgement import AckReader
 from trio_wsout._core.cursor import MISSING
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.heartbeat import HeartbeatMonitor, Pulse
 from trio_wsout._core.read_out import could_not_write
 from trio_wsout._core.received import Peer, Received
+from trio_wsout._core.subscription import Subscription
 from trio_wsout._tasks.heartbeat import HeartbeatTask, Suspect
 from trio_wsout._tasks.inbox import Inbox, Taker
 from trio_wsout._tasks.wakeup import Wakeup, earliest
@@ -50,7 +50,7 @@ _DRAIN = 1.0
 
 
 class Feed(Protocol):
-    """What the sessions of an output are written from; `FanOut` for peers, `Outbox` for a link."""
+    """What the sessions of an output are written from; `FanOut` is one."""
 
     heartbeat_task: HeartbeatTask
     idle: set[Session]
@@ -67,26 +67,16 @@ class Feed(Protocol):
         ...
 
     @property
-    def idle_timeout(self) -> float | None:
-        """Seconds without a message in either direction before Close 1001; None if a session may be idle for ever."""
-        ...
-
-    @property
     def confirms_writes(self) -> bool:
         """Whether a message is confirmed once it is written (level written)."""
         ...
 
-    @property
-    def on_strange_pong(self) -> Callable[[], object] | None:
-        """Called when a pong comes that answers no ping, and none has before; None if nobody wants to know."""
-        ...
-
-    def join(self, session: Session) -> Account:
+    def join(self, session: Session) -> Subscription:
         """Return the account of a session that gets the messages from now on."""
         ...
 
     def leave(self, session: Session) -> None:
-        """End the account, if there is one: messages that only this session did not confirm settle without it."""
+        """End the account, if it is a peer's: messages that only this session did not confirm settle without it."""
 
     def catch_up(self, session: Session) -> None:
         """Bring the account of a session in sync up to date."""
@@ -107,7 +97,7 @@ class Feed(Protocol):
     def became_busy(self, session: Session) -> None:
         """Let nobody write to the session but its own task."""
 
-    def warn(self, text: str) -> None:
+    def warn(self, session: Session, text: str) -> None:
         """Log a warning about a session."""
 
 
@@ -153,6 +143,8 @@ class Session:
     peer: Peer
     monitor: HeartbeatMonitor
     _feed: Feed
+    _idle_timeout: float | None = None
+    """Seconds without a message in either direction before Close 1001; None if the session may be idle for ever."""
     connection: Connection = field(init=False)
     due: float = field(default=inf, init=False)
     ticket: int = field(default=0, init=False)
@@ -160,7 +152,7 @@ class Session:
     """The time of the latest message in either direction."""
     heard: bool = field(default=False, init=False)
     """Whether a message came."""
-    subscription: Account | None = field(default=None, init=False)
+    subscription: Subscription | None = field(default=None, init=False)
     """Its account; while in sync, it may be old (`catch_up`). None until its replay has caught up, and at the end."""
     sent_early: set[int] | None = field(default=None, init=False)
     """Numbers of the events that its peer sent before it had a subscription, and that its replay has not passed; None if
@@ -269,9 +261,9 @@ class Session:
 
     # -- account --------------------------------------------------------------------------------------------
 
-    def join(self) -> None:
-        """Get the messages that are posted from now on."""
-        self.subscription = self._feed.join(self)
+    def join(self, subscription: Subscription | None = None) -> None:
+        """Get the messages that `subscription` has; without one, those that are posted from now on."""
+        self.subscription = subscription or self._feed.join(self)
         if self._paused:
             self.subscription.reading_paused()
 
@@ -279,7 +271,7 @@ class Session:
         self._feed.leave(self)
         self._feed.settle()
 
-    def catch_up(self) -> Account | None:
+    def catch_up(self) -> Subscription | None:
         """Return the account, up to date; None until the replay has caught up."""
         if self.subscription is not None and self.subscription.in_sync:
             self._feed.catch_up(self)
@@ -492,12 +484,13 @@ class Session:
 
     def _pong_received(self, payload: bytes) -> None:
         # Called by the reader itself: a task for pongs would cost a task switch for each.
-        if self.monitor.pong_received(payload):
-            if (account := self.catch_up()) is not None:
-                account.pong_received(trio.current_time())
-                self._confirmed()
-        elif not self.monitor.answered and self._feed.on_strange_pong is not None:
-            self._feed.on_strange_pong()
+        confirms = self.monitor.pong_received(payload)
+        account = self.catch_up()
+        if account is not None and confirms:
+            account.pong_received(trio.current_time())
+            self._confirmed()
+        elif account is not None and not self.monitor.answered:
+            account.strange_pong_received()
 
     def _confirmed(self) -> None:
         """Go on after a confirmation: it may have made room, or been the last, and more may have to be asked for."""
@@ -512,7 +505,7 @@ class Session:
     # -- deadlines ----------------------------------------------------------------------------------------------
 
     def _idle_at(self) -> float | None:
-        timeout = self._feed.idle_timeout
+        timeout = self._idle_timeout
         if timeout is None or self._paused or self._close_code is not None:
             return None
         self.catch_up()
@@ -556,7 +549,7 @@ class Session:
         elif pulse is Pulse.CUT:
             self.connection.end(Disconnection(cause=Cause.UNHEALTHY, detail=detail))
         elif pulse is Pulse.WARN:
-            self._feed.warn(detail)
+            self._feed.warn(self, detail)
         return pulse is Pulse.READ
 
     def judge(self, *, found_room: bool) -> None:

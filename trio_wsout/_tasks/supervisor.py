@@ -13,12 +13,12 @@ from trio_wsout._core.callables import plain
 from trio_wsout._core.disconnection import BY_SILENCE, Cause, Disconnection
 from trio_wsout._core.heartbeat import HeartbeatMonitor
 from trio_wsout._core.link import Link, LinkChange, State
-from trio_wsout._core.message import Accepted
 from trio_wsout._core.received import Peer
 from trio_wsout._core.request import Request
+from trio_wsout._core.resend import LinkSubscription
+from trio_wsout._tasks.fan_out import FanOut
 from trio_wsout._tasks.heartbeat import HandshakeDeadline
 from trio_wsout._tasks.inbox import Inbox
-from trio_wsout._tasks.outbox import Outbox
 from trio_wsout._tasks.session import NORMAL, Session
 from trio_wsout._wire.connection import Connection
 from trio_wsout._wire.dial import Dialer
@@ -43,7 +43,8 @@ class Supervisor:
     _heartbeat: Heartbeat | None
     _link: Link
     _dialer: Dialer
-    _outbox: Outbox
+    _fan_out: FanOut
+    _subscription: LinkSubscription
     _inbox: Inbox
     _make_request: Callable[[], Awaitable[Request]]
     """Makes the opening handshake of an attempt."""
@@ -91,15 +92,15 @@ class Supervisor:
     async def _keep_open(self) -> None:
         link = self._link
         if link.state is State.IDLE:
-            await self._outbox.wanted.wait()
+            await self._fan_out.wanted.wait()
             link.wanted()
         while True:
             self._announce(None)
-            disconnection, undelivered = await self._attempt()
+            disconnection = await self._attempt()
             if not self._closing:
                 self._link_ended(disconnection)
             # After the change of state: this waits while the channel is full, and nobody must take the link for open then.
-            await self._outbox.ledger.report(undelivered)
+            await self._fan_out.ledger.report()
             if self._closing:
                 return
             if link.state is State.GAVE_UP:
@@ -119,7 +120,7 @@ class Supervisor:
         link = self._link
         attempts = "one failed attempt" if link.failures == 1 else f"{link.failures} failures in a row"
         message = f"the link gave up after {attempts}: {link.verdict}"
-        self._outbox.ledger.break_with(
+        self._fan_out.ledger.break_with(
             ConnectError(message, attempts=link.failures, cause=disconnection.detail)
         )
 
@@ -168,24 +169,22 @@ class Supervisor:
 
     # -- one attempt, one connection ------------------------------------------------------------------------
 
-    async def _attempt(self) -> tuple[Disconnection, list[tuple[Accepted, str]]]:
-        """Dial, and serve the connection to its end.
-
-        Returns:
-            The cause of its end, and the events that are undelivered because of it, each with its reason.
-        """
+    async def _attempt(self) -> Disconnection:
+        """Dial, and serve the connection to its end; return the cause of that."""
         try:
             connection = await self._dial()
         except AttemptFailed as failed:
-            return failed.disconnection, []
+            return failed.disconnection
         disconnection = await self._serve(connection)
-        return disconnection, self._outbox.disconnected(disconnection)
+        self._subscription.disconnected(disconnection)
+        self._fan_out.settle()
+        return disconnection
 
     async def _dial(self) -> Connection:
         """Open a connection within connect.timeout, from the credentials to the end of the handshake."""
         timeout = self._connect_timeout
         ends_at = trio.current_time() + timeout
-        with HandshakeDeadline(self._outbox.heartbeat_task, ends_at):
+        with HandshakeDeadline(self._fan_out.heartbeat_task, ends_at):
             return await self._dialer.dial(self._make_request, ends_at)
         detail = f"connect.timeout ({timeout:g} s) went by without {self._dialer.stage}"
         raise AttemptFailed(Cause.TIMED_OUT, detail)
@@ -193,15 +192,16 @@ class Supervisor:
     async def _serve(self, connection: Connection) -> Disconnection:
         """Serve an open connection to its end, and return why it ended."""
         peer = Peer(address=self._dialer.address, subprotocol=connection.subprotocol)
-        self.session = session = Session(peer, HeartbeatMonitor(self._heartbeat), self._outbox)
+        self.session = session = Session(peer, HeartbeatMonitor(self._heartbeat), self._fan_out)
         session.opened(connection)
-        session.join()
+        self._subscription.connected(trio.current_time())
+        session.join(self._subscription)
         self._opened(connection)
         try:
             await session.run(self._inbox)
         finally:
             self.session = None
-        if session.heard:
+        if session.heard or self._subscription.passed:
             self._link.message_passed()
         return self._explained(await connection.wait_ended())
 
@@ -213,7 +213,7 @@ class Supervisor:
 
     def _explained(self, disconnection: Disconnection) -> Disconnection:
         """Add that the peer never confirmed anything, if that can be the cause of the end; warn about it once."""
-        silence = self._outbox.window.silence
+        silence = self._subscription.silence
         if silence is None or disconnection.cause is Cause.LOCAL:
             return disconnection
         self._silences += 1

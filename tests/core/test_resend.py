@@ -1,4 +1,4 @@
-"""The delivery window: examples of its rules, and a machine against a naive model."""
+"""A link's subscription: examples of its rules, and a machine against a naive model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from trio_wsout._core.delivery import DeliveryWindow
 from trio_wsout._core.disconnection import Cause, Disconnection
+from trio_wsout._core.log import Log
 from trio_wsout._core.message import Accepted, BatchMessage, Message
 from trio_wsout.config.sections import Delivery, DeliveryLevel, Retry
 
@@ -24,8 +24,69 @@ def message(seq: int, size: int = 10) -> Message:
     return Accepted(b"x" * size, event=seq, seq=seq)
 
 
+DOWN = object()
+"""The source of messages that came down the link."""
+
+
 def seqs(messages: Any) -> list[int]:
     return [each.events[-1].seq for each in messages]
+
+
+class Window:
+    """A log with a link as its only reader; each call returns the messages that settled by it."""
+
+    def __init__(self, delivery: Delivery, retry: Retry) -> None:
+        self.log = Log(delivery, retry.timeout)
+        self.link = self.log.join_link(retry)
+        self.came_down: list[int] = []
+        """Those that came down the link and have settled."""
+
+    def __len__(self) -> int:
+        return self.link.count
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.link, name)
+
+    def accept(self, message: Message) -> bool:
+        return self.log.offer(message)
+
+    def comes_down(self, message: Message) -> None:
+        self.log.post(message, self.link)
+        assert self._settled() == []
+
+    def _settled(self) -> list[tuple[Message, str | None]]:
+        """Return what has settled, but for what came down the link."""
+        settled = [(message, reason) for messages, reason in self.log.settled() for message in messages]
+        down = [message for message, reason in settled if message.source is DOWN and not reason]
+        self.came_down += seqs(down)
+        return [each for each in settled if each[0] not in down]
+
+    def _confirmed(self) -> list[Message]:
+        settled = self._settled()
+        assert all(reason is None for _, reason in settled)
+        return [message for message, _ in settled]
+
+    def written(self) -> list[Message]:
+        self.link.written()
+        return self._confirmed()
+
+    def pong_received(self, now: float) -> list[Message]:
+        self.link.pong_received(now)
+        return self._confirmed()
+
+    def acked(self, seq: int) -> list[Message]:
+        self.link.acked(seq)
+        return self._confirmed()
+
+    def disconnected(self, disconnection: Disconnection) -> list[tuple[Message, str]]:
+        """Return the messages that failed, each with its reason: the oldest in the window."""
+        self.link.disconnected(disconnection)
+        failed = self._settled()
+        assert all(reason for _, reason in failed)
+        return [(message, reason or "") for message, reason in failed]
+
+    def drain(self) -> list[Message]:
+        return [message for messages, _ in self.log.drain() for message in messages]
 
 
 def window(
@@ -35,8 +96,8 @@ def window(
     most_bytes: int = 100,
     retries: int | None = None,
     filled: int = 0,
-) -> DeliveryWindow:
-    made = DeliveryWindow(
+) -> Window:
+    made = Window(
         Delivery(level=level, max_unconfirmed=most, max_unconfirmed_bytes=most_bytes),
         Retry(timeout=30.0, retries=retries),
     )
@@ -45,7 +106,7 @@ def window(
     return made
 
 
-def prove(made: DeliveryWindow) -> None:
+def prove(made: Window) -> None:
     """Open a connection and have its first ping answered."""
     made.connected(0.0)
     made.ping_taken()
@@ -267,7 +328,7 @@ def test_without_an_answered_ping_nobody_is_blamed() -> None:
         assert len(made.disconnected(LOST)) == expected, "three times after an answered ping, and not before"
 
 
-def silent(made: DeliveryWindow, disconnection: Disconnection = STALLED) -> list[tuple[Message, str]]:
+def silent(made: Window, disconnection: Disconnection = STALLED) -> list[tuple[Message, str]]:
     """Open a connection, write what goes, ask, hear nothing, end."""
     made.connected(0.0)
     made.take(0.0, 1000)
@@ -622,7 +683,7 @@ def test_many_at_once_are_the_same_as_one_by_one(
     count = 0
     while count < len(many) and singly.accept(many[count]):
         count += 1
-    assert together.accept_many(many) == count
+    assert together.log.offer_many(many) == count
     assert together.size == singly.size
     assert seqs(together.drain()) == seqs(singly.drain())
 
@@ -638,7 +699,7 @@ def test_an_ack_in_the_middle_of_a_write_leaves_the_rest_its_time_and_its_bytes(
     assert (made.size, made.deadline) == (10, 32.0)
 
 
-class WindowMachine(RuleBasedStateMachine):
+class LinkMachine(RuleBasedStateMachine):
     """The window against lists: what is pending, what this connection was given, where its ping stands."""
 
     @initialize(
@@ -656,6 +717,7 @@ class WindowMachine(RuleBasedStateMachine):
         self.sends: dict[int, int] = {}
         self.blames: dict[int, int] = {}
         self.pending: list[int] = []
+        self.down: list[int] = []
         self.flight: list[int] = []
         self.gone: list[int] = []
         self.connected = False
@@ -683,6 +745,15 @@ class WindowMachine(RuleBasedStateMachine):
             self.sizes[seq] = size
             self.sends[seq] = self.blames[seq] = self.tries[seq] = 0
             self.pending.append(seq)
+
+    @rule(times=st.integers(1, 3), size=st.integers(0, 40))
+    def comes_down(self, times: int, size: int) -> None:
+        """Messages come down the link: they never go up, need no room, and wait for those before them."""
+        for _ in range(times):
+            came = Accepted(b"x" * size, event=None, seq=self.next_seq, source=DOWN)
+            self.window.comes_down(came)
+            self.down.append(self.next_seq)
+            self.next_seq += 1
 
     @precondition(lambda self: not self.connected)
     @rule()
@@ -793,6 +864,7 @@ class WindowMachine(RuleBasedStateMachine):
     )
     def disconnect(self, disconnection: Disconnection) -> None:
         failed = [seqs([each])[0] for each, reason in self.window.disconnected(disconnection) if reason]
+        assert failed == self.pending[: len(failed)], "the oldest"
         tried = self._again() if self.probing else list(self.flight)
         expected = [seq for seq in tried if self._is_undelivered(seq, disconnection)]
         assert failed == expected
@@ -831,7 +903,9 @@ class WindowMachine(RuleBasedStateMachine):
         assert self.window.size == sum(self.sizes[seq] for seq in self.pending)
         assert self.window.in_flight == len(self.flight)
         assert self.window.resent == sum(max(0, count - 1) for count in self.sends.values())
-        assert sorted([*self.gone, *self.pending]) == list(range(1, self.next_seq)), "nothing else leaves"
+        assert sorted([*self.gone, *self.pending, *self.down]) == list(range(1, self.next_seq))
+        oldest = self.pending[0] if self.pending else self.next_seq
+        assert self.window.came_down == [seq for seq in self.down if seq < oldest]
         assert self.window.deadline == (None if self._due() == inf else self._due())
         if not self.probing and self.level is DeliveryLevel.RECEIVED:
             assert self.window.ready == (
@@ -839,4 +913,4 @@ class WindowMachine(RuleBasedStateMachine):
             )
 
 
-TestWindowMachine = WindowMachine.TestCase
+TestLinkMachine = LinkMachine.TestCase
