@@ -142,26 +142,24 @@ class Exchange:
         """Count an event that has its place in the queue."""
         self._common.counters.accepted += 1
 
-    def give_nowait(self, item: Received) -> bool:
-        """Give a message to the application, if it asked for them; return false if there is no room."""
-        run = deque((item,))
-        if self._common.receives:
-            try:
-                self._common.received.put_nowait(run)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self._common.counters.dropped += 1
-                return True
-        return not (self._common.receives and run)
+    def give_nowait(self, run: deque[Received]) -> bool:
+        """Give messages to the application, if it asked for them; return false if there is no room."""
+        if not self._common.receives:
+            return True
+        copy = run.copy()
+        try:
+            self._common.received.put_nowait(copy)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._common.counters.dropped += len(run)
+            return True
+        return not copy
 
-    async def give(self, item: Received) -> None:
-        """Give a message to the application, if it asked for them, waiting for room."""
-        if self._common.receives:
-            try:
-                await self._common.received.put(deque((item,)))
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self._common.counters.dropped += 1
-        else:
-            await trio.lowlevel.checkpoint()
+    async def give(self, run: deque[Received]) -> None:
+        """Give messages to the application, waiting for room."""
+        try:
+            await self._common.received.put(run.copy())
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._common.counters.dropped += len(run)
 
 
 @define(eq=False, weakref_slot=False)
@@ -193,23 +191,35 @@ class _TurnTaker:
     _turns: SendingEnd[Item]
     _source: Session | LinkSubscription
     _follower: ReceivedCursor | None = None
+    _given: bool = field(default=False, init=False)
+    """Whether the application has the run of which a rest waits for its turn."""
 
     def put_nowait(self, run: deque[Received]) -> None:
-        while run and len(self._turns) < _EACH and self._exchange.give_nowait(run[0]):
+        if self._given or self._exchange.give_nowait(run):
+            self._pass_on(run)
+            self._given = bool(run)
+
+    async def put(self, run: deque[Received]) -> None:
+        try:
+            if not self._given:
+                await self._exchange.give(run)
+            while run:
+                accepted = self._accepted(run[0])
+                if accepted is not None:
+                    await self._turns.send(accepted)
+                    self._passed_on(accepted)
+                del run[0]
+                self._pass_on(run)
+        finally:
+            self._given = False
+
+    def _pass_on(self, run: deque[Received]) -> None:
+        """Pass messages on for which there is room."""
+        while run and len(self._turns) < _EACH:
             accepted = self._accepted(run.popleft())
             if accepted is not None:
                 self._turns.send_nowait(accepted)
                 self._passed_on(accepted)
-
-    async def put(self, run: deque[Received]) -> None:
-        while run:
-            await self._exchange.give(run[0])
-            accepted = self._accepted(run[0])
-            if accepted is not None:
-                await self._turns.send(accepted)
-                self._passed_on(accepted)
-            del run[0]
-            self.put_nowait(run)
 
     def _passed_on(self, accepted: Accepted) -> None:
         self._exchange.passed_on()
