@@ -1,7 +1,5 @@
 """The numbers of events that have settled, in whatever order they do (SPEC 7)."""
 
-from __future__ import annotations
-
 from attrs import define, field
 
 

@@ -1,7 +1,5 @@
 """The cursor saver: puts the cursor into its store, soon, but not for every message (SPEC 9)."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 
@@ -15,8 +13,6 @@ from trio_wsout._tasks.ledger import Ledger
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import CursorError
 from trio_wsout.stores.cursor import CursorStore, StoredCursor
-
-__all__ = ["CursorSaver"]
 
 _log = logging.getLogger("trio_wsout")
 

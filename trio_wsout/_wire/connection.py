@@ -180,7 +180,7 @@ class Connection:
         if last is None and violates:
             last = _PROTOCOL_ERROR.to_bytes(2, "big")
         data = self._take_queued(b"" if last is None else self._frame(last, CLOSE))
-        with trio.move_on_after(FAREWELL):
+        with trio.move_on_after(FAREWELL):  # noqa: ASYNC912 - what there is to write has a cancel point
             if data:
                 self.torn = True
                 with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
