@@ -24,6 +24,7 @@ from trio_wsout._core.disconnection import Cause
 from trio_wsout._core.resend import LinkSubscription
 from trio_wsout._modes.tree import Tree
 from trio_wsout._tasks.ledger import Ledger
+from trio_wsout._tasks.session import Session
 from trio_wsout.testing import PeerProtocol
 from trio_wsout.testing.protocol import Close, Ping, Pong, Request, Response
 
@@ -697,11 +698,15 @@ async def test_a_peer_that_is_cut_while_a_relay_reads_nothing_overtakes_none_of_
 
 
 def confirm_on_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    def written(link: LinkSubscription) -> None:
-        link.ping_taken()
-        link.pong_received(trio.current_time())
+    real = Session._wrote  # noqa: SLF001 - the place for the bug
 
-    monkeypatch.setattr(LinkSubscription, "written", written)
+    def wrote(session: Session, messages: int, events: int) -> None:
+        real(session, messages, events)
+        if session.subscription is not None:
+            session.subscription.ping_taken()
+            session.subscription.pong_received(trio.current_time())
+
+    monkeypatch.setattr(Session, "_wrote", wrote)
 
 
 def go_on_behind_what_is_torn(monkeypatch: pytest.MonkeyPatch) -> None:
