@@ -73,20 +73,6 @@ async def test_all_that_waits_is_taken_at_once(listener: MemoryListener, autojum
         await output.received.receive_many()
 
 
-async def test_a_ping_is_answered_when_the_application_has_room_for_all_before_it(
-    listener: MemoryListener, nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
-    async with trio_wsout.open_output(config(payload="json"), listeners=[listener]) as output:
-        client = await enter(listener, nursery)
-        await client.count("p", 100)
-        await client.ping(b"behind 100")
-        await trio.sleep(5)
-        assert client.pongs == []
-        await take(output, 100)
-        await trio.sleep(1)
-        assert (client.pongs, client.pong_times) == ([b"behind 100"], [5])
-
-
 async def test_a_message_comes_with_who_sent_it(listener: MemoryListener, autojump_clock: MockClock) -> None:
     async def authenticate(handshake: trio_wsout.Handshake) -> trio_wsout.Admit:
         await trio.lowlevel.checkpoint()
@@ -177,22 +163,6 @@ async def test_while_nobody_takes_messages_peers_are_not_read_and_nothing_is_los
         assert output.statistics().dropped == 0
 
 
-async def test_a_peer_that_does_not_answer_pings_is_dead_once_it_is_read_again(
-    listener: MemoryListener, nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
-    fields = config(payload="json", heartbeat={"ping-interval": "20s", "timeout": "10s"})
-    async with trio_wsout.open_output(fields, listeners=[listener]) as output:
-        client = await enter(listener, nursery)
-        client.pong_after = None
-        await client.count("p", 70)
-        await trio.sleep(600)
-        assert output.statistics().peers == 1
-        await take(output, 70)
-        start = trio.current_time()
-        await client.wait_ended()
-        assert trio.current_time() - start <= 30
-
-
 BEGIN_END = {"header": "begin", "footer": "end"}
 
 
@@ -280,19 +250,6 @@ async def test_an_application_that_left_makes_nobody_wait(
         # 10 were taken; some of the rest may have waited when the application left.
         assert 490 - MOST_WAITING < output.statistics().dropped <= 490
         assert output.statistics().peers == 1
-
-
-async def test_what_a_peer_sent_before_its_close_reaches_an_application_that_comes_late(
-    listener: MemoryListener, nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
-    async with trio_wsout.open_output(config(payload="json"), listeners=[listener]) as output:
-        client = await enter(listener, nursery)
-        await client.count("p", 300)
-        await client.close(1000)
-        await trio.sleep(60)
-        assert [each["n"] for each in await take(output, 300)] == list(range(300))
-        await client.wait_closed()
-        assert client.close_code == 1000
 
 
 async def test_a_graceful_end_leaves_what_waits_to_be_taken_and_tells_every_peer(

@@ -232,6 +232,22 @@ async def test_pings_of_the_peer_are_answered(role: str, autojump_clock: MockClo
         assert output.statistics().received == 3
 
 
+async def test_a_ping_is_answered_when_the_application_has_room_for_all_before_it(
+    role: str, autojump_clock: MockClock
+) -> None:
+    async with open_session(role, receive=True) as (output, remote):
+        start = trio.current_time()
+        for number in range(300):
+            await remote.send(str(number))
+        await remote.ping(b"behind 300")
+        await trio.sleep(5)
+        assert remote.pongs == []
+        for _ in range(300):
+            await output.received.receive()
+        await trio.sleep(1)
+        assert (remote.pongs, remote.pong_times) == ([b"behind 300"], [start + 5])
+
+
 async def test_a_peer_that_floods_with_pings_and_does_not_read_is_cut(
     role: str, autojump_clock: MockClock
 ) -> None:
@@ -256,6 +272,19 @@ async def test_messages_before_a_close_still_reach_the_application(
         assert [output.received.receive_nowait().event for _ in range(5)] == list("01234")
         assert output.statistics().peers == 0
         assert role == "peer" or "1001" in (output.statistics().link.last_error or "")
+
+
+async def test_messages_before_a_close_reach_an_application_that_comes_late(
+    role: str, autojump_clock: MockClock
+) -> None:
+    async with open_session(role, receive=True) as (output, remote):
+        for number in range(300):
+            await remote.send(str(number))
+        await remote.close(1000)
+        await trio.sleep(60)
+        assert [(await output.received.receive()).event for _ in range(300)] == [*map(str, range(300))]
+        await remote.wait_closed()
+        assert remote.close_code == 1000
 
 
 # -- closing ----------------------------------------------------------------------------------------------
