@@ -153,7 +153,7 @@ class Session:
     heard: bool = field(default=False, init=False)
     """Whether a message came."""
     subscription: Subscription | None = field(default=None, init=False)
-    """Its account; while in sync, it may be old (`catch_up`). None until its replay has caught up, and at the end."""
+    """Its account; while in sync, it may be old (`catch_up`). None until its replay has caught up."""
     sent_early: set[int] | None = field(default=None, init=False)
     """Numbers of the events that its peer sent before it had a subscription, and that its replay has not passed; None if
     it has no replay."""
