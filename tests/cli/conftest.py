@@ -34,6 +34,8 @@ class Peer:
         self._changed = threading.Condition()
         self._open = 0
         self.greeting: list[str] = []
+        self.cursors: list[str | None] = []
+        """The header ``Last-Event-ID`` of each handshake."""
         self._server = serve(self._take, "127.0.0.1", 0, compression=None)
         self.url = f"ws://127.0.0.1:{self._server.socket.getsockname()[1]}/"
         self._thread = threading.Thread(target=self._server.serve_forever)
@@ -57,6 +59,7 @@ class Peer:
 
     def _take(self, websocket: Any) -> None:
         self._latest = websocket
+        self.cursors.append(websocket.request.headers.get("Last-Event-ID"))
         self._count(1)
         try:
             for text in self.greeting:

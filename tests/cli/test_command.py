@@ -125,6 +125,24 @@ def test_what_the_peer_sends_is_printed(peer, start, option: tuple[str, ...], li
     assert run.end() == (0, "")
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_receiver_goes_on_behind_the_last_line_that_it_wrote(peer, start, how: signal.Signals) -> None:
+    follow = ("--quiet", "--set", "cursor.from=received", "--set", "cursor.value-field=id")
+    for lines in (['{"id":1}', '{"id":2}'], ['{"gap":{"asked":"2","first":"9"}}', '{"id": 9}']):
+        peer.greeting = lines
+        run = start(peer.url, *follow)
+        assert [run.stdout.readline() for _ in lines] == [f"{line}\n" for line in lines]
+        run.interrupt(how)
+        code, said = run.end()
+        assert code == 130
+        assert ("the server reports a gap: asked for 2, it goes on with 9" in said) == ("gap" in lines[0])
+    run = start(peer.url, *follow)
+    assert run.stdout.readline()
+    run.stdin.close()
+    assert run.end()[0] == 0
+    assert peer.cursors == [None, "2", "9"]
+
+
 @pytest.mark.parametrize("says", [True, False])
 def test_a_reader_of_standard_output_that_goes_away_ends_it_and_costs_no_event(
     peer, start, *, says: bool

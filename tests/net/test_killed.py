@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -286,4 +288,134 @@ async def test_a_server_killed_again_and_again_keeps_what_any_client_saw_and_all
     figures(
         f"server with history killed {KILLS} times: {len(events)} events, {len(confirmed)} confirmed before, "
         f"0 of them lost; 5 clients, {comings} connections: no gap, nothing twice"
+    )
+
+
+class Following:
+    """The command that follows a server into a file, through its lives; each life has a file of its own."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self._folder = folder
+        fields = {
+            "cursor.from": "received",
+            "cursor.value-field": "seq",
+            "cursor.initial-value": "start",
+            "cursor.persist-to": folder / "cursor",
+            "reconnect.initial-backoff": "10ms",
+            "reconnect.max-backoff": "50ms",
+        }
+        sets = [part for name, value in fields.items() for part in ("--set", f"{name}={value}")]
+        self._command = [
+            sys.executable,
+            "-m",
+            "trio_wsout",
+            "run",
+            f"ws://127.0.0.1:{port}/",
+            *sets,
+            "--stay",
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._files: list[Path] = []
+
+    def start(self) -> None:
+        self._files.append(self._folder / f"followed-{len(self._files)}")
+        with self._files[-1].open("wb") as out:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.DEVNULL
+            )
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    @property
+    def lives(self) -> list[list[Any]]:
+        """What each life wrote; a line that a kill has torn was not taken."""
+        return [
+            [json.loads(line) for line in each.read_bytes().rpartition(b"\n")[0].splitlines()]
+            for each in self._files
+        ]
+
+    @property
+    def size(self) -> int:
+        """Bytes that it has written in all lives."""
+        return sum(each.stat().st_size for each in self._files)
+
+    @property
+    def tail(self) -> bytes:
+        """The end of what the latest life has written."""
+        return self._files[-1].read_bytes()[-1000:]
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        """The events by their stamps, in the order of their first arrivals."""
+        return {event["seq"]: event for life in self.lives for event in life if "seq" in event}
+
+
+@bounded
+async def test_a_receiver_and_its_server_killed_again_and_again_leave_no_hole(
+    tmp_path: Path, figures: Callable[[str], None]
+) -> None:
+    draw, port = seeded(), free_port()
+    config = {
+        "mode": "server-output",
+        "server": {"bind": f"127.0.0.1:{port}"},
+        "history": {"store": f"sqlite:{tmp_path / 'history.db'}"},
+        "cursor": {"header-name": "Last-Event-ID"},
+        "delivery": {"stamp": "seq"},
+    }
+    following = Following(tmp_path, port)
+    servers: list[Child] = []
+
+    async def start_server() -> None:
+        servers.append(
+            Child(tmp_path, "serve", config=config, run=len(servers), confirmed=str(tmp_path / "confirmed"))
+        )
+        await servers[-1].wait_said("ready")
+
+    kills = {"server": 0, "receiver": 0, "both": 0}
+    with disconnection(following):
+        following.start()
+        await start_server()
+        for number in range(2 * KILLS):
+            goal = following.size + draw.randrange(2_000, 40_000)
+            await servers[-1].until(lambda: following.size >= goal)  # noqa: B023
+            await trio.sleep(draw.random() * 0.2)
+            which = list(kills)[number] if number < len(kills) else draw.choice(list(kills))
+            kills[which] += 1
+            if which != "receiver":
+                servers[-1].kill()
+            if which != "server":
+                following.kill()
+                await trio.sleep(draw.random() * 0.05)
+                following.start()
+            if which != "receiver":
+                await start_server()
+        servers[-1].kill()
+        history: list[Any] = []
+        async with trio_wsout.open_output(config) as output:
+            await output.send({"run": -1, "n": 0})
+            await output.flush()
+            everything = Subscription(history.append, cursor="nothing that was ever a cursor")
+            await everything.visit(port, output.statistics().history.events)
+            events = history[1:]
+            last = events[-1]["seq"].encode()
+            await until(lambda: last in following.tail)
+    assert list(following.seen.values()) == events, "a hole, or out of order"
+    places = {event["seq"]: place for place, event in enumerate(events)}
+    first, *others = following.lives
+    assert "gap" in first[0], "of the cursor that none was"
+    duplicates, end = 0, 0
+    for life in (first[1:], *others):
+        if not life:
+            continue
+        start = places[life[0]["seq"]]
+        assert [places[event["seq"]] for event in life] == list(range(start, start + len(life)))
+        duplicates, end = duplicates + end - start, start + len(life)
+    assert duplicates >= 0
+    figures(
+        f"server and receiver killed {sum(kills.values())} times ({kills['both']} both): {len(events)} events, "
+        f"no hole, {duplicates} duplicates at the seams"
     )

@@ -143,6 +143,23 @@ async def test_what_was_taken_is_stored_and_what_was_not_comes_again(
             assert peer.connections[-1].path == "/?after=3"
 
 
+async def test_what_was_taken_is_stored_if_the_output_is_cancelled(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    cursor = {"persist-to": str(tmp_path / "cursor")}
+    async with open_peer() as peer:
+        with trio.CancelScope() as scope:
+            async with following(peer, cursor=cursor) as output:
+                await say(peer, {"id": 1}, {"id": 2})
+                for _ in range(2):
+                    await output.received.receive()
+                scope.cancel()
+                await trio.lowlevel.checkpoint()
+        assert scope.cancelled_caught
+        async with following(peer, cursor=cursor):
+            assert peer.connections[-1].headers["last-event-id"] == "1"
+
+
 async def test_a_gap_reaches_the_application_as_what_it_is(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -113,6 +113,8 @@ class Tree:
             if self.link is not None:
                 self.link.ended()
             with trio.CancelScope(shield=True):
+                if self.link is not None:
+                    await self.link.save()
                 if self.peers is not None:
                     await self.peers.aclose()
                 if self._spool is not None:
