@@ -58,7 +58,7 @@ def test_an_address_alone_or_beside_a_file(peer, command, tmp_path: Path) -> Non
     ):
         assert command("run", *places, "--quiet", text='"x"\n').returncode == 0
     assert peer.messages == ["x", '"x"', '"x"', "x"]
-    assert "one configuration file and one address" in command("run", peer.url, peer.url).stderr
+    assert "one configuration file at most" in command("run", str(job), str(job)).stderr
     assert f"url: {peer.url}" in command("check", peer.url).stdout
     for neither in ("127.0.0.1:8765", "ws:/127.0.0.1/", "feed.example.com", "feed"):
         run = command("run", neither)

@@ -291,37 +291,24 @@ async def test_a_server_killed_again_and_again_keeps_what_any_client_saw_and_all
     )
 
 
-class Following:
-    """The command that follows a server into a file, through its lives; each life has a file of its own."""
+class Command:
+    """The command through its lives, each of which prints into a file of its own."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, name: str, fields: dict[str, Any]) -> None:
         self._folder = folder
-        fields = {
-            "cursor.from": "received",
-            "cursor.value-field": "seq",
-            "cursor.initial-value": "start",
-            "cursor.persist-to": folder / "cursor",
-            "reconnect.initial-backoff": "10ms",
-            "reconnect.max-backoff": "50ms",
-        }
-        sets = [part for name, value in fields.items() for part in ("--set", f"{name}={value}")]
-        self._command = [
-            sys.executable,
-            "-m",
-            "trio_wsout",
-            "run",
-            f"ws://127.0.0.1:{port}/",
-            *sets,
-            "--stay",
-        ]
+        self._name = name
+        self._arguments = [part for field, value in fields.items() for part in ("--set", f"{field}={value}")]
         self._process: subprocess.Popen[bytes] | None = None
         self._files: list[Path] = []
 
     def start(self) -> None:
-        self._files.append(self._folder / f"followed-{len(self._files)}")
+        self._files.append(self._folder / f"{self._name}-{len(self._files)}")
         with self._files[-1].open("wb") as out:
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.DEVNULL
+                [sys.executable, "-m", "trio_wsout", "run", *self._arguments, "--stay"],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.DEVNULL,
             )
 
     def kill(self) -> None:
@@ -354,9 +341,24 @@ class Following:
         return {event["seq"]: event for life in self.lives for event in life if "seq" in event}
 
 
+def follower_of(port: int, folder: Path, name: str, **more: Any) -> Command:
+    """The command that follows a server at this port."""
+    fields = {
+        "url": f"ws://127.0.0.1:{port}/",
+        "cursor.from": "received",
+        "cursor.value-field": "seq",
+        "cursor.initial-value": "start",
+        "cursor.persist-to": folder / f"{name}.cursor",
+        "reconnect.initial-backoff": "10ms",
+        "reconnect.max-backoff": "50ms",
+    }
+    return Command(folder, name, fields | more)
+
+
+@pytest.mark.parametrize("through", ["nothing", "a relay"])
 @bounded
 async def test_a_receiver_and_its_server_killed_again_and_again_leave_no_hole(
-    tmp_path: Path, figures: Callable[[str], None]
+    through: str, tmp_path: Path, figures: Callable[[str], None]
 ) -> None:
     draw, port = seeded(), free_port()
     config = {
@@ -366,56 +368,75 @@ async def test_a_receiver_and_its_server_killed_again_and_again_leave_no_hole(
         "cursor": {"header-name": "Last-Event-ID"},
         "delivery": {"stamp": "seq"},
     }
-    following = Following(tmp_path, port)
+    killed: dict[str, Command] = {}
+    relayed = port
+    if through == "a relay":
+        relayed = free_port()
+        history = {"history.store": f"sqlite:{tmp_path / 'relay.db'}"}
+        listener = {"mode": "relay", "payload": "json", "server.bind": f"127.0.0.1:{relayed}"}
+        killed["relay"] = follower_of(port, tmp_path, "relay", **listener, **history)
+    killed["receiver"] = receiver = follower_of(relayed, tmp_path, "receiver")
     servers: list[Child] = []
 
     async def start_server() -> None:
-        servers.append(
-            Child(tmp_path, "serve", config=config, run=len(servers), confirmed=str(tmp_path / "confirmed"))
-        )
+        noted = str(tmp_path / "confirmed")
+        servers.append(Child(tmp_path, "serve", config=config, run=len(servers), confirmed=noted))
         await servers[-1].wait_said("ready")
 
-    kills = {"server": 0, "receiver": 0, "both": 0}
-    with disconnection(following):
-        following.start()
+    kills = dict.fromkeys([*killed, "server"], 0)
+    with disconnection(*killed.values()):
+        for each in killed.values():
+            each.start()
         await start_server()
         for number in range(2 * KILLS):
-            goal = following.size + draw.randrange(2_000, 40_000)
-            await servers[-1].until(lambda: following.size >= goal)  # noqa: B023
+            goal = receiver.size + draw.randrange(2_000, 40_000)
+            await servers[-1].until(lambda: receiver.size >= goal)  # noqa: B023
             await trio.sleep(draw.random() * 0.2)
-            which = list(kills)[number] if number < len(kills) else draw.choice(list(kills))
-            kills[which] += 1
-            if which != "receiver":
+            first = list(kills)[number % len(kills)]
+            chosen = {first, *draw.sample(list(kills), draw.randrange(len(kills)))}
+            if "server" in chosen:
                 servers[-1].kill()
-            if which != "server":
-                following.kill()
-                await trio.sleep(draw.random() * 0.05)
-                following.start()
-            if which != "receiver":
-                await start_server()
+            for name in chosen & {*killed}:
+                killed[name].kill()
+            await trio.sleep(draw.random() * 0.05)
+            for name in chosen:
+                kills[name] += 1
+                await start_server() if name == "server" else killed[name].start()
         servers[-1].kill()
-        history: list[Any] = []
-        async with trio_wsout.open_output(config) as output:
-            await output.send({"run": -1, "n": 0})
-            await output.flush()
-            everything = Subscription(history.append, cursor="nothing that was ever a cursor")
-            await everything.visit(port, output.statistics().history.events)
-            events = history[1:]
-            last = events[-1]["seq"].encode()
-            await until(lambda: last in following.tail)
-    assert list(following.seen.values()) == events, "a hole, or out of order"
+        events = await _rest(config, port, receiver)
+    assert all(kills.values()), "no fault happened"
+    assert list(receiver.seen.values()) == events, "a hole, or out of order"
+    duplicates = sum(len(life) for life in receiver.lives) - len(events) - 1
+    if through == "nothing":
+        duplicates = _check_seams(receiver.lives, events)
+    figures(
+        f"server and receiver killed {kills}, through {through}: {len(events)} events, no hole, "
+        f"{duplicates} duplicates"
+    )
+
+
+async def _rest(config: dict[str, Any], port: int, receiver: Command) -> list[Any]:
+    """Serve once more, until the receiver has the last event; return all events."""
+    history: list[Any] = []
+    everything = Subscription(history.append, cursor="nothing that was ever a cursor")
+    async with trio_wsout.open_output(config) as output:
+        await output.send({"run": -1, "n": 0})
+        await output.flush()
+        await everything.visit(port, output.statistics().history.events)
+        last = history[-1]["seq"].encode()
+        await until(lambda: last in receiver.tail)
+    return history[1:]
+
+
+def _check_seams(lives: list[list[Any]], events: list[Any]) -> int:
+    """Check that each life has events in a row, without a gap but that of its first cursor; return how many came twice."""
     places = {event["seq"]: place for place, event in enumerate(events)}
-    first, *others = following.lives
+    first, *others = lives
     assert "gap" in first[0], "of the cursor that none was"
     duplicates, end = 0, 0
     for life in (first[1:], *others):
-        if not life:
-            continue
-        start = places[life[0]["seq"]]
-        assert [places[event["seq"]] for event in life] == list(range(start, start + len(life)))
-        duplicates, end = duplicates + end - start, start + len(life)
-    assert duplicates >= 0
-    figures(
-        f"server and receiver killed {sum(kills.values())} times ({kills['both']} both): {len(events)} events, "
-        f"no hole, {duplicates} duplicates at the seams"
-    )
+        if life:
+            start = places[life[0]["seq"]]
+            assert [places[event["seq"]] for event in life] == list(range(start, start + len(life)))
+            duplicates, end = duplicates + end - start, start + len(life)
+    return duplicates
