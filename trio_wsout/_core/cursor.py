@@ -176,16 +176,20 @@ def json_of(event: object) -> object:
     return event
 
 
+def _ignore(_: object) -> None:
+    """Do nothing."""
+
+
 @define(eq=False)
 class ReceivedCursor:
     """The cursor of the messages that come in, as they are taken (rules 4 and 6)."""
 
     _reader: CursorReader
     _counters: Counters
-    on_moved: Callable[[str], object] | None = field(default=None, init=False)
-    """Called with each new value of the cursor."""
-    on_gap: Callable[[Gap], object] | None = field(default=None, init=False)
-    """Called with each gap."""
+    on_moved: Callable[[str], object] = field(default=_ignore, init=False)
+    """Called with each new value of the cursor; does nothing at first."""
+    on_gap: Callable[[Gap], object] = field(default=_ignore, init=False)
+    """Called with each gap; does nothing at first."""
     queued: str | None = field(default=None, init=False)
     """The cursor for the next handshake: of the messages that wait in memory or were handed out; None if none had one."""
     _handed: str | None = field(default=None, init=False)
@@ -208,8 +212,7 @@ class ReceivedCursor:
         if found is not None:
             self._counters.gaps += 1
             gap = Gap(message.event, message.peer, *found)
-            if self.on_gap is not None:
-                self.on_gap(gap)
+            self.on_gap(gap)
             return gap
         value = self._reader.value_from(message.event if self._reader.reads_whole else event)
         self._counters.without_cursor += value is None
@@ -227,11 +230,6 @@ class ReceivedCursor:
         """Move the cursor: the application has taken all messages that were handed out."""
         if self._handed is not None:
             value, self._handed = self._handed, None
-            self.moved(value)
-
-    def moved(self, value: str) -> None:
-        """Move the cursor to a message that was taken."""
-        if self.on_moved is not None:
             self.on_moved(value)
 
 

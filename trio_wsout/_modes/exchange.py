@@ -240,7 +240,7 @@ class _PassedOn:
 
     def confirmed(self, document: Document | None) -> None:
         del document
-        self._follower.moved(self._cursor)
+        self._follower.on_moved(self._cursor)
 
     def failed(self, reason: str) -> None:
         """Do nothing: the cursor moves with the next message."""
