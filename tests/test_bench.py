@@ -12,6 +12,7 @@ import pytest
 
 BENCH = Path(__file__).parent / "bench" / "bench.py"
 WORKS = ["burst-100-256", "paced-100-256", "push-256", "receive-1-256", "relay-110-256"]
+SPOOL = ["spool-1-256", "spool-64-256", "spool-1024-256"]
 OURS = ["trio_wsout", "trio_wsout, history in memory", "trio_wsout, history in SQLite"]
 
 pytestmark = [
@@ -30,6 +31,13 @@ def test_every_work_runs(tls, tmp_path):
     for work in told["works"].values():
         assert not work["failed"]
         assert all(each["units"] > 0 for rounds in work["rounds"].values() for each in rounds)
+
+
+def test_every_number_of_senders_with_a_spool(tmp_path):
+    told = run(SPOOL, tmp_path)
+    for key in SPOOL:
+        assert set(told["works"][key]["rounds"]) == {OURS[0]}
+        assert not told["works"][key]["failed"]
 
 
 def test_idle_peers_and_the_straight_lines(tmp_path):

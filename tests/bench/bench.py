@@ -22,7 +22,7 @@ from report import MEANING, bars_table, idle_table, lines_text, table
 from results import Results
 from rounds import Stage
 from subject import OURS, SUBJECTS, Roster, Subject, roster
-from works import MAIN, PACED_1000, SECURE, SHAPES, Work, whole_grid
+from works import MAIN, PACED_1000, SECURE, SHAPES, SPOOL, Work, whole_grid
 
 EXTRA = ("idle", "linear")
 FEW = (OURS, "trio-websocket", "websockets", "picows", "bun")
@@ -33,7 +33,7 @@ def plan(arguments: argparse.Namespace) -> list[tuple[Work, int]]:
     """The works of this run, and how many rounds of each."""
     rounds = arguments.rounds
     if arguments.work:
-        everything = {each.key: each for each in (*whole_grid(), *SHAPES, PACED_1000)}
+        everything = {each.key: each for each in (*whole_grid(), *SHAPES, PACED_1000, *SPOOL)}
         unknown = [each for each in arguments.work if each not in everything and each not in EXTRA]
         if unknown:
             sys.exit(f"no work is called {', '.join(unknown)}; there are {', '.join([*everything, *EXTRA])}")
@@ -42,7 +42,7 @@ def plan(arguments: argparse.Namespace) -> list[tuple[Work, int]]:
         return [(each, rounds) for each in whole_grid()]
     chosen = [(each, rounds) for each in MAIN]
     if not arguments.quick:
-        chosen += [(each, 1) for each in (PACED_1000, *SHAPES, *SECURE)]
+        chosen += [(each, 1) for each in (PACED_1000, *SHAPES, *SECURE, *SPOOL)]
     return chosen
 
 

@@ -46,8 +46,10 @@ class Stage:
     def job(self, work: Work, events: int, subject: Subject, *, heartbeat: float = 0.0) -> dict[str, object]:
         """What both sides are told."""
         option = subject.option
+        self.files += 1
+        if work.kind == "spool":
+            option = str(self.directory / f"spool-{self.files}")
         if option == "sqlite:":
-            self.files += 1
             option = f"sqlite:{self.directory / f'history-{self.files}.db'}"
         return {
             "work": "idle" if heartbeat else work.kind,
@@ -120,7 +122,7 @@ def run_round(stage: Stage, work: Work, subject: Subject, events: int) -> dict[s
     from `send` to the peer in seconds (`p50`, `p99`).
     """
     job = stage.job(work, events, subject)
-    side = _push if work.kind == "push" else _serve
+    side = _push if work.kind in {"push", "spool"} else _serve
     figures = side(stage, work, stage.commands[subject.name], job)
     figures["units"] = work.units(events)
     return figures

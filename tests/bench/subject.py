@@ -13,6 +13,7 @@ from works import Work
 
 HERE = Path(__file__).parent
 EVERYTHING = frozenset({"fanout", "idle", "receive", "relay", "push"})
+SPOOLS = frozenset({"spool"})
 BASE = "trio-websocket"
 OURS = "trio_wsout"
 
@@ -46,7 +47,7 @@ class Subject:
 _FLOOR = frozenset({"fanout", "receive", "push"})
 SUBJECTS = [
     Subject(BASE, "on_trio_websocket.py", "trio-websocket", rate=35_000),
-    Subject(OURS, "ours.py", "trio-wsout", rate=400_000),
+    Subject(OURS, "ours.py", "trio-wsout", EVERYTHING | SPOOLS, rate=400_000),
     Subject(
         "trio_wsout, history in memory", "ours.py", "trio-wsout", frozenset({"fanout"}), "memory:", 400_000
     ),

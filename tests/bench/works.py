@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 PEERS = (1, 10, 100, 1000)
 SIZES = (64, 256, 4096, 65536)
 PACE = 0.005
+SYNCED = 4_000
+"""Roughly how many events of one task a disk takes in a second."""
 
 
 @dataclass(frozen=True)
@@ -14,13 +16,13 @@ class Work:
     """One table."""
 
     kind: str
-    """fanout, push, receive or relay; it is what a subject's file calls it."""
+    """fanout, push, spool, receive or relay; it is what a subject's file calls it."""
     peers: int = 1
     size: int = 256
     pace: float = 0.0
     """Seconds between two events; 0: as fast as they go."""
     senders: int = 0
-    """Peers of a relay that send."""
+    """Peers of a relay, or tasks of a client with a spool, that send."""
     tls: bool = False
 
     @property
@@ -30,6 +32,7 @@ class Work:
         what = {
             "fanout": f"Fan-out to {many}, {'one event every %g ms' % (self.pace * 1000) if self.pace else 'a burst'}",
             "push": "A client pushes",
+            "spool": f"A client with a spool, {self.senders:,} tasks, each of which waits for the disk",
             "receive": f"A server receives from {many}",
             "relay": f"A relay, {self.senders} of {self.peers} peers send to all others",
         }[self.kind]
@@ -40,13 +43,13 @@ class Work:
         """Its name in the raw figures and on the command line."""
         parts = ["paced" if self.pace else "burst" if self.kind == "fanout" else self.kind]
         if self.kind != "push":
-            parts.append(str(self.peers))
+            parts.append(str(self.senders if self.kind == "spool" else self.peers))
         parts.append(str(self.size))
         return "-".join([*parts, "tls"] if self.tls else parts)
 
     @property
     def unit(self) -> str:
-        return "messages" if self.kind in {"push", "receive"} else "frames"
+        return "messages" if self.kind in {"push", "spool", "receive"} else "frames"
 
     def units(self, events: int) -> int:
         """How many frames the measured process reads or writes for so many events."""
@@ -58,6 +61,8 @@ class Work:
         """How many events take about so long at so many frames a second."""
         if self.pace:
             return max(20, int(seconds / self.pace))
+        if self.kind == "spool":
+            rate = min(rate, SYNCED * self.senders**0.5)
         each = max(1, self.senders) * (self.peers if self.kind == "receive" else 1)
         return max(1, round(rate * seconds / self.units(1) / each)) * each
 
@@ -68,6 +73,7 @@ PACED_1000 = Work("fanout", peers=1000, pace=PACE * 10)
 PUSH = Work("push")
 RECEIVE = Work("receive")
 RELAY = Work("relay", peers=110, senders=10)
+SPOOL = tuple(Work("spool", senders=senders) for senders in (1, 64, 1024))
 MAIN = (BURST, PACED, PUSH, RECEIVE, RELAY)
 """The works that the bars are about, with PACED_1000 and the idle peers."""
 SHAPES = (

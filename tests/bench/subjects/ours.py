@@ -105,5 +105,25 @@ def push(job: Job) -> None:
     trio.run(main)
 
 
+def spool(job: Job) -> None:
+    async def main() -> None:
+        clock, event = Clock(), event_of(job.size)
+
+        async def send(count: int) -> None:
+            for _ in range(count):
+                await output.send(event)
+
+        config = {"url": job.url, "connect": {"mode": "eager"}, "spool": {"path": job.option}}
+        async with trio_wsout.open_output(config) as output:
+            clock.start()
+            async with trio.open_nursery() as nursery:
+                for _ in range(job.senders):
+                    nursery.start_soon(send, job.events // job.senders)
+            await output.flush()
+        clock.tell()
+
+    trio.run(main)
+
+
 if __name__ == "__main__":
-    perform({each.__name__: each for each in (fanout, idle, receive, relay, push)})
+    perform({each.__name__: each for each in (fanout, idle, receive, relay, push, spool)})
