@@ -25,8 +25,7 @@ from trio_wsout._wire.tls import check_tls
 from trio_wsout.config.loading import load_config, verify_config
 from trio_wsout.config.sections import BatchMode, Config, CursorFrom, Mode
 from trio_wsout.errors import ConfigError, DeliveryError, OutputError, Problem, Undelivered
-from trio_wsout.stores.history import HistoryStore
-from trio_wsout.stores.spool import SpoolStore
+from trio_wsout.stores.log import LogStore
 
 __all__ = ["Output", "open_output", "open_with_hooks"]
 
@@ -214,8 +213,8 @@ async def open_output(
     authenticate: Callable[[Handshake], Awaitable[Admit | Deny]] | None = None,
     on_message: Callable[[Received], Received | None] | None = None,
     listeners: Sequence[trio.abc.Listener[Any]] | None = None,
-    history: HistoryStore | None = None,
-    spool: SpoolStore | None = None,
+    history: LogStore | None = None,
+    spool: LogStore | None = None,
     draw: Callable[[], float] = random.random,
 ) -> AsyncGenerator[Output, None]:
     """Open an output; its tasks live inside the ``async with`` block and nowhere else (SPEC 3).

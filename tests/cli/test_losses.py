@@ -209,10 +209,10 @@ def test_what_stays_in_the_spool_is_told_and_sent_by_the_next_run(
 
 
 def test_a_damaged_spool_is_2(peer, command, tmp_path) -> None:
-    (tmp_path / f"{1:020}.spool").write_bytes(b"x" * 100)
+    (tmp_path / "spool.db").write_bytes(b"x" * 100)
     run = command("run", "--set", f"url={peer.url}", "--set", f"spool.path={tmp_path}", text="1\n")
     assert run.returncode == 2
-    assert "damaged at byte 0" in run.stderr
+    assert "file is not a database; restore it or remove it to start anew" in run.stderr
 
 
 DEEP = "[" * 400 + "]" * 400

@@ -17,7 +17,7 @@ from trio_wsout._core.cursor import (
     pointer_value,
     value_text,
 )
-from trio_wsout._core.history import gap_in, gap_message
+from trio_wsout._core.durable_log import gap_in, gap_message
 from trio_wsout._core.json_line import parse_json
 from trio_wsout._core.message import Accepted
 from trio_wsout._core.received import Gap, Peer, Received

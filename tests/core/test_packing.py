@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trio_wsout._core.batching import Document
+from trio_wsout._core.durable_log import Entry, Kind
 from trio_wsout._core.json_line import JsonLine
 from trio_wsout._core.message import Accepted, Message
 from trio_wsout._core.packing import Packer, PackingError
 from trio_wsout._core.payload import Encoder
-from trio_wsout.config import Batch, BatchMode, Config, Delivery, Mode, Payload
+from trio_wsout.config import Batch, BatchMode, Config, Delivery, Payload
 
 
 def packer(values: list[str | None] | None = None, **fields: Any) -> tuple[Packer, Encoder]:
@@ -26,6 +27,11 @@ def packer(values: list[str | None] | None = None, **fields: Any) -> tuple[Packe
 
 def accepted(encoder: Encoder, event: object) -> Accepted:
     return Accepted(encoder.event(event), event)
+
+
+def kept(payloads: list[bytes]) -> list[Entry]:
+    """Events as a history has them."""
+    return [Entry(number, 7, Kind.JSON, each, None, 0.0) for number, each in enumerate(payloads, 1)]
 
 
 def add(made: Packer, item: Accepted, now: float = 0.0, at: float = 0.0) -> list[Message]:
@@ -206,7 +212,6 @@ LINES = st.none() | st.lists(PIECES, max_size=4).map("".join)
     most=st.integers(40, 200),
     texts=st.lists(st.text("aé\n", max_size=30), max_size=40),
     stamped=st.booleans(),
-    mode=st.sampled_from([Mode.CLIENT, Mode.RELAY]),
 )
 def test_no_batch_exceeds_max_message_size_and_none_is_closed_without_need(
     header: str | None,
@@ -215,11 +220,10 @@ def test_no_batch_exceeds_max_message_size_and_none_is_closed_without_need(
     most: int,
     texts: list[str],
     stamped: bool,
-    mode: Mode,
 ) -> None:
     batch = Batch(mode=BatchMode.DOCUMENT, header=header, footer=footer, wrap_as_json=wrapped)
     delivery = Delivery(stamp="s" if stamped else None)
-    made, encoder = packer(batch=batch, max_message_size=most, delivery=delivery, mode=mode)
+    made, encoder = packer(batch=batch, max_message_size=most, delivery=delivery)
     messages: list[Message] = []
     refused = 0
     items = [accepted(encoder, {"t": text}) for text in texts]
@@ -233,32 +237,11 @@ def test_no_batch_exceeds_max_message_size_and_none_is_closed_without_need(
     assert len(carried) + refused == len(items)
     assert [item.seq for item in carried] == sorted({item.seq for item in carried})
     assert {item.seq for item in items} == set(range(1, len(items) + 1))
-    if mode is Mode.CLIENT:
-        for one, two in itertools.pairwise(messages):
-            if two.events[0] is items[items.index(one.events[-1]) + 1]:  # nothing was refused between the two
-                again = len(one.payload) + 1 + len(two.events[0].payload)
-                digits = ((header or "") + (footer or "")).count("${batch|count}")
-                assert again + digits * (len(str(one.count + 1)) - len(str(one.count))) > most
-
-
-def test_a_relay_numbers_its_events_as_their_batch_is_made() -> None:
-    batch = Batch(mode=BatchMode.FIXED, fixed_size=2)
-    made, encoder = packer(batch=batch, delivery=Delivery(stamp="s"), mode=Mode.RELAY)
-    first, passed, second = (accepted(encoder, {"n": number}) for number in range(3))
-    assert add(made, first) == []
-    made.number(passed)
-    (message,) = add(made, second)
-    assert [passed.seq, first.seq, second.seq] == [1, 2, 3]
-    assert passed.payload == b'{"n":1,"s":"7-1"}'
-    assert message.payload == b'{"n":0,"s":"7-2"}\n{"n":2,"s":"7-3"}'
-
-
-def test_what_a_relay_refuses_has_a_number_too() -> None:
-    batch = Batch(mode=BatchMode.FIXED, header="${secret|k}")
-    made, encoder = packer([None], batch=batch, mode=Mode.RELAY)
-    item = accepted(encoder, 1)
-    assert made.add(item, 0.0, 0.0)[1] is not None
-    assert (item.seq, made.taken) == (1, 1)
+    for one, two in itertools.pairwise(messages):
+        if two.events[0] is items[items.index(one.events[-1]) + 1]:  # nothing was refused between the two
+            again = len(one.payload) + 1 + len(two.events[0].payload)
+            digits = ((header or "") + (footer or "")).count("${batch|count}")
+            assert again + digits * (len(str(one.count + 1)) - len(str(one.count))) > most
 
 
 def test_documents_end_where_they_are_ended() -> None:
@@ -295,23 +278,35 @@ def test_repacked_events_are_the_messages_that_they_were(numbers: list[int], siz
     items = [accepted(encoder, {"n": number % 1000}) for number in numbers]
     messages = [message.payload for item in items for message in add(made, item)]
     messages += [message.payload for message in made.flush()]
-    assert made.repack([item.payload for item in items], 0.0) == messages
+    entries = kept([item.payload for item in items])
+    assert made.repack(entries, 0.0) == (len(items), messages)
     alone, _ = packer()
-    assert alone.repack([item.payload for item in items], 0.0) == [item.payload for item in items]
+    assert alone.repack(entries, 0.0) == (len(items), [item.payload for item in items])
 
 
 def test_repacking_needs_header_and_footer() -> None:
     made, _ = packer(batch=Batch(mode=BatchMode.FIXED, header="${env|HEADER}"))
     with pytest.raises(PackingError, match=r"batch\.header"):
-        made.repack([b"1"], 0.0)
+        made.repack(kept([b"1"]), 0.0)
 
 
 def test_an_event_that_was_never_the_first_of_a_batch_is_repacked_all_the_same() -> None:
     made, encoder = packer(batch=Batch(mode=BatchMode.FIXED, header="${t}"), max_message_size=40)
     large = encoder.event({"t": "x" * 20})
-    assert made.repack([large, b'{"t":1}'], 0.0) == [b"\n" + large + b'\n{"t":1}']
-    with pytest.raises(PackingError, match="history"):
-        made.repack([b"1" * 40], 0.0)
+    assert made.repack(kept([large, b'{"t":1}']), 0.0) == (2, [b"\n" + large + b'\n{"t":1}'])
+    assert made.repack(kept([b"1" * 40, b"2"]), 0.0) == (1, [b"\n2"]), "it never fitted, and was refused"
+
+
+def test_what_is_repacked_has_the_stamp_of_its_own_epoch_and_position() -> None:
+    made, _ = packer(delivery=Delivery(stamp="s"))
+    entries = [
+        Entry(3, 6, Kind.JSON, b'{"a":1}', None, 0.0),
+        Entry(4, 7, Kind.LINE, b' {"a": 1} ', None, 0.0),
+        Entry(5, 7, Kind.JSON, b"[1]", None, 0.0),
+        Entry(6, 7, Kind.REFUSED, b"{}", None, 0.0),
+        Entry(7, 7, Kind.TEXT, b"{}", None, 0.0),
+    ]
+    assert made.repack(entries, 0.0) == (4, [b'{"a":1,"s":"6-3"}', b'{"a": 1,"s":"7-4"}', b"[1]", b"{}"])
 
 
 def test_many_are_numbered_as_they_come() -> None:

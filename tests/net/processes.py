@@ -465,7 +465,7 @@ async def spool(options: dict[str, Any]) -> None:
 
     async with trio_wsout.open_output(options["config"]) as output:
         figures = output.statistics()
-        say(left=figures.spool.events, torn=figures.spool.torn)
+        say(left=figures.spool.events)
         async with trio.open_nursery() as nursery:
             for _ in range(options["tasks"]):
                 nursery.start_soon(post)

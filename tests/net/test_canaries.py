@@ -647,7 +647,7 @@ async def test_no_secret_of_a_peer_is_told_when_the_history_fails(tmp_path: Path
                 await output.send({"n": 1})
                 await output.flush()
                 with closing(sqlite3.connect(path)) as other:
-                    other.execute("DROP TABLE history_log")
+                    other.execute("DROP TABLE log_runs")
                 await knock(output.statistics().addresses[0], THEIRS)
                 told.note(output.statistics())
                 await output.send({"n": 2})

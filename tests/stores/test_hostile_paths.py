@@ -31,8 +31,9 @@ from trio_wsout.config import Cursor, History
 from trio_wsout.errors import CursorError, HistoryError, OutputError
 from trio_wsout.stores.cursor import CursorStore, FileCursorStore, SqliteCursorStore, StoredCursor
 from trio_wsout.stores.from_config import open_cursor_store
-from trio_wsout.stores.history import Entry
-from trio_wsout.stores.history_sqlite import SqliteHistoryStore
+from trio_wsout.stores.log import Entry
+from trio_wsout.stores.log import Kind as Form
+from trio_wsout.stores.log_sqlite import SqliteLog
 from trio_wsout.testing import open_peer
 
 if TYPE_CHECKING:
@@ -227,19 +228,17 @@ def cursors(make: Callable[[Path], CursorStore]) -> tuple[Any, Any]:
 
 
 async def write_history(path: Path, value: str) -> None:
-    store = SqliteHistoryStore(path, History())
+    store = SqliteLog(path, History())
     try:
         extent = await store.open(1)
-        entry = Entry(
-            position=extent.tail + 1, epoch=extent.epoch, payload=value.encode(), cursor=None, at=0.0
-        )
+        entry = Entry(extent.tail + 1, extent.epoch, Form.TEXT, value.encode(), None, 0.0)
         await store.append([entry])
     finally:
         await store.aclose()
 
 
 async def read_history(path: Path) -> str | None:
-    store = SqliteHistoryStore(path, History())
+    store = SqliteLog(path, History())
     try:
         await store.open(1)
         entries = await store.after(0, most=100, most_bytes=1 << 20)
@@ -727,13 +726,13 @@ def test_what_an_open_history_keeps_is_in_its_file_or_told(
     path = tmp_path / "h.db"
 
     async def main() -> bool:
-        store = SqliteHistoryStore(path, History())
+        store = SqliteLog(path, History())
         try:
             await store.open(1)
-            await store.append([Entry(position=1, epoch=1, payload=b"one", cursor=None, at=0.0)])
+            await store.append([Entry(1, 1, Form.TEXT, b"one", None, 0.0)])
             await trio.to_thread.run_sync(change, path)
             try:
-                await store.append([Entry(position=2, epoch=1, payload=b"two", cursor=None, at=0.0)])
+                await store.append([Entry(2, 1, Form.TEXT, b"two", None, 0.0)])
             except HistoryError as error:
                 assert str(path) in str(error)
                 return False

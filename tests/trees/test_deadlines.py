@@ -10,14 +10,14 @@ import trio
 import trio_wsout
 from trio_wsout._tasks.heartbeat import HeartbeatTask
 from trio_wsout.config import History
-from trio_wsout.stores.history_memory import MemoryHistoryStore
+from trio_wsout.stores.log_memory import MemoryLog
 from trio_wsout.testing import Accept, open_peer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trio.testing import MockClock
-    from trio_wsout._core.history import Entry
+    from trio_wsout._core.durable_log import Entry
     from trio_wsout.testing import MemoryListener
 
 SERVER = {"bind": "127.0.0.1:0"}
@@ -54,7 +54,7 @@ async def test_a_peer_that_is_silent_after_a_break_costs_the_connection_at_retry
             assert [each.opened_at - start for each in peer.connections] == [0.0, 0.5, 31.0]
 
 
-class SlowReads(MemoryHistoryStore):
+class SlowReads(MemoryLog):
     """Takes a second for each read."""
 
     async def after(self, position: int, *, most: int, most_bytes: int) -> Sequence[Entry]:

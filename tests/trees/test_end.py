@@ -9,14 +9,14 @@ import trio
 import trio_wsout
 from trio_wsout.config import History
 from trio_wsout.errors import HistoryError
-from trio_wsout.stores.history_memory import MemoryHistoryStore
+from trio_wsout.stores.log_memory import MemoryLog
 from trio_wsout.testing import Accept, Step, Unreachable, open_peer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trio.testing import MockClock
-    from trio_wsout._core.history import Entry, Extent
+    from trio_wsout._core.durable_log import Entry, Extent
     from trio_wsout.testing import MemoryListener
 
 SERVER = {"mode": "server-output", "server": {"bind": "127.0.0.1:0"}}
@@ -85,8 +85,8 @@ async def test_who_waits_for_a_peer_hears_that_the_link_gave_up(
     assert output.statistics().link.state == "gave-up"
 
 
-class Failing(MemoryHistoryStore):
-    async def append(self, entries: Sequence[Entry]) -> Extent:
+class Failing(MemoryLog):
+    async def append(self, run: Sequence[Entry], settled: int = 0) -> Extent:
         raise HistoryError("the disk is gone")
 
 

@@ -16,7 +16,7 @@ import trio_wsout
 from hypothesis import given
 from hypothesis import strategies as st
 from trio_wsout.config import History
-from trio_wsout.stores.history_memory import MemoryHistoryStore
+from trio_wsout.stores.log_memory import MemoryLog
 from trio_wsout.testing import MemoryListener, MemoryPeer, open_peer
 
 if TYPE_CHECKING:
@@ -249,10 +249,10 @@ async def test_the_cursor_of_a_relay_moves_when_its_history_has_the_message(
 ) -> None:
     held = trio.Event()
 
-    class Held(MemoryHistoryStore):
-        async def append(self, entries: Any) -> Any:
+    class Held(MemoryLog):
+        async def append(self, run: Any, settled: int = 0) -> Any:
             await held.wait()
-            return await super().append(entries)
+            return await super().append(run, settled)
 
     options: dict[str, Any] = {"listeners": [listener], "history": Held(History())}
     async with (

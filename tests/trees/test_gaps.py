@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio_wsout
-from trio_wsout._core.history import Entry, Extent, first_cursor, gap_message
+from trio_wsout._core.durable_log import Entry, Extent, gap_message
 from trio_wsout.config import History
-from trio_wsout.stores.history_memory import MemoryHistoryStore
+from trio_wsout.stores.log_memory import MemoryLog
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -182,7 +182,7 @@ async def test_a_refused_peer_that_reads_nothing_is_cut_and_holds_nobody_up(
         assert output.statistics().peers == 0
 
 
-class Late(MemoryHistoryStore):
+class Late(MemoryLog):
     """A store of which each read waits a second."""
 
     async def after(self, position: int, *, most: int, most_bytes: int) -> Sequence[Entry]:
@@ -217,10 +217,9 @@ async def test_a_replay_that_the_history_overtakes_is_told_without_stamps_or_ref
 async def test_the_names_of_a_gap() -> None:
     assert gap_message(None, None) == b'{"gap":{"asked":null,"first":null}}'
     assert gap_message('"', "\n") == b'{"gap":{"asked":"\\"","first":"\\n"}}'
-    assert first_cursor([]) is None
 
 
-class SlowTrim(MemoryHistoryStore):
+class SlowTrim(MemoryLog):
     """Takes very long over what is asked for second: a trim, after the one by which a peer was located."""
 
     def __init__(self) -> None:

@@ -14,13 +14,13 @@ from attrs import define, field
 from hypothesis import given
 from hypothesis import strategies as st
 from trio_wsout.config import History
-from trio_wsout.stores.history_memory import MemoryHistoryStore
+from trio_wsout.stores.log_memory import MemoryLog
 from trio_wsout.testing import MemoryListener
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trio_wsout._core.history import Entry, Extent
+    from trio_wsout._core.durable_log import Entry, Extent
     from trio_wsout.testing import PeerConnection
 
 Step = tuple[str, int]
@@ -32,16 +32,16 @@ def config(**more: Any) -> dict[str, Any]:
     return {"mode": "server-output", "server": server, "history": {}, "cursor": cursor, **more}
 
 
-class SlowHistory(MemoryHistoryStore):
+class SlowHistory(MemoryLog):
     """Takes its time before and after each step, as a disk and its thread do."""
 
     def __init__(self, limits: History, delays: Sequence[float]) -> None:
         super().__init__(limits)
         self._delays = cycle(delays)
 
-    async def append(self, entries: Sequence[Entry]) -> Extent:
+    async def append(self, run: Sequence[Entry], settled: int = 0) -> Extent:
         await trio.sleep(next(self._delays))
-        extent = await super().append(entries)
+        extent = await super().append(run, settled)
         await trio.sleep(next(self._delays))
         return extent
 
@@ -59,7 +59,7 @@ class SlowHistory(MemoryHistoryStore):
         return position
 
 
-class HeldHistory(MemoryHistoryStore):
+class HeldHistory(MemoryLog):
     """Stops before a read (``read``), after it (``found``) or after an append (``kept``), where it is told to."""
 
     def __init__(self, limits: History) -> None:
@@ -77,8 +77,8 @@ class HeldHistory(MemoryHistoryStore):
             reached.set()
             await go_on.wait()
 
-    async def append(self, entries: Sequence[Entry]) -> Extent:
-        extent = await super().append(entries)
+    async def append(self, run: Sequence[Entry], settled: int = 0) -> Extent:
+        extent = await super().append(run, settled)
         await self._pass("kept")
         return extent
 

@@ -12,7 +12,7 @@ import trio
 import trio.lowlevel
 import trio_wsout
 from trio_wsout.config import History
-from trio_wsout.stores.history_memory import MemoryHistoryStore
+from trio_wsout.stores.log_memory import MemoryLog
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -597,8 +597,8 @@ async def test_the_last_event_that_left_the_history_is_no_gap(
 async def test_a_history_that_fails_breaks_the_output_with_what_was_not_kept(
     listener: MemoryListener, autojump_clock: MockClock
 ) -> None:
-    class Full(MemoryHistoryStore):
-        async def append(self, entries: Any) -> Any:
+    class Full(MemoryLog):
+        async def append(self, run: Any, settled: int = 0) -> Any:
             await trio.lowlevel.checkpoint()
             raise trio_wsout.HistoryError("history: the disk is full")
 
@@ -613,7 +613,7 @@ async def test_a_history_that_fails_breaks_the_output_with_what_was_not_kept(
     assert client.messages == []
 
 
-class Unreadable(MemoryHistoryStore):
+class Unreadable(MemoryLog):
     async def find(self, cursor: str) -> int | None:
         await trio.lowlevel.checkpoint()
         raise trio_wsout.HistoryError("the disk is gone; bring it back")
@@ -638,7 +638,7 @@ async def test_a_history_that_cannot_be_read_is_503_for_who_resumes_and_nobody_e
     [
         ({"url": "ws://h/"}, {"listeners": []}, "server"),
         ({"url": "ws://h/"}, {"authenticate": lambda _: None}, "server"),
-        (config(), {"history": MemoryHistoryStore(History())}, "history"),
+        (config(), {"history": MemoryLog(History())}, "history"),
     ],
 )
 async def test_an_argument_that_would_do_nothing_is_an_error(

@@ -11,29 +11,32 @@ import pytest
 import trio
 import trio.testing
 import trio_wsout
-from trio_wsout._core.message import Accepted
-from trio_wsout._core.spool_format import encode_event
-from trio_wsout.config import Config
+from trio_wsout.config import Config, History
 from trio_wsout.errors import SpoolError
-from trio_wsout.stores.spool import Spooled, SpoolFullError
+from trio_wsout.stores.log import Entry, Kind, LogFullError
+from trio_wsout.stores.log_memory import MemoryLog
 from trio_wsout.testing import Accept, Refuse, Unreachable, open_peer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from trio_wsout.stores.log import Extent
 
-class Disk:
-    """A `SpoolStore` in memory, slow or full as it is told; what is in it outlives the output."""
 
-    location = "/spool"
+class Disk(MemoryLog):
+    """A log that is slow or full as it is told; what is in it outlives the output."""
 
-    def __init__(self, takes: float = 1.0, events: Sequence[object] = ()) -> None:
+    def __init__(self, takes: float = 1.0, events: Sequence[object] = (), settled: int = 0) -> None:
+        super().__init__(History())
+        self.location = "/spool"
         self.takes = takes
-        self.events = [encode_event(Accepted(orjson.dumps(event, default=str), event)) for event in events]
-        self.settled = 0
+        self.left = events, settled
+        """Events of an earlier life, and how many of them are settled."""
+        self.count = 0
+        """Events that were ever appended."""
+        self.settled = settled
         self.room: int | None = None
         """Most events that are not settled; None: any number."""
-        self.full = "the disk is full"
         self.groups: list[tuple[float, int, int]] = []
         """When each group was kept, its events, and what it says is settled."""
         self.broken: str | None = None
@@ -42,35 +45,48 @@ class Disk:
         """Numbers of the events that were read back."""
         self.closed = False
 
-    async def open(self, epoch: int) -> Spooled:
-        await trio.lowlevel.checkpoint()
+    async def open(self, epoch: int, *, keep_epoch: bool = False) -> Extent:
         self.closed = False
-        return Spooled(epoch=9, settled=self.settled, last=len(self.events), size=1, torn=0)
+        events, settled = self.left
+        if events:
+            await super().open(9)
+            entries = [Entry(number, 9, *form(each), None, 0.0) for number, each in enumerate(events, 1)]
+            await super().append(entries, settled)
+            self.count = len(events)
+        return await super().open(epoch, keep_epoch=keep_epoch)
 
-    async def append(self, events: Sequence[bytes], settled: int) -> int:
+    async def append(self, run: Sequence[Entry], settled: int = 0) -> Extent:
         with trio.CancelScope(shield=True):
             await trio.sleep(self.takes)
         if self.broken is not None:
             raise SpoolError(self.broken)
         self.settled = settled
-        if events and self.room is not None and len(self.events) + len(events) - settled > self.room:
-            raise SpoolFullError(self.full)
-        self.events += events
-        self.groups.append((trio.current_time(), len(events), settled))
-        return len(self.events)
+        extent = await super().append((), settled)
+        if run and self.room is not None and extent.events + len(run) > self.room:
+            raise LogFullError("/spool: the disk is full") from OSError()
+        self.count += len(run)
+        self.groups.append((trio.current_time(), len(run), settled))
+        return await super().append(run, settled)
 
-    async def after(self, number: int, most_bytes: int) -> Sequence[bytes]:
+    async def after(self, position: int, *, most: int, most_bytes: int) -> Sequence[Entry]:
         await trio.sleep(self.takes / 10)
         self.reads += 1
         if self.broken is not None:
             raise SpoolError(self.broken)
-        events = self.events[number : number + 100]
-        self.read.update(range(number, number + len(events)))
-        return events
+        entries = await super().after(position, most=min(most, 100), most_bytes=most_bytes)
+        self.read.update(each.position - 1 for each in entries)
+        return entries
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
         self.closed = True
+
+
+def form(event: object) -> tuple[Kind, bytes]:
+    """Kind and payload of an event as a log has it."""
+    if isinstance(event, str):
+        return Kind.TEXT, event.encode()
+    return (Kind.BYTES, event) if isinstance(event, bytes) else (Kind.JSON, orjson.dumps(event))
 
 
 def config(**fields: Any) -> Config:
@@ -183,28 +199,27 @@ async def test_send_waits_while_there_is_no_room_and_goes_on_when_something_is_s
     autojump_clock: object,
 ) -> None:
     disk = Disk(takes=0)
-    disk.room, disk.full = 2, "spool.max-bytes is reached"
+    tight = config(spool={"path": "/spool", "max-bytes": 1150}, **{"max-message-size": 60})
     async with open_peer() as peer:
         peer.plan(Accept(after=5.0))
-        async with trio_wsout.open_output(config(), open_stream=peer.open_stream, spool=disk) as output:
-            for number in range(2):
+        async with trio_wsout.open_output(tight, open_stream=peer.open_stream, spool=disk) as output:
+            for number in range(17):
                 await output.send(number)
             with trio.move_on_after(2) as scope:
                 await output.send("never")
             assert scope.cancelled_caught
 
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(output.send, 2)
+                nursery.start_soon(output.send, 17)
                 await trio.sleep(1)
                 assert output.statistics().spool.waits == "spool.max-bytes is reached"
             assert 5.0 <= trio.current_time() <= 5.1
             assert output.statistics().spool.waits is None
-        assert peer.messages == ["0", "1", "2"]
+        assert peer.messages == list(map(str, range(18)))
 
 
 async def test_what_an_earlier_life_left_goes_first_then_what_is_new(autojump_clock: object) -> None:
-    disk = Disk(events=list(range(1000)))
-    disk.settled = 300
+    disk = Disk(events=list(range(1000)), settled=300)
     async with open_peer() as peer:
         async with trio_wsout.open_output(config(), open_stream=peer.open_stream, spool=disk) as output:
             assert (output.statistics().accepted, output.statistics().spool.events) == (700, 700)
@@ -295,7 +310,7 @@ async def test_an_undelivered_event_that_breaks_the_output_leaves_and_the_others
                 await output.send("stays")
                 await output.wait_connected()
         assert [each.event for each in caught.value.undelivered] == ["too big"]
-        assert (disk.settled, len(disk.events)) == (1, 2)
+        assert (disk.settled, disk.count) == (1, 2)
         balanced(output)
 
 
@@ -323,9 +338,9 @@ async def test_send_nowait_is_accepted_at_once_and_on_disk_a_moment_later(autoju
             with pytest.raises(trio.WouldBlock):
                 output.send_nowait("no room")
             assert output.statistics().accepted == 256
-            assert disk.events == []
+            assert disk.count == 0
             await trio.sleep(1.5)
-            assert len(disk.events) == 256
+            assert disk.count == 256
             output.send_nowait("room")
         assert peer.messages == [*map(str, range(256)), "room"]
 
@@ -340,7 +355,7 @@ async def test_what_never_got_to_disk_is_undelivered_at_the_end(autojump_clock: 
                 await output.send("kept")
                 output.send_nowait("only in memory")
         assert [each.event for each in caught.value.undelivered] == ["only in memory"]
-        assert (len(disk.events), disk.settled) == (1, 0)
+        assert (disk.count, disk.settled) == (1, 0)
         balanced(output)
 
 
@@ -396,7 +411,7 @@ async def test_cancelled_what_is_on_disk_just_stays(
                 await output.send("x")
                 await trio.sleep_forever()
     assert [each.levelname for each in caplog.records if "stays in the spool" in each.message] == ["WARNING"]
-    assert (len(disk.events), disk.settled, disk.closed) == (1, 0, True)
+    assert (disk.count, disk.settled, disk.closed) == (1, 0, True)
 
 
 async def test_who_waits_in_send_as_the_output_ends_hears_it(autojump_clock: object) -> None:

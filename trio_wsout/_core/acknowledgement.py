@@ -28,6 +28,16 @@ def stamp_of(epoch: int, seq: int) -> str:
     return f"{epoch}-{seq}"
 
 
+def position_in(stamp: str) -> tuple[int, int] | None:
+    """Return epoch and number of a stamp; None if the text is none."""
+    epoch, _, seq = stamp.rpartition("-")
+    digits = epoch + seq
+    if not (epoch and seq and digits.isascii() and digits.isdigit() and max(len(epoch), len(seq)) <= _DIGITS):
+        return None
+    named = int(epoch), int(seq)
+    return named if stamp_of(*named) == stamp else None
+
+
 class AckReader:
     """Reads acknowledgements for one output."""
 
@@ -63,8 +73,5 @@ class AckReader:
     def _plain_seq(self, value: str | float) -> int | None:
         if isinstance(value, int):
             return value
-        if isinstance(value, str):
-            epoch, _, seq = value.rpartition("-")
-            if epoch == str(self.epoch) and seq.isascii() and seq.isdigit() and len(seq) <= _DIGITS:
-                return int(seq)
-        return None
+        epoch, seq = position_in(value) or (None, None) if isinstance(value, str) else (None, None)
+        return seq if epoch == self.epoch else None

@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 
 from attrs import define, field
 
-from trio_wsout._core.history import gap_in
+from trio_wsout._core.durable_log import gap_in
 from trio_wsout._core.json_line import parse_json
 from trio_wsout._core.received import Gap, Received
 from trio_wsout._core.statistics import Counters

@@ -2,9 +2,7 @@
 
 Rules
 -----
-1. Events get their sequence numbers, and their stamps, in the order in which they come here. In a relay whose own events
-   are batched they get them when their message is made: messages of peers overtake an open batch without closing it, and
-   the numbers have the order of the messages.
+1. Events get their sequence numbers, and their stamps, in the order in which they come here.
 2. Without a batch section each event is a message. Then `alone` is true, and only `number` or `number_many` is needed.
 3. Header and footer of a batch are expanded when it opens, with its first event and its number; only the count of its events
    is filled in when it closes. If they can't be expanded, or if the event alone exceeds max-message-size with them, the event
@@ -26,19 +24,18 @@ from attrs import evolve, frozen
 from trio_wsout._core.acknowledgement import stamp_of
 from trio_wsout._core.batching import Batcher, ClosedBatch, Document
 from trio_wsout._core.cursor import MISSING, pointer_value
+from trio_wsout._core.durable_log import Entry, Kind
 from trio_wsout._core.json_line import is_object, parse_json, write_json
 from trio_wsout._core.message import Accepted, BatchMessage, Message
 from trio_wsout._core.payload import Encoder
 from trio_wsout.config.event_paths import parse_pointer
 from trio_wsout.config.quantities import format_time
-from trio_wsout.config.sections import Batch, Config, Mode
+from trio_wsout.config.sections import Batch, Config
 from trio_wsout.config.templates import Resolve, Template, TemplateError
 
 _TOO_LARGE = "with batch.header and batch.footer it exceeds max-message-size"
 _COUNT = "\ud800"
 """Stands in header and footer for the count of events, which is not known yet; no value holds half of a surrogate pair."""
-_LAST = 2**64 - 1
-"""No event has a higher number."""
 
 
 class PackingError(ValueError):
@@ -166,7 +163,6 @@ class Packer:
         self._batch = batch = config.batch
         self._batcher = Batcher[Accepted](batch, max_bytes=self._most_bytes) if batch else None
         self._templates = _EdgeTemplates(batch, encoder, resolve) if batch else None
-        self._late = batch is not None and config.mode is Mode.RELAY
         self._edges = _Edges(None, None, 0, 0)
         self._made = 0
         self.alone = self._batcher is None
@@ -210,21 +206,17 @@ class Packer:
         if batcher is None or templates is None:
             self.number(accepted)
             return (accepted,), None
+        self.number(accepted)
         size = len(accepted.payload)
-        if not self._late:
-            self.number(accepted)
-            size = len(accepted.payload)
-        elif self._stamped and is_object(accepted.event):
-            size = len(self._encoder.stamped(accepted.payload, stamp_of(self._epoch, _LAST).encode()))
         messages = self._messages(batcher.make_room(size))
         edges = self._edges
         if not batcher.pending:
             try:
                 edges = templates.edges(self._made + 1, accepted.payload, at)
             except PackingError as error:
-                return messages, self._refused(accepted, str(error))
+                return messages, str(error)
             if size + edges.size + edges.counts > self._most_bytes:
-                return messages, self._refused(accepted, _TOO_LARGE)
+                return messages, _TOO_LARGE
             self._edges = edges
         closed = batcher.add(accepted, size, now, edges.size, edges.counts)
         return [*messages, *self._messages(closed)], None
@@ -247,18 +239,22 @@ class Packer:
         closed = self._batcher.end_document() if self._batcher else None
         return self._messages(closed), None if closed is None else closed.document
 
-    def repack(self, events: Sequence[bytes], at: float) -> list[bytes]:
-        """Return stamped events of the history as messages of the same kind, for a replay.
+    def repack(self, entries: Sequence[Entry], at: float) -> tuple[int, list[bytes]]:
+        """Return events of the history, each stamped by its own epoch and position, as messages of the same kind, for a replay.
+
+        Returns:
+            The number of events, without those that fit into no message, and the messages.
 
         Raises:
-            PackingError: Header or footer can't be expanded, or an event does not fit with them.
+            PackingError: Header or footer can't be expanded.
         """
+        events = [self._stamped_again(entry) for entry in entries if entry.kind is not Kind.REFUSED]
         templates = self._templates
         if self._batch is None or templates is None:
-            return list(events)
+            return len(events), events
         batcher = Batcher[bytes](self._batch, max_bytes=self._most_bytes)
         messages: list[bytes] = []
-        edges = self._edges
+        edges, count = self._edges, 0
 
         def close(closed: ClosedBatch[bytes] | None) -> None:
             if closed is not None:
@@ -267,30 +263,35 @@ class Packer:
         for event in events:
             close(batcher.make_room(len(event)))
             if not batcher.pending:
-                edges = self._edges_again(templates, len(messages) + 1, event, at)
+                fitting = self._edges_again(templates, len(messages) + 1, event, at)
+                if fitting is None:
+                    continue
+                edges = fitting
+            count += 1
             close(batcher.add(event, len(event), 0.0, edges.size, edges.counts))
         close(batcher.flush())
-        return messages
+        return count, messages
 
-    def _edges_again(self, templates: _EdgeTemplates, number: int, first: bytes, at: float) -> _Edges:
+    def _stamped_again(self, entry: Entry) -> bytes:
+        payload = entry.payload
+        if not (self._stamped and entry.kind in (Kind.JSON, Kind.LINE)):
+            return payload
+        payload = payload.strip()
+        stamp = stamp_of(entry.epoch, entry.position).encode()
+        return self._encoder.stamped(payload, stamp) if payload.startswith(b"{") else payload
+
+    def _edges_again(self, templates: _EdgeTemplates, number: int, first: bytes, at: float) -> _Edges | None:
+        """Return header and footer of a batch that begins with the event `first`; None if it does not fit with them."""
         for known in (first, b""):
             edges = templates.edges(number, known, at)
             if len(first) + edges.size + edges.counts <= self._most_bytes:
                 return edges
-        raise PackingError(f"an event of the history: {_TOO_LARGE}")
-
-    def _refused(self, accepted: Accepted, reason: str) -> str:
-        if self._late:
-            self.number(accepted)
-        return reason
+        return None
 
     def _messages(self, closed: ClosedBatch[Accepted] | None) -> Sequence[Message]:
         if closed is None or not closed.items:
             return ()
         self._made += 1
-        if self._late:
-            for accepted in closed.items:
-                self.number(accepted)
         payloads = [accepted.payload for accepted in closed.items]
         payload = self._encoder.message(payloads, *self._edges.filled(len(payloads)))
         return (BatchMessage(payload, closed.items, closed.document),)

@@ -83,9 +83,7 @@ class SpoolStatistics:
     events: int = 0
     """Events on disk that are not settled."""
     bytes: int = 0
-    """Bytes of the spool's files."""
-    torn: int = 0
-    """Groups of events that a crash had torn, and that were cut off as the spool was opened: ``send`` never returned for them."""
+    """Bytes that the events in it take on the disk, at most."""
     waits: str | None = None
     """The reason for which ``send`` waits for the spool: "spool.max-bytes is reached" or "the disk is full"; None if it does not wait."""
 

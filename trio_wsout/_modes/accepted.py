@@ -7,25 +7,28 @@ from collections.abc import Callable, Collection
 import trio
 
 from trio_wsout._core.admission import Admission
-from trio_wsout._core.message import Accepted
-from trio_wsout._core.statistics import HistoryStatistics, ListenerStatistics
+from trio_wsout._core.statistics import ListenerStatistics
 from trio_wsout._modes.common import Common
+from trio_wsout._tasks.catch_up import Reader, Replay
 from trio_wsout._tasks.fan_out import gap_frame
-from trio_wsout._tasks.history_journal import HistoryJournal
 from trio_wsout._tasks.inbox import Inbox
 from trio_wsout._tasks.listener import Listener
-from trio_wsout._tasks.replay import Replay
 from trio_wsout._tasks.session import GOING_AWAY, Resumption, Session
 from trio_wsout._wire.accept import Acceptor
 from trio_wsout.config.sections import OnGap, Server
-from trio_wsout.stores.from_config import open_history_store
 
 
 class AcceptedSide:
     """The listener of an output with its peers; `Tree` opens, runs and closes it."""
 
-    def __init__(self, common: Common, server: Server, inbox_for: Callable[[Session], Inbox]) -> None:
-        """Make a listener that gives what a peer sends to the inbox that `inbox_for` makes."""
+    def __init__(
+        self,
+        common: Common,
+        server: Server,
+        inbox_for: Callable[[Session], Inbox],
+        history: Reader | None = None,
+    ) -> None:
+        """Make a listener that gives what a peer sends to the inbox that `inbox_for` makes; peers resume from `history`."""
         config, hooks = common.config, common.hooks
         self._common = common
         self.fan_out = common.fan_out
@@ -48,45 +51,23 @@ class AcceptedSide:
             common.resolve,
         )
         self._tells_gaps = config.history is None or config.history.on_gap is OnGap.TELL
-        self.history: HistoryJournal | None = None
-        """Keeps messages before the peers get them; None if there is no history."""
-        if config.history is not None:
-            cursor = config.cursor
-            self.history = HistoryJournal(
-                hooks.history or open_history_store(config.history),
-                self.fan_out,
-                common.ledger,
-                max_age=config.history.max_age,
-                by_stamp=cursor is None or (cursor.value_field or cursor.value_pointer) is None,
-            )
+        self._history = history
 
     # -- life -------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Bind, and take the history over.
+        """Bind.
 
         Raises:
             ConfigError: The address or the TLS files can't be used.
-            HistoryError: The history can't be used.
         """
         await self.listener.open()
-        if self.history is not None:
-            extent = await self.history.open(self._common.epoch)
-            self._common.go_on(extent.epoch, extent.tail)
-        self.fan_out.epoch = self._common.epoch
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Start to accept, and to keep messages where there is a history."""
-        if self.history is not None:
-            nursery.start_soon(self.history.run, name="history journal")
+        """Start to accept."""
+        self.fan_out.epoch = self._common.epoch
+        self.fan_out.log.start_after(self._common.packer.taken)
         nursery.start_soon(self.listener.run, name="listener")
-
-    async def wait_posted(self) -> None:
-        """Wait until every message taken so far is in the log."""
-        if self.history is not None:
-            await self.history.wait_posted()
-        else:
-            await trio.lowlevel.checkpoint()
 
     async def close(self) -> None:
         """Close every peer, those that are admitted meanwhile, too, and wait until they are gone."""
@@ -96,15 +77,9 @@ class AcceptedSide:
             await self.fan_out.changed.park()
 
     async def aclose(self) -> None:
-        """Close the listening sockets and the history."""
+        """Close the listening sockets."""
         self.fan_out.changed.unpark_all()
         await self.listener.aclose()
-        if self.history is not None:
-            await self.history.aclose()
-
-    def leftovers(self) -> list[Accepted]:
-        """Return the events that are not in the log yet, and wait for the history, in order."""
-        return [] if self.history is None else self.history.leftovers()
 
     # -- for the application ----------------------------------------------------------------------------
 
@@ -144,13 +119,6 @@ class AcceptedSide:
             unheard=fan_out.log.unheard,
         )
 
-    def history_statistics(self) -> HistoryStatistics | None:
-        """Return the figures of the history; None if there is none."""
-        if self.history is None:
-            return None
-        extent, replayed = self.history.extent, self._common.counters.replayed
-        return HistoryStatistics(events=extent.events, bytes=extent.size, replayed=replayed)
-
     # -- for the listener -------------------------------------------------------------------------------
 
     async def _resumption(self, asked: str | None) -> Resumption:
@@ -158,14 +126,14 @@ class AcceptedSide:
         if asked is None:
             await trio.lowlevel.checkpoint()
             return Resumption()
-        if self.history is None:
+        if self._history is None:
             await trio.lowlevel.checkpoint()
             return Resumption(resumed=False, notice=gap_frame(asked, None))
-        start = await self.history.locate(asked)
+        start = await self._history.locate(asked)
         if start.gap and not self._tells_gaps:
             return Resumption(resumed=False, refusal=start.first or "")
         replay = Replay(
-            self.history,
+            self._history,
             self.fan_out,
             self._common.packer,
             start.position,

@@ -10,6 +10,7 @@ from functools import partial
 from trio_wsout._core.acknowledgement import AckReader
 from trio_wsout._core.callables import CallableError, plain
 from trio_wsout._core.cursor import CursorReader, ReceivedCursor, goes_into_header
+from trio_wsout._core.durable_log import Entry, event_of
 from trio_wsout._core.json_line import value_of_event
 from trio_wsout._core.log import Log
 from trio_wsout._core.message import Accepted, Fate, Refused
@@ -139,8 +140,9 @@ class Common:
             accepted.cursor = cursor.value_of(value) if own else cursor.value_from(value)
         return accepted
 
-    def revive(self, event: object) -> Accepted:
+    def revive(self, entry: Entry) -> Accepted:
         """Encode an event of an earlier run; if this configuration can't send it, it is undelivered."""
+        event = event_of(entry)
         try:
             return self.encode(event, own=False)
         except ValueError as error:

@@ -15,8 +15,7 @@ from trio_wsout._core.callables import plain
 from trio_wsout._core.link import LinkChange
 from trio_wsout._core.received import Received
 from trio_wsout.errors import Undelivered
-from trio_wsout.stores.history import HistoryStore
-from trio_wsout.stores.spool import SpoolStore
+from trio_wsout.stores.log import LogStore
 
 __all__ = ["Hooks"]
 
@@ -37,8 +36,8 @@ class Hooks:
     authenticate: Callable[[Handshake], Awaitable[Admit | Deny]] | None = None
     on_message: Callable[[Received], Received | None] | None = None
     listeners: Sequence[trio.abc.Listener[trio.abc.Stream]] | None = None
-    history: HistoryStore | None = None
-    spool: SpoolStore | None = None
+    history: LogStore | None = None
+    spool: LogStore | None = None
     draw: Callable[[], float] = field(default=random.random)
 
     # Only the command has these:

@@ -4,7 +4,7 @@
 
     client
     ├─ sender          events → batches → messages → log, and the socket if it has room
-    ├─ spool journal   with a spool: events → disk, many with one sync; then to the sender
+    ├─ journal         with a spool: events → disk, many with one commit; then to the sender
     ├─ heartbeat       the deadlines of the session: ping, warn, cut
     ├─ supervisor      dials, backs off; and is the session: log → socket, when that had no room
     │  ├─ reader       always drains; → received; pongs confirm
@@ -15,7 +15,7 @@
 
     server-output, server-input, relay
     ├─ sender          events → batches → messages, framed once → log → all sockets that have room
-    ├─ history journal with a history: messages → history, many with one commit → log
+    ├─ journal         with a history: events → history, many with one commit; then to the sender
     ├─ heartbeat       the deadlines of all sessions: ping, warn, cut
     ├─ listener        accepts, each session guarded
     │  └─ session      handshake → admission → what the peer missed → socket; log → socket, when that had no room
@@ -40,15 +40,13 @@ from trio_wsout._modes.dialled import DialledSide
 from trio_wsout._modes.exchange import Exchange
 from trio_wsout._modes.hooks import Hooks
 from trio_wsout._modes.tree import Tree
-from trio_wsout._tasks.backlog import Backlog
-from trio_wsout._tasks.channel import ReceivingEnd
+from trio_wsout._tasks.catch_up import Backlog, Reader
 from trio_wsout._tasks.inbox import Inbox
-from trio_wsout._tasks.ledger import Item
-from trio_wsout._tasks.sender import FanOutSender, LinkSender, Sender
+from trio_wsout._tasks.journal import RUN, DiskEntry, Journal, SourceFeed
+from trio_wsout._tasks.sender import FanOutSender, LinkSender, Sender, Source
 from trio_wsout._tasks.session import Session
-from trio_wsout._tasks.spool_journal import SpoolJournal
 from trio_wsout.config.sections import Config, Mode, Server
-from trio_wsout.stores.from_config import open_spool_store
+from trio_wsout.stores.from_config import open_history_store, open_spool_store
 
 
 def make_tree(config: Config, hooks: Hooks) -> Tree:
@@ -68,10 +66,13 @@ def _client(common: Common) -> Tree:
     inbox = common.inbox(common.received if common.hooks.receive else None)
     link = DialledSide(common, fan_out.log.join_link(config.retry), inbox)
     if config.spool is not None:
-        store = common.hooks.spool or open_spool_store(config.spool, config.spool_bytes)
-        backlog = Backlog(store, ledger, common.revive)
-        spool = SpoolJournal(store, config.spool_bytes, ledger, backlog)
-        return Tree(common, Sender(packer, backlog, fan_out, ledger), link=link, spool=spool)
+        store = common.hooks.spool or open_spool_store(config.spool)
+        backlog = Backlog(Reader(store), common.revive)
+        entry = DiskEntry(config.spool_bytes, backlog)
+        journal = Journal(store, entry, ledger, config.payload, max_bytes=config.spool_bytes, backlog=backlog)
+        return Tree(
+            common, Sender(packer, journal, fan_out, ledger), link=link, journal=journal, disk_entry=entry
+        )
     if packer.alone and config.delivery.stamp is None:
         return Tree(common, LinkSender(packer, queue, fan_out, ledger, fan_out.log), link=link)
     return Tree(common, Sender(packer, queue, fan_out, ledger), link=link)
@@ -86,28 +87,46 @@ def _server(common: Common, server: Server) -> Tree:
     def inbox_for(peer: Session) -> Inbox:
         return common.inbox(common.received if receives and peer.peer.may_send else None, unpacker)
 
-    peers = AcceptedSide(common, server, inbox_for)
+    journal, reader = _history(common)
+    peers = AcceptedSide(common, server, inbox_for, reader)
     encode = _encode_nothing if receives else None
-    return Tree(common, _sender_to(peers, common), peers=peers, encode=encode)
+    sender = _sender_to(peers, common, journal)
+    return Tree(common, sender, peers=peers, journal=journal, encode=encode)
 
 
 def _relay(common: Common, server: Server) -> Tree:
     """Events of the application, of peers and of the link take turns; they go to all but the one that sent them."""
     exchange = Exchange(common, server)
-    peers = AcceptedSide(common, server, exchange.inbox_of_peer)
+    journal, reader = _history(common)
+    peers = AcceptedSide(common, server, exchange.inbox_of_peer, reader)
     link = None
     if common.config.url is not None:
         subscription = common.fan_out.log.join_link(common.config.retry)
         common.fan_out.on_settled = common.entry.notify
         link = DialledSide(common, subscription, exchange.inbox_of_link(subscription), wanted=True)
-    sender = _sender_to(peers, common, directly=link is None)
-    return Tree(common, sender, link=link, peers=peers, exchange=exchange)
+    sender = _sender_to(peers, common, journal, directly=link is None)
+    return Tree(common, sender, link=link, peers=peers, exchange=exchange, journal=journal)
 
 
-def _sender_to(peers: AcceptedSide, common: Common, *, directly: bool = True) -> Sender[ReceivingEnd[Item]]:
+def _history(common: Common) -> tuple[Journal | None, Reader | None]:
+    """Return the journal of the history, and its reader; None if there is no history."""
+    history, cursor = common.config.history, common.config.cursor
+    if history is None:
+        return None, None
+    store = common.hooks.history or open_history_store(history)
+    by_stamp = cursor is None or (cursor.value_field or cursor.value_pointer) is None
+    # In a relay the sources take turns, so that one that floods it delays the others by one item only.
+    feed = SourceFeed(common.queue, 1 if common.config.mode is Mode.RELAY else RUN)
+    journal = Journal(store, feed, common.ledger, common.config.payload, max_age=history.max_age)
+    return journal, Reader(store, by_stamp, history.max_age)
+
+
+def _sender_to(
+    peers: AcceptedSide, common: Common, journal: Journal | None, *, directly: bool = True
+) -> Sender[Source]:
     """Return the sender to peers; `directly` is whether an event that comes alone needs no task between."""
-    if peers.history is not None:
-        return Sender(common.packer, common.queue, peers.history, common.ledger)
+    if journal is not None:
+        return Sender(common.packer, journal, peers.fan_out, common.ledger)
     sender = FanOutSender(common.packer, common.queue, peers.fan_out, common.ledger, peers.fan_out.log)
     if directly:
         common.entry.offer_first = sender.take_alone

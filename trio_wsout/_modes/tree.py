@@ -10,15 +10,15 @@ from typing import Any
 import trio
 
 from trio_wsout._core.message import Accepted
-from trio_wsout._core.statistics import SpoolStatistics, Statistics
+from trio_wsout._core.statistics import HistoryStatistics, SpoolStatistics, Statistics
 from trio_wsout._modes.accepted import AcceptedSide
 from trio_wsout._modes.common import Common
 from trio_wsout._modes.dialled import DialledSide
 from trio_wsout._modes.exchange import Exchange
-from trio_wsout._tasks.ledger import Mark
+from trio_wsout._tasks.journal import DiskEntry, Journal
+from trio_wsout._tasks.ledger import Item, Mark
 from trio_wsout._tasks.received_channel import FollowedChannel
 from trio_wsout._tasks.sender import Sender
-from trio_wsout._tasks.spool_journal import SpoolJournal
 from trio_wsout._tasks.wakeup import cancel_when
 from trio_wsout.config.sections import BatchMode
 from trio_wsout.errors import SpoolError, Undelivered
@@ -40,35 +40,38 @@ class Tree:
         link: DialledSide | None = None,
         peers: AcceptedSide | None = None,
         exchange: Exchange | None = None,
-        spool: SpoolJournal | None = None,
+        journal: Journal | None = None,
+        disk_entry: DiskEntry | None = None,
         encode: Callable[..., Accepted] | None = None,
     ) -> None:
         """Make the tree; `run` brings it to life.
 
         Args:
             common: What the parts share.
-            sender: Empties the queue, or the spool's backlog.
+            sender: Empties the queue, or the journal.
             link: The side that dials; None if this output does not.
             peers: The side that accepts; None if this output does not.
             exchange: Passes messages on, in a relay.
-            spool: The spool, if there is one; it takes what `Output` accepts.
+            journal: Stores events before the sender gets them, where there is a history or a spool.
+            disk_entry: Takes what `Output` accepts, where there is a spool.
             encode: Encodes an event, in place of `Common.encode`.
         """
         self.common = common
         self.ledger, self.counters, self.received = common.ledger, common.counters, common.received
         self.encode = encode or common.encode
         self.resolve = common.resolve
-        self.entry = common.entry if spool is None else spool
+        self.entry = common.entry if disk_entry is None else disk_entry
         """Takes what `Output` accepts."""
         self.link = link
         self.peers = peers
         self._sender = sender
         self._exchange = exchange
-        self._spool = spool
+        self._journal = journal
+        self._disk_entry = disk_entry
         self.receives = common.receives
         self.bounding = self.received if common.hooks.receive else None
         """Bounds waits for confirmations while the application has to take messages; None if nothing bounds them."""
-        self.waits_for_disk = spool is not None
+        self.waits_for_disk = disk_entry is not None
         """Whether `send` waits until the event is on disk, even if there is room."""
         self.ended = trio.Event()
         self.end_reason = "the output was closed before the event was confirmed"
@@ -117,29 +120,28 @@ class Tree:
                     await self.link.save()
                 if self.peers is not None:
                     await self.peers.aclose()
-                if self._spool is not None:
-                    await self._spool.aclose()
+                if self._journal is not None:
+                    await self._journal.aclose()
 
     async def _open(self) -> None:
         if self.peers is not None:
             await self.peers.open()
         if self.link is not None:
             await self.link.open()
-        if self._spool is not None:
-            await self._open_spool(self._spool)
+        if self._journal is not None:
+            await self._open_journal(self._journal)
 
-    async def _open_spool(self, spool: SpoolJournal) -> None:
-        """Take the spool over. Numbers and stamps go on as they were, so that a receiver knows repeated events."""
-        found = await spool.open(self.common.epoch)
-        self.common.go_on(found.epoch, found.settled)
-        self.counters.accepted = found.last - found.settled
-        self.ledger.on_confirmed.append(spool.confirmed)
-        self.ledger.on_failed = spool.failed
-        if found.torn:
-            _log.warning("spool %s: a torn end was cut off, of events that were not accepted", spool.location)
-        if self.counters.accepted:
-            count = self.counters.accepted
-            _log.info("spool %s: %d events of an earlier run go first", spool.location, count)
+    async def _open_journal(self, journal: Journal) -> None:
+        """Take the log over. Numbers go on, and so do the stamps of a spool, so that a receiver knows repeated events."""
+        extent = await journal.open(self.common.epoch)
+        if self._disk_entry is None:
+            self.common.go_on(extent.epoch, extent.tail)
+            return
+        self.common.go_on(extent.epoch, extent.floor)
+        self.counters.accepted = extent.events
+        self.ledger.on_settled = journal.have_settled
+        if extent.events:
+            _log.info("spool %s: %d events of an earlier run go first", journal.location, extent.events)
 
     def _start(self, nursery: trio.Nursery) -> None:
         """Start the tasks."""
@@ -149,8 +151,8 @@ class Tree:
         if self.bounding is not None:
             timeout = self.common.config.retry.timeout
             nursery.start_soon(self.bounding.watch_progress, timeout, name="progress")
-        if self._spool is not None:
-            nursery.start_soon(self._spool.run, name="spool journal")
+        if self._journal is not None:
+            nursery.start_soon(self._journal.run, name="journal")
         nursery.start_soon(self._sender.run, name="sender")
         if self.peers is not None:
             self.peers.start(nursery)
@@ -208,9 +210,8 @@ class Tree:
         while True:
             mark = await self._mark()
             await mark.passed.wait()
-            if self.peers is not None:
-                await self.peers.wait_posted()
-            if mark.abandoned or not self.common.queue.statistics().current_buffer_used:
+            waiting = self.common.queue.statistics().current_buffer_used
+            if mark.abandoned or not (waiting or (self._journal is not None and len(self._journal))):
                 return mark
 
     async def _close(self) -> None:
@@ -309,45 +310,55 @@ class Tree:
             link=None if link is None else link.statistics(),
             listener=None if peers is None else peers.statistics(closed=self.ended.is_set()),
             spool=self._spool_statistics(),
-            history=None if peers is None else peers.history_statistics(),
+            history=self._history_statistics(),
         )
 
     def _spool_statistics(self) -> SpoolStatistics | None:
-        spool = self._spool
-        if spool is None:
+        journal, entry = self._journal, self._disk_entry
+        if journal is None or entry is None:
             return None
-        return SpoolStatistics(events=spool.events, bytes=spool.size, torn=spool.torn, waits=spool.waits)
+        return SpoolStatistics(
+            events=journal.events, bytes=journal.size, waits=journal.full if len(entry) else None
+        )
+
+    def _history_statistics(self) -> HistoryStatistics | None:
+        if self._journal is None or self._disk_entry is not None:
+            return None
+        extent, replayed = self._journal.extent, self.counters.replayed
+        return HistoryStatistics(events=extent.events, bytes=extent.size, replayed=replayed)
 
     # -- the end ----------------------------------------------------------------------------------------
 
     def _holding(self) -> list[Accepted]:
         """Close the queue; return all events that are accepted and not settled, in order, but those on disk only."""
-        left = self._unsettled + self.common.fan_out.drain()
-        if self.peers is not None:
-            left += self.peers.leftovers()
-        left += self._sender.leftovers()
+        left = self._unsettled + self.common.fan_out.drain() + self._sender.leftovers()
+        items: list[Item] = []
+        if self._journal is not None and self._disk_entry is None:
+            items += self._journal.drain()
         with suppress(trio.WouldBlock):
             while True:
-                item = self.common.queue.receive_nowait()
-                if isinstance(item, Accepted):
-                    self.ledger.taken += 1
-                    left.append(item)
-                else:
-                    item.abandon()
+                items.append(self.common.queue.receive_nowait())
         self.common.queue.close()
+        for item in items:
+            if isinstance(item, Accepted):
+                self.ledger.taken += 1
+                left.append(item)
+            else:
+                item.abandon()
         return left
 
     def _abandon(self) -> None:
         """Count every event that is left as undelivered, and put it into `left`; what is in the spool stays there."""
-        left, spool, broken = self._holding(), self._spool, self.ledger.broken
+        left, journal, broken = self._holding(), self._journal, self.ledger.broken
         reason = self.end_reason if broken is None else f"the output broke: {broken}"
         count, where = 0, ""
-        if spool is not None:
-            self.ledger.on_failed = None
-            count, where = spool.events, f"in the spool at {spool.location}"
+        if journal is not None and self._disk_entry is not None:
+            self.ledger.on_settled = None
+            count, where = journal.events, f"in the spool at {journal.location}"
             staying = f"{reason}; the event stays {where} and goes first at the next start"
             self.ledger.keep(left, staying)
-            left = spool.close(staying)
+            left = self._disk_entry.close()
+            journal.close(staying)
         self.left = self.ledger.abandon(left, reason)
         if broken is not None:
             broken.undelivered += tuple(self.left)

@@ -12,7 +12,7 @@ from attrs import define, field
 
 from trio_wsout._core.acknowledgement import stamp_of
 from trio_wsout._core.disconnection import BY_SILENCE, Cause, Disconnection
-from trio_wsout._core.history import gap_message
+from trio_wsout._core.durable_log import gap_message
 from trio_wsout._core.log import Log
 from trio_wsout._core.message import Accepted, Message, events_in
 from trio_wsout._core.read_out import could_not_write

@@ -113,7 +113,8 @@ class Ledger:
         factory=list["Callable[[Sequence[Message]], object]"], init=False
     )
     """Called with confirmed messages."""
-    on_failed: Callable[[Accepted], object] | None = field(default=None, init=False)
+    on_settled: Callable[[], object] | None = field(default=None, init=False)
+    """Called when events have settled."""
     on_awaited: Callable[[], object] | None = field(default=None, init=False)
     """Called when a task begins to wait for confirmations."""
     broken: OutputError | None = field(default=None, init=False)
@@ -210,8 +211,6 @@ class Ledger:
         self.undelivered += 1
         if accepted.fate is not None:
             accepted.fate.failed(reason)
-        if self.on_failed is not None:
-            self.on_failed(accepted)
         if accepted.seq:  # it has none if the output ended before the sender took it
             self._settle(accepted.seq, accepted.seq)
 
@@ -221,6 +220,8 @@ class Ledger:
         marks, upto = self._marks, self.settled.upto
         while marks and marks[0].seq <= upto:
             self._reached(marks.popleft())
+        if self.on_settled is not None:
+            self.on_settled()
 
     def _reached(self, mark: Mark) -> None:
         marker, latest = mark.marker, self.last_document

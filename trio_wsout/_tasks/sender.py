@@ -14,7 +14,6 @@ from attrs import define, field
 from trio_wsout._core.log import Log
 from trio_wsout._core.message import Accepted, Message, Refused, all_plain
 from trio_wsout._core.packing import Packer
-from trio_wsout._tasks.backlog import Backlog
 from trio_wsout._tasks.channel import ReceivingEnd
 from trio_wsout._tasks.ledger import Item, Ledger, Mark
 
@@ -23,7 +22,20 @@ __all__ = ["FanOutSender", "LinkSender", "Sender", "Sink"]
 _LONE = 0.001
 """An event counts as alone if no other one came for so many seconds before it."""
 
-S = TypeVar("S", bound=ReceivingEnd[Item] | Backlog)
+
+class Source(Protocol):
+    """The queue, or the journal before it."""
+
+    async def receive(self) -> Item:
+        """Return the next item, waiting for one; if this is cancelled, no item is lost."""
+        ...
+
+    def receive_nowait(self) -> Item:
+        """Return the next item; raises trio.WouldBlock if none waits."""
+        ...
+
+
+S = TypeVar("S", bound=Source)
 
 
 class Sink(Protocol):
@@ -125,9 +137,9 @@ class Sender(Generic[S]):
         if refusal is not None:
             self._packer.number(accepted)
         elif accepted.source is not None:
-            # A relay passes messages of peers on as they came and without delay; a batch of its own events stays open.
+            # A relay passes messages of peers on as they came and without delay, behind what is in the open batch.
+            messages = (*self._packer.flush(), accepted)
             self._packer.number(accepted)
-            messages = (accepted,)
         else:
             messages, refusal = self._packer.add(accepted, trio.current_time(), time.time())
         if refusal is not None:
@@ -146,7 +158,7 @@ class Sender(Generic[S]):
 
 
 @define(eq=False)
-class FanOutSender(Sender[ReceivingEnd[Item]]):
+class FanOutSender(Sender[Source]):
     """A sender to peers without a task between: an event that comes alone is written by the task that sends it.
 
     A task switch, with the turn of the loop that it takes, costs as much as writing to ten peers, and would delay

@@ -307,7 +307,7 @@ class Spool:
     path: t.FilePath
     """Directory of the spool."""
     max_bytes: t.Size | None = None
-    """Most bytes on disk; then ``send`` waits. None: 1GiB, or room for two messages of `max_message_size` if that is
+    """Most bytes of events in it, with 64 more for each; then ``send`` waits. None: 1GiB, or room for two messages of `max_message_size` if that is
     more."""
 
 

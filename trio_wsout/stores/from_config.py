@@ -13,7 +13,7 @@ import trio
 from trio_wsout._core.cursor import default_state_id
 from trio_wsout.config.addresses import UnixAddress, parse_bind
 from trio_wsout.config.sections import Config, Cursor, History, Spool
-from trio_wsout.errors import ConfigError, CursorError, Problem, SpoolError
+from trio_wsout.errors import ConfigError, CursorError, Problem
 from trio_wsout.stores.advice import unusable_directory
 from trio_wsout.stores.cursor import (
     CursorStore,
@@ -22,10 +22,9 @@ from trio_wsout.stores.cursor import (
     SqliteCursorStore,
     file_in_directory,
 )
-from trio_wsout.stores.history import HistoryStore
-from trio_wsout.stores.history_memory import MemoryHistoryStore
-from trio_wsout.stores.history_sqlite import SqliteHistoryStore
-from trio_wsout.stores.spool import SpoolStore
+from trio_wsout.stores.log import LogStore
+from trio_wsout.stores.log_memory import MemoryLog
+from trio_wsout.stores.log_sqlite import SqliteLog, spool_in
 
 __all__ = [
     "check_paths",
@@ -84,27 +83,19 @@ def _is_directory(persist_to: str) -> bool:
     return persist_to.endswith(("/", os.sep)) or os.path.isdir(persist_to)
 
 
-def open_history_store(history: History) -> HistoryStore:
+def open_history_store(history: History) -> LogStore:
     """Return the store that `store` names, which is ``memory:`` or ``sqlite:PATH``, with the section's limits.
 
     Nothing is read or written before its own `open`.
     """
     if history.store == "memory:":
-        return MemoryHistoryStore(history)
-    return SqliteHistoryStore(Path(history.store.removeprefix(_SQLITE)), history)
+        return MemoryLog(history)
+    return SqliteLog(Path(history.store.removeprefix(_SQLITE)), history)
 
 
-def open_spool_store(spool: Spool, max_bytes: int) -> SpoolStore:
-    """Return the spool in the directory `path`, of at most `max_bytes`. Nothing is read or written before its own `open`.
-
-    Raises:
-        SpoolError: This system has no spools.
-    """
-    try:
-        from trio_wsout.stores.spool_files import FileSpool  # noqa: PLC0415 - only POSIX systems can import it
-    except ImportError as error:
-        raise SpoolError(f"spool {spool.path}: this system can't lock files; leave spool out") from error
-    return FileSpool(Path(spool.path), max_bytes)
+def open_spool_store(spool: Spool) -> LogStore:
+    """Return the spool in the directory `path`. Nothing is read or written before its own `open`."""
+    return spool_in(Path(spool.path))
 
 
 def state_directory() -> Path:

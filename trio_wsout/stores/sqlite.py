@@ -13,20 +13,23 @@ _SHORTEST = 100
 """Bytes of the header that every database has."""
 
 
-def connect(path: Path, setup: str = "", *, check_same_thread: bool = True) -> sqlite3.Connection:
+def connect(
+    path: Path, setup: str = "", *, first: str = "", check_same_thread: bool = True, busy: float = _BUSY
+) -> sqlite3.Connection:
     """Open the database at `path`, which is made if it is missing, with a write-ahead log and synchronous=FULL.
 
-    The statement `setup` is executed after that. Only the caller's statements begin and end transactions.
+    The statement `first` is executed before that, and `setup` behind it. Only the caller's statements begin and end
+    transactions. While another process writes, each waits for `busy` seconds.
 
     Raises:
         sqlite3.Error: The database can't be opened.
         ValueError: `path` is no path.
     """
     connection = sqlite3.connect(
-        path, timeout=_BUSY, isolation_level=None, check_same_thread=check_same_thread
+        path, timeout=busy, isolation_level=None, check_same_thread=check_same_thread
     )
     try:
-        for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", setup):
+        for statement in (first, "PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", setup):
             connection.execute(statement)
     except BaseException:
         connection.close()
