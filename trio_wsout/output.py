@@ -1,7 +1,5 @@
 """`open_output` and `Output`: the way in. It makes the tree of the mode, and has no policy of its own."""
 
-from __future__ import annotations
-
 import logging
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence

@@ -14,8 +14,6 @@ Rules, in the order in which they are applied
 7. After these rules come `max-connections` (503) and the application's `authenticate`; neither is checked here.
 """
 
-from __future__ import annotations
-
 import base64
 import re
 from collections.abc import Mapping, Sequence

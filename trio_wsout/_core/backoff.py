@@ -9,8 +9,6 @@ So 0 ≤ delay ≤ max-backoff always; jitter 0 is exact, jitter 1 is full jitte
 different draws differ at every attempt, at the cap too.
 """
 
-from __future__ import annotations
-
 from math import inf, log
 
 from trio_wsout.config.sections import Reconnect

@@ -14,8 +14,6 @@ Rules
    not count: it has no parts and takes no id.
 """
 
-from __future__ import annotations
-
 from typing import Generic, TypeVar
 
 from attrs import frozen

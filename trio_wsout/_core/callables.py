@@ -1,7 +1,5 @@
 """Checks that the application's callables are async where they must be, and nowhere else."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable
 from inspect import isawaitable, iscoroutine
 from typing import TypeVar, cast

@@ -10,8 +10,6 @@ Rules
    is empty, admits nobody; `trouble` reports it.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import hmac

@@ -11,8 +11,6 @@ Rules
 # An event may be any object: its content has no type before it is checked.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import suppress
 

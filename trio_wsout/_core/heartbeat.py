@@ -25,8 +25,6 @@ Rules
 9. With ``heartbeat: none`` nothing is ever due; confirmation pings are still counted here.
 """
 
-from __future__ import annotations
-
 from enum import StrEnum
 from math import inf
 

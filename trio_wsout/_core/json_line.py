@@ -7,13 +7,11 @@ gone. So an event of the command is a `JsonLine`, and so is a message that a rel
 # The content of JSON has no type before it is checked.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import orjson
 from attrs import define, field
@@ -45,7 +43,7 @@ class JsonLine:
     """The JSON, without white space at its ends and without a line feed; it may be secret."""
 
     @classmethod
-    def read(cls, line: bytes) -> JsonLine:
+    def read(cls, line: bytes) -> Self:
         """Check that a line is JSON, and take the white space off its ends; raise ValueError, which says where it is not."""
         text = line.strip(BLANKS)
         try:
@@ -57,7 +55,7 @@ class JsonLine:
         return cls(text)
 
     @classmethod
-    def joined(cls, text: bytes) -> JsonLine:
+    def joined(cls, text: bytes) -> Self:
         """Return a checked JSON text, which may have several lines, as one line; its tokens stay as they are."""
         text = text.strip(BLANKS)
         return cls(text.replace(b"\n", b" ") if b"\n" in text else text)

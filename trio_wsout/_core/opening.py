@@ -11,8 +11,6 @@ Rules
 4. Of a refusal's body the first line is quoted: of HTML its first text, and JSON as one line.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import html

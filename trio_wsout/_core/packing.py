@@ -13,8 +13,6 @@ Rules
    too large that was never the first of a batch, the values of that event are left out of them.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from functools import cache

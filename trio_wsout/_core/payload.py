@@ -18,8 +18,6 @@ Rules
 # An event may be any object: its content has no type before it is checked.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 
-from __future__ import annotations
-
 import base64
 import math
 from collections.abc import Mapping, Sequence

@@ -13,8 +13,6 @@ Rules (SPEC 5)
    resolved. Entries that make no sense are skipped, for the list belongs to other programs, too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from ipaddress import ip_network
 

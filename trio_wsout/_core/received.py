@@ -1,7 +1,5 @@
 """Messages that peers sent, each with its peer."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from attrs import field, frozen

@@ -19,8 +19,6 @@ Rules
    name servers and eavesdroppers see it.)
 """
 
-from __future__ import annotations
-
 import base64
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The figures of an output: the counters of its tasks, and the snapshot that `Output.statistics` returns."""
 
-from __future__ import annotations
-
 from attrs import define, frozen
 
 from trio_wsout._core.batching import Document

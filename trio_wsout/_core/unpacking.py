@@ -9,8 +9,6 @@ Rules
    `payload`; an empty rest holds none.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import cast

@@ -1,7 +1,5 @@
 """One connection of a test peer over a stream: everything that came over it, and the peer's behaviour."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import inf

@@ -1,7 +1,5 @@
 """Hypothesis strategies for configurations of client mode (extra ``testing``)."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 from typing import Any
 
