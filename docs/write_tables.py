@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from attrs import NOTHING, Factory, fields, has
-from trio_wsout._core.link import diagram
+from trio_wsout._core.link import TRANSITIONS, State
 from trio_wsout.cli import exit_codes
 from trio_wsout.config import Config, Mode, Secret, dump_config, sections
 from trio_wsout.config.field_types import field_type_of, kebab, section_of
@@ -301,6 +301,20 @@ def _signature(described: Any) -> inspect.Signature:
     return signature.replace(
         parameters=parameters, return_annotation=told.get("return", inspect.Signature.empty)
     )
+
+
+def diagram() -> str:
+    """The transitions of a link as a Mermaid state diagram."""
+    edges = [
+        ("[*]", _node(State.IDLE)),
+        *((_node(old), f"{_node(new)}: {event}") for (old, event), new in TRANSITIONS.items()),
+    ]
+    edges += [(_node(state), "[*]") for state in (State.CLOSED, State.GAVE_UP)]
+    return "\n".join(["stateDiagram-v2", *(f"    {old} --> {new}" for old, new in edges)])
+
+
+def _node(state: State) -> str:
+    return state.value.replace("-", "_")
 
 
 def _parameters(signature: inspect.Signature) -> str:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from trio_wsout._core.link import TRANSITIONS
+
 DOCS = Path(__file__).parents[2] / "docs"
 CHECK = [sys.executable, str(DOCS / "write_tables.py"), "--check"]
 
@@ -13,6 +15,14 @@ CHECK = [sys.executable, str(DOCS / "write_tables.py"), "--check"]
 def test_the_tables_in_the_pages_are_what_the_code_says() -> None:
     told = subprocess.run(CHECK, capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
+
+
+def test_the_diagram_of_a_link_shows_every_transition() -> None:
+    text = (DOCS / "explanation" / "link.md").read_text(encoding="utf-8")
+    for (old, event), new in TRANSITIONS.items():
+        assert f"{old.value.replace('-', '_')} --> {new.value.replace('-', '_')}: {event.value}\n" in text
+    assert "stateDiagram-v2\n    [*] --> idle\n" in text
+    assert "gave_up --> [*]\n" in text
 
 
 def test_a_table_that_is_stale_is_found(tmp_path: Path) -> None:

@@ -90,19 +90,12 @@ class CursorReader:
     Both read the event as the application passed it: a str or bytes has no fields, even if it holds JSON.
     """
 
-    unusable: int
-    """Values that were ignored because no handshake can carry them."""
-
     def __init__(self, cursor: Cursor, *, in_header: bool = False) -> None:
-        """Read the field or the pointer that `cursor` names; if it names neither field nor pointer, no event has a value.
-
-        Args:
-            cursor: The section.
-            in_header: Whether the cursor goes into a header (`goes_into_header`).
-        """
+        """Read the field or the pointer that `cursor` names, for a header or not; if it names neither, no event has a value."""
         self._tokens: tuple[str, ...] | None = None
         self._in_header = in_header
         self.unusable = 0
+        """Values that were ignored because no handshake can carry them."""
         if cursor.value_field is not None:
             self._tokens = parse_dotted(cursor.value_field)
         elif cursor.value_pointer is not None:
@@ -114,11 +107,7 @@ class CursorReader:
         return self._tokens == ()
 
     def value_of(self, event: object) -> str | None:
-        """Return the event's cursor value; None if it has none.
-
-        Raises:
-            EventError: It has one that no handshake can carry; the text names the path.
-        """
+        """Return the event's cursor value; None if it has none. One that no handshake can carry is an EventError."""
         if self._tokens is None:
             return None
         value = value_text(pointer_value(event, self._tokens))
@@ -137,12 +126,7 @@ class CursorReader:
             return None
 
     def adopted(self, value: str | None, what: str) -> tuple[str | None, str | None]:
-        """Return a stored or initial value, None if none can be used; and why it is ignored and counted, None if it is not.
-
-        Args:
-            value: The value; None if there is none.
-            what: Its name in the reason.
-        """
+        """Return a stored or initial value, None if none can be used; and why it, called `what`, is ignored, None if it is not."""
         reason = None if value is None else self._fault(value)
         if reason is None:
             return value or None, None
@@ -153,7 +137,7 @@ class CursorReader:
         """Return the reason for which no handshake can carry a value; None if handshakes can."""
         if (
             len(value) <= _MOST // 4 and value.isprintable()
-        ):  # the common case: no code point has more than 4 bytes
+        ):  # the common case: a code point has at most 4 bytes
             return None
         if not is_unicode(value):
             return "holds half of a surrogate pair, which no handshake can carry"

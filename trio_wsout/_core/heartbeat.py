@@ -80,7 +80,8 @@ class HeartbeatMonitor:
     """Payload of the outstanding ping that is to confirm."""
     _latest: bytes | None = field(default=None, init=False)
     """Payload of the latest ping of either kind, until it is answered."""
-    _due: bool = field(default=False, init=False)
+    ping_due: bool = field(default=False, init=False)
+    """Whether a periodic ping waits to be written."""
     _going: bool = field(default=False, init=False)
     """Whether a ping was taken by `next_ping` and is not written yet."""
     _last_life: float = field(default=0.0, init=False)
@@ -106,15 +107,10 @@ class HeartbeatMonitor:
         return self._latest is not None and not self.answered
 
     @property
-    def ping_due(self) -> bool:
-        """Whether a periodic ping waits to be written."""
-        return self._due
-
-    @property
     def deadline(self) -> float | None:
         """The time at which `poll` must be called; None if nothing is due before something else happens."""
         policy = self._policy
-        if policy is None or self._paused or self._due:
+        if policy is None or self._paused or self.ping_due:
             return None
         if self._silent_since is not None:
             return min(self._ask_at, self._silent_since + self._timeout)
@@ -129,7 +125,7 @@ class HeartbeatMonitor:
         if policy is None or deadline is None or now < deadline:
             return None
         if self._silent_since is None:
-            self._due = True
+            self.ping_due = True
             return Pulse.PING
         if now >= self._ask_at:
             return Pulse.PROGRESS
@@ -162,7 +158,7 @@ class HeartbeatMonitor:
             joined = b"%b %b" % (payload, number) if payload else number
             payload = self._outstanding = joined if len(joined) <= _MOST else number
         self._latest = payload
-        self._due = False
+        self.ping_due = False
         self._going = True
         return payload
 

@@ -90,18 +90,6 @@ _WARN_EVERY = 60.0
 """Seconds from one warning that the server is absent to the next."""
 
 
-def diagram() -> str:
-    """Return the transitions as the text of a Mermaid state diagram, for the documentation."""
-    lines = ["stateDiagram-v2", f"    [*] --> {_node(State.IDLE)}"]
-    lines += [f"    {_node(old)} --> {_node(new)}: {event}" for (old, event), new in TRANSITIONS.items()]
-    lines += [f"    {_node(state)} --> [*]" for state in (State.CLOSED, State.GAVE_UP)]
-    return "\n".join(lines)
-
-
-def _node(state: State) -> str:
-    return state.value.replace("-", "_")
-
-
 @frozen(kw_only=True)
 class LinkChange:
     """One change of a link's state, for `on_state`."""

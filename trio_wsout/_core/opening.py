@@ -99,6 +99,22 @@ def _broken(head: ResponseHead, asked: Asked) -> Iterator[str]:
         yield f"an extension that was not offered{':' if named else ''}{named}"
 
 
+def request_head(
+    key: str,
+    subprotocols: Sequence[str],
+    more: Iterable[tuple[str, str]] = (),
+    *,
+    target: str = "/",
+    host: str = "peer",
+) -> bytes:
+    """Return the head of the request of a client, with `more` fields at its end."""
+    fields = [("Host", host), ("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Key", key)]
+    fields.append(("Sec-WebSocket-Version", "13"))
+    if subprotocols:
+        fields.append(("Sec-WebSocket-Protocol", ", ".join(subprotocols)))
+    return write_head(f"GET {target} HTTP/1.1", [*fields, *more])
+
+
 def opening_head(key: str, subprotocol: str | None, more: Iterable[tuple[str, str]] = ()) -> bytes:
     """Return the head of a 101 to a request with this key, with `more` fields at its end."""
     fields = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept_of(key))]

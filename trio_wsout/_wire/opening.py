@@ -14,8 +14,7 @@ from attrs import define, field
 from trio_websocket import wrap_client_stream, wrap_server_stream
 
 from trio_wsout._core.disconnection import Cause, Disconnection
-from trio_wsout._core.http_head import write_head
-from trio_wsout._core.opening import Asked, opening_head
+from trio_wsout._core.opening import Asked, opening_head, request_head
 from trio_wsout._core.request import Request
 from trio_wsout._wire.http_response import Answer, read_response, unanswered
 
@@ -60,7 +59,7 @@ async def accept_opening(key: str, subprotocol: str | None, headers: Sequence[tu
 
     async def read_head(_: bytes) -> bytes:
         await trio.lowlevel.checkpoint()
-        return _request_head(key, subprotocol)
+        return request_head(key, [] if subprotocol is None else [subprotocol])
 
     exchange = _Exchange(read_head)
     extra = [(name.lower().encode("ascii"), value.encode("utf-8")) for name, value in headers]
@@ -69,19 +68,6 @@ async def accept_opening(key: str, subprotocol: str | None, headers: Sequence[tu
         await request.accept(subprotocol=subprotocol, extra_headers=extra)
         nursery.cancel_scope.cancel()
     return exchange.written
-
-
-def _request_head(key: str, subprotocol: str | None) -> bytes:
-    fields = [
-        ("Host", "peer"),
-        ("Upgrade", "websocket"),
-        ("Connection", "Upgrade"),
-        ("Sec-WebSocket-Key", key),
-        ("Sec-WebSocket-Version", "13"),
-    ]
-    if subprotocol is not None:
-        fields.append(("Sec-WebSocket-Protocol", subprotocol))
-    return write_head("GET / HTTP/1.1", fields)
 
 
 # -- of a client ------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from attrs import define, field, frozen
 
 from trio_wsout._core.http_head import reason_phrase, write_head
-from trio_wsout._core.opening import accept_of, opening_head
+from trio_wsout._core.opening import accept_of, opening_head, request_head
 from trio_wsout._wire.decoder import NO_STATUS, Close, Decoder, Ping, Violation
 from trio_wsout._wire.frames import BINARY, CLOSE, PING, PONG, TEXT, masked_frame, plain_frame
 
@@ -119,16 +119,7 @@ class PeerProtocol:
     ) -> bytes:
         """Return the opening handshake of a client."""
         self._key = b64encode(os.urandom(16)).decode()
-        own = [
-            ("Host", host),
-            ("Upgrade", "websocket"),
-            ("Connection", "Upgrade"),
-            ("Sec-WebSocket-Key", self._key),
-            ("Sec-WebSocket-Version", "13"),
-        ]
-        if subprotocols:
-            own.append(("Sec-WebSocket-Protocol", ", ".join(subprotocols)))
-        return write_head(f"GET {path} HTTP/1.1", [*own, *_pairs(headers)])
+        return request_head(self._key, subprotocols, _pairs(headers), target=path, host=host)
 
     def accept(self, *, subprotocol: str | None = None, headers: Headers = ()) -> bytes:
         """Return the response that opens the connection of the request that came."""
