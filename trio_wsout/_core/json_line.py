@@ -9,8 +9,9 @@ gone. So an event of the command is a `JsonLine`, and so is a message that a rel
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import accumulate
 from typing import Any, NoReturn, Self
 
 import orjson
@@ -49,8 +50,9 @@ class JsonLine:
         try:
             _loads(text)
         except orjson.JSONDecodeError as error:
-            # orjson refuses numbers beyond a float's range and lone surrogates, which JSON allows.
-            if not _is_json(text):
+            try:
+                _parse_by_python(text, str, str)
+            except (ValueError, RecursionError):
                 raise ValueError(f"not JSON ({error.msg})") from None
         return cls(text)
 
@@ -74,9 +76,7 @@ class JsonLine:
         """Return its value, parsed anew at each call; raise ValueError if no value in Python can represent it."""
         with suppress(orjson.JSONDecodeError):
             return parse_json(self.text)
-        if _is_too_deep(self.text):
-            raise ValueError("it is nested too deeply")
-        return json.loads(self.text, parse_int=_whole)
+        return _parse_by_python(self.text, _whole, float)
 
 
 def with_entry(text: bytes, key: bytes, value: bytes) -> bytes:
@@ -160,6 +160,15 @@ def _may_be_rounded(value: object) -> bool:
     return False
 
 
+def _parse_by_python(
+    text: bytes, parse_int: Callable[[str], object], parse_float: Callable[[str], object]
+) -> object:
+    """Return the value of a text that orjson refuses although JSON allows it: numbers beyond a float's range, lone surrogates."""
+    if _is_too_deep(text):
+        raise ValueError("it is nested too deeply")
+    return json.loads(text.decode(), parse_int=parse_int, parse_float=parse_float, parse_constant=_refuse)
+
+
 def _whole(digits: str) -> int | float:
     return int(digits) if len(digits) <= _MOST_DIGITS else float(digits)
 
@@ -170,24 +179,5 @@ def _refuse(constant: str) -> NoReturn:
 
 def _is_too_deep(text: bytes) -> bool:
     """Return whether brackets are nested too deeply for Python's own parser."""
-    depth = 0
-    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", text)):
-        depth += 1 if bracket in b"[{" else -1
-        if depth > _DEEPEST:
-            return True
-    return False
-
-
-_checker = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=_refuse)
-"""Accepts numbers of any size, because it does not convert them."""
-
-
-def _is_json(text: bytes) -> bool:
-    """Return whether a text that orjson refuses is JSON, and not nested too deeply."""
-    if _is_too_deep(text):
-        return False
-    try:
-        _checker.decode(text.decode())
-    except (ValueError, RecursionError):
-        return False
-    return True
+    brackets = _BRACKETS.findall(_STRINGS.sub(b"", text))
+    return max(accumulate(1 if each in b"[{" else -1 for each in brackets), default=0) > _DEEPEST

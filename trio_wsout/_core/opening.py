@@ -134,9 +134,6 @@ def _named(name: str, asked: Asked) -> str:
     return f" {_cut(redact_secrets(name, asked.secrets))}" if is_token(name) else ""
 
 
-# -- refusals -----------------------------------------------------------------------------------------
-
-
 def refusal(head: ResponseHead, body: bytes, asked: Asked, *, wall: float) -> Disconnection:
     """Return the disconnection of an attempt whose response is not 101.
 

@@ -129,15 +129,11 @@ def _resolve(source: str, name: str | None) -> str | None:
 
 def print_config(config: Config) -> bool:
     """Print the effective configuration, with defaults and without secrets; return whether it could be written."""
-    document = dump_config(config, redacted=True)
-    try:
-        from ruamel.yaml import YAML  # noqa: PLC0415 - an optional dependency
-    except ImportError:
-        return print_result(json.dumps(document, indent=2))
-    text = io.StringIO()
-    yaml = YAML()
+    from ruamel.yaml import YAML  # noqa: PLC0415 - only this needs it
+
+    text, yaml = io.StringIO(), YAML()
     yaml.default_flow_style = False
-    yaml.dump(document, text)  # pyright: ignore[reportUnknownMemberType] - ruamel.yaml has few types
+    yaml.dump(dump_config(config, redacted=True), text)  # pyright: ignore[reportUnknownMemberType] - ruamel.yaml has few types
     return print_result(text.getvalue().removesuffix("\n"))
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from functools import partial
+from math import inf
 from pathlib import Path
 
 import trio
@@ -49,8 +50,6 @@ from trio_wsout.output import Output, open_with_hooks
 
 _RESERVE = 1.0
 """Most seconds of shutdown-timeout that are kept for Closes; no more than a tenth of it."""
-_BEFORE_QUEUES = 1024
-"""Messages that a listener may hold before they are in the queues of its peers."""
 _LINGER = 0.1
 """Seconds for answers after the last confirmation without `--linger`: an echo comes together with its confirmation."""
 _REPEATED = 0.5
@@ -302,7 +301,8 @@ async def _run_and_report(run: Run) -> int:
 async def _deliver(run: Run) -> None:
     """Open the output, feed it, and leave it gracefully when the input ends or a signal comes."""
     config = run.config
-    reports, undelivered = trio.open_memory_channel[Undelivered](_most_undelivered(config))
+    # It is bounded by what an output can hold: at the second Ctrl-C the output reports all of that, and can't wait.
+    reports, undelivered = trio.open_memory_channel[Undelivered](inf)
     hooks = Hooks(
         undelivered=reports,
         receive=True,
@@ -337,12 +337,6 @@ async def _deliver(run: Run) -> None:
     run.undelivered.append_waiting(undelivered)
     if trouble is not None:
         raise trouble
-
-
-def _most_undelivered(config: Config) -> int:
-    """Return how many events an output can hold: at the second Ctrl-C it reports all of them, and can't wait."""
-    queue = 0 if config.server is None else config.server.send_buffer_capacity + _BEFORE_QUEUES
-    return config.delivery.max_unconfirmed_bytes + (queue + 2) * config.max_message_size + 1024
 
 
 async def _watch_signals(run: Run, signals: AsyncIterator[int]) -> None:

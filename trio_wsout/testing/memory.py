@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 
 import trio
 import trio.testing
+from attrs import define, field
 
 from trio_wsout.testing.connection import Accept, PeerConnection, Step, Unreachable
 from trio_wsout.testing.protocol import Headers
@@ -19,22 +20,19 @@ from trio_wsout.testing.protocol import Headers
 __all__ = ["MemoryListener", "MemoryPeer", "open_listener", "open_peer"]
 
 
+@define(eq=False)
 class MemoryPeer:
     """A server in memory, made by `open_peer`. Pass its `open_stream` to `open_output`."""
 
-    attempts: list[float]
+    _nursery: trio.Nursery
+    _buffered: bool
+    attempts: list[float] = field(factory=list[float], init=False)
     """The time of each attempt to connect, in seconds of trio's clock, unreachable ones included."""
-    connections: list[PeerConnection]
+    connections: list[PeerConnection] = field(factory=list[PeerConnection], init=False)
     """Every connection so far, refused ones included; an unreachable attempt makes none."""
-
-    def __init__(self, nursery: trio.Nursery, *, buffered: bool) -> None:
-        self._nursery = nursery
-        self._buffered = buffered
-        self._steps: deque[Step] = deque()
-        self._default: Step = Accept()
-        self._changed = trio.lowlevel.ParkingLot()
-        self.attempts = []
-        self.connections = []
+    _steps: deque[Step] = field(factory=deque[Step], init=False)
+    _default: Step = field(factory=Accept, init=False)
+    _changed: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
 
     def plan(self, *steps: Step, then: Step | None = None) -> None:
         """Set the steps for the next attempts, one step each, and for all attempts after them.
@@ -177,7 +175,7 @@ async def open_peer(*, buffered: bool = True) -> AsyncGenerator[MemoryPeer, None
             until they are read, as with a socket whose buffers are full.
     """
     async with _open_tasks() as nursery:
-        yield MemoryPeer(nursery, buffered=buffered)
+        yield MemoryPeer(nursery, buffered)
 
 
 @asynccontextmanager

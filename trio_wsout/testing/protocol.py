@@ -64,8 +64,6 @@ class PeerProtocol:
     _key: str = field(default="", init=False)
     _refused: bool = field(default=False, init=False)
 
-    # -- receiving -------------------------------------------------------------------------------------
-
     def feed(self, data: bytes | bytearray) -> list[PeerEvent]:
         """Take the next bytes; return the events that are complete now. Pongs are returned before everything else.
 
@@ -106,8 +104,6 @@ class PeerProtocol:
             else:
                 events.append(part)
         return events
-
-    # -- sending -----------------------------------------------------------------------------------
 
     def request(
         self,
