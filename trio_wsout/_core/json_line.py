@@ -164,7 +164,8 @@ def _parse_by_python(
     text: bytes, parse_int: Callable[[str], object], parse_float: Callable[[str], object]
 ) -> object:
     """Return the value of a text that orjson refuses although JSON allows it: numbers beyond a float's range, lone surrogates."""
-    if _is_too_deep(text):
+    brackets = _BRACKETS.findall(_STRINGS.sub(b"", text))
+    if max(accumulate(1 if each in b"[{" else -1 for each in brackets), default=0) > _DEEPEST:
         raise ValueError("it is nested too deeply")
     return json.loads(text.decode(), parse_int=parse_int, parse_float=parse_float, parse_constant=_refuse)
 
@@ -175,9 +176,3 @@ def _whole(digits: str) -> int | float:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
-
-
-def _is_too_deep(text: bytes) -> bool:
-    """Return whether brackets are nested too deeply for Python's own parser."""
-    brackets = _BRACKETS.findall(_STRINGS.sub(b"", text))
-    return max(accumulate(1 if each in b"[{" else -1 for each in brackets), default=0) > _DEEPEST

@@ -100,12 +100,7 @@ def _broken(head: ResponseHead, asked: Asked) -> Iterator[str]:
 
 
 def request_head(
-    key: str,
-    subprotocols: Sequence[str],
-    more: Iterable[tuple[str, str]] = (),
-    *,
-    target: str = "/",
-    host: str = "peer",
+    target: str, host: str, key: str, subprotocols: Sequence[str], more: Iterable[tuple[str, str]] = ()
 ) -> bytes:
     """Return the head of the request of a client, with `more` fields at its end."""
     fields = [("Host", host), ("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Key", key)]

@@ -106,7 +106,10 @@ class Encoder:
             case Payload.JSON:
                 return _json(event)
             case Payload.BINARY_BASE64:
-                return _unbase64(event)
+                try:
+                    return base64.b64decode(event, validate=True)
+                except ValueError:
+                    raise Base64Error("the event is not base64, and payload is binary-base64") from None
             case _:
                 if self._lines and self.is_text and "\n" in event:
                     reason = "a str with a line break would become two events of a batch; use wrap-as-json"
@@ -143,13 +146,6 @@ def decode(message: str | bytes, payload: Payload) -> object:
             return base64.b64encode(message).decode("ascii")
         case _:
             return message
-
-
-def _unbase64(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except ValueError:
-        raise Base64Error("the event is not base64, and payload is binary-base64") from None
 
 
 def _json(event: object) -> bytes:

@@ -59,7 +59,7 @@ async def accept_opening(key: str, subprotocol: str | None, headers: Sequence[tu
 
     async def read_head(_: bytes) -> bytes:
         await trio.lowlevel.checkpoint()
-        return request_head(key, [] if subprotocol is None else [subprotocol])
+        return request_head("/", "peer", key, [] if subprotocol is None else [subprotocol])
 
     exchange = _Exchange(read_head)
     extra = [(name.lower().encode("ascii"), value.encode("utf-8")) for name, value in headers]

@@ -6,7 +6,6 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from functools import partial
 from math import inf
 from pathlib import Path
 
@@ -31,7 +30,6 @@ from trio_wsout.cli.terminal import (
     silence,
     wait_reader_gone,
     write_all,
-    write_text,
 )
 from trio_wsout.cli.undelivered_file import UndeliveredFile, read_undelivered, undelivered_line
 from trio_wsout.config import Config
@@ -365,17 +363,21 @@ async def _print_received(run: Run, output: Output) -> None:
     """Print messages from peers until the output ends; all that wait are written together."""
     as_json = run.config.payload is Payload.JSON
     # Not through sys.stdout: an abandoned thread would hold its lock while Python ends.
-    write_plain = partial(write_all, OUT)
-    write = _write_to_terminal if sys.stdout is not None and sys.stdout.isatty() else write_plain
+    to_terminal = sys.stdout is not None and sys.stdout.isatty()
     with run.printing, suppress(trio.EndOfChannel):
         while True:
             items = await output.received.receive_many()
             if run.unprinted or sys.stdout is None:
                 continue
-            lines = [line_of(each, with_peer=run.options.with_peer, as_json=as_json) for each in items]
+            lines = b"".join(
+                line_of(each, with_peer=run.options.with_peer, as_json=as_json) for each in items
+            )
+            shown = (
+                escape_lines(lines).encode(sys.stdout.encoding, "backslashreplace") if to_terminal else lines
+            )
             try:
                 # The thread is abandoned when cancelled: a reader that does not read can't keep the run from ending.
-                await trio.to_thread.run_sync(write, b"".join(lines), abandon_on_cancel=True)
+                await trio.to_thread.run_sync(write_all, OUT, shown, abandon_on_cancel=True)
             except trio.Cancelled:
                 run.cut_off = True
                 raise
@@ -385,10 +387,6 @@ async def _print_received(run: Run, output: Output) -> None:
         report("standard output: nobody reads it; not all that peers sent was printed", "error")
     # The output has ended. If it broke, nobody needs the next line any more.
     run.feeding.cancel()
-
-
-def _write_to_terminal(lines: bytes) -> None:
-    write_text(escape_lines(lines), sys.stdout, OUT)
 
 
 async def _feed(run: Run, output: Output, watching: trio.Nursery) -> None:

@@ -115,7 +115,7 @@ class PeerProtocol:
     ) -> bytes:
         """Return the opening handshake of a client."""
         self._key = b64encode(os.urandom(16)).decode()
-        return request_head(self._key, subprotocols, _pairs(headers), target=path, host=host)
+        return request_head(path, host, self._key, subprotocols, _pairs(headers))
 
     def accept(self, *, subprotocol: str | None = None, headers: Headers = ()) -> bytes:
         """Return the response that opens the connection of the request that came."""
