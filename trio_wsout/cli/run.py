@@ -362,7 +362,6 @@ async def _watch_reader(run: Run) -> None:
 async def _print_received(run: Run, output: Output) -> None:
     """Print messages from peers until the output ends; all that wait are written together."""
     as_json = run.config.payload is Payload.JSON
-    # Not through sys.stdout: an abandoned thread would hold its lock while Python ends.
     to_terminal = sys.stdout is not None and sys.stdout.isatty()
     with run.printing, suppress(trio.EndOfChannel):
         while True:
@@ -377,6 +376,7 @@ async def _print_received(run: Run, output: Output) -> None:
             )
             try:
                 # The thread is abandoned when cancelled: a reader that does not read can't keep the run from ending.
+                # Not through sys.stdout: an abandoned thread would hold its lock while Python ends.
                 await trio.to_thread.run_sync(write_all, OUT, shown, abandon_on_cancel=True)
             except trio.Cancelled:
                 run.cut_off = True
@@ -442,16 +442,13 @@ async def _send_lines(run: Run, output: Output, source: InputLines) -> None:
     """Send every line; report and skip those that can't be sent."""
     documents = run.config.batch is not None and run.config.batch.mode is BatchMode.DOCUMENT
     read = JsonLine.read if run.options.from_undelivered is None else read_undelivered
-    # Most lines find room and need no task switch. With a spool each one waits for the disk.
-    try_nowait = run.config.spool is None
     run.ended_early = True
     try:
         while lines := await source.read():
             before = run.number
             try:
                 for line in lines:
-                    if not (try_nowait and _send_nowait(output, line, read)):
-                        await _send_line(run, output, line, read, documents=documents)
+                    await _send_line(run, output, line, read, documents=documents)
                     run.number += 1
             finally:
                 run.unsent = lines[run.number - before :]
@@ -462,15 +459,6 @@ async def _send_lines(run: Run, output: Output, source: InputLines) -> None:
         run.unreadable = True
         name = run.input_path or "standard input"
         report(f"{name}: {error.strerror}; read up to line {run.number}", "error")
-
-
-def _send_nowait(output: Output, line: bytes, read: Callable[[bytes], object]) -> bool:
-    """Send a line if it is an event and there is room for it; return whether it was sent."""
-    try:
-        output.send_nowait(read(line))
-    except (ValueError, trio.WouldBlock):
-        return False
-    return True
 
 
 async def _send_line(
