@@ -22,6 +22,11 @@ _LISTED = 5
 """Most reasons that a message spells out; it only counts the rest."""
 
 
+def count(number: int, thing: str) -> str:
+    """Return a number of things in words: "1 line", "2 lines"."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 @frozen(kw_only=True)
 class Problem:
     """One problem of a configuration."""
@@ -75,8 +80,7 @@ class ConfigError(OutputError, ValueError):
         self.problems = tuple(problems)
         self.source = source
         where = f"{source}: " if source else ""
-        count = len(self.problems)
-        heading = f"{where}{count} problem{'' if count == 1 else 's'} in the configuration"
+        heading = f"{where}{count(len(self.problems), 'problem')} in the configuration"
         super().__init__("\n".join([heading, *(f"  {problem}" for problem in self.problems)]))
 
 

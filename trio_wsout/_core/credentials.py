@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from urllib.parse import parse_qsl
 
-from attrs import define, field, frozen
+from attrs import field, frozen
 
 from trio_wsout.config.secret import Secret
 from trio_wsout.config.sections import ServerAuth
@@ -47,17 +47,8 @@ def _entry(path: str, identity: str, prefix: str, secret: Secret) -> _Entry:
     return _Entry(f"server.auth.{path}", identity, prefix, Template.parse(secret.reveal()))
 
 
-@define(eq=False, init=False)
 class Credentials:
     """The credentials of one listener."""
-
-    challenges: tuple[tuple[str, str], ...]
-    """``WWW-Authenticate`` headers for a peer that shows none (RFC 9110 section 11.6.1)."""
-    trouble: str | None
-    """The reason for which an entry could not be used for the latest peer; None if all could be used."""
-    _entries: tuple[_Entry, ...]
-    _parameter: str | None
-    _resolve: Resolve
 
     def __init__(self, auth: ServerAuth, resolve: Resolve) -> None:
         """Admit the entries of `auth`; `resolve` returns the value of a ``${…}``."""
@@ -65,7 +56,9 @@ class Credentials:
         bearer = [_entry(f"bearer.{name}", name, "bearer ", each) for name, each in auth.bearer.items()]
         schemes = {'Basic realm="trio-wsout", charset="UTF-8"': basic, 'Bearer realm="trio-wsout"': bearer}
         self.challenges = tuple(("WWW-Authenticate", scheme) for scheme, there in schemes.items() if there)
-        self.trouble = None
+        """``WWW-Authenticate`` headers for a peer that shows none (RFC 9110 section 11.6.1)."""
+        self.trouble: str | None = None
+        """The reason for which an entry could not be used for the latest peer; None if all could be used."""
         self._entries = (*basic, *bearer)
         self._parameter = auth.query_parameter
         self._resolve = resolve

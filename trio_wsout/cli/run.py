@@ -24,7 +24,6 @@ from trio_wsout.cli.status_line import can_show, progress_of, run_status_line, s
 from trio_wsout.cli.terminal import (
     GONE,
     OUT,
-    count,
     count_were,
     report,
     silence,
@@ -43,6 +42,7 @@ from trio_wsout.errors import (
     OutputError,
     SpoolError,
     Undelivered,
+    count,
 )
 from trio_wsout.output import Output, open_with_hooks
 

@@ -15,8 +15,9 @@ from attrs import define, field
 
 from trio_wsout._core.statistics import Statistics
 from trio_wsout.cli.lines import InputLines
-from trio_wsout.cli.terminal import ERR, count, is_ready, write_all
+from trio_wsout.cli.terminal import ERR, is_ready, write_all
 from trio_wsout.config.sections import Mode
+from trio_wsout.errors import count
 from trio_wsout.output import Output
 
 _INTERVAL = 0.5

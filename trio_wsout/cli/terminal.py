@@ -16,6 +16,8 @@ from typing import Any, TextIO
 
 from rich.console import Console
 
+from trio_wsout.errors import count
+
 OUT, ERR = 1, 2
 """File descriptors of standard output and standard error."""
 GONE = "nobody reads it any more"
@@ -125,11 +127,6 @@ def report_log(*, verbose: bool, quiet: bool) -> None:
     for name in ("link", "peers"):
         level = logging.ERROR if quiet and name == "link" else logging.WARNING if quiet else logging.INFO
         log.getChild(name).setLevel(logging.NOTSET if verbose else level)
-
-
-def count(number: int, thing: str) -> str:
-    """Return a number of things in words: "1 line", "2 lines"."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def count_were(number: int, thing: str) -> str:

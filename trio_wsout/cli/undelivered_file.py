@@ -12,8 +12,8 @@ from attrs import define, field
 
 from trio_wsout._core.json_line import JsonLine
 from trio_wsout.cli.lines import to_json
-from trio_wsout.cli.terminal import OUT, count, report, write_all
-from trio_wsout.errors import Undelivered
+from trio_wsout.cli.terminal import OUT, report, write_all
+from trio_wsout.errors import Undelivered, count
 
 _STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1")
 """Names of standard output where a file is named."""
