@@ -48,8 +48,6 @@ class InputLines:
     """Their bytes."""
     _dropping: bool = field(default=False, init=False)
     """Whether the rest of a line that is too long is being dropped."""
-    _first: bool = field(default=True, init=False)
-    """Whether the next line is the first one."""
     _ended: bool = field(default=False, init=False)
     _waits: bool = field(default=True, init=False)
     """Whether the system can wait until the descriptor is readable; not so for a file."""
@@ -69,6 +67,9 @@ class InputLines:
         while not self._ended:
             piece = await self._piece()
             self._ended = not piece
+            if not self.read_bytes:
+                # Some programs begin a text with a byte order mark, which is no part of the first line.
+                piece = piece.removeprefix(codecs.BOM_UTF8)
             self.read_bytes += len(piece)
             if lines := self._split(piece):
                 return lines
@@ -119,21 +120,15 @@ class InputLines:
         lines = b"".join(self._begun).split(b"\n")
         rest = b"" if self._ended else lines.pop()
         self._begun, self._size = [rest] if rest else [], len(rest)
-        if self._ended and lines == [b""]:
-            return []
-        if self._first and lines:
-            # Some programs begin a text with a byte order mark, which is no part of the first line.
-            self._first = False
-            lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
-        return lines
+        return [] if self._ended and lines == [b""] else lines
 
     def _check_size(self) -> None:
         """Drop a line that has become too long for any event."""
         if self._size > self._most:
-            start = self._begun[0].removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+            start = self._begun[0].lstrip()[:1]
             if start != b'"' or self._size > self._most * _ESCAPED + 2:
                 self._begun, self._size = [], 0
-                self._dropping, self._first = True, False
+                self._dropping = True
                 self._too_long()
 
 
