@@ -42,12 +42,10 @@ class PackingError(ValueError):
 
 @frozen
 class _Edges:
-    """Header and footer of one batch, in pieces: the count of its events goes between two pieces."""
+    """Header and footer of one batch, each None if there is none; they hold `_COUNT` in place of the count of its events."""
 
-    header: Sequence[bytes] | None
-    """None if there is no header."""
-    footer: Sequence[bytes] | None
-    """None if there is no footer."""
+    header: str | None
+    footer: str | None
     size: int
     """Bytes that they take, with brackets and line ends, without the counts."""
     counts: int
@@ -55,11 +53,11 @@ class _Edges:
 
     def filled(self, count: int) -> tuple[bytes | None, bytes | None]:
         """Return header and footer of a batch of `count` events."""
-        digits = b"%d" % count
-        return (
-            None if self.header is None else digits.join(self.header),
-            None if self.footer is None else digits.join(self.footer),
+        header, footer = (
+            None if edge is None else edge.replace(_COUNT, str(count)).encode()
+            for edge in (self.header, self.footer)
         )
+        return header, footer
 
 
 class _EdgeTemplates:
@@ -76,25 +74,19 @@ class _EdgeTemplates:
         self._static = self._expanded(1, b"", 0.0) if all(each.is_static for each in templates) else None
 
     def edges(self, number: int, first: bytes, at: float) -> _Edges:
-        """Return header and footer of the batch `number`, whose first event is `first`, at `at` seconds since 1970.
-
-        Raises:
-            PackingError: They can't be expanded.
-        """
+        """Return header and footer of the batch `number` with the first event `first`, at `at` seconds since 1970, or raise PackingError."""
         return self._static or self._expanded(number, first, at)
 
     def _expanded(self, number: int, first: bytes, at: float) -> _Edges:
         value_of = _batch_values(number, first, at, self._resolve)
         try:
             header, footer = (
-                None
-                if template is None
-                else [text.encode() for text in template.expand(value_of).split(_COUNT)]
+                None if template is None else template.expand(value_of)
                 for template in (self._header, self._footer)
             )
         except TemplateError as error:
             raise PackingError(f"batch.header or batch.footer: {error}") from None
-        counts = sum(len(each) - 1 for each in (header, footer) if each is not None)
+        counts = sum(each.count(_COUNT) for each in (header, footer) if each is not None)
         edges = _Edges(header, footer, 0, counts)
         return evolve(edges, size=self._encoder.overhead(*edges.filled(0)) - counts)
 
