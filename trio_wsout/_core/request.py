@@ -91,13 +91,8 @@ def build_request(
 ) -> Request:
     """Build the handshake of one attempt; raise RequestError if a value can't be sent, or is missing.
 
-    Args:
-        config: `url` must be set.
-        url: The one of the configured urls to ask; None for the first.
-        resolve: Returns the value of a ``${…}`` other than ``${cursor}``.
-        cursor: The cursor to send; None or empty to send none.
-        headers: Headers from the application for this attempt.
-        token: Bearer token from the application for this attempt.
+    It asks `url`, one of those that are configured; None for the first. `resolve` returns the value of a ``${…}`` other than
+    ``${cursor}``, which is `cursor`, if any is to be sent. Headers and token are those of the application for this attempt.
     """
     cursor = cursor or None
     secrets, password = _Secrets(resolve, cursor), config.tls.client_key_password

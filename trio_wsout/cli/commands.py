@@ -35,6 +35,7 @@ app = App(
     version=version("trio-wsout"),
     version_flags=["--version", "-V"],
     result_action="return_value",
+    default_parameter=Parameter(negative=()),
     console=_screen,
     error_console=Screen(stderr=True),
 )

@@ -20,7 +20,6 @@ Address = Annotated[
         help="The address ws://host/path, beside a file; of several, the link tries one after the other."
     ),
 ]
-_Flag = Annotated[bool, Parameter(negative=())]
 
 
 @Parameter(name="*")
@@ -28,11 +27,11 @@ _Flag = Annotated[bool, Parameter(negative=())]
 class ConfigOptions:
     """Options that set fields of the configuration."""
 
-    headers: Annotated[list[str] | None, Parameter(name=["--header", "-H"], negative=())] = None
+    headers: Annotated[list[str] | None, Parameter(name=["--header", "-H"])] = None
     """Header of the handshake, as in 'Name: value'; it is kept secret, as auth.headers are. May be repeated."""
-    sets: Annotated[list[str] | None, Parameter(name="--set", negative=())] = None
+    sets: Annotated[list[str] | None, Parameter(name="--set")] = None
     """Set one field, as in url=ws://localhost:80/ or reconnect.jitter=0.2: JSON, or text where it is no JSON. May be repeated."""
-    contexts: Annotated[list[str] | None, Parameter(name="--context", negative=())] = None
+    contexts: Annotated[list[str] | None, Parameter(name="--context")] = None
     """Value for {{name}}, as in name=value. May be repeated."""
 
 
@@ -47,19 +46,19 @@ class RunOptions:
     """Send the events of a file that --undelivered wrote, and no other input."""
     undelivered: Path | None = None
     """Append events that are not delivered to this file, one {"event", "reason"} a line."""
-    with_peer: _Flag = False
+    with_peer: bool = False
     """Print what peers send as {"peer", "event"}, with its address and, if it has one, its identity."""
     wait_peers: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
     """Begin to read when so many peers are there at the same time; more than one in server-output and relay only."""
     linger: str | None = None
     """Wait so long for answers after the last confirmation, as in 500ms or 2s; without it 100ms in mode client."""
-    stay: _Flag = False
+    stay: bool = False
     """Go on when the input has ended, until a signal, as relay and server-input do."""
-    stats: _Flag = False
+    stats: bool = False
     """End with one line of JSON statistics."""
-    quiet: _Flag = False
+    quiet: bool = False
     """No status line, no address, no link changes, no peers, no sum."""
-    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative=())] = False
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False
     """Report every attempt, and the time of each line."""
     log_format: Literal["text", "json"] = "text"
     """The format of standard error: lines of text, or of JSON with time, level and message."""

@@ -145,12 +145,11 @@ def print_result(text: str) -> bool:
     """Print a result on standard output. Return False if it can't be written; a reader that has seen enough is no fault."""
     try:
         write_text(f"{text}\n", sys.stdout, OUT)
-    except BrokenPipeError:
-        silence(OUT)
     except OSError as error:
         silence(OUT)
-        report(f"standard output: {error.strerror}", "error")
-        return False
+        if not isinstance(error, BrokenPipeError):
+            report(f"standard output: {error.strerror}", "error")
+            return False
     return True
 
 
@@ -164,12 +163,10 @@ class Screen(Console):
         """Print as rich does."""
         try:
             super().print(*objects, **options)
-        except BrokenPipeError:
-            self.on_broken_pipe()
         except OSError as error:
             self.on_broken_pipe()
-            self.failed = True
-            if not self.stderr:
+            self.failed = self.failed or not isinstance(error, BrokenPipeError)
+            if self.failed and not self.stderr:
                 report(f"standard output: {error.strerror}")
 
     def on_broken_pipe(self) -> None:

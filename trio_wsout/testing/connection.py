@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from http import HTTPStatus
 from math import inf
 
 import trio
@@ -131,7 +132,7 @@ class PeerConnection:
     @property
     def is_open(self) -> bool:
         """Whether the handshake is done and the connection not over."""
-        return self.status == _OPEN and self.ended_at is None
+        return self.status == HTTPStatus.SWITCHING_PROTOCOLS and self.ended_at is None
 
     async def receive(self) -> str | bytes:
         """Return the next message that no other call has returned.
@@ -288,7 +289,7 @@ class PeerConnection:
             if self.step.after:
                 await trio.sleep(self.step.after)
             await self.send_raw(self._protocol.accept(subprotocol=self.step.subprotocol))
-            self.status, self.subprotocol = _OPEN, self.step.subprotocol
+            self.status, self.subprotocol = HTTPStatus.SWITCHING_PROTOCOLS, self.step.subprotocol
             if not self.step.read:
                 self.stop_reading()
         elif isinstance(self.step, Refuse):
@@ -312,6 +313,3 @@ class PeerConnection:
             async for at, payload in due:
                 await trio.sleep_until(at)
                 await self.pong(payload)
-
-
-_OPEN = 101

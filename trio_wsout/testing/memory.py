@@ -9,6 +9,7 @@ import os
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from math import inf
 
 import trio
 import trio.testing
@@ -98,7 +99,7 @@ class MemoryListener(trio.abc.Listener[trio.abc.Stream]):
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
-        self._waiting, self._incoming = trio.open_memory_channel[trio.abc.Stream](_MOST_WAITING)
+        self._waiting, self._incoming = trio.open_memory_channel[trio.abc.Stream](inf)
 
     async def connect(
         self,
@@ -156,10 +157,6 @@ class MemoryListener(trio.abc.Listener[trio.abc.Stream]):
         """Accept nothing more; called by the output."""
         self._incoming.close()
         await trio.lowlevel.checkpoint()
-
-
-_MOST_WAITING = 1000
-"""Streams that wait to be accepted at most."""
 
 
 def _stream_pair(*, buffered: bool) -> tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]:
