@@ -87,6 +87,7 @@ def _endless_number(path: Path, text: str) -> ConfigError:
 
 # -- YAML -------------------------------------------------------------------------------------------
 
+_TAB = r"'\t' that cannot start"
 _QUOTED = re.compile(r"""(['"]).*\1""")
 
 
@@ -105,27 +106,17 @@ def _read_yaml(path: Path, text: str) -> Document:
     except MarkedYAMLError as error:
         mark = error.problem_mark
         position = None if mark is None else (mark.line + 1, mark.column + 1)
-        tab = None if mark is None else _tab(text, mark.line)
         # The library's reason quotes the file, which may be secret.
-        problem = _QUOTED.sub("…", (error.problem or "it can't be parsed").strip().splitlines()[0])
-        reason = "a tab indents this line; YAML is indented with spaces only" if tab else problem
-        refused = _refused(path, f"is not valid YAML: {reason}", tab or position)
+        reason = _QUOTED.sub("…", (error.problem or "it can't be parsed").strip().splitlines()[0])
+        if _TAB in (error.problem or ""):
+            reason = "a tab indents this line; YAML is indented with spaces only"
+        refused = _refused(path, f"is not valid YAML: {reason}", position)
     except ConfigError:
         raise
     except (YAMLError, ValueError) as error:
         refused = _refused(path, f"is not valid YAML: {type(error).__name__}")
     # Raised out here, so that the library's exception, which shows the file's text, is not its context.
     raise refused
-
-
-def _tab(text: str, line: int) -> Position | None:
-    """Return the position of a tab that indents the line of an error, or the line before it. None if there is none."""
-    lines = text.splitlines()
-    for number in (line, line - 1):
-        found = re.match(r"[ -]*\t", lines[number]) if 0 <= number < len(lines) else None
-        if found is not None:
-            return number + 1, found.end()
-    return None
 
 
 _MOST_NODES = 100_000
