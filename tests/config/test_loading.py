@@ -27,7 +27,7 @@ from trio_wsout.config import (
     load_config,
     sections,
 )
-from trio_wsout.config.field_types import kebab, keys_of
+from trio_wsout.config.field_types import kebab
 from trio_wsout.config.loading import verify_config
 from trio_wsout.config.validation import UNUSABLE, unusable
 from trio_wsout.errors import ConfigError
@@ -420,8 +420,8 @@ def test_documents_from_nowhere_give_config_errors(document: dict[Any, Any]) -> 
     assert caught.value.problems
 
 
-def test_every_key_of_every_section_is_told_by_its_attribute() -> None:
-    assert keys_of(Config)["max-message-size"] == "max_message_size"
+def test_a_key_is_the_name_of_its_attribute_with_dashes() -> None:
+    assert kebab("max_message_size") == "max-message-size"
 
 
 # -- files --------------------------------------------------------------------------------------------
@@ -619,8 +619,8 @@ def test_the_problems_of_many_faults_are_those_of_each(faults: list[str]) -> Non
 
 def _leaves(section: type, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
-    for key, name in keys_of(section).items():
-        inner = _section_of(getattr(fields(section), name).type)
+    for each in fields(section):
+        key, inner = kebab(each.name), _section_of(each.type)
         found += [(*above, key), *(_leaves(inner, (*above, key)) if inner is not None else [])]
     return found
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, get_args, get_origin
 
-from attrs import evolve, field, fields, frozen, has
+from attrs import evolve, field, frozen, has
 
 from trio_wsout.config import addresses, event_paths, quantities
 from trio_wsout.config.http_grammar import (
@@ -443,8 +443,3 @@ def section_of(annotation: Any) -> Any:  # noqa: ANN401 - a class that attrs mad
 def kebab(name: object) -> str:
     """Return the name of a field, in either spelling, as documents have it: ``max-backoff`` for `max_backoff`, ``from`` for `from_`."""
     return str(name).removesuffix("_").replace("_", "-")
-
-
-def keys_of(section: type) -> Mapping[str, str]:
-    """Return the keys of a section in kebab-case, and the attribute of each."""
-    return {kebab(each.name): each.name for each in fields(section)}

@@ -21,7 +21,7 @@ from typing import Any, get_args, get_origin
 from attrs import NOTHING, define, evolve, field, fields, has
 from cattrs import Converter
 
-from trio_wsout.config.field_types import field_type_of, kebab, keys_of, section_of
+from trio_wsout.config.field_types import field_type_of, kebab, section_of
 from trio_wsout.config.files import Document, KeyPath, read_document
 from trio_wsout.config.scalars import is_unicode, parse_unicode, shown, type_name
 from trio_wsout.config.secret import Secret
@@ -134,14 +134,14 @@ def _copied(value: object, depth: int = 0) -> Any:  # noqa: ANN401 - a document 
     return [_copied(each, depth + 1) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _as_document(value: object) -> Any:  # noqa: ANN401 - people put anything there
+def _as_document(value: Any) -> Any:  # noqa: ANN401 - people put anything there
     """Return a section or a value of it in the form of a document, whatever object was put there in Python."""
     if isinstance(value, Mapping):
         return {key: _as_document(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return tuple(_as_document(each) for each in value)  # of close codes, a tuple is a range
     if has(type(value)) and not isinstance(value, Secret):
-        written = {key: _as_document(getattr(value, name)) for key, name in keys_of(type(value)).items()}
+        written = {kebab(each.name): _as_document(getattr(value, each.name)) for each in fields(type(value))}
         return {key: NONE if key == "heartbeat" and each is None else each for key, each in written.items()}
     return value
 
