@@ -5,11 +5,11 @@ Each public name in CamelCase annotates a field, as in ``timeout: Duration = 10.
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, get_args, get_origin
 
-from attrs import evolve, field, frozen, has
+from attrs import Attribute, evolve, field, fields, frozen, has
 
 from trio_wsout.config import addresses, event_paths, quantities
 from trio_wsout.config.http_grammar import (
@@ -438,6 +438,14 @@ def section_of(annotation: Any) -> Any:  # noqa: ANN401 - a class that attrs mad
     """Return the section that a field with this annotation holds; None if it holds values."""
     inner = without_none(annotation)
     return inner if isinstance(inner, type) and has(inner) else None
+
+
+def walk(section: Any, above: str = "") -> "Iterator[tuple[str, Any, Attribute[Any]]]":  # noqa: ANN401 - a class that attrs made
+    """Yield each field of a section, and of those in it: its names joined by dots, its own section, and itself."""
+    for each in fields(section):
+        yield f"{above}{each.name}", section, each
+        if (inner := section_of(each.type)) is not None:
+            yield from walk(inner, f"{above}{each.name}.")
 
 
 def kebab(name: object) -> str:

@@ -11,14 +11,14 @@ snake_case.
 import inspect
 import re
 from collections.abc import Callable, Iterable
-from functools import cache, partial
+from functools import partial
 from typing import Any, get_args, get_origin
 
 from attrs import NOTHING, Attribute, fields, fields_dict
 
 from trio_wsout.config import field_types
 from trio_wsout.config.dumping import document_value
-from trio_wsout.config.field_types import FieldType, field_type_of, kebab, section_of, without_none
+from trio_wsout.config.field_types import FieldType, field_type_of, kebab, section_of, walk, without_none
 from trio_wsout.config.sections import (
     FORM,
     NONE,
@@ -68,8 +68,8 @@ def json_schema() -> dict[str, Any]:
                 "description": "Nothing: null, an empty text or list, or a mapping of nothing but that.",
                 "anyOf": [{"enum": [None, "", []]}, {"type": "object", "additionalProperties": _EMPTY}],
             },
-            "usable": {name: _field_schema(each, definitions) for name, _, each in _somewhere_unusable()},
-            "unset": {name: _unset(section, each) for name, section, each in _somewhere_unusable()},
+            "usable": {name: _field_schema(each, definitions) for name, _, each in _SOMEWHERE_UNUSABLE},
+            "unset": {name: _unset(section, each) for name, section, each in _SOMEWHERE_UNUSABLE},
             **definitions,
         },
     }
@@ -118,7 +118,7 @@ def _section_schema(section: type, definitions: Schema) -> Schema:
     for each in fields(section):
         key = kebab(each.name)
         schema = _field_schema(each, definitions)
-        if any(each is field for _, _, field in _somewhere_unusable()):
+        if any(each is field for _, _, field in _SOMEWHERE_UNUSABLE):
             schema = {"anyOf": [*schema.get("anyOf", [schema]), _unset(section, each)]}
         field_type = field_type_of(without_none(each.type))
         properties[key] = {
@@ -183,20 +183,12 @@ def _type_schema(annotation: Any, definitions: Schema) -> Schema:  # noqa: ANN40
     return {"type": "object", "propertyNames": key, "additionalProperties": inside}
 
 
-@cache
-def _somewhere_unusable() -> list[tuple[str, Any, "Attribute[Any]"]]:
-    """Return each field that some mode can't use: its attribute names joined by a dot, its section, and itself."""
-    found: list[tuple[str, Any, Attribute[Any]]] = []
-    for name in _SOMEWHERE_UNUSABLE:
-        above, _, field = name.rpartition(".")
-        section = section_of(fields_dict(Config)[above].type) if above else Config
-        found.append((name, section, fields_dict(section)[field]))
-    return found
-
-
-_SOMEWHERE_UNUSABLE = list(
-    dict.fromkeys([*(name for names in UNUSABLE.values() for name in names), *UNUSABLE_WITHOUT_LINK])
-)
+_SOMEWHERE_UNUSABLE = [
+    found
+    for found in walk(Config)
+    if found[0] in {*UNUSABLE_WITHOUT_LINK, *(name for names in UNUSABLE.values() for name in names)}
+]
+"""Each field that some mode can't use: its attribute names joined by dots, its section, and itself."""
 
 
 def _unset(section: type, each: "Attribute[Any]") -> Schema:
@@ -282,7 +274,9 @@ def _modes() -> list[Schema]:
         if mode is not Mode.CLIENT:
             is_mode["required"] = ["mode"]
         unusable = UNUSABLE[mode]
-        usable = [name for name in _SOMEWHERE_UNUSABLE if not {name, name.partition(".")[0]} & {*unusable}]
+        usable = [
+            name for name, *_ in _SOMEWHERE_UNUSABLE if not {name, name.partition(".")[0]} & {*unusable}
+        ]
         if mode is Mode.RELAY:
             conditions += _relay(is_mode)
             usable = [name for name in usable if name not in UNUSABLE_WITHOUT_LINK]

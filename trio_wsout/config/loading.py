@@ -21,7 +21,7 @@ from typing import Any, get_args, get_origin
 from attrs import NOTHING, define, evolve, field, fields, has
 from cattrs import Converter
 
-from trio_wsout.config.field_types import field_type_of, kebab, section_of
+from trio_wsout.config.field_types import field_type_of, kebab, walk
 from trio_wsout.config.files import Document, KeyPath, read_document
 from trio_wsout.config.scalars import is_unicode, parse_unicode, shown, type_name
 from trio_wsout.config.secret import Secret
@@ -359,16 +359,8 @@ def _not_known(key: str, known: list[str]) -> str:
 def _homes() -> dict[str, list[str]]:
     """Return every key of a configuration, and the dotted paths where it stands."""
     found: dict[str, list[str]] = {}
-
-    def walk(section: type, above: str) -> None:
-        for each in fields(section):
-            key = kebab(each.name)
-            found.setdefault(key, []).append(f"{above}{key}")
-            inner = section_of(each.type)
-            if inner is not None:
-                walk(inner, f"{above}{key}.")
-
-    walk(Config, "")
+    for name, _, each in walk(Config):
+        found.setdefault(kebab(each.name), []).append(kebab(name))
     return found
 
 
