@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 from trio_wsout._core.disconnection import Cause, Disconnection
-from trio_wsout._core.opening import Asked, Opened
+from trio_wsout._core.opening import Asked
 from trio_wsout._wire.http_response import MOST_BODY, MOST_EARLY, MOST_HEAD, Answer, read_response
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ class Came:
     took: float
 
     @property
-    def opened(self) -> Opened | None:
-        return self.outcome.opened if isinstance(self.outcome, Answer) else None
+    def opened(self) -> bool:
+        return isinstance(self.outcome, Answer)
 
     @property
     def rest(self) -> bytes:
@@ -94,7 +94,7 @@ def ending_of(answer: bytes, *, secure: bool = False) -> Disconnection:
 def test_a_101_opens_also_behind_informational_answers(early: bytes) -> None:
     reader = read([early + OPEN + b"\r\n\x81\x01a"])
     assert (reader.opened, reader.rest, reader.disconnection) == (
-        Opened(subprotocol=None),
+        True,
         b"\x81\x01a",
         None,
     )
@@ -140,7 +140,7 @@ def test_the_limit_of_a_head_does_not_depend_on_segments(size: int, early: bytes
     for cuts in ([], [16_900], [16_384], [MOST_HEAD - 1], [MOST_HEAD], range(1, len(answer), 999)):
         marks = [0, *(cut for cut in cuts if cut < len(answer)), len(answer)]
         reader = read(answer[start:stop] for start, stop in pairwise(marks))
-        assert (reader.opened is not None) == opens
+        assert reader.opened == opens
         if not opens:
             assert reader.disconnection is not None
             assert f"{MOST_HEAD} bytes" in reader.disconnection.detail
@@ -221,7 +221,7 @@ def test_however_an_answer_is_cut_it_comes_to_the_same(answer: bytes, marks: lis
     pieces = [answer[start:stop] for start, stop in pairwise(cuts) if start < stop]
     cut, whole = read(pieces, end=True), read([answer] if answer else [], end=True)
     assert (cut.opened, cut.disconnection) == (whole.opened, whole.disconnection)
-    assert whole.opened is None or whole.rest.startswith(cut.rest)
+    assert not whole.opened or whole.rest.startswith(cut.rest)
 
 
 @given(st.binary(max_size=200))

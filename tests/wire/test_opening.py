@@ -48,7 +48,7 @@ async def test_both_sides_agree_and_nothing_of_trio_websocket_stays() -> None:
         nursery.start_soon(serve, theirs, b"\x81\x02hi")
         outcome = await ask_for_opening(ours, REQUEST, inf)
     assert not isinstance(outcome, Disconnection)
-    assert outcome.opened.subprotocol == "v1"
+    assert outcome.subprotocol == "v1"
     assert outcome.rest == b"\x81\x02hi"
     assert outcome.received > 4
     assert trio.lowlevel.current_statistics().tasks_living == before

@@ -62,16 +62,8 @@ class ResponseHead(Fields):
     status: int
 
 
-@frozen(kw_only=True)
-class Opened:
-    """The connection is open."""
-
-    subprotocol: str | None
-    """The subprotocol that the server chose; None if it chose none."""
-
-
-def judge_opening(head: ResponseHead, asked: Asked) -> Opened | Disconnection:
-    """Judge a 101; the error names everything that is wrong with it."""
+def judge_opening(head: ResponseHead, asked: Asked) -> Disconnection | str | None:
+    """Judge a 101: return everything that is wrong with it; or the subprotocol that the server chose, None if it chose none."""
     chosen = list(dict.fromkeys(head.tokens("sec-websocket-protocol")))
     wrong = list(_broken(head, asked))
     strange = [name for name in chosen if name not in asked.subprotocols]
@@ -82,7 +74,7 @@ def judge_opening(head: ResponseHead, asked: Asked) -> Opened | Disconnection:
         wrong.append("Sec-WebSocket-Protocol names several subprotocols")
     if wrong:
         return Disconnection(cause=cause, detail=f"the server's 101 is not valid: {'; '.join(wrong)}")
-    return Opened(subprotocol=chosen[0] if chosen else None)
+    return chosen[0] if chosen else None
 
 
 def _broken(head: ResponseHead, asked: Asked) -> Iterator[str]:

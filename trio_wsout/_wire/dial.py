@@ -135,7 +135,7 @@ class Dialer:
             masked_frame,
             unread=outcome.rest,
             received_bytes=outcome.received,
-            subprotocol=outcome.opened.subprotocol,
+            subprotocol=outcome.subprotocol,
             secrets=request.secrets,
         )
 

@@ -14,7 +14,7 @@ from attrs import frozen
 
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.http_head import TLS_RECORDS
-from trio_wsout._core.opening import Asked, Opened, ResponseHead, judge_opening, refusal
+from trio_wsout._core.opening import Asked, ResponseHead, judge_opening, refusal
 from trio_wsout._wire.tcp import lost, system_gave_up
 
 MOST_HEAD = 64 * 1024
@@ -35,7 +35,8 @@ _NOT_HTTP = "the server's answer is not HTTP/1.1"
 class Answer:
     """A valid 101."""
 
-    opened: Opened
+    subprotocol: str | None
+    """The subprotocol that the server chose; None if it chose none."""
     rest: bytes
     """The bytes that came behind it."""
     received: int

@@ -91,7 +91,7 @@ async def ask_for_opening(
                 if isinstance(outcome, Disconnection):
                     nursery.cancel_scope.cancel()
                     return b""
-                return opening_head(asked.key, outcome.opened.subprotocol)
+                return opening_head(asked.key, outcome.subprotocol)
 
             await wrap_client_stream(
                 nursery,
