@@ -5,8 +5,6 @@ memory is read: with thousands of peers it is cold, and that would cost as much 
 each subscription stands still; `catch_up` brings it up to date, with all broadcasts since, when somebody needs it.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from operator import attrgetter
 
@@ -15,8 +13,6 @@ from attrs import define, field
 from trio_wsout._core.blocks import Block
 from trio_wsout._core.subscription import Broadcast, PeerSubscription, Write, half_full
 from trio_wsout.config.sections import Delivery
-
-__all__ = ["InSync"]
 
 _MOST_BROADCASTS = 1024
 """Broadcasts after which every account catches up: until then the blocks since it last did are kept."""

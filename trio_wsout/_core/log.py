@@ -27,8 +27,6 @@ Rules
    could not be asked for before.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import groupby

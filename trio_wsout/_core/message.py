@@ -9,8 +9,6 @@ from attrs import define, field
 
 from trio_wsout._core.batching import Document
 
-__all__ = ["Accepted", "BatchMessage", "Fate", "Message", "Refused", "all_plain", "events_in"]
-
 
 class Fate(Protocol):
     """Takes the outcome of one event."""

@@ -1,7 +1,5 @@
 """The side of an output that dials: one link through all of its connections, with its requests and its cursor."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Collection, Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """What a relay does with messages: those of each peer, and of the link, go to all others, each source in its turn."""
 
-from __future__ import annotations
-
 import traceback
 from collections import deque
 from collections.abc import Callable

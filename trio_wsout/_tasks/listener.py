@@ -4,8 +4,6 @@ Trouble of one connection ends that connection only, whether the network, its pe
 caused it.
 """
 
-from __future__ import annotations
-
 import errno
 import logging
 from collections.abc import Awaitable, Callable, Sequence

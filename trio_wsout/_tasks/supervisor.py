@@ -1,7 +1,5 @@
 """The reconnect supervisor: dials, serves one connection at a time, and backs off between them."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Awaitable, Callable
 from math import inf
