@@ -1,4 +1,7 @@
-"""The log of a listener: examples of its rules, and a machine against peers that are plain lists."""
+"""The log with peers: examples of its rules, and a machine against peers that are plain lists.
+
+Rules 5 and 8, which hold for a link as well, are in `test_subscription`.
+"""
 
 from __future__ import annotations
 
@@ -322,6 +325,17 @@ def test_what_a_stuck_peer_may_cost_is_bounded_in_messages_and_in_bytes(size: in
     assert made.kept_for == []
 
 
+def test_one_whose_reason_to_be_stuck_is_over_makes_the_log_full_again() -> None:
+    made = log(capacity=2)
+    peer = made.join()
+    peer.mark_stuck()
+    post(made, 2)
+    assert not made.full
+    peer.clear_stuck()
+    assert made.full
+    assert made.slow == [peer]
+
+
 def test_one_stuck_peer_does_not_hide_another_slow_one() -> None:
     made = log(capacity=2)
     stuck, slow = made.join(), made.join()
@@ -418,17 +432,6 @@ def test_every_write_counts_for_what_is_unconfirmed() -> None:
     assert not peer.ready
 
 
-def test_one_pong_confirms_several_writes() -> None:
-    made = log()
-    peer = made.join()
-    for now in (1.0, 2.0, 3.0):
-        post(made)
-        peer.take(now)
-    pong(peer)
-    assert peer.deadline is None
-    assert seqs(made.settled()) == [1, 2, 3]
-
-
 def test_a_part_of_a_write_that_is_confirmed_makes_room() -> None:
     made = log(ACKED, capacity=10, most=3)
     peer = made.join()
@@ -439,101 +442,6 @@ def test_a_part_of_a_write_that_is_confirmed_makes_room() -> None:
     assert [event.seq for event in peer.events_in_flight()] == [3, 4, 5]
     peer.acked(5)
     assert seqs(made.settled()) == [1, 2, 3, 4, 5]
-
-
-# -- rule 5: what confirms ------------------------------------------------------------------------------------
-
-
-def test_written_confirms_what_the_kernel_has() -> None:
-    made = log(WRITTEN)
-    peer = made.join()
-    post(made)
-    peer.take(0.0)
-    assert made.settled() == []
-    assert not peer.wants_ping
-    peer.written()
-    assert seqs(made.settled()) == [1]
-    assert peer.deadline is None
-
-
-def test_a_pong_confirms_what_was_taken_before_its_ping_and_no_more() -> None:
-    made = log()
-    peer = made.join()
-    post(made)
-    peer.take(0.0)
-    peer.written()
-    assert made.settled() == []
-    assert peer.wants_ping
-    peer.ping_taken()
-    assert not peer.wants_ping
-    post(made)
-    peer.take(0.0)
-    peer.pong_received(0.0)
-    assert seqs(made.settled()) == [1]
-    assert peer.wants_ping
-    peer.pong_received(0.0)
-    assert made.settled() == [], "no ping is out"
-
-
-def test_a_later_ping_takes_the_place_of_an_earlier() -> None:
-    made = log()
-    peer = made.join()
-    post(made)
-    peer.take(0.0)
-    peer.ping_taken()
-    post(made)
-    peer.take(0.0)
-    peer.ping_taken()
-    peer.pong_received(0.0)
-    assert seqs(made.settled()) == [1, 2]
-
-
-@pytest.mark.parametrize("level", [WRITTEN, ACKED])
-def test_a_pong_says_nothing_at_other_levels(level: DeliveryLevel) -> None:
-    made = log(level)
-    peer = made.join()
-    post(made)
-    peer.take(0.0)
-    assert not peer.wants_ping
-    pong(peer)
-    assert made.settled() == []
-
-
-@pytest.mark.parametrize("level", [WRITTEN, RECEIVED])
-def test_an_acknowledgement_says_nothing_at_other_levels(level: DeliveryLevel) -> None:
-    made = log(level)
-    peer = made.join()
-    post(made)
-    peer.take(0.0)
-    peer.acked(1)
-    assert made.settled() == []
-
-
-def test_an_acknowledgement_confirms_no_more_than_was_taken() -> None:
-    made = log(ACKED)
-    peer = made.join()
-    post(made)
-    peer.take(0.0)
-    post(made)
-    peer.acked(99)
-    assert seqs(made.settled()) == [1]
-    peer.take(0.0)
-    peer.acked(0)
-    assert made.settled() == []
-
-
-def test_an_ack_of_the_middle_of_a_batch_does_not_confirm_it() -> None:
-    made = log(ACKED)
-    peer = made.join()
-    made.post(message(1, 3, frame(0)))
-    made.post(message(4, 4, frame(1)))
-    peer.take(0.0)
-    assert [event.seq for event in peer.events_in_flight()] == [1, 2, 3, 4]
-    peer.acked(2)
-    assert made.settled() == []
-    peer.acked(3)
-    assert seqs(made.settled()) == [3]
-    assert [event.seq for event in peer.events_in_flight()] == [4]
 
 
 # -- rule 6: settled ------------------------------------------------------------------------------------------
@@ -950,57 +858,6 @@ def test_what_is_written_is_asked_for_before_it_makes_a_peer_stalled() -> None:
     made.send(1.0)
     assert made.ask_at is not None
     assert 1.0 < made.ask_at < 1.25
-
-
-# -- rule 8: time -----------------------------------------------------------------------------------------------
-
-
-def test_the_oldest_message_in_flight_sets_the_deadline() -> None:
-    made = log(ACKED)
-    peer = made.join()
-    assert peer.deadline is None
-    post(made, 2)
-    assert peer.deadline is None, "not written is not in flight"
-    peer.take(5.0)
-    post(made)
-    peer.take(7.0)
-    assert peer.deadline == 35.0
-    peer.acked(1)
-    assert peer.deadline == 35.0
-    peer.acked(2)
-    assert peer.deadline == 37.0
-
-
-def test_time_in_which_this_side_does_not_read_is_not_the_peers() -> None:
-    made = log()
-    peer = made.join()
-    post(made)
-    peer.take(5.0)
-    peer.reading_paused()
-    assert peer.deadline is None
-    peer.reading_resumed(20.0)
-    assert peer.deadline == 50.0
-    pong(peer)
-    post(made)
-    peer.take(25.0)
-    assert peer.deadline == 55.0
-
-
-def test_what_could_be_asked_for_only_late_has_its_time_from_there() -> None:
-    made = log()
-    peer = made.join()
-    post(made)
-    peer.take(5.0)
-    peer.ping_taken()
-    post(made)
-    peer.take(6.0)
-    peer.pong_received(35.0)
-    assert peer.deadline == 36.0, "not late: the ping for the second may go, and be answered"
-    peer.ping_taken()
-    post(made)
-    peer.take(7.0)
-    peer.pong_received(1000.0)
-    assert peer.deadline == 1030.0, "nobody could ask for the third before"
 
 
 # -- the machine ------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.log import Log
-from trio_wsout._core.message import Accepted, BatchMessage, Message
+from trio_wsout._core.message import Accepted, Message
 from trio_wsout.config.sections import Delivery, DeliveryLevel, Retry
 
 LOST = Disconnection(cause=Cause.LOST, detail="reset")
@@ -138,21 +138,6 @@ def test_nothing_is_ready_without_a_connection() -> None:
     assert made.deadline is None
 
 
-def test_a_pong_confirms_what_was_taken_before_its_ping_and_no_more() -> None:
-    made = window(filled=3)
-    made.connected(0.0)
-    assert seqs(made.take(0.0, 15)) == [1, 2]
-    assert made.wants_ping
-    made.ping_taken()
-    assert not made.wants_ping
-    assert seqs(made.take(0.0, 100)) == [3]
-    assert made.written() == []
-    assert seqs(made.pong_received(0.0)) == [1, 2]
-    assert made.in_flight == 1
-    assert made.wants_ping
-    assert made.pong_received(0.0) == [], "no ping is out"
-
-
 def test_a_rest_of_few_goes_along() -> None:
     made = window(most=6, filled=5)
     made.connected(0.0)
@@ -195,22 +180,6 @@ def test_acked_needs_an_acknowledgement_and_a_pong_is_none() -> None:
     assert seqs(made.acked(2)) == [1, 2]
     assert made.acked(2) == []
     assert [accepted.seq for accepted in made.events_in_flight()] == [3]
-
-
-def test_an_ack_of_the_middle_of_a_batch_does_not_confirm_the_batch() -> None:
-    made = window(DeliveryLevel.ACKED)
-    made.accept(BatchMessage(b"x", [Accepted(b"", event=seq, seq=seq) for seq in (1, 2, 3)]))
-    made.connected(0.0)
-    made.take(0.0, 100)
-    assert made.acked(2) == []
-    assert len(made.acked(3)) == 1
-
-
-def test_acknowledgements_mean_nothing_at_other_levels() -> None:
-    made = window(filled=1)
-    made.connected(0.0)
-    made.take(0.0, 100)
-    assert made.acked(1) == []
 
 
 def test_an_ack_before_the_pong_of_a_probe_leaves_the_ping_its_count() -> None:
@@ -557,35 +526,6 @@ def test_the_retry_budget_counts_writings_after_the_first() -> None:
     assert seqs([failed]) == [1]
     assert "sent 2 times" in reason
     assert len(made) == 1, "2 was not written again, so its budget is whole"
-
-
-def test_the_oldest_message_in_flight_sets_the_deadline() -> None:
-    made = window(filled=2)
-    made.connected(0.0)
-    made.take(5.0, 5)
-    made.take(7.0, 5)
-    assert made.deadline == 35.0
-    made.reading_paused()
-    assert made.deadline is None
-    made.reading_resumed(20.0)
-    assert made.deadline == 50.0
-
-
-def test_what_could_be_asked_for_only_late_has_its_time_from_there() -> None:
-    made = window()
-    made.connected(0.0)
-    made.accept(message(1))
-    made.take(1.0, 100)
-    made.ping_taken()
-    made.accept(message(2))
-    made.take(5.0, 100)
-    assert seqs(made.pong_received(34.0)) == [1]
-    assert made.deadline == 35.0, "not late: the ping for the second may go, and be answered"
-    made.ping_taken()
-    made.accept(message(3))
-    made.take(6.0, 100)
-    assert seqs(made.pong_received(1000.0)) == [2]
-    assert made.deadline == 1030.0, "nobody could ask for the third before"
 
 
 @given(

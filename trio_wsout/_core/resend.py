@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import chain, islice
 
 from attrs import Factory, define, field
 
@@ -169,13 +170,15 @@ class LinkSubscription(Subscription):
 
     def _next_write(self, most_bytes: int) -> tuple[int, int]:
         """Return the end of a write that is filled with about `most_bytes`, and its bytes."""
-        size, room, last = 0, self._limit - self.in_flight, self.position
-        for first, behind in self.others(last, self._log.end):
-            for last, message in enumerate(self._log.between(first, min(behind, first + room)), first + 1):
-                size += len(message.payload)
-                room -= 1
-                if size >= most_bytes or not room:
-                    return last, size
+        size, last = 0, self.position
+        ahead = chain.from_iterable(
+            enumerate(self._log.between(*run), run[0]) for run in self.others(last, self._log.end)
+        )
+        for number, message in islice(ahead, self._limit - self.in_flight):
+            last = number + 1
+            size += len(message.payload)
+            if size >= most_bytes:
+                break
         return last, size
 
     def _take_others(self, first: int, last: int, now: float) -> list[Message]:
