@@ -170,14 +170,17 @@ class LinkSubscription(Subscription):
 
     def _next_write(self, most_bytes: int) -> tuple[int, int]:
         """Return the end of a write that is filled with about `most_bytes`, and its bytes."""
-        size, last = 0, self.position
-        ahead = chain.from_iterable(
-            enumerate(self._log.between(*run), run[0]) for run in self.others(last, self._log.end)
-        )
-        for number, message in islice(ahead, self._limit - self.in_flight):
-            last = number + 1
+        size = count = 0
+        runs = self.others(self.position, self._log.end)
+        ahead = chain.from_iterable([self._log.between(*run) for run in runs])
+        for count, message in enumerate(islice(ahead, self._limit - self.in_flight), 1):  # noqa: B007 - read behind it
             size += len(message.payload)
             if size >= most_bytes:
+                break
+        for first, behind in runs:
+            last = min(behind, first + count)
+            count -= last - first
+            if not count:
                 break
         return last, size
 
