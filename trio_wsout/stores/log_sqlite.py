@@ -260,7 +260,7 @@ class _Database:
                 row = run.last, run.first, run.epoch, run.at, run.head, run.body, run.checksum, extent.floor
                 connection.execute(_INSERT, row)
                 cursors = [(each.position, _blob(each.cursor)) for each in entries if each.cursor is not None]
-                if cursors:
+                if cursors and self._use is not SPOOL:  # nobody looks for a cursor in a spool
                     connection.executemany(_INSERT_CURSOR, cursors)
             else:
                 extent = self._trimmed(connection, extent, settled, now)
