@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 from math import inf
-from typing import Protocol
+from typing import Protocol, cast
 
 import trio
 from attrs import define, field
 
-from trio_wsout._core.durable_log import Entry, Extent, kind_of, stored_payload
-from trio_wsout._core.message import Accepted
+from trio_wsout._core.durable_log import Entry, Extent, Kind, kind_of, stored_payload
+from trio_wsout._core.message import Accepted, all_plain
 from trio_wsout._tasks.catch_up import Backlog
 from trio_wsout._tasks.channel import ReceivingEnd
 from trio_wsout._tasks.ledger import Item, Ledger
@@ -85,15 +85,10 @@ class SourceFeed:
         await self._queue.wait()
 
     def take(self) -> Sequence[Item]:
-        run, size = self._run, 0
-        while len(run) < RUN and size < _RUN_BYTES and (waiting := self._queue.waiting):
-            count = 0
-            for item in islice(waiting, min(self._at_once, RUN - len(run))):
-                size += len(item.payload) if isinstance(item, Accepted) else 0
-                count += 1
-                if size >= _RUN_BYTES:
-                    break
-            run += self._queue.take(count)
+        # All of them are in memory already, so their bytes need no bound here.
+        run, queue = self._run, self._queue
+        while len(run) < RUN and (waiting := queue.waiting):
+            run += queue.take(min(len(waiting), self._at_once, RUN - len(run)))
         return run
 
     def taken(self) -> None:
@@ -175,7 +170,7 @@ class Journal:
         if len(ready) == _AHEAD:
             self._room.notify()
         item = ready.popleft()
-        if type(item) is Accepted:
+        if self.backlog is not None and isinstance(item, Accepted):
             self._ready_bytes -= len(item.payload)
         return item
 
@@ -201,7 +196,8 @@ class Journal:
 
     def _make_ready(self, items: Sequence[Item]) -> None:
         self._ready.extend(items)
-        self._ready_bytes += sum([len(item.payload) for item in items if type(item) is Accepted])
+        if self.backlog is not None:
+            self._ready_bytes += _size(items)
         self._to_take.notify()
 
     # -- writing ----------------------------------------------------------------------------------------
@@ -212,6 +208,10 @@ class Journal:
             while True:
                 if self._max_age is not None:
                     self._tidy_at = trio.current_time() + self._max_age / _TRIMS
+                elif self.backlog is None:  # nothing has ever to be tidied
+                    await self._feed.wait()
+                    await self._commit()
+                    continue
                 with trio.CancelScope(deadline=inf if len(self._feed) else self._tidy_at) as self._idle:
                     await self._feed.wait()
                 if self._idle.cancelled_caught:
@@ -230,7 +230,8 @@ class Journal:
     async def _commit(self) -> None:
         """Store the items that wait, and hand them to the sender."""
         items = self._feed.take()
-        events = [item for item in items if isinstance(item, Accepted)]
+        plain = all_plain(items)  # marks are rare
+        events = cast("Sequence[Accepted]", items) if plain else [i for i in items if isinstance(i, Accepted)]
         position, size = self.extent.tail, _size(events)
         if events and not await self._fits(size + _OVERHEAD * len(events)):
             await self._wait_for_room("spool.max-bytes is reached")
@@ -276,7 +277,10 @@ class Journal:
     def _entries(self, events: Sequence[Accepted]) -> list[Entry]:
         now, epoch, payload, position = time.time(), self.extent.epoch, self._payload, self.extent.tail
         return [
-            Entry(number, epoch, kind_of(event, payload), stored_payload(event), event.cursor, now)
+            # Nearly all events are plain dicts, and need no call.
+            Entry(number, epoch, Kind.JSON, event.payload, event.cursor, now)
+            if type(event.event) is dict
+            else Entry(number, epoch, kind_of(event, payload), stored_payload(event), event.cursor, now)
             for number, event in enumerate(events, position + 1)
         ]
 

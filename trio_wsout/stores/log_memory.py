@@ -45,9 +45,7 @@ class MemoryLog:
         check_run(run, self._extent, store="history in memory", use=HISTORY)
         self._entries.extend(run)
         self._newest.update([(each.cursor, each.position) for each in run if each.cursor is not None])
-        size = self._extent.size + sum([len(each.payload) for each in run])
-        self._extent = evolve(self._extent, tail=self._extent.tail + len(run), size=size)
-        self._trim(settled, run[-1].at if run else None)
+        self._trim(settled, run[-1].at if run else None, run)
         return self._extent
 
     async def after(self, position: int, *, most: int, most_bytes: int) -> Sequence[Entry]:
@@ -96,9 +94,11 @@ class MemoryLog:
         if self._closed:
             raise trio.ClosedResourceError("the history is closed")
 
-    def _trim(self, settled: int, now: float | None) -> None:
-        entries, newest, extent = self._entries, self._newest, self._extent
-        events, size, left = extent.events, extent.size, self._last_left
+    def _trim(self, settled: int, now: float | None, run: Sequence[Entry] = ()) -> None:
+        """Remove what leaves once these entries are appended, and take the new extent."""
+        entries, newest, tail = self._entries, self._newest, self._extent.tail + len(run)
+        size = self._extent.size + sum([len(each.payload) for each in run])
+        events, left = tail - self._extent.floor, self._last_left
         while events:
             oldest = entries[self._start]
             age = 0.0 if now is None else now - oldest.at
@@ -110,7 +110,7 @@ class MemoryLog:
             self._start += 1
             events, size, left = events - 1, size - len(oldest.payload), oldest
         self._last_left = left
-        self._extent = evolve(extent, floor=extent.tail - events, size=size)
+        self._extent = Extent(epoch=self._extent.epoch, floor=tail - events, tail=tail, size=size)
         if self._start * 2 > len(entries):
             del entries[: self._start]
             self._start = 0
