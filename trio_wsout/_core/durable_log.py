@@ -17,6 +17,9 @@ Rules
    Close does.
 """
 
+# A decoded message may be anything.
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import base64

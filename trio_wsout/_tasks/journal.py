@@ -106,9 +106,9 @@ class Journal:
     _feed: Feed
     _ledger: Ledger
     _payload: Payload
-    _max_age: float | None = field(default=None, kw_only=True)
+    _max_age: float | None = field(default=None, alias="max_age", kw_only=True)
     """Seconds that an event is kept; None if for ever."""
-    _max_bytes: float = field(default=inf, kw_only=True)
+    _max_bytes: float = field(default=inf, alias="max_bytes", kw_only=True)
     """Bytes on disk, at most."""
     backlog: Backlog | None = field(default=None, kw_only=True)
     extent: Extent = field(default=Extent(epoch=0, floor=0, tail=0, size=0), init=False)
