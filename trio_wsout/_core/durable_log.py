@@ -144,7 +144,7 @@ def event_of(entry: Entry) -> object:
             return entry.payload
         case Kind.BASE64:
             return base64.b64encode(entry.payload).decode()
-        case Kind.TEXT | Kind.REFUSED:
+        case _:  # a text, refused or not
             return entry.payload.decode("utf-8", "surrogatepass")
 
 
