@@ -374,6 +374,20 @@ async def test_a_spool_that_fails_breaks_the_output(reading: bool, autojump_cloc
         balanced(output)
 
 
+async def test_a_spool_that_lacks_an_event_breaks_the_output(autojump_clock: object) -> None:
+    class Lacking(Disk):
+        async def after(self, position: int, *, most: int, most_bytes: int) -> Sequence[Entry]:
+            await trio.lowlevel.checkpoint()
+            return []
+
+    async with open_peer() as peer:
+        with pytest.raises(SpoolError, match="event 1 is missing"):
+            async with trio_wsout.open_output(
+                config(), open_stream=peer.open_stream, spool=Lacking(takes=0, events=["old"])
+            ):
+                await trio.sleep(1)
+
+
 @pytest.mark.parametrize(("count", "said"), [(1, "1 accepted event was"), (2, "2 accepted events were")])
 async def test_of_what_a_spool_that_failed_has_nothing_is_promised(
     count: int, said: str, autojump_clock: object

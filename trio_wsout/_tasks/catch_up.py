@@ -26,7 +26,7 @@ from trio_wsout._tasks.fan_out import FanOut, gap_frame
 from trio_wsout._tasks.ledger import Item, Mark
 from trio_wsout._tasks.session import GONE, INTERNAL_ERROR, CloseNow, Session
 from trio_wsout._wire.frames import plain_frame
-from trio_wsout.errors import HistoryError
+from trio_wsout.errors import HistoryError, SpoolError
 from trio_wsout.stores.log import LogStore
 
 _PAGE = 1024
@@ -202,7 +202,7 @@ class Backlog:
         """Return the next events, with the marks between them; at least one item.
 
         Raises:
-            SpoolError: The spool can't be read.
+            SpoolError: The spool can't be read, or lacks the next event.
         """
         items: list[Item] = []
         for entry in await self._reader.page(self._read):
@@ -214,6 +214,8 @@ class Backlog:
             items.append(item)
             while self._marks and self._marks[0][0] == self._read:
                 items.append(self._marks.popleft()[1])
+        if not items:
+            raise SpoolError(f"event {self._read + 1} is missing in the spool; restore it from a copy")
         self._forgotten.unpark_all()
         return items
 
