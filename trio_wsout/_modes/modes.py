@@ -43,7 +43,7 @@ from trio_wsout._modes.tree import Tree
 from trio_wsout._tasks.catch_up import Backlog, Reader
 from trio_wsout._tasks.inbox import Inbox
 from trio_wsout._tasks.journal import RUN, DiskEntry, Journal, SourceFeed
-from trio_wsout._tasks.sender import FanOutSender, LinkSender, Sender, Source
+from trio_wsout._tasks.sender import Sender
 from trio_wsout._tasks.session import Session
 from trio_wsout.config.sections import Config, Mode, Server
 from trio_wsout.stores.from_config import open_history_store, open_spool_store
@@ -73,9 +73,8 @@ def _client(common: Common) -> Tree:
         return Tree(
             common, Sender(packer, journal, fan_out, ledger), link=link, journal=journal, disk_entry=entry
         )
-    if packer.alone and config.delivery.stamp is None:
-        return Tree(common, LinkSender(packer, queue, fan_out, ledger, fan_out.log), link=link)
-    return Tree(common, Sender(packer, queue, fan_out, ledger), link=link)
+    as_they_are = queue if packer.alone and config.delivery.stamp is None else None
+    return Tree(common, Sender(packer, queue, fan_out, ledger, queue=as_they_are), link=link)
 
 
 def _server(common: Common, server: Server) -> Tree:
@@ -90,7 +89,7 @@ def _server(common: Common, server: Server) -> Tree:
     journal, reader = _history(common)
     peers = AcceptedSide(common, server, inbox_for, reader)
     encode = _encode_nothing if receives else None
-    sender = _sender_to(peers, common, journal)
+    sender = _sender_to(common, journal)
     return Tree(common, sender, peers=peers, journal=journal, encode=encode)
 
 
@@ -104,7 +103,7 @@ def _relay(common: Common, server: Server) -> Tree:
         subscription = common.fan_out.log.join_link(common.config.retry)
         common.fan_out.on_settled = common.entry.notify
         link = DialledSide(common, subscription, exchange.inbox_of_link(subscription), wanted=True)
-    sender = _sender_to(peers, common, journal, directly=link is None)
+    sender = _sender_to(common, journal, directly=link is None)
     return Tree(common, sender, link=link, peers=peers, exchange=exchange, journal=journal)
 
 
@@ -121,14 +120,11 @@ def _history(common: Common) -> tuple[Journal | None, Reader | None]:
     return journal, Reader(store, by_stamp, history.max_age)
 
 
-def _sender_to(
-    peers: AcceptedSide, common: Common, journal: Journal | None, *, directly: bool = True
-) -> Sender[Source]:
+def _sender_to(common: Common, journal: Journal | None, *, directly: bool = True) -> Sender:
     """Return the sender to peers; `directly` is whether an event that comes alone needs no task between."""
-    if journal is not None:
-        return Sender(common.packer, journal, peers.fan_out, common.ledger)
-    sender = FanOutSender(common.packer, common.queue, peers.fan_out, common.ledger, peers.fan_out.log)
-    if directly:
+    source = common.queue if journal is None else journal
+    sender = Sender(common.packer, source, common.fan_out, common.ledger)
+    if directly and journal is None:
         common.entry.offer_first = sender.take_alone
     return sender
 

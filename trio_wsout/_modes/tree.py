@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 import trio
 
@@ -35,7 +34,7 @@ class Tree:
     def __init__(
         self,
         common: Common,
-        sender: Sender[Any],
+        sender: Sender,
         *,
         link: DialledSide | None = None,
         peers: AcceptedSide | None = None,

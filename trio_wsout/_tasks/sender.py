@@ -6,18 +6,16 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from math import inf
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Protocol, cast
 
 import trio
 from attrs import define, field
 
-from trio_wsout._core.log import Log
 from trio_wsout._core.message import Accepted, Message, Refused, all_plain
 from trio_wsout._core.packing import Packer
 from trio_wsout._tasks.channel import ReceivingEnd
+from trio_wsout._tasks.fan_out import FanOut
 from trio_wsout._tasks.ledger import Item, Ledger, Mark
-
-__all__ = ["FanOutSender", "LinkSender", "Sender", "Sink"]
 
 _LONE = 0.001
 """An event counts as alone if no other one came for so many seconds before it."""
@@ -35,41 +33,27 @@ class Source(Protocol):
         ...
 
 
-S = TypeVar("S", bound=Source)
-
-
-class Sink(Protocol):
-    """Takes the sender's messages."""
-
-    def accept(self, message: Message, /) -> bool:
-        """Take a message if there is room for it; return whether it was taken."""
-        ...
-
-    async def put(self, message: Message) -> None:
-        """Take a message, waiting for room."""
-
-    def notify(self) -> None:
-        """Write the messages that were taken, or wake the task that does."""
-
-
 @define(eq=False)
-class Sender(Generic[S]):
-    """Empties one source into one sink, in order."""
+class Sender:
+    """Empties one source into the log, in order."""
 
     _packer: Packer
-    _source: S
-    _sink: Sink
+    _source: Source
+    _fan_out: FanOut
     _ledger: Ledger
+    _queue: ReceivingEnd[Item] | None = field(default=None, alias="queue")
+    """The source once more, where events go up a link as they are: each alone in its message, without a stamp."""
     _waiting: deque[Message] = field(factory=deque["Message"], init=False)
-    """Messages that the sink has no room for yet."""
+    """Messages that the log has no room for yet."""
+    _notified_at: float = field(default=-inf, init=False)
 
     @property
     def pending(self) -> int:
-        """The number of events that left the source and are not in the sink yet."""
+        """The number of events that left the source and are not in the log yet."""
         return sum(len(message.events) for message in self._waiting) + self._packer.pending
 
     def leftovers(self) -> list[Accepted]:
-        """Return the events that are not in the sink yet, in order; for the end."""
+        """Return the events that are not in the log yet, in order; for the end."""
         return [
             accepted for message in (*self._waiting, *self._packer.flush()) for accepted in message.events
         ]
@@ -91,12 +75,32 @@ class Sender(Generic[S]):
             self._notify()
 
     def _notify(self) -> None:
-        self._sink.notify()
+        self._fan_out.notify()
+        # An event that follows soon does not come alone: many events in one write cost less than one by one.
+        self._notified_at = trio.current_time()
+
+    def take_alone(self, item: Item) -> bool:
+        """Take an item if it is an event that comes alone and every peer has room for it; return whether it was taken.
+
+        Called by the task that sends it, while the sender's task waits for an item, so that nothing is before this one. A
+        task switch, with the turn of the loop that it takes, costs as much as writing to ten peers, and would delay the
+        event. Events that come in numbers wait for the switch, and are written together.
+        """
+        if (
+            not (self._packer.alone and type(item) is Accepted)
+            or trio.current_time() - self._notified_at < _LONE
+            or self._fan_out.log.full
+        ):
+            return False
+        self._number(item)
+        self._fan_out.accept(item)
+        self._notify()
+        return True
 
     async def _take_waiting(self, item: Item) -> None:
         """Take an item and everything that waits behind it."""
         # One task switch serves all of them, and an event that goes alone in its message costs no call that awaits.
-        source, alone, accept = self._source, self._packer.alone, self._sink.accept
+        source, alone, accept = self._source, self._packer.alone, self._fan_out.accept
         try:
             while True:
                 if alone and type(item) is Accepted:
@@ -105,9 +109,22 @@ class Sender(Generic[S]):
                         await self._put((item,))
                 else:
                     await self._take(item)
+                if self._queue is not None:
+                    self._move(self._queue)
                 item = source.receive_nowait()
         except trio.WouldBlock:
             return
+
+    def _move(self, queue: ReceivingEnd[Item]) -> None:
+        """Move the events that the link has room for into the log in one go, if nothing but events waits.
+
+        So numbering an event and moving it costs a part of encoding it.
+        """
+        waiting = queue.waiting
+        if all_plain(waiting):
+            count = self._fan_out.log.offer_many(cast("Sequence[Accepted]", waiting))
+            self._packer.number_many(cast("list[Accepted]", queue.take(count)))
+            self._ledger.taken += count
 
     def _number(self, accepted: Accepted) -> None:
         self._packer.number(accepted)
@@ -149,73 +166,9 @@ class Sender(Generic[S]):
             await self._ledger.report()
 
     async def _put(self, messages: Iterable[Message]) -> None:
-        """Put messages into the sink, waiting for room; if this is cancelled, `leftovers` returns the events that are not in it."""
+        """Put messages into the log, waiting for room; if this is cancelled, `leftovers` returns the events that are not in it."""
         waiting = self._waiting
         waiting.extend(messages)
         while waiting:
-            await self._sink.put(waiting[0])
+            await self._fan_out.put(waiting[0])
             waiting.popleft()
-
-
-@define(eq=False)
-class FanOutSender(Sender[Source]):
-    """A sender to peers without a task between: an event that comes alone is written by the task that sends it.
-
-    A task switch, with the turn of the loop that it takes, costs as much as writing to ten peers, and would delay
-    the event. Events that come in numbers wait for the switch, and are written together.
-    """
-
-    _log: Log
-    _notified_at: float = field(default=-inf, init=False)
-
-    def _notify(self) -> None:
-        self._sink.notify()
-        # An event that follows soon does not come alone: many events in one write cost less than one by one.
-        self._notified_at = trio.current_time()
-
-    def take_alone(self, item: Item) -> bool:
-        """Take an item if it is an event that comes alone and every peer has room for it; return whether it was taken.
-
-        Called while the sender's task waits for an item, so that nothing is before this one.
-        """
-        if (
-            not (self._packer.alone and type(item) is Accepted)
-            or trio.current_time() - self._notified_at < _LONE
-            or self._log.full
-        ):
-            return False
-        self._number(item)
-        self._sink.accept(item)
-        self._notify()
-        return True
-
-
-@define(eq=False)
-class LinkSender(Sender[ReceivingEnd[Item]]):
-    """A sender to a link of events that go as they are: each alone in its message, without a stamp.
-
-    Everything that waits and that the link has room for goes into the log in one go, so that numbering an event and
-    moving it costs a part of encoding it. Only items that must wait, or are no plain events, go singly.
-    """
-
-    _log: Log
-
-    async def run(self) -> None:
-        """Work until cancelled."""
-        source = self._source
-        while True:
-            await source.wait()
-            while source.waiting:
-                if not self._move():
-                    await self._take(source.receive_nowait())
-            self._sink.notify()
-
-    def _move(self) -> int:
-        """Move the events that the link has room for to the log and return how many; none if an item of another kind waits."""
-        waiting = self._source.waiting
-        if not all_plain(waiting):
-            return 0
-        count = self._log.offer_many(cast("Sequence[Accepted]", waiting))
-        self._packer.number_many(cast("list[Accepted]", self._source.take(count)))
-        self._ledger.taken += count
-        return count
