@@ -114,7 +114,7 @@ class Tree:
             self.ended.set()
             if self.link is not None:
                 self.link.ended()
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=True):  # noqa: ASYNC912 - where there is nothing to close, it never waits
                 if self.link is not None:
                     await self.link.save()
                 if self.peers is not None:
