@@ -233,7 +233,7 @@ def test_without_progress_it_ends_in_time(silent: str, command) -> None:
 
 def test_a_slow_reader_of_answers_is_no_failure(echo: str, start_with, tmp_path: Path) -> None:
     """Nobody takes what is printed for longer than retry.timeout, while all of the input is waited for."""
-    lines = "".join(json.dumps({"n": n, "more": "x" * 200}) + "\n" for n in range(600))
+    lines = "".join(json.dumps({"n": n, "more": "x" * 200}) + "\n" for n in range(6000))
     (tmp_path / "in").write_text(lines)
     patient = [f"--set={each}" for each in ("retry.timeout=200ms", "shutdown-timeout=5m")]
     run = start_with(echo, "--input", str(tmp_path / "in"), *patient)

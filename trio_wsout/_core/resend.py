@@ -171,7 +171,8 @@ class LinkSubscription(Subscription):
     def _next_write(self, most_bytes: int) -> tuple[int, int]:
         """Return the end of a write that is filled with about `most_bytes`, and its bytes."""
         size = count = 0
-        runs = self.others(self.position, self._log.end)
+        last = self.position
+        runs = self.others(last, self._log.end)
         ahead = chain.from_iterable([self._log.between(*run) for run in runs])
         for count, message in enumerate(islice(ahead, self._limit - self.in_flight), 1):  # noqa: B007 - read behind it
             size += len(message.payload)
