@@ -544,3 +544,72 @@ async def test_receipts_of_what_is_on_disk_only_are_bounded_and_hear_of_the_end(
             with pytest.raises(trio_wsout.DeliveryError, match="goes first at the next start"):
                 await receipt.wait()
     assert flushed == [trio.ClosedResourceError]
+
+
+async def test_a_flush_before_the_first_events_that_stay_on_disk_ends(autojump_clock: object) -> None:
+    disk, answers = Disk(), trio.Event()
+    async with open_peer() as peer:
+
+        async def open_stream(*target: Any) -> trio.abc.Stream:
+            await answers.wait()
+            return await peer.open_stream(*target)
+
+        async with trio_wsout.open_output(
+            config(delivery={"max-unconfirmed": 4}, connect={"timeout": "1h"}),
+            open_stream=open_stream,
+            spool=disk,
+        ) as output:
+            for number in range(10):
+                output.send_nowait(number)
+            await trio.sleep(2)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(output.send, "is being written")
+                await trio.sleep(0.5)
+                nursery.start_soon(output.flush)
+                await trio.sleep(0.1)
+                for number in range(1023):
+                    nursery.start_soon(output.send, number)
+                await trio.sleep(2)
+                assert [count for _, count, _ in disk.groups][-2:] == [1, 1023], "the mark went with the rest"
+                answers.set()
+                with trio.fail_after(300):
+                    await output.flush()
+        assert disk.read
+        assert len(peer.messages) == 10 + 1 + 1023
+
+
+async def test_what_has_settled_is_stored_later_if_the_disk_is_full_without_any_event(
+    autojump_clock: object,
+) -> None:
+    class NoRoomAtAll(Disk):
+        full = False
+
+        async def append(self, run: Sequence[Entry], settled: int = 0) -> Extent:
+            if self.full:
+                await trio.lowlevel.checkpoint()
+                raise LogFullError("/spool: the disk is full")
+            return await super().append(run, settled)
+
+    disk = NoRoomAtAll(takes=0)
+    async with (
+        open_peer() as peer,
+        trio_wsout.open_output(
+            config(spool={"path": "/spool", "max-bytes": 3072}, **{"max-message-size": 1024}),
+            open_stream=peer.open_stream,
+            spool=disk,
+        ) as output,
+    ):
+        for _ in range(3):
+            await output.send("x" * 900)
+        await output.flush()
+        disk.full = True
+        await trio.sleep(3)
+        output.send_nowait("y" * 900)  # fits only once one of them has left
+        await trio.sleep(3)
+        assert output.statistics().spool.waits == "the disk is full"
+        assert disk.settled < 3
+        disk.full = False
+        await output.flush()
+        await trio.sleep(2)
+        assert disk.settled == 4
+        balanced(output)

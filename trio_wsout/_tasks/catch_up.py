@@ -204,20 +204,26 @@ class Backlog:
         Raises:
             SpoolError: The spool can't be read, or lacks the next event.
         """
-        items: list[Item] = []
-        for entry in await self._reader.page(self._read):
+        entries = await self._reader.page(self._read)
+        items: list[Item] = [*self._marks_reached()]  # the first run that stayed on disk may begin with marks
+        for entry in entries:
             if entry.position > self._last:  # it is written, and not accepted yet
                 break
             item = self._revive(entry)
             self._read = entry.position
             item.fate = self._fates.pop(self._read, None)
-            items.append(item)
-            while self._marks and self._marks[0][0] == self._read:
-                items.append(self._marks.popleft()[1])
+            items += (item, *self._marks_reached())
         if not items:
             raise SpoolError(f"event {self._read + 1} is missing in the spool; restore it from a copy")
         self._forgotten.unpark_all()
         return items
+
+    def _marks_reached(self) -> list[Mark]:
+        """Take out the marks that lie directly behind the last event that was read."""
+        marks: list[Mark] = []
+        while self._marks and self._marks[0][0] == self._read:
+            marks.append(self._marks.popleft()[1])
+        return marks
 
     async def wait_remembering(self, item: Accepted | Mark) -> None:
         """While events wait on disk only, wait for memory if an item needs some: a mark, or an event with a receipt."""

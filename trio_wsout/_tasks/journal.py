@@ -222,10 +222,13 @@ class Journal:
             self._ledger.break_with(error)
 
     async def _tidy(self) -> None:
-        if self._max_age is not None:
-            await self._write(self._store.trim(time.time()))
-        else:
-            await self._append(())
+        try:
+            if self._max_age is not None:
+                await self._write(self._store.trim(time.time()))
+            else:
+                await self._append(())
+        except LogFullError as full:
+            self._disk_is_full(full)
 
     async def _commit(self) -> None:
         """Store the items that wait, and hand them to the sender."""
@@ -233,15 +236,14 @@ class Journal:
         plain = all_plain(items)  # marks are rare
         events = cast("Sequence[Accepted]", items) if plain else [i for i in items if isinstance(i, Accepted)]
         position, size = self.extent.tail, _size(events)
-        if events and not await self._fits(size + _OVERHEAD * len(events)):
-            await self._wait_for_room("spool.max-bytes is reached")
-            return
         try:
+            if events and not await self._fits(size + _OVERHEAD * len(events)):
+                await self._wait_for_room("spool.max-bytes is reached")
+                return
             if events:
                 await self._append(self._entries(events))
         except LogFullError as full:
-            if self.backlog is None:
-                raise HistoryError(str(full)) from full
+            self._disk_is_full(full)
             await self._wait_for_room("the disk is full")
             return
         self.full = None
@@ -255,6 +257,12 @@ class Journal:
         if self.size + size > self._max_bytes and self._ledger.settled.upto > self.extent.floor:
             await self._append(())
         return self.size + size <= self._max_bytes
+
+    def _disk_is_full(self, full: LogFullError) -> None:
+        """Have what has settled stored a little later; a history that is full breaks the output."""
+        if self.backlog is None:
+            raise HistoryError(str(full)) from full
+        self._tidy_at = trio.current_time() + _RETRY
 
     async def _wait_for_room(self, reason: str) -> None:
         """Wait until a spool may have room again."""

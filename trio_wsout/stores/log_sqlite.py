@@ -114,7 +114,7 @@ class SqliteLog:
 
     async def trim(self, now: float) -> Extent:
         """Remove the events that exceed the limits at `now`, and return the new extent."""
-        return await trio.to_thread.run_sync(self._database.append, (), 0, now, limiter=self._writing)
+        return await trio.to_thread.run_sync(self._database.trim, now, limiter=self._writing)
 
     async def aclose(self) -> None:
         """Close the file once the calls that use it have ended; shrink it if it is a spool without events."""
@@ -269,6 +269,12 @@ class _Database:
             self._delete(connection, extent.floor)
         self._extent = extent
         return extent
+
+    def trim(self, now: float) -> Extent:
+        try:
+            return self.append((), 0, now)
+        except LogFullError as full:
+            raise self._use.error(str(full)) from full
 
     def _owned_extent(self, connection: sqlite3.Connection) -> Extent:
         """Return the extent, after making sure that no other output has taken the log over; nobody can take a spool."""
@@ -426,7 +432,7 @@ class _Database:
             raise self._error(doing, str(error), advice) from error
         except (sqlite3.Error, also) as error:
             failure = self._error(doing, *cause_and_advice(error, self._use.setting))
-            if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+            if doing == "written" and getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
                 raise LogFullError(str(failure)) from error
             raise failure from error
 
