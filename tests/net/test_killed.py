@@ -429,12 +429,16 @@ async def _rest(config: dict[str, Any], port: int, receiver: Command) -> list[An
 
 
 def _check_seams(lives: list[list[Any]], events: list[Any]) -> int:
-    """Check that each life has events in a row, without a gap but that of its first cursor; return how many came twice."""
+    """Check that each life has events in a row, without a gap but that of the first cursor; return how many came twice."""
     places = {event["seq"]: place for place, event in enumerate(events)}
-    first, *others = lives
-    assert "gap" in first[0], "of the cursor that none was"
-    duplicates, end = 0, 0
-    for life in (first[1:], *others):
+    assert "gap" in lives[0][0], "of the cursor that none was"
+    duplicates, end, cursor_saved = 0, 0, False
+    for each in lives:
+        # A life that is killed within 100 ms of its first event may not have saved a cursor; the next one asks as it did.
+        gap = [line for line in each[:1] if line.get("gap", {}).get("asked") == "start"]
+        assert not (gap and cursor_saved), "a cursor that was saved is gone"
+        cursor_saved = cursor_saved or (bool(each) and not gap)
+        life = each[len(gap) :]
         if life:
             start = places[life[0]["seq"]]
             assert [places[event["seq"]] for event in life] == list(range(start, start + len(life)))
