@@ -613,3 +613,47 @@ async def test_what_has_settled_is_stored_later_if_the_disk_is_full_without_any_
         await trio.sleep(2)
         assert disk.settled == 4
         balanced(output)
+
+
+@pytest.mark.parametrize("mode", ["fixed", "document"])
+async def test_a_spool_that_an_open_batch_fills_does_not_wait_for_the_end_of_the_batch(
+    mode: str, autojump_clock: object
+) -> None:
+    fields: dict[str, Any] = {
+        "spool": {"path": "/spool", "max-bytes": 3072},
+        "max-message-size": 1024,
+        "batch": {"mode": mode, "timeout": "1h", "fixed-size": 1000},
+    }
+    disk = Disk(takes=0)
+    async with (
+        open_peer() as peer,
+        trio_wsout.open_output(config(**fields), open_stream=peer.open_stream, spool=disk) as output,
+    ):
+        start = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for number in range(200):  # each takes 64 bytes and itself on disk, and few bytes of a message
+                nursery.start_soon(output.send, number)
+        assert trio.current_time() - start < 60
+        assert output.statistics().spool.waits is None
+        await output.flush()
+        balanced(output)
+    assert sorted(int(each) for message in peer.messages for each in message.split()) == list(range(200))
+
+
+async def test_what_waits_for_the_disk_goes_as_far_as_there_is_room(autojump_clock: object) -> None:
+    async def open_stream(*_: object) -> trio.abc.Stream:
+        raise OSError("nobody is there")
+
+    fields: dict[str, Any] = {"spool": {"path": "/spool", "max-bytes": 3072}, "max-message-size": 1024}
+    fields["shutdown-timeout"] = "1s"
+    with pytest.raises(trio_wsout.DeliveryError, match="3 accepted events not confirmed"):
+        async with trio_wsout.open_output(
+            config(**fields), open_stream=open_stream, spool=Disk(takes=0)
+        ) as output:
+            await output.send("x" * 900)
+            async with trio.open_nursery() as nursery:
+                for _ in range(5):
+                    nursery.start_soon(output.send, "x" * 900)
+                await trio.sleep(10)
+                assert output.statistics().spool.events == 3
+                nursery.cancel_scope.cancel()

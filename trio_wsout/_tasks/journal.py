@@ -21,7 +21,7 @@ from trio_wsout._core.durable_log import Entry, Extent, Kind, kind_of, stored_pa
 from trio_wsout._core.message import Accepted, all_plain
 from trio_wsout._tasks.catch_up import Backlog
 from trio_wsout._tasks.channel import ReceivingEnd
-from trio_wsout._tasks.ledger import Item, Ledger
+from trio_wsout._tasks.ledger import Item, Ledger, Mark
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.config.sections import Payload
 from trio_wsout.errors import EventError, HistoryError, SpoolError
@@ -57,8 +57,8 @@ class Feed(Protocol):
     async def wait(self) -> None:
         """Wait until an item waits."""
 
-    def take(self) -> Sequence[Item]:
-        """Return the items that are committed now: the oldest, as many as a run may hold."""
+    def take(self, room: float) -> Sequence[Item]:
+        """Return the items that are committed now: the oldest, as many as a run may hold and `room` bytes take, but at least one."""
         ...
 
     def taken(self) -> None:
@@ -84,7 +84,8 @@ class SourceFeed:
     async def wait(self) -> None:
         await self._queue.wait()
 
-    def take(self) -> Sequence[Item]:
+    def take(self, room: float) -> Sequence[Item]:
+        del room  # a history has room for everything
         # All of them are in memory already, so their bytes need no bound here.
         run, queue = self._run, self._queue
         while len(run) < RUN and (waiting := queue.waiting):
@@ -232,7 +233,7 @@ class Journal:
 
     async def _commit(self) -> None:
         """Store the items that wait, and hand them to the sender."""
-        items = self._feed.take()
+        items = self._feed.take(self._max_bytes - self.size)
         plain = all_plain(items)  # marks are rare
         events = cast("Sequence[Accepted]", items) if plain else [i for i in items if isinstance(i, Accepted)]
         position, size = self.extent.tail, _size(events)
@@ -265,9 +266,11 @@ class Journal:
         self._tidy_at = trio.current_time() + _RETRY
 
     async def _wait_for_room(self, reason: str) -> None:
-        """Wait until a spool may have room again."""
+        """Wait until a spool may have room again; the open batch, which may hold all that is in it, goes now."""
         self.full = reason
         self._feed.give_back()
+        if self.backlog is not None and not self.backlog.behind and not self._ready:
+            self._make_ready([Mark()])
         with trio.move_on_after(_RETRY):
             await self._freed.wait()
 
@@ -310,7 +313,7 @@ class Journal:
 
     def drain(self) -> list[Item]:
         """Return the items of a history that the sender has not taken, in order."""
-        return [*self._ready, *self._feed.take()]
+        return [*self._ready, *self._feed.take(inf)]
 
     def close(self, reason: str) -> None:
         """Hand nothing over any more; tasks that wait for an event that stays in the log fail with `reason`."""
@@ -446,8 +449,8 @@ class DiskEntry:
         while not self._waiting:
             await self._wakeup.wait()
 
-    def take(self) -> Sequence[Item]:
-        size, most = 0, min(_RUN_BYTES, self._max_bytes)
+    def take(self, room: float) -> Sequence[Item]:
+        size, most = 0, min(_RUN_BYTES, room)
         self._run = []
         for sending in islice(self._waiting, RUN):
             if isinstance(sending.item, Accepted):
