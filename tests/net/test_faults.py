@@ -203,12 +203,12 @@ class End:
 
     async def dial(self, port: int) -> None:
         """Be the client of a connection, to its end; ask for what follows the latest message."""
-        stream = await trio.open_tcp_stream("127.0.0.1", port)
-        line = Line(stream, PeerProtocol(server=False), self._close_after, self.seen)
-        asked = {} if self.cursor is None else {"Last-Event-ID": self.cursor}
-        with suppress(trio.BrokenResourceError):
-            await line.say(line.protocol.request("/feed", asked))
-        await self._run(line)
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            line = Line(stream, PeerProtocol(server=False), self._close_after, self.seen)
+            asked = {} if self.cursor is None else {"Last-Event-ID": self.cursor}
+            with suppress(trio.BrokenResourceError):
+                await line.say(line.protocol.request("/feed", asked))
+            await self._run(line)
 
     async def follow(self, port: int) -> None:
         """Dial again and again."""
