@@ -206,7 +206,7 @@ _history_store = _text(
         lambda text: text == "memory:" or text.startswith("sqlite:"),
         "expected memory: or sqlite:PATH (redis is not available in this version)",
     ),
-    schema={**_SCALAR, "pattern": r"^(memory:|sqlite:[^\u0000]+)$"},
+    schema={**_STRING, "pattern": r"^(memory:|sqlite:[^\u0000]+)$"},
 )
 HistoryStore = Annotated[str, _history_store]
 _cursor_store = _text(

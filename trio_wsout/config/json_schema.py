@@ -197,7 +197,7 @@ def _unset(section: type, each: "Attribute[Any]") -> Schema:
     inner = section_of(each.type)
     if inner is not None:
         inside = {f"^{_either(one.name)}$": _unset(inner, one) for one in fields(inner)}
-        ways.append({"type": "object", "patternProperties": inside, "additionalProperties": _EMPTY})
+        ways.append({"type": "object", "patternProperties": inside, "additionalProperties": False})
     elif field_type_of(without_none(each.type)) is not None:
         ways.append(_CONTEXT)
     if inner is Delivery:
