@@ -129,17 +129,16 @@ def _section_schema(section: type, definitions: Schema) -> Schema:
         }
         if key != each.name:
             snake[f"^{each.name}$"] = {"$ref": f"#/$defs/{named}/properties/{key}"}
-            conditions.append({"not": {"required": [key, each.name]}})
         if each.default is NOTHING:
             conditions.append({"anyOf": [{"required": [name]} for name in _spellings(each.name)]})
-    conditions += _relations(section)
+    conditions += [*_spelt_once(section), *_relations(section)]
     return {
         "type": "object",
         "description": _prose(" ".join((section.__doc__ or "").split("\n\n")[0].split())),
         "properties": properties,
         **({"patternProperties": snake} if snake else {}),
         "additionalProperties": False,
-        **({"allOf": conditions} if conditions else {}),
+        **_all(conditions),
     }
 
 
@@ -197,7 +196,14 @@ def _unset(section: type, each: "Attribute[Any]") -> Schema:
     inner = section_of(each.type)
     if inner is not None:
         inside = {f"^{_either(one.name)}$": _unset(inner, one) for one in fields(inner)}
-        ways.append({"type": "object", "patternProperties": inside, "additionalProperties": False})
+        ways.append(
+            {
+                "type": "object",
+                "patternProperties": inside,
+                "additionalProperties": False,
+                **_all(_spelt_once(inner)),
+            }
+        )
     elif field_type_of(without_none(each.type)) is not None:
         ways.append(_CONTEXT)
     if inner is Delivery:
@@ -210,6 +216,17 @@ def _unset(section: type, each: "Attribute[Any]") -> Schema:
 
 
 # -- rules between fields -----------------------------------------------------------------------------
+
+
+def _all(rules: list[Schema]) -> Schema:
+    """Return the keyword that these rules all hold; nothing if there are none, for it may not be empty."""
+    return {"allOf": rules} if rules else {}
+
+
+def _spelt_once(section: type) -> list[Schema]:
+    """Return the rules that no field is there in both spellings."""
+    names = [_spellings(each.name) for each in fields(section)]
+    return [{"not": {"required": both}} for both in names if len(both) > 1]
 
 
 def _relations(section: type) -> list[Schema]:
