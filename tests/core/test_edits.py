@@ -173,3 +173,11 @@ def test_a_change_in_place_that_python_calls_equal_is_a_change(was: str, now: ob
 def test_an_event_that_holds_itself_is_refused() -> None:
     with pytest.raises(EventError, match="nested too deeply"):
         edits(lambda item: item.event.append(item.event) or item).edited(message("[1]"), signed=True)
+
+
+def test_an_event_that_became_too_deep_to_be_compared_is_refused() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(EventError, match="nested too deeply"):
+        edits(lambda item: item.event.append(deep) or item).edited(message("[1]"), signed=True)

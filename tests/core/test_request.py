@@ -13,7 +13,7 @@ import wsproto.events
 from hypothesis import given
 from hypothesis import strategies as st
 from trio_wsout._core.request import Request, RequestError, build_request, files_named
-from trio_wsout.config import Auth, Basic, Batch, BatchMode, Config, Cursor, Secret
+from trio_wsout.config import Auth, Basic, Batch, BatchMode, Config, Cursor, Secret, Tls
 from trio_wsout.config.http_grammar import is_token
 
 if TYPE_CHECKING:
@@ -420,6 +420,15 @@ def test_what_files_and_secrets_in_a_url_hold_is_secret_as_it_is_written_and_sen
     assert request.resource == "/a/b%20c?t=d%2F%C3%A9&p=plain"
     assert {"a/b c", "a/b%20c", "d/é", "d%2F%C3%A9"} <= set(request.secrets)
     assert "plain" not in request.secrets
+
+
+def test_the_password_of_a_client_key_is_expanded_for_each_attempt() -> None:
+    tls = Tls(client_certificate="c.pem", client_key="k.pem", client_key_password=Secret("${env|V}"))
+    password = build(tls=tls, values={"V": "canary"}).key_password
+    assert password == Secret("canary")
+    assert build().key_password is None
+    with pytest.raises(RequestError, match="tls.client-key-password"):
+        build(tls=tls)
 
 
 def test_the_cursor_of_a_template_is_the_one_that_the_attempt_sends() -> None:

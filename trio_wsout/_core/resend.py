@@ -170,20 +170,15 @@ class LinkSubscription(Subscription):
 
     def _next_write(self, most_bytes: int) -> tuple[int, int]:
         """Return the end of a write that is filled with about `most_bytes`, and its bytes."""
-        size = count = 0
-        last = self.position
+        last, size = self.position, 0
         runs = self.others(last, self._log.end)
+        numbers = chain.from_iterable([range(*run) for run in runs])
         ahead = chain.from_iterable([self._log.between(*run) for run in runs])
-        for count, message in enumerate(islice(ahead, self._limit - self.in_flight), 1):  # noqa: B007 - read behind it
+        for last, message in islice(zip(numbers, ahead, strict=True), self._limit - self.in_flight):  # noqa: B007 - read behind it
             size += len(message.payload)
             if size >= most_bytes:
                 break
-        for first, behind in runs:
-            last = min(behind, first + count)
-            count -= last - first
-            if not count:
-                break
-        return last, size
+        return last + 1, size
 
     def _take_others(self, first: int, last: int, now: float) -> list[Message]:
         """Take the messages that did not come down the link."""
