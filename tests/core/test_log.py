@@ -703,6 +703,17 @@ def test_who_cannot_keep_step() -> None:
     made.step(peers["much"])
 
 
+def test_a_peer_that_stands_elsewhere_than_those_in_sync_stays_out() -> None:
+    made = log()
+    ahead, behind = crowd(made, 2)
+    post(made)
+    ahead.take(0.0)
+    made.step(ahead)
+    assert not made.enter_sync(behind, 0)
+    behind.take(0.0)
+    assert made.enter_sync(behind, 0)
+
+
 def test_who_has_no_room_for_a_wave_falls_out_of_step_and_the_others_do_not() -> None:
     made = log(ACKED, capacity=10, most=4)
     heard = Heard()
