@@ -42,7 +42,7 @@ from trio_wsout._modes.hooks import Hooks
 from trio_wsout._modes.tree import Tree
 from trio_wsout._tasks.catch_up import Backlog, Reader
 from trio_wsout._tasks.inbox import Inbox
-from trio_wsout._tasks.journal import RUN, DiskEntry, Journal, SourceFeed
+from trio_wsout._tasks.journal import RUN, DiskEntry, IntakeRuns, Journal
 from trio_wsout._tasks.sender import Sender
 from trio_wsout._tasks.session import Session
 from trio_wsout.config.sections import Config, Mode, Server
@@ -115,8 +115,8 @@ def _history(common: Common) -> tuple[Journal | None, Reader | None]:
     store = common.hooks.history or open_history_store(history)
     by_stamp = cursor is None or (cursor.value_field or cursor.value_pointer) is None
     # In a relay the sources take turns, so that one that floods it delays the others by one item only.
-    feed = SourceFeed(common.queue, 1 if common.config.mode is Mode.RELAY else RUN)
-    journal = Journal(store, feed, common.ledger, common.config.payload, max_age=history.max_age)
+    uncommitted = IntakeRuns(common.queue, 1 if common.config.mode is Mode.RELAY else RUN)
+    journal = Journal(store, uncommitted, common.ledger, common.config.payload, max_age=history.max_age)
     return journal, Reader(store, by_stamp, history.max_age)
 
 

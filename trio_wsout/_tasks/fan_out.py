@@ -43,7 +43,7 @@ for each message, small enough that a control frame never waits long."""
 
 @define(eq=False)
 class FanOut:
-    """The log of an output with the waiting around it, its peers, and its link; a `Sink`, a `Feed` and a `HasDeadline`.
+    """The log of an output with the waiting around it, its peers, and its link; a `Feed` and a `HasDeadline`.
 
     A message is framed once, whatever the number of peers.
     """

@@ -47,7 +47,7 @@ _OVERHEAD = 64
 """Bytes that an event takes on disk beside its payload, at most: where it is alone in its commit."""
 
 
-class Feed(Protocol):
+class Uncommitted(Protocol):
     """The items that wait for the next commit."""
 
     def __len__(self) -> int:
@@ -69,8 +69,8 @@ class Feed(Protocol):
 
 
 @define(eq=False)
-class SourceFeed:
-    """The `Feed` of a history: what waits in the intake."""
+class IntakeRuns:
+    """The `Uncommitted` of a history: what waits in the intake."""
 
     _queue: ReceivingEnd[Item]
     _at_once: int
@@ -104,7 +104,7 @@ class Journal:
     """Commits events, and hands them to the sender; a `Source`. It is a history's if it has no `backlog`."""
 
     _store: LogStore
-    _feed: Feed
+    _uncommitted: Uncommitted
     _ledger: Ledger
     _payload: Payload
     _max_age: float | None = field(default=None, alias="max_age", kw_only=True)
@@ -159,7 +159,7 @@ class Journal:
 
     def __len__(self) -> int:
         """Return how many items the sender has not taken; a spool's that are on disk only do not count."""
-        return len(self._ready) + len(self._feed)
+        return len(self._ready) + len(self._uncommitted)
 
     # -- Source -------------------------------------------------------------------------------------------
 
@@ -210,11 +210,13 @@ class Journal:
                 if self._max_age is not None:
                     self._tidy_at = trio.current_time() + self._max_age / _TRIMS
                 elif self.backlog is None:  # nothing has ever to be tidied
-                    await self._feed.wait()
+                    await self._uncommitted.wait()
                     await self._commit()
                     continue
-                with trio.CancelScope(deadline=inf if len(self._feed) else self._tidy_at) as self._idle:
-                    await self._feed.wait()
+                with trio.CancelScope(
+                    deadline=inf if len(self._uncommitted) else self._tidy_at
+                ) as self._idle:
+                    await self._uncommitted.wait()
                 if self._idle.cancelled_caught:
                     await self._tidy()
                 else:
@@ -233,7 +235,7 @@ class Journal:
 
     async def _commit(self) -> None:
         """Store the items that wait, and hand them to the sender."""
-        items = self._feed.take(self._max_bytes - self.size)
+        items = self._uncommitted.take(self._max_bytes - self.size)
         plain = all_plain(items)  # marks are rare
         events = cast("Sequence[Accepted]", items) if plain else [i for i in items if isinstance(i, Accepted)]
         position, size = self.extent.tail, _size(events)
@@ -248,7 +250,7 @@ class Journal:
             await self._wait_for_room("the disk is full")
             return
         self.full = None
-        self._feed.taken()
+        self._uncommitted.taken()
         self._hand_over(items, position, size)
         while self.backlog is None and len(self._ready) >= _AHEAD:
             await self._room.wait()
@@ -268,7 +270,7 @@ class Journal:
     async def _wait_for_room(self, reason: str) -> None:
         """Wait until a spool may have room again; the open batch, which may hold all that is in it, goes now."""
         self.full = reason
-        self._feed.give_back()
+        self._uncommitted.give_back()
         if self.backlog is not None and not self.backlog.behind and not self._ready:
             self._make_ready([Mark()])
         with trio.move_on_after(_RETRY):
@@ -313,7 +315,7 @@ class Journal:
 
     def drain(self) -> list[Item]:
         """Return the items of a history that the sender has not taken, in order."""
-        return [*self._ready, *self._feed.take(inf)]
+        return [*self._ready, *self._uncommitted.take(inf)]
 
     def close(self, reason: str) -> None:
         """Hand nothing over any more; tasks that wait for an event that stays in the log fail with `reason`."""
@@ -386,7 +388,7 @@ class _Sending:
 
 @define(eq=False)
 class DiskEntry:
-    """Takes what the output of a spool accepts, and returns when it is on disk; a `Feed`."""
+    """Takes what the output of a spool accepts, and returns when it is on disk; a `Uncommitted`."""
 
     _max_bytes: int
     _backlog: Backlog
@@ -441,7 +443,7 @@ class DiskEntry:
         if size > most:
             raise EventError(f"the event has {size} bytes, {most} fit into spool.max-bytes")
 
-    # -- Feed -------------------------------------------------------------------------------------------
+    # -- Uncommitted -------------------------------------------------------------------------------------------
 
     async def wait(self) -> None:
         if self._waiting:
