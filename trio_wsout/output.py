@@ -22,7 +22,7 @@ from trio_wsout._wire.proxy import check_proxy
 from trio_wsout._wire.tls import check_tls
 from trio_wsout.config.loading import load_config, verify_config
 from trio_wsout.config.sections import BatchMode, Config, CursorFrom, Mode
-from trio_wsout.errors import ConfigError, DeliveryError, OutputError, Problem, Undelivered
+from trio_wsout.errors import ConfigError, DeliveryError, OutputError, Problem, Undelivered, count
 from trio_wsout.stores.log import LogStore
 
 __all__ = ["Output", "open_output", "open_with_hooks"]
@@ -282,7 +282,8 @@ async def open_with_hooks(
         async with trio.open_nursery() as nursery:
             try:
                 await nursery.start(tree.run, name=config.mode.value)
-                await tree.begin()
+                if tree.link is not None:
+                    await tree.link.begin()
                 begun = True
                 yield output
                 await output.aclose()
@@ -375,8 +376,7 @@ def _report_left(tree: Tree, trouble: BaseException | None, *, cancelled: bool) 
 
 
 def _not_confirmed(left: Sequence[Undelivered]) -> str:
-    count = len(left)
-    return f"{count} accepted event{'' if count == 1 else 's'} not confirmed"
+    return f"{count(len(left), 'accepted event')} not confirmed"
 
 
 def _raise_left(tree: Tree) -> None:

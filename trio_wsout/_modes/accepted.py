@@ -16,6 +16,7 @@ from trio_wsout._tasks.listener import Listener
 from trio_wsout._tasks.session import GOING_AWAY, Resumption, Session
 from trio_wsout._wire.accept import Acceptor
 from trio_wsout.config.sections import OnGap, Server
+from trio_wsout.errors import count
 
 
 class AcceptedSide:
@@ -94,10 +95,8 @@ class AcceptedSide:
 
     def situation(self) -> str:
         """Return how many peers there are, and how much they lack."""
-        count = len(self.fan_out.peers)
-        return (
-            f"{count} peer{'' if count == 1 else 's'} connected, {self.fan_out.log.unsettled} messages open"
-        )
+        peers = count(len(self.fan_out.peers), "peer")
+        return f"{peers} connected, {self.fan_out.log.unsettled} messages open"
 
     # -- figures ----------------------------------------------------------------------------------------
 
@@ -141,4 +140,4 @@ class AcceptedSide:
             notice=gap_frame(asked, start.first) if start.gap else b"",
             tells=self._tells_gaps,
         )
-        return Resumption(replay=replay, resumed=not start.gap)
+        return Resumption(replay=replay.next_frames, resumed=not start.gap)

@@ -69,6 +69,8 @@ class Common:
                 self._sent_cursor = self.cursor if config.mode is Mode.RELAY else None
         self.epoch = time.time_ns() // 1_000_000
         """The epoch of the stamps: milliseconds since 1970, or what an earlier run left (`go_on`)."""
+        self.earlier = 0
+        """The number of the last event that earlier runs have settled."""
         self.packer = Packer(config, self.encoder, epoch=self.epoch, resolve=self.resolve)
         self.acks: AckReader | None = None
         if config.delivery.level is DeliveryLevel.ACKED:
@@ -111,7 +113,7 @@ class Common:
 
     def go_on(self, epoch: int, after: int) -> None:
         """Continue where an earlier run ended: stamp with `epoch`, number events from `after` + 1."""
-        self.epoch = epoch
+        self.epoch, self.earlier = epoch, after
         self.ledger.settled = Settled(after)
         self.packer.go_on(epoch, after)
         if self.acks is not None:

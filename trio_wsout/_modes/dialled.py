@@ -48,6 +48,7 @@ class DialledSide:
         self._subscription = subscription
         self._link = Link(config.reconnect, refreshable=bool(hooks.token or hooks.headers), urls=config.urls)
         self._cursor_saver: CursorSaver | None = None
+        self._over = trio.Event()
         common.sources.update(cursor=lambda: self._sent_cursor, attempt=lambda: str(self._link.attempt))
         self._files = files_named(config)
         self._dialer = Dialer(
@@ -90,8 +91,11 @@ class DialledSide:
         else:
             follower.on_moved, follower.on_gap = self._cursor_saver.moved, _report_gap
 
-    async def run(self) -> None:
+    def start(self, nursery: trio.Nursery) -> None:
         """Keep the link open until `close`, or until it gives up, which breaks the output."""
+        nursery.start_soon(self._run, name="supervisor")
+
+    async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
             if self._cursor_saver is not None:
                 nursery.start_soon(self._cursor_saver.run, name="cursor saver")
@@ -99,6 +103,7 @@ class DialledSide:
                 self._link.wanted()
             await self._supervisor.run()
             nursery.cancel_scope.cancel()
+        self._over.set()
 
     async def begin(self) -> None:
         """Wait until an eager link is open.
@@ -139,14 +144,16 @@ class DialledSide:
         else:
             await trio.lowlevel.checkpoint()
 
-    def close(self) -> None:
-        """Have `run` close the connection politely, if one is open, and return."""
+    async def close(self) -> None:
+        """Close the connection politely, if one is open, and wait until it is over."""
         self._supervisor.close()
+        await self._over.wait()
 
-    def ended(self) -> None:
-        """Wake the tasks that wait for the link: it is over."""
+    async def aclose(self) -> None:
+        """Save the cursor, and wake the tasks that wait for the link: it is over."""
         self._link.close()
         self._supervisor.changed.unpark_all()
+        await self.save()
 
     # -- figures ----------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import trio
@@ -21,6 +21,7 @@ from trio_wsout._tasks.sender import Sender
 from trio_wsout._tasks.wakeup import cancel_when
 from trio_wsout.config.sections import BatchMode
 from trio_wsout.errors import SpoolError, Undelivered
+from trio_wsout.errors import count as in_words
 
 _log = logging.getLogger("trio_wsout")
 
@@ -63,6 +64,9 @@ class Tree:
         """Takes what `Output` accepts."""
         self.link = link
         self.peers = peers
+        self._sides: Sequence[AcceptedSide | DialledSide] = [
+            side for side in (peers, link) if side is not None
+        ]
         self._sender = sender
         self._exchange = exchange
         self._journal = journal
@@ -82,7 +86,6 @@ class Tree:
         self._reserve = 0.0 if peers is None else min(_CLOSING, common.config.shutdown_timeout / 10)
         self.closing = trio.Event()
         """Set when the link and the peers are to be closed, and nothing else is waited for."""
-        self._link_over = trio.Event()
         self._unsettled: list[Accepted] = []
         self._late = False
         """Whether shutdown-timeout went by."""
@@ -112,21 +115,15 @@ class Tree:
             self._abandon()
             self.received.end()
             self.ended.set()
-            if self.link is not None:
-                self.link.ended()
             with trio.CancelScope(shield=True):  # noqa: ASYNC912 - where there is nothing to close, it never waits
-                if self.link is not None:
-                    await self.link.save()
-                if self.peers is not None:
-                    await self.peers.aclose()
+                for side in self._sides:
+                    await side.aclose()
                 if self._journal is not None:
                     await self._journal.aclose()
 
     async def _open(self) -> None:
-        if self.peers is not None:
-            await self.peers.open()
-        if self.link is not None:
-            await self.link.open()
+        for side in self._sides:
+            await side.open()
         if self._journal is not None:
             await self._open_journal(self._journal)
 
@@ -153,28 +150,11 @@ class Tree:
         if self._journal is not None:
             nursery.start_soon(self._journal.run, name="journal")
         nursery.start_soon(self._sender.run, name="sender")
-        if self.peers is not None:
-            self.peers.start(nursery)
-        if self.link is not None:
-            nursery.start_soon(self._run_link, self.link, name="supervisor")
-            if self.peers is not None:
-                # What the link will not deliver settles with the last peer, whose session does not wait for reports.
-                nursery.start_soon(self.ledger.run, name="reporter")
-
-    async def _run_link(self, link: DialledSide) -> None:
-        await link.run()
-        self._link_over.set()
-
-    async def begin(self) -> None:
-        """Wait until the link is open, if it is eager: `open_output` waits for this once the tree runs.
-
-        Raises:
-            ConnectError: It did not open within ``connect.eager-timeout``, or gave up.
-        """
-        if self.link is not None:
-            await self.link.begin()
-        else:
-            await trio.lowlevel.checkpoint()
+        for side in self._sides:
+            side.start(nursery)
+        if self.link is not None and self.peers is not None:
+            # What the link will not deliver settles with the last peer, whose session does not wait for reports.
+            nursery.start_soon(self.ledger.run, name="reporter")
 
     async def finish(self) -> None:
         """End gracefully: everything is confirmed or reported, the peers get a Close, and then `run` returns.
@@ -215,14 +195,11 @@ class Tree:
 
     async def _close(self) -> None:
         """Close the link and all peers, and wait until they are gone."""
-        if self.link is not None:
-            self.link.close()
-        if self.peers is not None:
-            await self.peers.close()
-        if self.link is not None:
-            await self._link_over.wait()
-            if isinstance(self.received.channel, FollowedChannel):
-                await self._wait_taken(self.received.channel, self.link)
+        async with trio.open_nursery() as nursery:
+            for side in self._sides:
+                nursery.start_soon(side.close)
+        if self.link is not None and isinstance(self.received.channel, FollowedChannel):
+            await self._wait_taken(self.received.channel, self.link)
 
     async def _wait_taken(self, channel: FollowedChannel, link: DialledSide) -> None:
         """Save the cursor of what came last, after the application has taken it if it goes on to take messages."""
@@ -237,8 +214,8 @@ class Tree:
             return
         self._late = True
         limit = self.common.config.shutdown_timeout
-        parts = [part.situation() for part in (self.peers, self.link) if part is not None]
-        self.end_reason = f"not confirmed within shutdown-timeout ({limit:g} s); {'; '.join(parts)}"
+        situation = "; ".join([side.situation() for side in self._sides])
+        self.end_reason = f"not confirmed within shutdown-timeout ({limit:g} s); {situation}"
 
     # -- for Output -------------------------------------------------------------------------------------
 
@@ -277,17 +254,11 @@ class Tree:
 
     def statistics(self) -> Statistics:
         """Return the figures of this moment."""
-        ledger, counters, cursor, peers, link = (
-            self.ledger,
-            self.counters,
-            self.common.cursor,
-            self.peers,
-            self.link,
-        )
+        ledger, counters, peers, link = self.ledger, self.counters, self.peers, self.link
+        cursor, taken = self.common.cursor, self.common.packer.taken - self.common.earlier
         # A task that waited in `send` counts its event a moment after the sender may have taken it.
-        accepted = max(counters.accepted, ledger.taken)
-        open_sides = [side for side in (peers, link) if side is not None]
-        sessions = [session for side in open_sides for session in side.sessions]
+        accepted = max(counters.accepted, taken)
+        sessions = [session for side in self._sides for session in side.sessions]
         return Statistics(
             accepted=accepted,
             confirmed=ledger.confirmed,
@@ -297,9 +268,9 @@ class Tree:
             written_messages=counters.written_messages,
             received=counters.received,
             dropped=counters.dropped,
-            queued=accepted - ledger.taken + self._sender.pending,
+            queued=accepted - taken + self._sender.pending,
             window=self.common.fan_out.log.unsettled,
-            peers=len(open_sides[0].sessions),
+            peers=len(self._sides[0].sessions),
             sent_bytes=counters.sent_bytes + sum(each.sent_bytes for each in sessions),
             received_bytes=counters.received_bytes + sum(each.received_bytes for each in sessions),
             heartbeat_misses=counters.heartbeat_misses + sum(each.monitor.misses for each in sessions),
@@ -340,7 +311,7 @@ class Tree:
         self.common.queue.close()
         for item in items:
             if isinstance(item, Accepted):
-                self.ledger.taken += 1
+                self.common.packer.number(item)
                 left.append(item)
             else:
                 item.abandon()
@@ -366,7 +337,7 @@ class Tree:
 
     def _tell_kept(self, count: int, where: str) -> None:
         """Say of `count` events that they stay in the spool."""
-        events = f"{count} accepted event{'' if count == 1 else 's'}"
+        events = in_words(count, "accepted event")
         broken = self.ledger.broken
         if broken is None:
             again = f"what was not confirmed stays {where} and goes first at the next start"

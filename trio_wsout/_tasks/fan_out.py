@@ -189,24 +189,11 @@ class FanOut:
 
     # -- Feed -------------------------------------------------------------------------------------------
 
-    @property
-    def timeout(self) -> float:
-        """Seconds that a message may be in flight (retry.timeout)."""
-        return self.log.timeout
-
-    def join(self, session: Session) -> PeerSubscription:
-        """Return a subscription to the messages that are posted from now on."""
-        return self.log.join(session)
-
     def leave(self, session: Session) -> None:
         """End the subscription of a peer, if there is one; messages that only this peer did not confirm settle without it."""
         subscription = _subscription(session)
         if subscription is not None:
             self.log.leave(subscription)
-
-    def catch_up(self, session: Session) -> None:
-        """Bring the account of a peer in sync up to date."""
-        self.log.in_sync.catch_up(cast("PeerSubscription", session.subscription))
 
     def became_idle(self, session: Session) -> None:
         """Add a peer to the broadcasts if it has everything and its socket can be written to; otherwise add it to `idle`."""

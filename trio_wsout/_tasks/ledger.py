@@ -14,7 +14,7 @@ from trio_wsout._core.message import Accepted, Fate, Message, events_in
 from trio_wsout._core.settled import Settled
 from trio_wsout._tasks.received_channel import Handover
 from trio_wsout._tasks.wakeup import Wakeup
-from trio_wsout.errors import DeliveryError, OutputError, Undelivered
+from trio_wsout.errors import DeliveryError, OutputError, Undelivered, count
 
 __all__ = ["Ledger", "Mark", "Receipt"]
 
@@ -120,8 +120,6 @@ class Ledger:
     broken: OutputError | None = field(default=None, init=False)
     """The error that broke the output; None if it is not broken."""
     broke: trio.Event = field(factory=trio.Event, init=False)
-    taken: int = field(default=0, init=False)
-    """Events that left the intake."""
     confirmed: int = field(default=0, init=False)
     undelivered: int = field(default=0, init=False)
     last_document: Document | None = field(default=None, init=False)
@@ -194,7 +192,7 @@ class Ledger:
                     self.failed(accepted, reason)
         finally:  # when cancelled, too: they are counted
             if lost:
-                detail = f"{len(lost)} event{'' if len(lost) == 1 else 's'} not delivered"
+                detail = f"{count(len(lost), 'event')} not delivered"
                 self.break_with(DeliveryError(detail, undelivered=lost))
 
     async def _reported(self, item: Undelivered) -> bool:

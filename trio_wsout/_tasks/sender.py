@@ -92,7 +92,7 @@ class Sender:
             or self._fan_out.log.full
         ):
             return False
-        self._number(item)
+        self._packer.number(item)
         self._fan_out.accept(item)
         self._notify()
         return True
@@ -104,7 +104,7 @@ class Sender:
         try:
             while True:
                 if alone and type(item) is Accepted:
-                    self._number(item)
+                    self._packer.number(item)
                     if not accept(item):
                         await self._put((item,))
                 else:
@@ -124,16 +124,10 @@ class Sender:
         if all_plain(waiting):
             count = self._fan_out.log.offer_many(cast("Sequence[Accepted]", waiting))
             self._packer.number_many(cast("list[Accepted]", queue.take(count)))
-            self._ledger.taken += count
-
-    def _number(self, accepted: Accepted) -> None:
-        self._packer.number(accepted)
-        self._ledger.taken += 1
 
     async def _take(self, item: Item) -> None:
         match item:
             case Accepted():
-                self._ledger.taken += 1
                 await self._pack(item)
             case Mark():
                 await self._pass(item)

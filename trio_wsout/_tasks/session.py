@@ -13,7 +13,7 @@ stream is none that others can write to (TLS). The deadlines of all sessions are
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from math import inf
 from typing import Protocol
@@ -25,9 +25,10 @@ from trio_wsout._core.acknowledgement import AckReader
 from trio_wsout._core.cursor import MISSING
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.heartbeat import HeartbeatMonitor, Pulse
+from trio_wsout._core.log import Log
 from trio_wsout._core.read_out import could_not_write
 from trio_wsout._core.received import Peer, Received
-from trio_wsout._core.subscription import Subscription
+from trio_wsout._core.subscription import PeerSubscription, Subscription
 from trio_wsout._tasks.heartbeat import HeartbeatTask, Suspect
 from trio_wsout._tasks.inbox import Inbox, Taker
 from trio_wsout._tasks.wakeup import Wakeup, earliest
@@ -52,34 +53,17 @@ _DRAIN = 1.0
 class Feed(Protocol):
     """What the sessions of an output are written from; `FanOut` is one."""
 
+    log: Log
     heartbeat_task: HeartbeatTask
     idle: set[Session]
     """Sessions whose tasks wait, and that are not in sync: each is written to individually, by the sender of the output."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing more will come, so that a session that has everything may close."""
-        ...
-
-    @property
-    def timeout(self) -> float:
-        """Seconds that a message may be in flight, and a part of a replay under way (retry.timeout)."""
-        ...
-
-    @property
-    def confirms_writes(self) -> bool:
-        """Whether a message is confirmed once it is written (level written)."""
-        ...
-
-    def join(self, session: Session) -> Subscription:
-        """Return the account of a session that gets the messages from now on."""
-        ...
+    complete: bool
+    """Whether nothing more will come, so that a session that has everything may close."""
+    confirms_writes: bool
+    """Whether a message is confirmed once it is written (level written)."""
 
     def leave(self, session: Session) -> None:
         """End the account, if it is a peer's: messages that only this session did not confirm settle without it."""
-
-    def catch_up(self, session: Session) -> None:
-        """Bring the account of a session in sync up to date."""
 
     def take(self, session: Session) -> tuple[bytes, int, int]:
         """Take messages from the account; return the frames to write, and the number of messages and of events.
@@ -110,24 +94,13 @@ class CloseNow(Exception):  # noqa: N818 - no error: caught by the session, neve
         self.code, self.reason = code, reason
 
 
-class Replay(Protocol):
-    """The events that a peer missed."""
-
-    async def next_frames(self, session: Session) -> bytes:
-        """Return the next frames to write; empty once the session has caught up and joined.
-
-        Raises:
-            CloseNow: It can't.
-        """
-        ...
-
-
 @frozen(kw_only=True)
 class Resumption:
     """The part of a peer's stream that comes before the messages posted from now on."""
 
-    replay: Replay | None = None
-    """Reads the events that it missed; None if it gets none of them."""
+    replay: Callable[[Session], Awaitable[bytes]] | None = None
+    """Returns the next frames that hold events that it missed, or raises CloseNow; empty once it has caught up and joined. None
+    if it gets none of them."""
     resumed: bool | None = None
     """Whether it misses nothing; None if it did not ask to resume."""
     notice: bytes = b""
@@ -263,7 +236,7 @@ class Session:
 
     def join(self, subscription: Subscription | None = None) -> None:
         """Get the messages that `subscription` has; without one, those that are posted from now on."""
-        self.subscription = subscription or self._feed.join(self)
+        self.subscription = subscription or self._feed.log.join(self)
         if self._paused:
             self.subscription.reading_paused()
 
@@ -273,9 +246,10 @@ class Session:
 
     def catch_up(self) -> Subscription | None:
         """Return the account, up to date; None until the replay has caught up."""
-        if self.subscription is not None and self.subscription.in_sync:
-            self._feed.catch_up(self)
-        return self.subscription
+        account = self.subscription
+        if account is not None and account.in_sync and isinstance(account, PeerSubscription):
+            self._feed.log.in_sync.catch_up(account)
+        return account
 
     def wrote(self, size: int, at: float) -> None:
         """Count `size` bytes that broadcasts wrote to the peer, the last of them at the time `at`."""
@@ -366,8 +340,8 @@ class Session:
         if resumption.notice:
             await self._write(resumption.notice)
         replay = resumption.replay
-        while replay is not None and not self._finished and (frames := await replay.next_frames(self)):
-            self._replay_due = trio.current_time() + self._feed.timeout
+        while replay is not None and not self._finished and (frames := await replay(self)):
+            self._replay_due = trio.current_time() + self._feed.log.timeout
             await self._write(frames)
             self._replay_due = None
 
@@ -568,12 +542,12 @@ class Session:
         stalls_at = self._stalls_at()
         if stalls_at is not None and now >= stalls_at:
             late = now - stalls_at
-            if not (found_room or could_not_write(self.connection.motion, late, self._feed.timeout)):
+            if not (found_room or could_not_write(self.connection.motion, late, self._feed.log.timeout)):
                 self._end_stalled()
                 return
             # The peer made room while this side did not run and could not write: its time counts from now.
             if self.subscription is None:
-                self._replay_due = now + self._feed.timeout
+                self._replay_due = now + self._feed.log.timeout
             else:
                 self.subscription.reading_resumed(now)
         self._beat(all_read=True)
