@@ -5,9 +5,10 @@
 import errno
 import os
 import sqlite3
+import stat
 from pathlib import Path
 
-__all__ = ["cause_and_advice", "unusable_directory"]
+__all__ = ["cause_and_advice", "not_private", "unusable_directory"]
 
 _SPACE = "free some space"
 _ACCESS = "make the file and its directory writable for this user"
@@ -55,6 +56,13 @@ def cause_and_advice(error: OSError | sqlite3.Error | ValueError, field: str) ->
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
         return str(error), _SQLITE.get(code & 0xFF, _OTHERWISE)
     return "it is no path", f"name another path in {field}"
+
+
+def not_private(status: os.stat_result, mode: str) -> str | None:
+    """Return the fault of a file or directory that others can change, with the `mode` to set; None if only this user can."""
+    if status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return None
+    return f"belongs to somebody else or can be written by others; chown and chmod {mode} it"
 
 
 def unusable_directory(directory: Path) -> str | None:

@@ -16,7 +16,7 @@ import trio
 from attrs import frozen
 
 from trio_wsout.errors import CursorError
-from trio_wsout.stores.advice import cause_and_advice, unusable_directory
+from trio_wsout.stores.advice import cause_and_advice, not_private, unusable_directory
 from trio_wsout.stores.sqlite import check_length, connect
 
 __all__ = [
@@ -161,10 +161,8 @@ class FileCursorStore(_DiskCursorStore):
             os.close(descriptor)
             raise self._error("is not a plain file; name another path in cursor.persist-to")
         with os.fdopen(descriptor, "rb") as file:
-            if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                raise self._error(
-                    "belongs to somebody else or can be written by others; chown and chmod 600 it"
-                )
+            if fault := not_private(status, "600"):
+                raise self._error(fault)
             content = file.read(_LARGEST + 1)
         return self._parse(content)
 

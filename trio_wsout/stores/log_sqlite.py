@@ -28,7 +28,7 @@ from trio_wsout._core.acknowledgement import position_in
 from trio_wsout._core.durable_log import HISTORY, SPOOL, Entry, Extent, Use, check_run, exceeds, taken_over
 from trio_wsout._core.run_format import DamageError, Run, run_of, sizes_in
 from trio_wsout.config.sections import History
-from trio_wsout.stores.advice import cause_and_advice
+from trio_wsout.stores.advice import cause_and_advice, not_private
 from trio_wsout.stores.log import LogFullError
 from trio_wsout.stores.sqlite import check_length, connect
 
@@ -192,25 +192,24 @@ class _Database:
         try:
             with suppress(FileExistsError):
                 directory.mkdir(0o700)
-            self._check_private(directory, stat.S_ISDIR, "directory", "chmod 700")
+            self._check_private(directory, stat.S_ISDIR, "directory", "700")
             for name in ("-wal", "-journal", "-shm", ""):
                 path = self._path.with_name(self._path.name + name)
                 there = os.path.lexists(path)
                 if there:
-                    self._check_private(path, stat.S_ISREG, "plain file", "chmod 600")
+                    self._check_private(path, stat.S_ISREG, "plain file", "600")
         except OSError as error:
             raise self._error("opened", *cause_and_advice(error, self._use.setting)) from error
         if there and self._path.stat().st_size:
             check_length(self._path)
         return not there
 
-    def _check_private(self, path: Path, of_kind: Any, kind: str, advice: str) -> None:  # noqa: ANN401 - of stat
+    def _check_private(self, path: Path, of_kind: Any, kind: str, mode: str) -> None:  # noqa: ANN401 - of stat
         status = path.lstat() if kind != "directory" else path.stat()
         if not of_kind(status.st_mode):
             raise self._use.error(f"{self._use.name} {path}: is no {kind}; remove it, or name another path")
-        if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            reason = f"belongs to somebody else or can be written by others; chown and {advice} it"
-            raise self._use.error(f"{self._use.name} {path}: {reason}")
+        if fault := not_private(status, mode):
+            raise self._use.error(f"{self._use.name} {path}: {fault}")
 
     def _make_tables(self, connection: sqlite3.Connection) -> None:
         advice = f"remove it to start anew, or set {self._use.setting}"
