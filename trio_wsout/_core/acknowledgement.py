@@ -9,8 +9,6 @@ Rules
 4. An acknowledgement that names nothing in flight is counted and changes nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import orjson

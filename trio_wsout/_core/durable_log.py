@@ -20,8 +20,6 @@ Rules
 # A decoded message may be anything.
 # pyright: reportUnknownVariableType=false
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Sequence
 from enum import IntEnum

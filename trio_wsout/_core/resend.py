@@ -29,8 +29,6 @@ Rules
 9. If the peer never sent the confirmation that the level needs, `silence` reports that, with advice.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import chain, islice

@@ -8,8 +8,6 @@ Rules
    payload is damage to one event: the others of its run can be read. Damage to anything else is damage to the whole run.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Sequence
 from itertools import accumulate

@@ -1,7 +1,5 @@
 """The side of an output that accepts: its listener, the peers, what a peer gets of the history, and the Closes at the end."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 
 import trio

@@ -1,7 +1,5 @@
 """The things that every part of one output uses: its configuration and hooks, its encoder, its account of events."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable

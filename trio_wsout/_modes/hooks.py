@@ -1,7 +1,5 @@
 """The objects that an application may pass to `open_output` beside the configuration."""
 
-from __future__ import annotations
-
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence

@@ -29,8 +29,6 @@
     └─ guard           as in a client
 """
 
-from __future__ import annotations
-
 from typing import Never
 
 from trio_wsout._core.unpacking import Unpacker

@@ -1,7 +1,5 @@
 """The tree of one output: the parts that its mode has, their common life, and its figures."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress

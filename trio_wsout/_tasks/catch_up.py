@@ -9,8 +9,6 @@ The sender of a link gets the backlog of its spool (SPEC 7): the events of an ea
 in memory, because the peer is away.
 """
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable, Sequence

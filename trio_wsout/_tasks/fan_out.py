@@ -1,7 +1,5 @@
 """The fan-out: posts messages to the log that all peers and the link read, and treats slow peers (SPEC 2, 7 and 10)."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from math import inf

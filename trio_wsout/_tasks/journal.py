@@ -5,8 +5,6 @@ With a spool it is behind a `DiskEntry`, whose ``send`` returns when the event i
 and once there are more, further ones are on disk only, until reading back has caught up with them (`Backlog`).
 """
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence

@@ -1,7 +1,5 @@
 """The ledger: the account of every accepted event, confirmed or undelivered; receipts, to wait for its fate; and marks between events."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext

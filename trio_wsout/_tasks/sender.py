@@ -1,7 +1,5 @@
 """The sender: accepted events become batches, batches become messages, and these go to the log."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence

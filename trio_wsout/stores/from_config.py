@@ -2,8 +2,6 @@
 
 # ruff: noqa: PTH110, PTH112 - pathlib raises where a name is too long; os.path returns False
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

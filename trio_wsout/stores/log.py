@@ -1,7 +1,5 @@
 """The protocol of durable logs: histories, which limits trim (SPEC 11), and spools, which confirmations trim (SPEC 7)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Protocol
 

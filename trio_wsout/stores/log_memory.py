@@ -1,7 +1,5 @@
 """A durable log that lasts as long as its object (SPEC 11)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import trio

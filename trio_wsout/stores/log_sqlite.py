@@ -10,8 +10,6 @@ every page (seconds for each gigabyte before the first event is sent) and finds 
 the call that meets it: SQLite finds damage of its own structure, and checksums find the rest.
 """
 
-from __future__ import annotations
-
 import os
 import sqlite3
 import stat

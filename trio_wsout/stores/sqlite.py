@@ -1,7 +1,5 @@
 """SQLite databases in which a committed transaction survives a crash."""
 
-from __future__ import annotations
-
 import sqlite3
 from pathlib import Path
 
