@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trio_wsout._core.statistics import HistoryStatistics as HistoryStatistics
     from trio_wsout._core.statistics import LinkStatistics as LinkStatistics
     from trio_wsout._core.statistics import ListenerStatistics as ListenerStatistics
+    from trio_wsout._core.statistics import PeerStatistics as PeerStatistics
     from trio_wsout._core.statistics import SpoolStatistics as SpoolStatistics
     from trio_wsout._core.statistics import Statistics as Statistics
     from trio_wsout._tasks.ledger import Receipt as Receipt
@@ -49,7 +50,7 @@ _HOMES = {
     "_core.disconnection": "Cause Disconnection",
     "_core.link": "LinkChange State",
     "_core.received": "Gap Peer Received",
-    "_core.statistics": "HistoryStatistics LinkStatistics ListenerStatistics SpoolStatistics Statistics",
+    "_core.statistics": "HistoryStatistics LinkStatistics ListenerStatistics PeerStatistics SpoolStatistics Statistics",
     "_tasks.ledger": "Receipt",
     "_tasks.received_channel": "ReceivedChannel",
     "config": "Config load_config",

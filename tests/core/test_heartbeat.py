@@ -484,6 +484,8 @@ class MonitorMachine(RuleBasedStateMachine):
         self.holding = False
         self.cut = False
         self.misses = 0
+        self.story: list[tuple[str, float, bytes]] = []
+        """All pings, when they were taken and when written; all pongs; and when this side paused."""
 
     @rule(seconds=st.sampled_from([0.0, 0.375, 0.5, 1.0, 3.0, 8.0]))
     def time_passes(self, seconds: float) -> None:
@@ -578,6 +580,7 @@ class MonitorMachine(RuleBasedStateMachine):
         else:
             assert self.waiting == b""
         self.seen.append(self.waiting)
+        self.story.append(("taken", self.now, self.waiting))
         self.asked = False
         self.writing = True
 
@@ -591,6 +594,7 @@ class MonitorMachine(RuleBasedStateMachine):
     @rule(behind=st.integers(0, 9))
     def ping_is_written(self, behind: int) -> None:
         self.monitor.ping_written(self.now)
+        self.story.append(("written", self.now, self.seen[-1]))
         self.writing = False
         if self.waiting is not None:
             if self.waits_from is None:
@@ -605,6 +609,7 @@ class MonitorMachine(RuleBasedStateMachine):
     @rule(index=st.integers(0, 50))
     def pong_comes(self, index: int) -> None:
         payload = self.seen[-1 - index % len(self.seen)]
+        self.story.append(("pong", self.now, payload))
         self.monitor.frame_received(self.now)
         self.last = self.now
         self.waits_from = None
@@ -618,16 +623,46 @@ class MonitorMachine(RuleBasedStateMachine):
     @rule()
     def hold(self) -> None:
         self.monitor.reading_paused()
+        self.story.append(("paused", self.now, b""))
         self.holding = True
 
     @precondition(lambda self: self.holding)
     @rule()
     def release(self) -> None:
         self.monitor.reading_resumed(self.now)
+        self.story.append(("released", self.now, b""))
         self.holding = False
         self.last = self.now
         if self.waits_from is not None:
             self._wait()
+
+    def _round_trip(self, begin: int, rest: list[tuple[str, float, bytes]]) -> float | None:
+        """What the ping took that was taken at `begin`, before `rest` happened; None where that is not known for certain."""
+        payload = self.story[begin][2]
+        whats = [what for what, *_ in rest]
+        pongs = [index for index, (what, _, sent) in enumerate(rest) if (what, sent) == ("pong", payload)]
+        if not pongs or "written" not in whats[: pongs[0]] or "paused" in whats[: pongs[0]]:
+            return None
+        holds = [what for what, *_ in self.story[:begin] if what in ("paused", "released")]
+        if holds[-1:] == ["paused"] or self._is_out(begin, payload):
+            return None
+        return rest[pongs[0]][1] - rest[whats.index("written")][1]
+
+    def _is_out(self, begin: int, payload: bytes) -> bool:
+        """Whether the ping before that one had this payload, too, and no pong."""
+        before = self.story[:begin]
+        taken = [index for index, (what, *_) in enumerate(before) if what == "taken"]
+        if not taken or before[taken[-1]][2] != payload:
+            return False
+        return not any((what, sent) == ("pong", payload) for what, _, sent in before[taken[-1] :])
+
+    def _round_trips(self) -> list[float]:
+        begins = [index for index, (what, *_) in enumerate(self.story) if what == "taken"]
+        found = [
+            self._round_trip(begin, self.story[begin + 1 : end])
+            for begin, end in pairwise([*begins, len(self.story)])
+        ]
+        return [each for each in found if each is not None]
 
     @invariant()
     def agrees(self) -> None:
@@ -636,6 +671,7 @@ class MonitorMachine(RuleBasedStateMachine):
             assert self.monitor.free == (self.payload is None)
             assert self.monitor.ping_due == self.asked
             assert self.monitor.misses == self.misses
+            assert self.monitor.round_trip == (self._round_trips() or [None])[-1]
 
 
 TestMonitorMachine = MonitorMachine.TestCase

@@ -49,10 +49,12 @@ class Heard:
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
+        self.messages = 0
         self.at = 0.0
         self.fell_out = 0
 
-    def wrote(self, size: int, at: float) -> None:
+    def wrote(self, messages: int, size: int, at: float) -> None:
+        self.messages += messages
         self.sizes.append(size)
         self.at = at
 
@@ -901,6 +903,7 @@ class Peer:
         self.held = False
         self.held_until = float("-inf")
         self.told = 0
+        self.told_messages = 0
 
     def others(self, entries: list[int]) -> list[int]:
         return [number for number in entries if number not in self.own]
@@ -1127,6 +1130,7 @@ class FanoutMachine(RuleBasedStateMachine):
             peer.writes.append(Write(taken, len(broadcast.frames), self.now))
             peer.unpinged = True
             peer.told += len(broadcast.frames)
+            peer.told_messages += len(there)
             assert len(peer.flight) <= self.most
         asks = self.level is RECEIVED and any(
             self._is_half(peer) or peer.writes[0].entries[0] < self.log.wanted for peer in took
@@ -1264,7 +1268,8 @@ class FanoutMachine(RuleBasedStateMachine):
             place = peer.place
             if place.in_sync and place.position != self.log.in_sync.position:
                 continue  # nobody has looked at it since
-            assert sum(peer.heard.sizes) == peer.told
+            assert (sum(peer.heard.sizes), peer.heard.messages) == (peer.told, peer.told_messages)
+            assert place.queued == len(peer.others(peer.waiting))
             assert queued(self.log, place) == len(peer.waiting) <= self.capacity
             assert place.has_all == (not peer.waiting and not peer.writes)
             assert place.dropped == len(peer.lost)

@@ -842,6 +842,7 @@ class LinkMachine(RuleBasedStateMachine):
         assert len(self.window) == len(self.pending) <= self.most
         assert self.window.size == sum(self.sizes[seq] for seq in self.pending)
         assert self.window.in_flight == len(self.flight)
+        assert self.window.queued == len(self.pending) - len(self.flight)
         assert self.window.resent == sum(max(0, count - 1) for count in self.sends.values())
         assert sorted([*self.gone, *self.pending, *self.down]) == list(range(1, self.next_seq))
         oldest = self.pending[0] if self.pending else self.next_seq

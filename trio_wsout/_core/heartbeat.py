@@ -22,7 +22,9 @@ Rules
    bytes, and only a pong with the same payload answers it. So a pong that comes twice, or late, never confirms what was
    written later; nor does one pong that answers several pings. A periodic ping that has nothing to confirm, and
    replaces no other, carries exactly the configured payload. Its pong is life, confirms nothing, and is not waited for.
-9. With ``heartbeat: none`` nothing is ever due; confirmation pings are still counted here.
+9. The round trip is measured from when the latest ping is written until its own pong is read. It isn't where this side paused
+   reading meanwhile, or where a ping with the same payload was out before: either pong would look like the other.
+10. With ``heartbeat: none`` nothing is ever due; confirmation pings are still counted here.
 """
 
 from enum import StrEnum
@@ -75,6 +77,8 @@ class HeartbeatMonitor:
     """Pings that got no sign of life within the timeout."""
     answered: bool = field(default=False, init=False)
     """Whether a pong ever answered a ping."""
+    round_trip: float | None = field(default=None, init=False)
+    """Seconds from the latest ping that was measured to its pong; None before the first (rule 9)."""
     _number: int = field(default=0, init=False)
     _outstanding: bytes | None = field(default=None, init=False)
     """Payload of the outstanding ping that is to confirm."""
@@ -84,6 +88,10 @@ class HeartbeatMonitor:
     """Whether a periodic ping waits to be written."""
     _going: bool = field(default=False, init=False)
     """Whether a ping was taken by `next_ping` and is not written yet."""
+    _measured: bool = field(default=False, init=False)
+    """Whether the round trip of the latest ping is measured."""
+    _pinged_at: float | None = field(default=None, init=False)
+    """The time at which it was written, if it is measured; None before."""
     _last_life: float = field(default=0.0, init=False)
     _silent_since: float | None = field(default=None, init=False)
     """The time at which the timeout began; None if no frame is awaited."""
@@ -157,6 +165,7 @@ class HeartbeatMonitor:
             number = b"%x" % self._number
             joined = b"%b %b" % (payload, number) if payload else number
             payload = self._outstanding = joined if len(joined) <= _MOST else number
+        self._measured, self._pinged_at = payload != self._latest and not self._paused, None
         self._latest = payload
         self.ping_due = False
         self._going = True
@@ -165,6 +174,8 @@ class HeartbeatMonitor:
     def ping_written(self, now: float) -> None:
         """Note that the ping was handed to the kernel at `now`: its timeout starts."""
         self._going = False
+        if self._measured:
+            self._pinged_at = now
         if self._latest is not None and self._silent_since is None:
             self._wait_from(now)
 
@@ -189,6 +200,9 @@ class HeartbeatMonitor:
         if payload == self._latest:
             self._latest = self._silent_since = None
             self.answered = True
+            if self._pinged_at is not None:
+                self.round_trip = self._last_life - self._pinged_at
+                self._pinged_at = None
         if payload != self._outstanding:
             return False
         self._outstanding = None
@@ -197,6 +211,7 @@ class HeartbeatMonitor:
     def reading_paused(self) -> None:
         """Note that this side stopped reading, because nobody takes the messages that were read."""
         self._paused = True
+        self._measured, self._pinged_at = False, None
 
     def reading_resumed(self, now: float) -> None:
         """Note that this side reads again since `now`."""

@@ -81,7 +81,7 @@ class InSync:
             size = self._sizes[-1] - self._sizes[index]
             missed = self._missed = Write(subscription.position, self.position, size, writes[0].at, writes)
         subscription.broadcast_written(missed, self._block)
-        subscription.owner.wrote(missed.size, self._writes[-1].at)
+        subscription.owner.wrote(missed.last - missed.first, missed.size, self._writes[-1].at)
 
     def _catch_up_all(self) -> None:
         """Bring every account up to date, and find the most that one of them has in flight."""

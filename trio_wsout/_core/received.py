@@ -7,9 +7,9 @@ from attrs import field, frozen
 from trio_wsout.config.secret import repr_headers
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, eq=False)
 class Peer:
-    """The remote end of one connection."""
+    """The remote end of one connection, and the name of that connection: no two are equal, so it is a key for tables, too."""
 
     address: str
     """``host:port`` of the remote end."""
@@ -17,12 +17,14 @@ class Peer:
     """The subprotocol that was agreed on; None if none was."""
     path: str = ""
     """The path that the peer asked for; empty in mode client, and for the link of a relay."""
-    headers: Mapping[str, str] = field(factory=dict[str, str], repr=repr_headers, hash=False)
+    headers: Mapping[str, str] = field(factory=dict[str, str], repr=repr_headers)
     """The headers of the peer's handshake by lower-case name; empty in mode client."""
     identity: str | None = None
     """The peer's identity by `authenticate` or `server.auth`; None if it has none."""
     may_send: bool = True
     """Whether messages of the peer are passed on or received; `authenticate` decides."""
+    dialled: bool = False
+    """Whether this side dialled: in mode client, and for the link of a relay."""
 
 
 @frozen

@@ -28,6 +28,32 @@ class Counters:
 
 
 @frozen(kw_only=True)
+class PeerStatistics:
+    """The figures of one open connection."""
+
+    since: float
+    """The time at which it opened, in seconds since 1970."""
+    queued: int | None
+    """Messages that wait for the peer and are not written; None while it gets a replay, for those in the history aren't counted."""
+    unconfirmed: int
+    """Messages that were written and are not confirmed."""
+    round_trip: float | None
+    """Seconds from the latest ping that was answered to its pong; None before the first."""
+    sent_messages: int
+    """Messages handed to the kernel."""
+    sent_bytes: int
+    """Bytes handed to the kernel, TLS not counted, handshake not counted."""
+    received_messages: int
+    """Messages that came, acknowledgements included."""
+    received_bytes: int
+    """Bytes that came, TLS not counted, handshake counted."""
+    heartbeat_misses: int
+    """Pings that got no sign of life in time (heartbeat.action: log-only)."""
+    lost_by_slow: int
+    """Messages that the peer lost because it was slow (slow-peer: drop-oldest)."""
+
+
+@frozen(kw_only=True)
 class LinkStatistics:
     """The figures of a link: of mode client, and of mode relay with a `url`."""
 

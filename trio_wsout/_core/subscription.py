@@ -65,8 +65,8 @@ def half_full(delivery: Delivery, messages: int, size: int) -> bool:
 class Owner(Protocol):
     """The owner of a subscription. These calls report what happened to it while it was in sync."""
 
-    def wrote(self, size: int, at: float) -> None:
-        """So many bytes were written to the peer, the last of them at this time."""
+    def wrote(self, messages: int, size: int, at: float) -> None:
+        """So many messages, of `size` bytes together, were written to the peer, the last of them at this time."""
         ...
 
     def left_sync(self) -> None:
@@ -140,6 +140,15 @@ class Subscription(ABC):
     @abstractmethod
     def ready(self) -> bool:
         """Whether `take` would return something now."""
+
+    @property
+    def queued(self) -> int:
+        """The number of messages that wait to be taken."""
+        return (
+            sum([last - first for first, last in self.others(self.position, self._log.end)])
+            if self.joined
+            else 0
+        )
 
     @property
     def has_all(self) -> bool:

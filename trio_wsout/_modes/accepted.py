@@ -5,13 +5,14 @@ from collections.abc import Callable, Collection
 import trio
 
 from trio_wsout._core.admission import Admission
+from trio_wsout._core.close_codes import GOING_AWAY
 from trio_wsout._core.statistics import ListenerStatistics
 from trio_wsout._modes.common import Common
 from trio_wsout._tasks.catch_up import Reader, Replay
 from trio_wsout._tasks.fan_out import gap_frame
 from trio_wsout._tasks.inbox import Inbox
 from trio_wsout._tasks.listener import Listener
-from trio_wsout._tasks.session import GOING_AWAY, Resumption, Session
+from trio_wsout._tasks.session import Resumption, Session
 from trio_wsout._wire.accept import Acceptor
 from trio_wsout.config.sections import OnGap, Server
 from trio_wsout.errors import count

@@ -3,11 +3,14 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from operator import attrgetter
 
 import trio
 
 from trio_wsout._core.message import Accepted
-from trio_wsout._core.statistics import HistoryStatistics, SpoolStatistics, Statistics
+from trio_wsout._core.received import Peer
+from trio_wsout._core.statistics import HistoryStatistics, PeerStatistics, SpoolStatistics, Statistics
+from trio_wsout._core.subscription import PeerSubscription
 from trio_wsout._modes.accepted import AcceptedSide
 from trio_wsout._modes.common import Common
 from trio_wsout._modes.dialled import DialledSide
@@ -16,6 +19,7 @@ from trio_wsout._tasks.journal import DiskEntry, Journal
 from trio_wsout._tasks.ledger import Item, Mark
 from trio_wsout._tasks.received_channel import FollowedChannel
 from trio_wsout._tasks.sender import Sender
+from trio_wsout._tasks.session import Session
 from trio_wsout._tasks.wakeup import cancel_when
 from trio_wsout.config.sections import BatchMode
 from trio_wsout.errors import SpoolError, Undelivered
@@ -250,13 +254,22 @@ class Tree:
             mark.abandon()
         return mark
 
+    @property
+    def _sessions(self) -> list[Session]:
+        return [session for side in self._sides for session in side.sessions]
+
+    def peer_statistics(self) -> dict[Peer, PeerStatistics]:
+        """Return the figures of each open connection, in the order in which they opened."""
+        sessions = sorted(self._sessions, key=attrgetter("since"))
+        return {each.peer: _statistics_of(each) for each in sessions}
+
     def statistics(self) -> Statistics:
         """Return the figures of this moment."""
         ledger, counters, peers, link = self.ledger, self.counters, self.peers, self.link
         cursor, taken = self.common.cursor, self.common.packer.taken - self.common.earlier
         # A task that waited in `send` counts its event a moment after the sender may have taken it.
         accepted = max(counters.accepted, taken)
-        sessions = [session for side in self._sides for session in side.sessions]
+        sessions = self._sessions
         return Statistics(
             accepted=accepted,
             confirmed=ledger.confirmed,
@@ -346,3 +359,20 @@ class Tree:
         else:
             stays = "stays" if count == 1 else "stay"
             broken.extend_message(f"{events} {stays} {where}, to go first at the next start")
+
+
+def _statistics_of(session: Session) -> PeerStatistics:
+    """Return the figures of one connection."""
+    account = session.catch_up()
+    return PeerStatistics(
+        since=session.since,
+        queued=None if account is None else account.queued,
+        unconfirmed=0 if account is None else account.in_flight,
+        round_trip=session.monitor.round_trip,
+        sent_messages=session.sent_messages,
+        sent_bytes=session.sent_bytes,
+        received_messages=session.received_messages,
+        received_bytes=session.received_bytes,
+        heartbeat_misses=session.monitor.misses,
+        lost_by_slow=account.dropped if isinstance(account, PeerSubscription) else 0,
+    )

@@ -17,12 +17,13 @@ import trio
 from attrs import define, field, frozen
 
 from trio_wsout._core.acknowledgement import stamp_of
+from trio_wsout._core.close_codes import GONE, INTERNAL_ERROR
 from trio_wsout._core.durable_log import Entry
 from trio_wsout._core.message import Accepted, Fate
 from trio_wsout._core.packing import Packer, PackingError
 from trio_wsout._tasks.fan_out import FanOut, gap_frame
 from trio_wsout._tasks.ledger import Item, Mark
-from trio_wsout._tasks.session import GONE, INTERNAL_ERROR, CloseNow, Session
+from trio_wsout._tasks.session import CloseNow, Session
 from trio_wsout._wire.frames import plain_frame
 from trio_wsout.errors import HistoryError, SpoolError
 from trio_wsout.stores.log import LogStore
@@ -147,7 +148,7 @@ class Replay:
         if early:
             early.difference_update([entry.position for entry in news])
         count, messages = self._packer.repack(others, time.time()) if others else (0, [])
-        self._fan_out.count_replayed(count, len(messages))
+        session.replayed(len(messages), count)
         return b"".join([plain_frame(message, self._fan_out.opcode) for message in messages])
 
 

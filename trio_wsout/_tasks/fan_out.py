@@ -9,6 +9,7 @@ import trio
 from attrs import define, field
 
 from trio_wsout._core.acknowledgement import stamp_of
+from trio_wsout._core.close_codes import TRY_AGAIN_LATER
 from trio_wsout._core.disconnection import BY_SILENCE, Cause, Disconnection
 from trio_wsout._core.durable_log import gap_message
 from trio_wsout._core.log import Log
@@ -30,8 +31,6 @@ _log = logging.getLogger("trio_wsout")
 _coming = logging.getLogger("trio_wsout.peers")
 """Logs each peer that comes or goes. These are many lines, so a logger of their own lets users switch them off."""
 
-TRY_AGAIN_LATER = 1013
-"""Close code for a peer that is too slow."""
 _TURNS = 3
 """Times that the peers' tasks may run before a full queue means that the peer itself is slow."""
 _WRITE = 64 * 1024
@@ -70,6 +69,8 @@ class FanOut:
     """Sessions whose tasks wait, and that are not in sync: each is written to individually."""
     complete: bool = field(default=False, init=False)
     """Whether nothing more will be posted, so that a peer that has everything may go."""
+    counts_link: bool = field(init=False)
+    """Whether what goes up the link counts as written."""
     confirms_writes: bool = field(init=False)
     """Whether a message is confirmed once it is written (level written)."""
     changed: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
@@ -80,6 +81,7 @@ class FanOut:
     _warned_of_silence: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.counts_link = self._server is None
         self.confirms_writes = self.log.delivery.level is DeliveryLevel.WRITTEN
 
     # -- posting ----------------------------------------------------------------------------------------
@@ -212,21 +214,22 @@ class FanOut:
         subscription = _subscription(session)
         if subscription is None:
             return self._take_up(session.subscription)
-        gap_after, before = subscription.gap_after, subscription.position
+        gap_after, before, unconfirmed = subscription.gap_after, subscription.position, subscription.in_flight
         frames, after = subscription.take(trio.current_time()), subscription.position
         if gap_after is not None:
             subscription.gap_reported()
             frames = self.lost_frame(gap_after, before) + frames
-        return frames, after - before, self.log.seq_before(after) - self.log.seq_before(before)
+        messages = subscription.in_flight - unconfirmed
+        own = after - before - messages  # each of which is one event
+        return frames, messages, self.log.seq_before(after) - self.log.seq_before(before) - own
 
     def _take_up(self, link: Subscription | None) -> tuple[bytes, int, int]:
-        """Take the next messages for the link; return their frames, and how many messages and events count as written."""
+        """Take the next messages for the link; return their frames, and how many messages and events."""
         if not isinstance(link, LinkSubscription):
             return b"", 0, 0
         messages = link.take(trio.current_time(), _WRITE)
         frames = b"".join(masked_frames([message.payload for message in messages], self.opcode))
-        # A relay counts what it writes to its peers.
-        return (frames, len(messages), events_in(messages)) if self._server is None else (frames, 0, 0)
+        return frames, len(messages), events_in(messages)
 
     def warn(self, session: Session, text: str) -> None:
         """Log a warning about a session."""
@@ -338,12 +341,6 @@ class FanOut:
             self._warn_of_silence(peer, disconnection)
         _coming.info("peer %s left%s", peer.peer.address, _why(disconnection))
         self.changed.unpark_all()
-
-    def count_replayed(self, events: int, messages: int) -> None:
-        """Count events that a peer gets from the history, and their messages."""
-        self.counters.replayed += events
-        self.counters.written += events
-        self.counters.written_messages += messages
 
     def complete_now(self) -> None:
         """Let each peer go as soon as it has everything: nothing more will be posted."""

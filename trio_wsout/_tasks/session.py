@@ -12,6 +12,7 @@ stream is none that others can write to (TLS). The deadlines of all sessions are
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ import trio
 from attrs import define, field, frozen
 
 from trio_wsout._core.acknowledgement import AckReader
+from trio_wsout._core.close_codes import GOING_AWAY, GONE, fits
 from trio_wsout._core.cursor import MISSING
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.heartbeat import HeartbeatMonitor, Pulse
@@ -34,16 +36,6 @@ from trio_wsout._tasks.inbox import Inbox, Taker
 from trio_wsout._tasks.wakeup import Wakeup, earliest
 from trio_wsout._wire.connection import FAREWELL, Connection
 
-NORMAL = 1000
-"""Close code of a link that ends."""
-GOING_AWAY = 1001
-"""Close code of a listener that ends, and for peers that are idle."""
-INTERNAL_ERROR = 1011
-"""Close code for a peer whose messages this side can't read from its history."""
-GONE = 4410
-"""Close code for a peer whose cursor is not known (history.on-gap: refuse)."""
-_LONGEST_REASON = 123
-"""Bytes that the reason of a Close has room for (RFC 6455 section 5.5)."""
 _CLOSING = 5.0
 """Seconds that a peer may take to read the bytes on their way, with our Close behind it, and to answer."""
 _DRAIN = 1.0
@@ -61,6 +53,8 @@ class Feed(Protocol):
     """Whether nothing more will come, so that a session that has everything may close."""
     confirms_writes: bool
     """Whether a message is confirmed once it is written (level written)."""
+    counts_link: bool
+    """Whether what goes up the link counts as written; a relay counts what it writes to its peers."""
 
     def leave(self, session: Session) -> None:
         """End the account, if it is a peer's: messages that only this session did not confirm settle without it."""
@@ -123,8 +117,12 @@ class Session:
     ticket: int = field(default=0, init=False)
     active_at: float = field(default=0.0, init=False)
     """The time of the latest message in either direction."""
-    heard: bool = field(default=False, init=False)
-    """Whether a message came."""
+    since: float = field(default=0.0, init=False)
+    """The time at which it opened, in seconds since 1970."""
+    sent_messages: int = field(default=0, init=False)
+    """Messages handed to the kernel; while in sync, it may be old (`catch_up`)."""
+    received_messages: int = field(default=0, init=False)
+    """Messages that came."""
     subscription: Subscription | None = field(default=None, init=False)
     """Its account; while in sync, it may be old (`catch_up`). None until its replay has caught up."""
     sent_early: set[int] | None = field(default=None, init=False)
@@ -150,6 +148,7 @@ class Session:
         """Take an open connection; `run` serves it."""
         self.connection = connection
         self.active_at = now = trio.current_time()
+        self.since = time.time()
         self.monitor.opened(now, knows_progress=connection.progress() is not None)
         connection.on_queued = self.wake
         connection.on_bytes = self._frame_received
@@ -214,7 +213,7 @@ class Session:
         """
         if self._close_code is None:
             self._close_code = code
-            self._close_reason = reason if len(reason.encode()) <= _LONGEST_REASON else ""
+            self._close_reason = reason if fits(reason) else ""
             self._close_by = trio.current_time() + within
             self._feed.heartbeat_task.no_later_than(self, self._close_by)
             self._leave()
@@ -251,8 +250,9 @@ class Session:
             self._feed.log.in_sync.catch_up(account)
         return account
 
-    def wrote(self, size: int, at: float) -> None:
-        """Count `size` bytes that broadcasts wrote to the peer, the last of them at the time `at`."""
+    def wrote(self, messages: int, size: int, at: float) -> None:
+        """Count messages of `size` bytes that broadcasts wrote to the peer, the last of them at the time `at`."""
+        self.sent_messages += messages
         self.connection.wrote(size)
         self.active_at = max(self.active_at, at)
 
@@ -268,10 +268,17 @@ class Session:
     # -- writing without the task -----------------------------------------------------------------------------
 
     def _wrote(self, messages: int, events: int) -> None:
-        self._inbox.counters.written_messages += messages
-        self._inbox.counters.written += events
+        self.sent_messages += messages
+        if self._feed.counts_link or not self.peer.dialled:
+            self._inbox.counters.written_messages += messages
+            self._inbox.counters.written += events
         if self._feed.confirms_writes:
             self.written()
+
+    def replayed(self, messages: int, events: int) -> None:
+        """Count messages of the replay that are written now."""
+        self._wrote(messages, events)
+        self._inbox.counters.replayed += events
 
     def written(self) -> None:
         """At level written, confirm the messages that were taken, unless some of them wait for room in the socket."""
@@ -392,7 +399,7 @@ class Session:
             except trio.EndOfChannel:
                 return
             counters.received += len(messages)
-            self.heard = True
+            self.received_messages += len(messages)
             self.active_at = trio.current_time()
             if acks is not None:
                 messages = [each for each in messages if not self._acknowledges(each, acks)]

@@ -8,6 +8,7 @@ import trio
 from attrs import define, evolve, field
 
 from trio_wsout._core.callables import plain
+from trio_wsout._core.close_codes import NORMAL
 from trio_wsout._core.disconnection import BY_SILENCE, Cause, Disconnection
 from trio_wsout._core.heartbeat import HeartbeatMonitor
 from trio_wsout._core.link import Link, LinkChange, State
@@ -17,7 +18,7 @@ from trio_wsout._core.resend import LinkSubscription
 from trio_wsout._tasks.fan_out import FanOut
 from trio_wsout._tasks.heartbeat import HandshakeDeadline
 from trio_wsout._tasks.inbox import Inbox
-from trio_wsout._tasks.session import NORMAL, Session
+from trio_wsout._tasks.session import Session
 from trio_wsout._wire.connection import Connection
 from trio_wsout._wire.dial import Dialer
 from trio_wsout._wire.tcp import AttemptFailed
@@ -189,7 +190,7 @@ class Supervisor:
 
     async def _serve(self, connection: Connection) -> Disconnection:
         """Serve an open connection to its end, and return why it ended."""
-        peer = Peer(address=self._dialer.address, subprotocol=connection.subprotocol)
+        peer = Peer(address=self._dialer.address, subprotocol=connection.subprotocol, dialled=True)
         self.session = session = Session(peer, HeartbeatMonitor(self._heartbeat), self._fan_out)
         session.opened(connection)
         self._subscription.connected(trio.current_time())
@@ -199,7 +200,7 @@ class Supervisor:
             await session.run(self._inbox)
         finally:
             self.session = None
-        if session.heard or self._subscription.passed:
+        if session.received_messages or self._subscription.passed:
             self._link.message_passed()
         return self._explained(await connection.wait_ended())
 

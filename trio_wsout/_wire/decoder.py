@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 
 from attrs import define, field, frozen
 
+from trio_wsout._core.close_codes import may_be_sent
 from trio_wsout._wire.frames import BINARY, CLOSE, PING, PONG, TEXT, unmask
 
 LONGEST_RUN = 256
@@ -30,9 +31,6 @@ NO_STATUS = 1005
 """Stands for a Close frame without a code; never sent (RFC 6455 section 7.4.1)."""
 
 _PROTOCOL_ERROR, _NOT_UTF_8, _TOO_BIG = 1002, 1007, 1009
-_CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013})
-"""Codes below 3000 that a Close may carry (RFC 6455 section 7.4.1, and IANA's registry for 1012 and 1013)."""
-_FIRST_PRIVATE, _LAST_PRIVATE = 3000, 4999
 _LONGEST_CONTROL = 125
 
 _FIN = 0x80
@@ -93,7 +91,7 @@ def parse_close(payload: bytes) -> Close | Violation:
     code = int.from_bytes(payload[:2], "big")
     if len(payload) == 1:
         return Violation(_PROTOCOL_ERROR, "a Close with half a code")
-    if not (code in _CLOSE_CODES or _FIRST_PRIVATE <= code <= _LAST_PRIVATE):
+    if not may_be_sent(code):
         return Violation(_PROTOCOL_ERROR, f"a Close with the code {code}")
     try:
         return Close(code, payload[2:].decode())
