@@ -79,6 +79,11 @@ class BlockMachine(RuleBasedStateMachine):
         joined = self.block.joined(self.start + first, self.start + last)
         assert joined == b"".join([b"<" + each + b">" for each in self.payloads[first:last]])
         assert self.block.joined(self.start + first, self.start + last) is joined
+        without = sorted(data.draw(st.sets(st.sampled_from(range(first, last))))) if first < last else []
+        others = [b"<" + self.payloads[each] + b">" for each in range(first, last) if each not in without]
+        numbers = [self.start + each for each in without]
+        assert self.block.joined(self.start + first, self.start + last, numbers) == b"".join(others)
+        assert self.block.joined(self.start + first, self.start + last) is joined, "and it is forgotten"
         assert self.made <= max(made, last), "nothing is framed that nobody asked for"
 
     @invariant()

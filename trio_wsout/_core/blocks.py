@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from attrs import define, field
 
@@ -44,15 +44,23 @@ class Block:
         """The number after the last message."""
         return self.start + len(self._pieces)
 
-    def joined(self, first: int, last: int) -> bytes:
-        """Return the frames of the messages `first` to before `last`, the same object whenever the same are asked for."""
-        blob = self._joined.get((first, last))
+    def joined(self, first: int, last: int, without: Sequence[int] = ()) -> bytes:
+        """Return the frames of the messages `first` to before `last`, in order, `without` some of them.
+
+        Whoever asks for all of them gets the same object.
+        """
+        blob = None if without else self._joined.get((first, last))
         if blob is None:
             pieces, framed, count = self._pieces, self._framed, last - self.start
             if framed < count:
                 pieces[framed:count] = map(self.frame, pieces[framed:count])
                 self._framed = count
-            blob = b"".join(pieces[first - self.start : count])
+            wanted = pieces[first - self.start : count]
+            for number in reversed(without):
+                del wanted[number - first]
+            blob = b"".join(wanted)
+            if without:  # nobody else asks for the same
+                return blob
             if len(self._joined) >= KEPT:
                 del self._joined[next(iter(self._joined))]
             self._joined[first, last] = blob

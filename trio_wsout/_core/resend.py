@@ -29,9 +29,8 @@ Rules
 9. If the peer never sent the confirmation that the level needs, `silence` reports that, with advice.
 """
 
-from bisect import bisect_left
-from collections.abc import Sequence
-from itertools import chain, islice
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from attrs import Factory, define, field
 
@@ -157,11 +156,12 @@ class LinkSubscription(Subscription):
         first, last, size = self.position, self._log.end, self._unsent_bytes
         if self.count > self._limit or size > most_bytes + most_bytes // 4:
             last, size = self._next_write(most_bytes)
+        taken = self._log.between(first, last)
         if self.own:
-            taken = self._take_others(first, last, now)
-        else:
-            taken = self._log.between(first, last)
-            self._take_run(Write(first, last, size, now))
+            taken = [message for _, message in self._numbered_others(first, last)]
+        self._note(Write(first, last, size, now))
+        self._unsent_bytes -= size
+        self.resent += self.others(first, max(first, min(last, self._sent_before)))
         self._outlived = False
         self.position = self._behind_own(last)
         return taken
@@ -169,38 +169,17 @@ class LinkSubscription(Subscription):
     def _next_write(self, most_bytes: int) -> tuple[int, int]:
         """Return the end of a write that is filled with about `most_bytes`, and its bytes."""
         last, size = self.position, 0
-        runs = self.others(last, self._log.end)
-        numbers = chain.from_iterable([range(*run) for run in runs])
-        ahead = chain.from_iterable([self._log.between(*run) for run in runs])
-        for last, message in islice(zip(numbers, ahead, strict=True), self._limit - self.in_flight):  # noqa: B007 - read behind it
+        ahead = self._numbered_others(last, self._log.end)
+        for last, message in islice(ahead, self._limit - self.in_flight):  # noqa: B007 - read behind it
             size += len(message.payload)
             if size >= most_bytes:
                 break
         return last + 1, size
 
-    def _take_others(self, first: int, last: int, now: float) -> list[Message]:
-        """Take the messages that did not come down the link."""
-        taken: list[Message] = []
-        for start, behind in self.others(first, last):
-            run = self._log.between(start, behind)
-            self._take_run(Write(start, behind, bytes_of(run), now))
-            taken += run
-        return taken
-
-    def _take_run(self, write: Write) -> None:
-        self._note(write)
-        self._unsent_bytes -= write.size
-        self.resent += max(0, min(write.last, self._sent_before) - write.first)
-
-    def _behind_own(self, number: int) -> int:
-        """Return the first message from `number` on that did not come down the link."""
-        own = self.own
-        if own:
-            for each in own[bisect_left(own, number) :]:
-                if each != number:
-                    break
-                number += 1
-        return number
+    def _numbered_others(self, first: int, last: int) -> Iterator[tuple[int, Message]]:
+        """Return the messages `first` to before `last` that did not come down the link, each with its number."""
+        own = frozenset(self.own_between(first, last))
+        return (each for each in enumerate(self._log.between(first, last), first) if each[0] not in own)
 
     @property
     def wants_ping(self) -> bool:
@@ -243,8 +222,8 @@ class LinkSubscription(Subscription):
             self._limit = min(self._limit * 2, self._log.delivery.max_unconfirmed)
 
     def _rest(self, write: Write, number: int) -> Write:
-        size = bytes_of(self._log.between(number, write.last))
-        return Write(number, write.last, size, write.at)
+        rest = [message for _, message in self._numbered_others(number, write.last)]
+        return Write(number, write.last, bytes_of(rest), write.at)
 
     def _move_confirmed(self) -> None:
         super()._move_confirmed()
@@ -257,7 +236,7 @@ class LinkSubscription(Subscription):
         """Note that the connection ended: the position moves back, and the log gets the messages that are undelivered now."""
         asked, alone = self._probing, self.in_flight == 1
         behind = self._sent_before if asked else self.position
-        tried = [number for run in self.others(self.confirmed, behind) for number in range(*run)]
+        tried = [number for number, _ in self._numbered_others(self.confirmed, behind)]
         failed = 0
         for number in tried:
             tries = self._tries.setdefault(number, Tries())
@@ -278,9 +257,7 @@ class LinkSubscription(Subscription):
 
     def go_on_at(self, number: int) -> None:
         """Move the position to the message `number`: those before it have left the window, and nothing is in flight any more."""
-        left = bytes_of(
-            [each for run in self.others(self.confirmed, number) for each in self._log.between(*run)]
-        )
+        left = bytes_of([message for _, message in self._numbered_others(self.confirmed, number)])
         self._unsent_bytes += self.in_flight_bytes - left
         self.writes.clear()
         self.in_flight = self.in_flight_bytes = 0

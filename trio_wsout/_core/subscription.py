@@ -119,7 +119,7 @@ class Subscription(ABC):
     in_sync: bool = field(default=False, init=False)
     """Whether broadcasts are written to its peer, so that its account may be old; set by `InSync` alone."""
     writes: deque[Write] = field(factory=deque[Write], init=False)
-    """The messages in flight, oldest first; none of them holds a message of its own."""
+    """The messages in flight, oldest first; each begins with a message of others, and its own between them do not count."""
     in_flight: int = field(default=0, init=False)
     """The number of messages in flight."""
     in_flight_bytes: int = field(default=0, init=False)
@@ -144,11 +144,7 @@ class Subscription(ABC):
     @property
     def queued(self) -> int:
         """The number of messages that wait to be taken."""
-        return (
-            sum([last - first for first, last in self.others(self.position, self._log.end)])
-            if self.joined
-            else 0
-        )
+        return self.others(self.position, self._log.end) if self.joined else 0
 
     @property
     def has_all(self) -> bool:
@@ -161,16 +157,24 @@ class Subscription(ABC):
             self.own = []
         self.own.append(number)
 
-    def others(self, first: int, last: int) -> list[tuple[int, int]]:
-        """Return the messages `first` to before `last` without its own, as runs: the first of each, and that behind it."""
-        own, runs = self.own, list[tuple[int, int]]()
-        for number in own[bisect_left(own, first) : bisect_left(own, last)] if own else ():
-            if first < number:
-                runs.append((first, number))
-            first = number + 1
-        if first < last:
-            runs.append((first, last))
-        return runs
+    def own_between(self, first: int, last: int) -> Sequence[int]:
+        """Return those of the messages `first` to before `last` that are its own."""
+        own = self.own
+        return own[bisect_left(own, first) : bisect_left(own, last)] if own else ()
+
+    def others(self, first: int, last: int) -> int:
+        """Return how many of the messages `first` to before `last` are not its own."""
+        return last - first - len(self.own_between(first, last))
+
+    def _behind_own(self, number: int) -> int:
+        """Return the first message from `number` on that is not its own."""
+        own = self.own
+        if own and own[-1] >= number:
+            for each in own[bisect_left(own, number) :]:
+                if each != number:
+                    break
+                number += 1
+        return number
 
     def written(self) -> None:
         """Note that everything taken was handed to the kernel."""
@@ -179,7 +183,7 @@ class Subscription(ABC):
 
     def _note(self, write: Write) -> None:
         self.writes.append(write)
-        self.in_flight += write.last - write.first
+        self.in_flight += self.others(write.first, write.last)
         self.in_flight_bytes += write.size
         self.since_ping = True
 
@@ -224,15 +228,15 @@ class Subscription(ABC):
         return [event for message in messages for event in message.events]
 
     def _confirm_before(self, number: int) -> None:
-        writes = self.writes
+        writes, number = self.writes, self._behind_own(number)
         while writes and writes[0].last <= number:
             done = writes.popleft()
-            self.in_flight -= done.last - done.first
+            self.in_flight -= self.others(done.first, done.last)
             self.in_flight_bytes -= done.size
         if writes and writes[0].first < number:
             write = writes[0]
             rest = writes[0] = self._rest(write, number)
-            self.in_flight -= number - write.first
+            self.in_flight -= self.others(write.first, number)
             self.in_flight_bytes -= write.size - rest.size
         self._move_confirmed()
 
@@ -305,13 +309,12 @@ class PeerSubscription(Subscription):
         most = self._log.end
         if not self._paused:
             most = self.position + self._log.delivery.max_unconfirmed - self.in_flight
-        last = min(block.end, most)
-        runs = self.others(self.position, last)
-        frames = [block.joined(first, behind) for first, behind in runs]
-        for (first, behind), run in zip(runs, frames, strict=True):
-            self._note(Write(first, behind, len(run), now))
+        first, last, frames = self._behind_own(self.position), min(block.end, most), b""
+        if first < last:
+            frames = block.joined(first, last, self.own_between(first, last))
+            self._note(Write(first, last, len(frames), now))
         self._move_to(last)
-        return frames[0] if len(frames) == 1 else b"".join(frames)
+        return frames
 
     @property
     def can_sync(self) -> bool:
@@ -361,7 +364,7 @@ class PeerSubscription(Subscription):
 
     def skip_to(self, number: int) -> int:
         """Lose the messages before `number`; return how many of them others had sent."""
-        lost = sum([last - first for first, last in self.others(self.position, number)])
+        lost = self.others(self.position, number)
         if lost and self.gap_after is None:
             self.gap_after = self._log.seq_before(self.position)
         self.dropped += lost
