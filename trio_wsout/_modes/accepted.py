@@ -28,7 +28,7 @@ class AcceptedSide:
         inbox_for: Callable[[Session], Inbox],
         history: Reader | None = None,
     ) -> None:
-        """Make a listener that gives what a peer sends to the inbox that `inbox_for` makes; peers resume from `history`."""
+        """Make a listener that passes what a peer sends to the inbox that `inbox_for` makes; peers resume from `history`."""
         config, hooks = common.config, common.hooks
         self._common = common
         self.fan_out = common.fan_out

@@ -39,7 +39,7 @@ _RECEIVED = 64
 
 
 class Common:
-    """What the parts of one output share."""
+    """The objects that the parts of one output share."""
 
     def __init__(self, config: Config, hooks: Hooks) -> None:
         """Make it for an output of this configuration."""

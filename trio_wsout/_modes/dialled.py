@@ -40,10 +40,10 @@ class DialledSide:
         *,
         wanted: bool = False,
     ) -> None:
-        """Make a link that sends what `subscription` takes, and gives what comes to `inbox`; it dials at once if `wanted`."""
+        """Make a link that sends what `subscription` takes, and passes what comes to `inbox`; it dials immediately if `wanted`."""
         config, hooks = common.config, common.hooks
         self._common = common
-        # Who takes messages needs the link from the start, and may never send.
+        # An application that takes messages needs the link from the start, and may never send.
         self._wanted = wanted or hooks.receive or config.connect.mode is ConnectMode.EAGER
         self._subscription = subscription
         self._link = Link(config.reconnect, refreshable=bool(hooks.token or hooks.headers), urls=config.urls)

@@ -1,4 +1,4 @@
-"""What a relay does with messages: those of each peer, and of the link, go to all others, each source in its turn."""
+"""The exchange of a relay: messages of each peer, and of the link, go to all others; the sources take turns."""
 
 import traceback
 from collections import deque
@@ -137,7 +137,7 @@ class Exchange:
         return encoder.event(JsonLine.joined(item.raw))  # as it came, with a stamp
 
     def passed_on(self) -> None:
-        """Count an event that has its place in the queue."""
+        """Count an event that is in the queue."""
         self._common.counters.accepted += 1
 
     def give_nowait(self, run: deque[Received]) -> bool:

@@ -271,7 +271,7 @@ class ReceivingEnd(trio.abc.ReceiveChannel[T]):
 
     @property
     def waiting(self) -> Sequence[T]:
-        """What can be taken of the source whose turn it is, oldest first; not a copy, and only valid until the next call."""
+        """The items of the source whose turn it is, oldest first; not a copy, and only valid until the next call."""
         queue = self._turns.first()
         return () if queue is None else queue.items
 
@@ -308,7 +308,7 @@ class ReceivingEnd(trio.abc.ReceiveChannel[T]):
             await trio.lowlevel.wait_task_rescheduled(leave)
 
     def close(self) -> None:
-        """Take nothing more: what waits is gone, and who sends gets trio.BrokenResourceError."""
+        """Take nothing more: items that wait are dropped, and tasks that send get trio.BrokenResourceError."""
         turns = self._turns
         turns.closed = True
         for queue in turns.waiting:

@@ -49,7 +49,7 @@ class FanOut:
     ledger: Ledger
     counters: Counters
     _server: Server | None
-    """How peers are treated; None where there are none, in mode client."""
+    """The section that says how peers are treated; None where there are none, in mode client."""
     opcode: int
     """Whether messages are texts (1) or bytes (2): RFC 6455 section 5.2."""
     _stamped: bool = field(alias="stamped")

@@ -32,7 +32,7 @@ MOST_IN_A_ROW = 64
 
 @define(eq=False)
 class _Flow:
-    """What both ends know."""
+    """The state that both ends share."""
 
     most: int
     """Once so many items wait, no further run is taken in."""

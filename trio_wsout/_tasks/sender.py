@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from math import inf
-from typing import Protocol, cast
+from typing import cast
 
 import trio
 from attrs import define, field
@@ -13,22 +13,11 @@ from trio_wsout._core.message import Accepted, Message, Refused, all_plain
 from trio_wsout._core.packing import Packer
 from trio_wsout._tasks.channel import ReceivingEnd
 from trio_wsout._tasks.fan_out import FanOut
+from trio_wsout._tasks.journal import Journal
 from trio_wsout._tasks.ledger import Item, Ledger, Mark
 
 _LONE = 0.001
 """An event counts as alone if no other one came for so many seconds before it."""
-
-
-class Source(Protocol):
-    """The queue, or the journal before it."""
-
-    async def receive(self) -> Item:
-        """Return the next item, waiting for one; if this is cancelled, no item is lost."""
-        ...
-
-    def receive_nowait(self) -> Item:
-        """Return the next item; raises trio.WouldBlock if none waits."""
-        ...
 
 
 @define(eq=False)
@@ -36,7 +25,8 @@ class Sender:
     """Empties one source into the log, in order."""
 
     _packer: Packer
-    _source: Source
+    _source: ReceivingEnd[Item] | Journal
+    """The queue, or the journal behind it."""
     _fan_out: FanOut
     _ledger: Ledger
     _queue: ReceivingEnd[Item] | None = field(default=None, alias="queue")

@@ -43,7 +43,7 @@ _DRAIN = 1.0
 
 
 class Feed(Protocol):
-    """What the sessions of an output are written from; `FanOut` is one."""
+    """The source of the messages that sessions write; `FanOut` is one."""
 
     log: Log
     heartbeat_task: HeartbeatTask
