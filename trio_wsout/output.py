@@ -290,8 +290,7 @@ async def open_with_hooks(
         async with trio.open_nursery() as nursery:
             try:
                 await nursery.start(tree.run, name=config.mode.value)
-                if tree.link is not None:
-                    await tree.link.begin()
+                await tree.begin()
                 begun = True
                 yield output
                 await output.aclose()

@@ -78,26 +78,14 @@ class AcceptedSide:
 
     async def aclose(self) -> None:
         """Close the listening sockets."""
-        self.fan_out.changed.unpark_all()
         await self.listener.aclose()
 
-    # -- for the application ----------------------------------------------------------------------------
-
-    async def wait_peers(self, count: int, ended: trio.Event) -> None:
-        """Wait until so many peers are connected at the same time, or `ended` is set."""
-        await trio.lowlevel.checkpoint()
-        while len(self.fan_out.peers) < count:
-            if ended.is_set():
-                self._common.ledger.raise_if_broken()
-                raise trio.ClosedResourceError
-            await self.fan_out.changed.park()
+    # -- figures ----------------------------------------------------------------------------------------
 
     def situation(self) -> str:
         """Return how many peers there are, and how much they lack."""
         peers = count(len(self.fan_out.peers), "peer")
         return f"{peers} connected, {self.fan_out.log.unsettled} messages open"
-
-    # -- figures ----------------------------------------------------------------------------------------
 
     @property
     def sessions(self) -> Collection[Session]:

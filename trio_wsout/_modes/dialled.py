@@ -7,7 +7,7 @@ import trio
 
 from trio_wsout._core.callables import CallableError, awaitable
 from trio_wsout._core.disconnection import Cause
-from trio_wsout._core.link import Link, State
+from trio_wsout._core.link import Link
 from trio_wsout._core.message import Message
 from trio_wsout._core.received import Gap
 from trio_wsout._core.request import Request, RequestError, build_request, files_named
@@ -105,37 +105,12 @@ class DialledSide:
             nursery.cancel_scope.cancel()
         self._over.set()
 
-    async def begin(self) -> None:
-        """Wait until an eager link is open.
-
-        Raises:
-            ConnectError: It did not open within ``connect.eager-timeout``, or gave up.
-        """
-        connect, ledger = self._common.config.connect, self._common.ledger
-        if connect.mode is not ConnectMode.EAGER:
-            await trio.lowlevel.checkpoint()
-            return
-        try:
-            with trio.move_on_after(connect.eager_timeout):
-                await self.wait_open()
-                return
-        except trio.BrokenResourceError:
-            if ledger.broken is not None:
-                raise ledger.broken from None
-            raise
+    def not_opened(self) -> ConnectError:
+        """Return the error of an eager link that did not open in time."""
+        timeout = self._common.config.connect.eager_timeout
         cause = self._supervisor.last_error or "the first attempt was still under way"
-        message = f"no connection within connect.eager-timeout ({connect.eager_timeout:g} s): {cause}"
-        raise ConnectError(message, attempts=self._link.failures, cause=cause)
-
-    async def wait_open(self) -> None:
-        """Wait until the link is open; a lazy one dials for it."""
-        self._common.fan_out.wanted.notify()
-        await trio.lowlevel.checkpoint()
-        while self._link.state is not State.OPEN:
-            self._common.ledger.raise_if_broken()
-            if self._link.state is State.CLOSED:
-                raise trio.ClosedResourceError
-            await self._supervisor.changed.park()
+        message = f"no connection within connect.eager-timeout ({timeout:g} s): {cause}"
+        return ConnectError(message, attempts=self._link.failures, cause=cause)
 
     async def save(self) -> None:
         """Save the cursor now."""
@@ -150,9 +125,8 @@ class DialledSide:
         await self._over.wait()
 
     async def aclose(self) -> None:
-        """Save the cursor, and wake the tasks that wait for the link: it is over."""
+        """Save the cursor: the link is over."""
         self._link.close()
-        self._supervisor.changed.unpark_all()
         await self.save()
 
     # -- figures ----------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from trio_wsout._tasks.received_channel import FollowedChannel
 from trio_wsout._tasks.sender import Sender
 from trio_wsout._tasks.session import Session
 from trio_wsout._tasks.wakeup import cancel_when
-from trio_wsout.config.sections import BatchMode
+from trio_wsout.config.sections import BatchMode, ConnectMode
 from trio_wsout.errors import SpoolError, Undelivered
 from trio_wsout.errors import count as in_words
 
@@ -117,6 +117,7 @@ class Tree:
             self._abandon()
             self.received.end()
             self.ended.set()
+            self.common.fan_out.changed.unpark_all()
             with trio.CancelScope(shield=True):  # noqa: ASYNC912 - where there is nothing to close, it never waits
                 for side in self._sides:
                     await side.aclose()
@@ -157,6 +158,26 @@ class Tree:
         if self.link is not None and self.peers is not None:
             # What the link will not deliver settles with the last peer, whose session does not wait for reports.
             nursery.start_soon(self.ledger.run, name="reporter")
+
+    async def begin(self) -> None:
+        """Wait until the link is open, if it is eager: `open_output` waits for this once the tree runs.
+
+        Raises:
+            ConnectError: It did not open within ``connect.eager-timeout``, or gave up.
+        """
+        connect = self.common.config.connect
+        if self.link is None or connect.mode is not ConnectMode.EAGER:
+            await trio.lowlevel.checkpoint()
+            return
+        try:
+            with trio.move_on_after(connect.eager_timeout):
+                await self._wait_sessions(self.link, 1)
+                return
+        except trio.BrokenResourceError:
+            if self.ledger.broken is not None:
+                raise self.ledger.broken from None
+            raise
+        raise self.link.not_opened()
 
     async def finish(self) -> None:
         """End gracefully: everything is confirmed or reported, the peers get a Close, and then `run` returns.
@@ -223,12 +244,19 @@ class Tree:
 
     async def wait_peers(self, count: int) -> None:
         """Wait until so many peers are connected at the same time; a client has one at most, for which a lazy link dials."""
-        if self.peers is not None:
-            await self.peers.wait_peers(count, self.ended)
-        elif count > 1:
+        if self.peers is None and count > 1:
             raise ValueError("a link has one peer, never more")
-        elif self.link is not None:
-            await self.link.wait_open()
+        await self._wait_sessions(self._sides[0], count)
+
+    async def _wait_sessions(self, side: AcceptedSide | DialledSide, count: int) -> None:
+        fan_out = self.common.fan_out
+        fan_out.wanted.notify()
+        await trio.lowlevel.checkpoint()
+        while len(side.sessions) < count:
+            self.ledger.raise_if_broken()
+            if self.ended.is_set():
+                raise trio.ClosedResourceError
+            await fan_out.changed.park()
 
     async def flush(self) -> bool:
         """Wait until every event accepted so far is confirmed or reported; return false if the output ended first."""

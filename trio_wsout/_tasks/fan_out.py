@@ -74,7 +74,7 @@ class FanOut:
     confirms_writes: bool = field(init=False)
     """Whether a message is confirmed once it is written (level written)."""
     changed: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
-    """Tasks that wait until a peer comes or goes, or the tree ends, park here."""
+    """Tasks that wait until a peer comes or goes, the link opens or breaks, or the tree ends, park here."""
     due: float = field(default=inf, init=False)
     ticket: int = field(default=0, init=False)
     _room: Wakeup = field(factory=Wakeup, init=False)

@@ -59,8 +59,6 @@ class Supervisor:
     """The reason for which the latest attempt or connection ended; None if none did."""
     opened: bool = field(default=False, init=False)
     """Whether a connection was ever open."""
-    changed: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
-    """Tasks that wait for the next change of the link's state, or the end of the tree, park here."""
     _closing: bool = field(default=False, init=False)
     _waiting: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     """Bounds the work; cancelled to end it while no connection is open."""
@@ -130,7 +128,7 @@ class Supervisor:
             return
         before, self._announced = self._announced, link.state
         self._log_change(before, delay)
-        self.changed.unpark_all()
+        self._fan_out.changed.unpark_all()
         if self._on_state is None:
             return
         try:
