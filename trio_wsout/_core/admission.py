@@ -67,7 +67,8 @@ class Admit:
     identity: str | None = None
     """The peer's identity, shown in `Peer`; None for the identity by `server.auth`, if it has one."""
     may_send: bool = True
-    """Whether its messages are passed on or received (modes relay and server-input); if not, they are dropped and counted."""
+    """Whether its messages are passed on or received (modes relay and server-input); if not, they are dropped and counted,
+    and its pings are answered all the same."""
 
 
 @frozen(kw_only=True)

@@ -154,7 +154,16 @@ class Common:
         Acknowledgements are read in any case. `unpacker` takes batches apart; None if a message is one event.
         """
         kind = RawInbox if self.hooks.raw and taker is not None else Inbox
-        return kind(self.config.payload, taker, self.acks, self.counters, self.peer_log, unpacker)
+        return kind(
+            self.config.payload,
+            taker,
+            self.acks,
+            self.counters,
+            self.peer_log,
+            unpacker,
+            # Events may still have to go up; mode server-input is of no use without the application.
+            optional=self.config.mode is Mode.CLIENT,
+        )
 
     def resolve(self, source: str, name: str | None) -> str | None:
         """Return the value of a ``${…}``; None if there is none.

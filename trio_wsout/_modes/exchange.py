@@ -38,38 +38,37 @@ class Exchange:
         """Pass messages on, edited as the configuration and ``on_message`` say."""
         self._common = common
         self.stopping = False
-        """Whether nothing is passed on any more."""
+        """Whether nothing is passed on any more, so that no ping behind what comes is answered."""
         self._edits = Edits(common.config.payload, server.sender_field, common.hooks.on_message)
 
     def inbox_of_peer(self, peer: Session) -> Inbox:
         """Return an inbox whose messages wait for their turn, if the peer may send; else one that drops them."""
-        common = self._common
         if not peer.peer.may_send:
-            return common.inbox()
-        turns = self._common.entry.clone(_EACH)
-        return _PeerInbox(
-            common.config.payload,
-            _TurnTaker(self, turns, peer),
-            common.acks,
-            common.counters,
-            common.peer_log,
-            edit=self._edit(signed=True),
-            turns=turns,
-        )
+            return self._common.inbox()
+        return self._inbox(peer, self._common.entry.clone(_EACH))
 
     def inbox_of_link(self, link: LinkSubscription) -> Inbox:
         """Return the inbox of the link, whose messages wait for their turn."""
-        common = self._common
         turns = self._common.entry.clone(_EACH)
         # While the link has no room, messages from it are taken nevertheless: behind them lie pongs that make room.
         turns.restrict(lambda: link.full)
-        return RawInbox(
+        return self._inbox(link, turns, self._common.follower)
+
+    def _inbox(
+        self,
+        source: Session | LinkSubscription,
+        turns: SendingEnd[Item],
+        follower: ReceivedCursor | None = None,
+    ) -> Inbox:
+        common = self._common
+        return _TurnInbox(
             common.config.payload,
-            _TurnTaker(self, turns, link, common.follower),
+            _TurnTaker(self, turns, source, follower),
             common.acks,
             common.counters,
             common.peer_log,
-            edit=self._edit(signed=False),
+            edit=self._edit(signed=isinstance(source, Session)),
+            turns=turns,
         )
 
     # -- messages on their way ----------------------------------------------------------------------------
@@ -102,14 +101,16 @@ class Exchange:
     def accepted_from(
         self, source: Session | LinkSubscription, item: RawReceived, follower: ReceivedCursor | None
     ) -> Accepted | None:
-        """Return a message as an event for all others, counted; None, counted and logged, if it can't be passed on.
+        """Return a message as an event for all others; None, counted and logged, if it can't be passed on.
 
         `follower` moves its cursor to the message once the event is confirmed.
+
+        Raises:
+            trio.ClosedResourceError: Nothing is passed on any more.
         """
         common = self._common
         if self.stopping:
-            common.counters.dropped += 1
-            return None
+            raise trio.ClosedResourceError
         log = common.peer_log.warning
         try:
             payload = self._payload_of(item)
@@ -141,31 +142,40 @@ class Exchange:
         self._common.counters.accepted += 1
 
     def give_nowait(self, run: deque[Received]) -> bool:
-        """Give messages to the application, if it asked for them; return false if there is no room."""
+        """Give messages to the application, if it asked for them; return false if there is no room.
+
+        If it closed its end, they are counted, and only passed on.
+
+        Raises:
+            trio.ClosedResourceError: The output ends.
+        """
         if not self._common.receives:
             return True
         copy = run.copy()
         try:
             self._common.received.put_nowait(copy)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except trio.BrokenResourceError:
             self._common.counters.dropped += len(run)
             return True
         return not copy
 
     async def give(self, run: deque[Received]) -> None:
-        """Give messages to the application, waiting for room."""
+        """Give messages to the application as `give_nowait` does, waiting for room."""
         try:
             await self._common.received.put(run.copy())
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except trio.BrokenResourceError:
             self._common.counters.dropped += len(run)
 
 
 @define(eq=False, weakref_slot=False)
-class _PeerInbox(RawInbox):
-    """An inbox whose messages are passed on once the sender has taken them.
+class _TurnInbox(RawInbox):
+    """The inbox of a source, whose messages are passed on once the sender has taken them.
 
-    So every message that a peer may count as confirmed is on its way to the others. If the peer comes back before its
+    So every message that the other end may count as confirmed is on its way to the others. If a peer comes back before its
     earlier connection is found dead, it sends again exactly the messages that still wait, and none overtakes another.
+
+    The sender takes them whatever the link confirms: it waits for peers only, each at most `slow-peer-timeout`.
+    So pongs that lie behind a ping here are read in the end.
     """
 
     _turns: SendingEnd[Item] = field(alias="turns", kw_only=True)
@@ -214,10 +224,11 @@ class _TurnTaker:
     def _pass_on(self, run: deque[Received]) -> None:
         """Pass messages on for which there is room."""
         while run and len(self._turns) < _EACH:
-            accepted = self._accepted(run.popleft())
+            accepted = self._accepted(run[0])
             if accepted is not None:
                 self._turns.send_nowait(accepted)
                 self._passed_on(accepted)
+            run.popleft()
 
     def _passed_on(self, accepted: Accepted) -> None:
         self._exchange.passed_on()

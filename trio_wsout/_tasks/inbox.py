@@ -22,10 +22,18 @@ class Taker(Protocol):
     """Takes received messages; a `Handover` does."""
 
     def put_nowait(self, run: deque[Received]) -> None:
-        """Take messages off the beginning of `run` for which there is room."""
+        """Take messages off the beginning of `run` for which there is room.
+
+        Raises:
+            trio.ClosedResourceError: Nothing more is taken, because the output ends.
+            trio.BrokenResourceError: Nothing more is taken, because the application closed its end.
+        """
 
     async def put(self, run: deque[Received]) -> None:
-        """Take all of `run`, waiting for room; if this is cancelled or raises, `run` keeps the messages that it did not take."""
+        """Take all of `run`, waiting for room; raises as `put_nowait` does.
+
+        If this is cancelled or raises, `run` keeps the messages that it did not take.
+        """
 
 
 @define(eq=False, weakref_slot=False)
@@ -40,6 +48,8 @@ class Inbox:
     _peer_log: PeerLog
     _unpacker: Unpacker | None = None
     """Takes batches apart; None if a message is one event."""
+    optional: bool = False
+    """Whether messages go on to be read and dropped, as if nobody had asked for them, once the application has closed its end."""
 
     def items(self, messages: Sequence[str | bytes], peer: Peer) -> list[Received]:
         """Return the events of messages; a message that can't be decoded is counted, and logged."""

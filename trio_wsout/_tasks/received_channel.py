@@ -64,7 +64,8 @@ class ReceivedChannel(trio.abc.ReceiveChannel["Received"]):
     """Messages from peers, in the order of each peer. Any number of tasks may take from it, and each item goes to one.
 
     It ends with the output, once everything that waits was taken. The application may close it before: then waiting
-    items are gone, and later ones are dropped and counted.
+    items are gone, and later ones are dropped and counted. In mode server-input, pings behind these are not answered any
+    more, so that no sender counts them as confirmed.
     """
 
     _runs: trio.MemoryReceiveChannel[deque[Received]]

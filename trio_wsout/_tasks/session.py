@@ -133,6 +133,8 @@ class Session:
     """Wakes the task."""
     _paused: bool = field(default=False, init=False)
     """Whether this side does not read now, because the application takes nothing."""
+    _refuses: bool = field(default=False, init=False)
+    """Whether messages of the peer were lost here, so that no ping behind them is answered."""
     _writing: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     """Bounds the write that is under way, or the closing handshake."""
     _close_code: int | None = field(default=None, init=False)
@@ -154,7 +156,7 @@ class Session:
         connection.on_bytes = self._frame_received
         connection.on_ping = self.monitor.ping_written
         connection.on_pong = self._pong_received
-        connection.before_answer = self._wait_passed_on
+        connection.before_answer = self._confirms
         self._reschedule()
 
     async def run(self, inbox: Inbox, resumption: Resumption | None = None) -> None:
@@ -408,22 +410,31 @@ class Session:
             else:
                 await self._hand_over(inbox.taker, deque(inbox.items(messages, self.peer)))
 
-    async def _wait_passed_on(self) -> None:
-        """Wait until everything that was handed over is passed on."""
+    async def _confirms(self) -> bool:
+        """Wait until everything that was handed over is passed on; return whether that is all that came.
+
+        The answer to a ping then tells the peer no more than is true.
+        """
         if not await self._inbox.passed_on_soon():
             with self._pause():
                 await self._inbox.wait_passed_on()
+        return not self._refuses
 
     async def _hand_over(self, taker: Taker, run: deque[Received]) -> None:
-        """Pass messages to the taker, waiting for room; those that it does not take are dropped and counted."""
+        """Pass messages to the taker, waiting for room; those that it does not take are dropped and counted.
+
+        The peer must not count these as confirmed. So it sends them again, or reports them.
+        """
         try:
             taker.put_nowait(run)
             if run:
                 with self._pause():
                     await taker.put(run)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            # The application closed its end, or `stop` ended ours while this waited.
-            pass
+        except trio.ClosedResourceError:
+            self._refuses = True  # this output ends
+        except trio.BrokenResourceError:
+            # The application closed its end.
+            self._refuses = self._refuses or not self._inbox.optional
         finally:  # when cancelled, too
             self._inbox.counters.dropped += len(run)
 

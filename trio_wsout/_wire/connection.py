@@ -100,8 +100,8 @@ class Connection:
     """Called with the time, in seconds of trio's clock, at which the system took the last byte of a ping."""
     on_pong: Callable[[bytes], object] | None = field(default=None, init=False)
     """Called with the payload of each pong, as it is read."""
-    before_answer: Callable[[], Awaitable[object]] | None = field(default=None, init=False)
-    """Awaited by the task that receives, before a ping or a Close of the peer is answered."""
+    before_answer: Callable[[], Awaitable[bool]] | None = field(default=None, init=False)
+    """Awaited by the task that receives, before a ping or a Close of the peer is answered; returns whether a ping may be."""
     _secrets: Sequence[str] = field(default=(), kw_only=True, alias="secrets")
     """Texts that are redacted where an error quotes the peer."""
     _parts: list[Part] = field(factory=list[Part], init=False)
@@ -433,12 +433,17 @@ class Connection:
             self.end(_CLOSED_HERE)
 
     async def _answer(self, part: Ping | Close | Violation) -> None:
-        """Answer a ping, a Close or a violation, once everything before it counts as processed."""
+        """Answer a ping, a Close or a violation, once everything before it counts as processed.
+
+        A ping behind messages that this side could not take is not answered: its pong would confirm them.
+        """
+        confirms = True
         if self.before_answer is not None and not isinstance(part, Violation):
-            await self.before_answer()
+            confirms = await self.before_answer()
         match part:
             case Ping(payload):
-                self._queue(self._frame(payload, PONG))
+                if confirms:
+                    self._queue(self._frame(payload, PONG))
             case Close(code):
                 self._last = b"" if code == NO_STATUS else code.to_bytes(2, "big")
                 if self._closed_by_peer is not None:
