@@ -50,7 +50,7 @@ def test_events_that_go_alone_are_numbered_and_stamped() -> None:
     assert add(made, items[2]) == [items[2]]
     assert [item.seq for item in items] == [1, 2, 3]
     assert [item.payload for item in items] == [b'{"a":1,"s":"7-1"}', b"[1]", b'{"s":"7-3"}']
-    assert (made.deadline, made.pending, made.taken) == (None, 0, 3)
+    assert (made.deadline, made.pending, made.last_seq) == (None, 0, 3)
     for nothing in (made.poll(9.0), made.flush(), made.end_document()[0]):
         assert nothing == ()
 
@@ -316,4 +316,4 @@ def test_many_are_numbered_as_they_come() -> None:
     made.number_many([])
     made.number(last := accepted(encoder, 3))
     assert [each.seq for each in (*many, last)] == [1, 2, 3, 4]
-    assert made.taken == 4
+    assert made.last_seq == 4

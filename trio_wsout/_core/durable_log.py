@@ -89,7 +89,7 @@ class Extent:
 
 @frozen(kw_only=True)
 class Use:
-    """What a durable log is used as."""
+    """The use of a durable log: as a history, or as a spool."""
 
     name: str
     """The word for it in errors."""

@@ -136,7 +136,7 @@ def _text_of(value: object) -> str | None:
 class Packer:
     """Packs the events of one output. Times are absolute seconds of the caller's clock, but for those since 1970."""
 
-    taken: int
+    last_seq: int
     """The sequence number of the latest event."""
 
     alone: bool
@@ -156,7 +156,7 @@ class Packer:
         self._edges = _Edges(None, None, 0, 0)
         self._made = 0
         self.alone = self._batcher is None
-        self.taken = after
+        self.last_seq = after
 
     @property
     def pending(self) -> int:
@@ -170,21 +170,21 @@ class Packer:
 
     def go_on(self, epoch: int, after: int) -> None:
         """Continue where an earlier process ended: stamp with `epoch`, number events from `after` + 1."""
-        self._epoch, self.taken = epoch, after
+        self._epoch, self.last_seq = epoch, after
 
     def number(self, accepted: Accepted) -> None:
         """Set the number of an event, and stamp it if objects are stamped."""
-        self.taken += 1
-        accepted.seq = self.taken
+        self.last_seq += 1
+        accepted.seq = self.last_seq
         if self._stamped and is_object(accepted.event):
             stamp = stamp_of(self._epoch, accepted.seq).encode()
             accepted.payload = self._encoder.stamped(accepted.payload, stamp)
 
     def number_many(self, events: Sequence[Accepted]) -> None:
         """Set the numbers of events that get no stamps."""
-        for number, accepted in enumerate(events, self.taken + 1):
+        for number, accepted in enumerate(events, self.last_seq + 1):
             accepted.seq = number
-        self.taken += len(events)
+        self.last_seq += len(events)
 
     def add(self, accepted: Accepted, now: float, at: float) -> tuple[Sequence[Message], str | None]:
         """Number an event and put it into the open batch, or into the next one, `at` seconds since 1970.

@@ -56,7 +56,7 @@ class AcceptedSide:
     # -- life -------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Bind.
+        """Bind the address, and read the TLS files.
 
         Raises:
             ConfigError: The address or the TLS files can't be used.
@@ -66,7 +66,7 @@ class AcceptedSide:
     def start(self, nursery: trio.Nursery) -> None:
         """Start to accept."""
         self.fan_out.epoch = self._common.epoch
-        self.fan_out.log.start_after(self._common.packer.taken)
+        self.fan_out.log.start_after(self._common.packer.last_seq)
         nursery.start_soon(self.listener.run, name="listener")
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The things that every part of one output uses: its configuration and hooks, its encoder, its account of events."""
+"""The objects that every part of one output uses: its configuration and hooks, its encoder, its account of events."""
 
 import os
 import time

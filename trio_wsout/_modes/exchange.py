@@ -32,7 +32,7 @@ _TURNS = 2
 
 
 class Exchange:
-    """Passes messages on."""
+    """Passes messages on between the peers of a relay, its link, and the application."""
 
     def __init__(self, common: Common, server: Server) -> None:
         """Pass messages on, edited as the configuration and ``on_message`` say."""

@@ -294,7 +294,7 @@ class Tree:
     def statistics(self) -> Statistics:
         """Return the figures of this moment."""
         ledger, counters, peers, link = self.ledger, self.counters, self.peers, self.link
-        cursor, taken = self.common.cursor, self.common.packer.taken - self.common.earlier
+        cursor, taken = self.common.cursor, self.common.packer.last_seq - self.common.earlier
         # A task that waited in `send` counts its event a moment after the sender may have taken it.
         accepted = max(counters.accepted, taken)
         sessions = self._sessions
@@ -339,7 +339,7 @@ class Tree:
     # -- the end ----------------------------------------------------------------------------------------
 
     def _holding(self) -> list[Accepted]:
-        """Close the queue; return all events that are accepted and not settled, in order, but those on disk only."""
+        """Close the queue; return all events that are accepted and not settled, in order, without those that are on disk only."""
         left = self._unsettled + self.common.fan_out.drain() + self._sender.leftovers()
         items: list[Item] = []
         if self._journal is not None and self._disk_entry is None:
@@ -375,7 +375,7 @@ class Tree:
             self._tell_kept(count, where)
 
     def _tell_kept(self, count: int, where: str) -> None:
-        """Say of `count` events that they stay in the spool."""
+        """Add to the error, or keep for it, that `count` events stay in the spool."""
         events = in_words(count, "accepted event")
         broken = self.ledger.broken
         if broken is None:

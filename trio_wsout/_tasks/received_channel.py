@@ -174,29 +174,29 @@ class FollowedChannel(ReceivedChannel):
     async def receive(self) -> Received:
         """Return the next item, as `ReceivedChannel.receive` does."""
         self._cursor.taken()
-        try:
-            return self._cursor.hand_out(await super().receive())
-        except trio.EndOfChannel:
-            self.taken_to_the_end.set()
-            raise
+        return await super().receive()
 
     async def __anext__(self) -> Received:
         """Return the next item, as `receive` does."""
-        try:
-            return await self.receive()
-        except trio.EndOfChannel:
-            raise StopAsyncIteration from None
+        self._cursor.taken()
+        return await super().__anext__()
 
     def receive_nowait(self) -> Received:
         """Return the next item, as `ReceivedChannel.receive_nowait` does."""
         self._cursor.taken()
-        return self._cursor.hand_out(super().receive_nowait())
+        return super().receive_nowait()
 
     async def receive_many(self) -> list[Received]:
         """Return the next items, as `ReceivedChannel.receive_many` does."""
         self._cursor.taken()
+        return [self._cursor.hand_out(item) for item in await super().receive_many()]
+
+    def _take(self) -> Received:
+        return self._cursor.hand_out(super()._take())
+
+    async def _wait(self) -> None:
         try:
-            return [self._cursor.hand_out(item) for item in await super().receive_many()]
+            await super()._wait()
         except trio.EndOfChannel:
             self.taken_to_the_end.set()
             raise

@@ -128,7 +128,7 @@ class Sender:
         except BaseException:
             mark.abandon()
             raise
-        self._ledger.passed(mark, self._packer.taken, marker)
+        self._ledger.passed(mark, self._packer.last_seq, marker)
 
     async def _pack(self, accepted: Accepted) -> None:
         messages: Sequence[Message] = ()

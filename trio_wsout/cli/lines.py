@@ -54,7 +54,7 @@ class InputLines:
     _reading: threading.Lock = field(factory=threading.Lock, init=False)
     """Held by the thread that reads."""
     _arrived: deque[bytes] = field(factory=deque, init=False)
-    """Pieces that a thread has read and no task has processed yet."""
+    """Pieces that a thread has read and no task has split yet."""
 
     def __attrs_post_init__(self) -> None:
         status = os.fstat(self._descriptor)

@@ -208,12 +208,12 @@ class _Reading:
     """Everything that is wrong: the user's own key path, and the reason."""
 
     def refuse(self, reason: str, *below: str) -> Unknown:
-        """Note why the value that is being read, or one in it, is wrong; return what stands for it."""
+        """Note why the value that is being read, or one in it, is wrong; return the `Unknown` that stands for it."""
         self.found.append(((*self._path, *below), reason))
         return Unknown()
 
     def read(self, key: str | int, value: object, annotation: Any) -> Any:  # noqa: ANN401 - a document holds anything
-        """Return what the value at a key means, or an `Unknown`."""
+        """Return the value at a key as the type in `annotation` reads it, or an `Unknown`."""
         above = self._path
         self._path = (*above, key)
         found = _converter().structure(value, annotation)

@@ -69,7 +69,7 @@ _FIND_STAMP = """
 SELECT epoch FROM log_runs
 WHERE last >= :position AND first <= :position AND :position >= (SELECT floor FROM log_floor) LIMIT 1
 """
-_DELETED_AT_ONCE = 8
+_DELETE_EVERY = 8
 """Appends until the rows of events that left are deleted, with one of these appends."""
 _REMEMBERED = 64
 """Runs whose sizes are remembered."""
@@ -328,7 +328,7 @@ class _Database:
     def _delete(self, connection: sqlite3.Connection, floor: int) -> None:
         """Delete the rows of events that left, but not that of the last one: a cursor may name it."""
         self._appends += 1
-        if self._appends >= _DELETED_AT_ONCE:
+        if self._appends >= _DELETE_EVERY:
             self._appends = 0
             connection.execute(_DELETE, (floor,))
             connection.execute(_DELETE_CURSORS, (floor,))
