@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_events_of_standard_input_are_delivered(peer, command) -> None:
@@ -141,6 +139,20 @@ def test_a_receiver_goes_on_behind_the_last_line_that_it_wrote(peer, start, how:
     run.stdin.close()
     assert run.end()[0] == 0
     assert peer.cursors == [None, "2", "9"]
+
+
+def test_a_receiver_that_cannot_write_ends_and_its_cursor_stays(peer, start, command) -> None:
+    peer.greeting = ['{"id":1}', '{"id":2}']
+    follow = ("--quiet", "--set", "cursor.from=received", "--set", "cursor.value-field=id")
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as silent_input, os.fdopen(writing, "w"), Path("/dev/full").open("w") as full:
+        streams = {"input": None, "stdin": silent_input, "stdout": full}
+        run = command("run", "--set", f"url={peer.url}", *follow, **streams)
+    assert run.returncode == 4
+    assert run.stderr == "standard output: No space left on device; what peers send is no longer printed\n"
+    again = start(peer.url, *follow)
+    assert again.stdout.readline() == '{"id":1}\n'
+    assert peer.cursors == [None, None]
 
 
 @pytest.mark.parametrize("says", [True, False])

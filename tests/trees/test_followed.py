@@ -15,6 +15,7 @@ import trio.testing
 import trio_wsout
 from hypothesis import given
 from hypothesis import strategies as st
+from trio_wsout._tasks.received_channel import FollowedChannel
 from trio_wsout.config import History
 from trio_wsout.stores.log_memory import MemoryLog
 from trio_wsout.testing import MemoryListener, MemoryPeer, open_peer
@@ -127,6 +128,21 @@ async def test_a_task_that_waits_for_the_next_message_has_taken_all_before_it(
             assert output.statistics().link.without_cursor == 1
             nursery.cancel_scope.cancel()
         assert len(seen) == 3
+
+
+async def test_what_was_handed_out_last_is_not_taken_when_the_application_closes_the_channel(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_peer() as peer, following(peer) as output:
+        await say(peer, *({"id": number} for number in range(1, 4)))
+        for _ in range(2):
+            await output.received.receive()
+        await output.received.aclose()
+        await say(peer, {"id": 4})
+        assert await reconnect(peer, output) == "3"
+    assert stored(output) == "1"
+    assert isinstance(output.received, FollowedChannel)
+    await output.received.taken_to_the_end.wait()
 
 
 async def test_what_was_taken_is_stored_and_what_was_not_comes_again(

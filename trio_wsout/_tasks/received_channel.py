@@ -169,7 +169,12 @@ class FollowedChannel(ReceivedChannel):
 
     _cursor: ReceivedCursor
     taken_to_the_end: trio.Event = field(factory=trio.Event, init=False)
-    """Set when the channel has ended and the application has taken everything."""
+    """Set when the channel has ended and the application has taken everything, or closed it."""
+
+    def close(self) -> None:
+        """Take nothing more, as `ReceivedChannel.close` does; what was handed out last does not count as taken."""
+        super().close()
+        self.taken_to_the_end.set()
 
     async def receive(self) -> Received:
         """Return the next item, as `ReceivedChannel.receive` does."""

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from math import inf
 from pathlib import Path
@@ -14,6 +14,7 @@ from attrs import asdict, define, field
 
 from trio_wsout._core.json_line import JsonLine
 from trio_wsout._core.link import LinkChange, State
+from trio_wsout._core.received import Received
 from trio_wsout._core.statistics import Statistics
 from trio_wsout._modes.hooks import Hooks
 from trio_wsout.cli.configuration import print_problems
@@ -32,7 +33,7 @@ from trio_wsout.cli.terminal import (
 )
 from trio_wsout.cli.undelivered_file import UndeliveredFile, read_undelivered, undelivered_line
 from trio_wsout.config import Config
-from trio_wsout.config.sections import BatchMode, Mode, Payload
+from trio_wsout.config.sections import BatchMode, CursorFrom, Mode, Payload
 from trio_wsout.errors import (
     ConfigError,
     ConnectError,
@@ -115,6 +116,13 @@ class Run:
         return self.config.mode is Mode.SERVER_INPUT
 
     @property
+    def must_print(self) -> bool:
+        """Whether messages that can't be printed end the run: it is for nothing else, or a cursor must not move past them."""
+        cursor = self.config.cursor
+        follows = cursor is not None and cursor.from_ is CursorFrom.RECEIVED
+        return self.only_receives or (follows and self.config.mode is Mode.CLIENT)
+
+    @property
     def stays(self) -> bool:
         """Whether it goes on when its input has ended, until a signal ends it."""
         return self.options.stay or self.config.mode in (Mode.SERVER_INPUT, Mode.RELAY)
@@ -165,14 +173,14 @@ class Run:
         self.number += 1
 
     def print_failed(self, error: OSError) -> None:
-        """Note that standard output can't be written. A reader that is gone ends the run, as in any pipe; a full disk only server-input."""
+        """Note that standard output can't be written. A reader that is gone ends the run, as in any pipe; a full disk if the run `must_print`."""
         self.unprinted = True
         silence(OUT)
         if isinstance(error, BrokenPipeError):
             self.reader_gone()
             return
         report(f"standard output: {error.strerror}; what peers send is no longer printed", "error")
-        if self.only_receives:
+        if self.must_print:
             self.feeding.cancel()
 
     def reader_gone(self) -> None:
@@ -361,32 +369,35 @@ async def _watch_reader(run: Run) -> None:
 
 async def _print_received(run: Run, output: Output) -> None:
     """Print messages from peers until the output ends; all that wait are written together."""
-    as_json = run.config.payload is Payload.JSON
-    to_terminal = sys.stdout is not None and sys.stdout.isatty()
     with run.printing, suppress(trio.EndOfChannel):
         while True:
             items = await output.received.receive_many()
-            if run.unprinted or sys.stdout is None:
-                continue
-            lines = b"".join(
-                line_of(each, with_peer=run.options.with_peer, as_json=as_json) for each in items
-            )
-            shown = (
-                escape_lines(lines).encode(sys.stdout.encoding, "backslashreplace") if to_terminal else lines
-            )
-            try:
-                # The thread is abandoned when cancelled: a reader that does not read can't keep the run from ending.
-                # Not through sys.stdout: an abandoned thread would hold its lock while Python ends.
-                await trio.to_thread.run_sync(write_all, OUT, shown, abandon_on_cancel=True)
-            except trio.Cancelled:
-                run.cut_off = True
-                raise
-            except OSError as error:
-                run.print_failed(error)
+            if not (run.unprinted or sys.stdout is None):
+                await _print(run, items)
+            if run.unprinted and run.must_print:
+                # To ask for the next would tell that these were taken; and nobody may count more as confirmed.
+                output.received.close()
+                return
     if run.cut_off and run.printing.cancelled_caught:
         report("standard output: nobody reads it; not all that peers sent was printed", "error")
     # The output has ended. If it broke, nobody needs the next line any more.
     run.feeding.cancel()
+
+
+async def _print(run: Run, items: Sequence[Received]) -> None:
+    as_json = run.config.payload is Payload.JSON
+    lines = b"".join(line_of(each, with_peer=run.options.with_peer, as_json=as_json) for each in items)
+    if sys.stdout.isatty():
+        lines = escape_lines(lines).encode(sys.stdout.encoding, "backslashreplace")
+    try:
+        # The thread is abandoned when cancelled: a reader that does not read can't keep the run from ending.
+        # Not through sys.stdout: an abandoned thread would hold its lock while Python ends.
+        await trio.to_thread.run_sync(write_all, OUT, lines, abandon_on_cancel=True)
+    except trio.Cancelled:
+        run.cut_off = True
+        raise
+    except OSError as error:
+        run.print_failed(error)
 
 
 async def _feed(run: Run, output: Output, watching: trio.Nursery) -> None:
