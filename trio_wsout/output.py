@@ -2,13 +2,15 @@
 
 import logging
 import random
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import trio
 
-from trio_wsout._core.admission import Admit, Deny, Handshake
+from trio_wsout._core.admission import Admit, Deny, Handshake, check_until, expires_at
+from trio_wsout._core.close_codes import NORMAL, check_close
 from trio_wsout._core.link import LinkChange
 from trio_wsout._core.message import Accepted
 from trio_wsout._core.received import Peer, Received
@@ -162,13 +164,72 @@ class Output(trio.abc.SendChannel[Any]):
         """
         return self._tree.peer_statistics()
 
+    def disconnect(self, peer: Peer, code: int, reason: str = "") -> bool:
+        """Close the connection of one peer with this Close; this doesn't wait.
+
+        The Close is written behind what is being written. If the peer doesn't answer it within five seconds, the connection
+        is cut. What the peer sends until then is received as before. Nothing more is sent to it, and nothing waits for its
+        confirmations.
+
+        Args:
+            peer: The peer, from `peers` or `Received.peer`.
+            code: The close code (RFC 6455 section 7.4): 1000 to 1003, 1007 to 1013, or 3000 to 4999. It decides whether the
+                peer comes back: a client of this library gives up after 3500 to 3999 and 4500 to 4999.
+            reason: A text for the peer, of at most 123 bytes in UTF-8.
+
+        Returns:
+            Whether it is closed by this call; false if it is gone, or is being closed already.
+
+        Raises:
+            ValueError: No Close can have this code or reason; or it is the peer of a link, which this side dialled.
+        """
+        check_close(code, reason)
+        session = self._tree.session_of(peer)
+        if session is None:
+            return False
+        session.close(code, reason)
+        return True
+
+    def renew(self, peer: Peer, until: float | None) -> bool:
+        """Keep a peer until another time than `Admit.until` said, or the latest call; then it is closed with 4401.
+
+        Args:
+            peer: The peer, from `peers` or `Received.peer`.
+            until: The time in seconds since 1970; None for ever. A time that is over closes the peer now.
+
+        Returns:
+            Whether it was connected; false if it is gone, or is being closed already.
+
+        Raises:
+            ValueError: `until` is no such time; or it is the peer of a link, which this side dialled.
+        """
+        check_until(until)
+        session = self._tree.session_of(peer)
+        if session is None:
+            return False
+        session.renew(expires_at(until, trio.current_time(), time.time()))
+        return True
+
     def statistics(self) -> Statistics:
         """Return a frozen snapshot of the figures; cheap, and allowed at any time."""
         return self._tree.statistics()
 
-    async def aclose(self) -> None:
-        """Accept no more events. Those accepted so far are still delivered, when the block is left."""
+    async def aclose(self, code: int | None = None, reason: str = "") -> None:
+        """Accept no more events. Those accepted so far are still delivered, when the block is left.
+
+        Args:
+            code: The code of the Close that all peers, and the server of a link, get then. None: 1000 from a link, and 1001
+                from a listener.
+            reason: A text for them, of at most 123 bytes in UTF-8.
+
+        The first call that names a code or a reason counts.
+
+        Raises:
+            ValueError: No Close can have this code or reason.
+        """
+        check_close(NORMAL if code is None else code, reason)
         self._closed = True
+        self._tree.common.fan_out.end_with(code, reason)
         await trio.lowlevel.checkpoint()
 
     # -- inside -----------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
@@ -13,7 +14,16 @@ import trio
 import trio.testing
 from hypothesis import example, given
 from hypothesis import strategies as st
-from trio_wsout._core.admission import RETRY_AFTER, Admission, Admit, Deny, Handshake, Head, Response
+from trio_wsout._core.admission import (
+    RETRY_AFTER,
+    Admission,
+    Admit,
+    Deny,
+    Handshake,
+    Head,
+    Response,
+    expires_at,
+)
 from trio_wsout._core.received import Peer
 from trio_wsout._core.request import build_request
 from trio_wsout._wire.accept import Acceptor
@@ -649,3 +659,46 @@ def test_who_is_denied_gives_the_place_back(verdicts: list[int], most: int) -> N
         assert status == expected
         inside += status == 101
     assert acceptor.capacity.value == most - inside
+
+
+# -- for how long ------------------------------------------------------------------------------------------
+
+TIMES = st.floats(0, 2e9)
+
+
+@given(until=TIMES, now=st.floats(0, 1e6), wall=TIMES)
+def test_an_admission_has_the_time_left_that_the_wall_clock_shows_when_it_is_given(
+    until: float, now: float, wall: float
+) -> None:
+    ends = expires_at(until, now, wall)
+    assert ends is not None
+    assert ends - now == pytest.approx(until - wall, abs=1e-5)
+
+
+def test_an_admission_without_a_time_never_ends() -> None:
+    assert Admit().until is None
+    assert expires_at(None, 5.0, 1e9) is None
+
+
+@given(st.none() | st.integers() | st.floats() | st.integers(-(2**33), 2**33))
+@example(253_402_300_799)
+@example(253_402_300_800)
+def test_an_admission_lasts_until_a_time_up_to_the_year_9999(until: float | None) -> None:
+    if until is None or abs(until) < 253_402_300_800:
+        assert Admit(until=until).until == until
+    else:
+        with pytest.raises(ValueError, match="up to the year 9999"):
+            Admit(until=until)
+
+
+def test_a_time_in_milliseconds_is_refused_with_advice() -> None:
+    with pytest.raises(
+        ValueError, match=r"not 1700000000000; a time in milliseconds has to be divided by 1000$"
+    ):
+        Admit(until=1_700_000_000_000)
+
+
+@pytest.mark.parametrize("until", ["1700000000", True, datetime.now(UTC)], ids=["text", "flag", "datetime"])
+def test_what_is_no_number_is_no_time(until: Any) -> None:
+    with pytest.raises(ValueError, match="is a number of seconds since 1970, as time.time"):
+        Admit(until=until)

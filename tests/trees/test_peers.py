@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import trio
 import trio.testing
 import trio_wsout
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.trees.conftest import open_session
-from trio_wsout.testing import MemoryListener, open_peer
+from trio.testing import MockClock
+from trio_wsout.testing import MemoryListener, PeerConnection, open_listener, open_peer
 
 if TYPE_CHECKING:
-    from trio.testing import MockClock
     from trio_wsout import Output, Peer, PeerStatistics
 
 
@@ -192,3 +196,435 @@ async def test_a_relay_shows_its_link_among_its_peers(
         told = {each.dialled: their.sent_messages for each, their in output.peers().items()}
         assert told == {True: 2, False: 1}
         assert (output.statistics().written_messages, output.statistics().peers) == (1, 1)
+
+
+# -- sent away ---------------------------------------------------------------------------------------------
+
+
+async def test_one_peer_is_closed_with_code_and_reason_and_the_others_stay(
+    listener: MemoryListener, autojump_clock: MockClock
+) -> None:
+    async with trio_wsout.open_output(server(), listeners=[listener]) as output:
+        ann, bob = await listener.connect("/ann"), await listener.connect("/bob")
+        peer = next(each for each in output.peers() if each.path == "/ann")
+        start = trio.current_time()
+        assert output.disconnect(peer, 4403, "not any more")
+        assert not output.disconnect(peer, 4404, "again"), "the first Close counts"
+        assert not output.renew(peer, None), "it is being closed"
+        await ann.wait_ended()
+        assert (ann.close_code, ann.close_reason, ann.ended_at) == (4403, "not any more", start)
+        await trio.testing.wait_all_tasks_blocked()
+        assert [each.path for each in output.peers()] == ["/bob"]
+        assert not output.disconnect(peer, 4403)
+        await output.send("for bob")
+        await output.flush()
+        assert (ann.messages, bob.messages, bob.is_open) == ([], ["for bob"], True)
+
+
+@pytest.mark.parametrize("stalled", [True, False])
+async def test_who_can_not_be_told_or_does_not_answer_is_cut_after_five_seconds(
+    stalled: bool, listener: MemoryListener, autojump_clock: MockClock
+) -> None:
+    async with trio_wsout.open_output(server(heartbeat="none"), listeners=[listener]) as output:
+        client = await listener.connect(buffered=not stalled)
+        client.answer_close = False
+        if stalled:
+            client.stop_reading()
+        for word in ("taken by the pipe", "waits for room"):
+            await output.send(word)
+            await trio.sleep(0.5)
+        assert output.disconnect(only(output)[0], 4403)
+        await trio.sleep(4.75)
+        assert len(output.peers()) == 1
+        await trio.sleep(0.5)
+        assert output.peers() == {}
+        client.resume_reading()
+        await client.wait_ended()
+        assert client.close_code == (None if stalled else 4403)
+
+
+async def test_nothing_waits_for_a_peer_that_is_sent_away(
+    listener: MemoryListener, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    config = server(server={"send-buffer-capacity": 1, "slow-peer-timeout": "1h"}, retry={"timeout": "2h"})
+    async with trio_wsout.open_output(config, listeners=[listener]) as output:
+        client = await listener.connect(buffered=False)
+        client.stop_reading()
+        sent: list[float] = []
+
+        async def send() -> None:
+            for number in range(10):
+                await output.send("x" * 100_000 + str(number))
+            await output.flush()
+            sent.append(trio.current_time())
+
+        nursery.start_soon(send)
+        await trio.sleep(7)
+        assert sent == []
+        output.disconnect(only(output)[0], 4403)
+        await trio.sleep(1)
+        assert sent == [7]
+
+
+async def test_a_peer_has_no_name_before_its_handshake_is_answered(
+    listener: MemoryListener, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    async with trio_wsout.open_output(server(), listeners=[listener]) as output:
+        client = PeerConnection(listener.dial(buffered=False))
+        await client.request()
+        await trio.sleep(1)
+        assert output.peers() == {}
+        nursery.start_soon(client.run)
+        await client.wait_status()
+        await output.wait_peers(1)
+        assert output.disconnect(only(output)[0], 4403)
+        await client.wait_closed()
+        assert client.close_code == 4403
+
+
+async def test_a_receiver_sends_the_sender_away(listener: MemoryListener, autojump_clock: MockClock) -> None:
+    got: list[object] = []
+    async with trio_wsout.open_output(server(), listeners=[listener], receive=True) as output:
+        rude, polite = await listener.connect(), await listener.connect()
+        await rude.send("rude")
+        await polite.send("polite")
+        async for item in output.received:
+            got.append(item.event)
+            if item.event == "rude":
+                assert output.disconnect(item.peer, 4403, "rude")
+                await rude.wait_closed()
+            if len(got) == 2:
+                break
+        assert (rude.close_code, polite.close_code) == (4403, None)
+    assert sorted(map(str, got)) == ["polite", "rude"]
+
+
+async def test_who_judges_messages_sends_the_sender_away(
+    listener: MemoryListener, autojump_clock: MockClock
+) -> None:
+    def judge(message: trio_wsout.Received) -> trio_wsout.Received | None:
+        if message.event != "spam":
+            return message
+        output.disconnect(message.peer, 4403, "no spam")
+        return None
+
+    async with trio_wsout.open_output(server(), listeners=[listener], on_message=judge) as output:
+        spammer, other = await listener.connect(), await listener.connect()
+        for word in ("hello", "spam"):
+            await spammer.send(word)
+        await spammer.wait_closed()
+        await other.wait_messages(1)
+        assert (spammer.close_reason, other.messages) == ("no spam", ["hello"])
+
+
+async def test_what_came_before_the_answer_to_a_close_is_received(
+    listener: MemoryListener, autojump_clock: MockClock
+) -> None:
+    """The other side may have it confirmed: so none of it is dropped."""
+    async with trio_wsout.open_output(server(), listeners=[listener], receive=True) as output:
+        client = await listener.connect()
+        client.answer_close = False
+        output.disconnect(only(output)[0], 4403)
+        await client.wait_closed()
+        await client.send("crossed the Close")
+        await trio.sleep(1)
+        assert output.received.receive_nowait().event == "crossed the Close"
+
+
+async def test_a_connection_is_named_by_its_peer_and_a_link_is_no_such_peer(
+    listener: MemoryListener, autojump_clock: MockClock
+) -> None:
+    config = server(url="ws://up.test/")
+    async with (
+        open_peer() as up,
+        trio_wsout.open_output(
+            config, listeners=[listener], open_stream=up.open_stream, receive=True
+        ) as output,
+    ):
+        client = await listener.connect()
+        await client.send("hello")
+        item = await output.received.receive()
+        assert not output.disconnect(trio_wsout.Peer(address=item.peer.address), 4403)
+        assert not output.renew(trio_wsout.Peer(address=item.peer.address), None)
+        assert not output.disconnect(copy.copy(item.peer), 4403), "it names no connection"
+        told = "named by its Peer, from peers\\(\\) or Received.peer, not by RawReceived$"
+        with pytest.raises(TypeError, match=told):
+            output.disconnect(item, 4403)  # type: ignore[arg-type]
+        link = next(each for each in output.peers() if each.dialled)
+        for call in (lambda: output.disconnect(link, 4403), lambda: output.renew(link, None)):
+            with pytest.raises(ValueError, match="a link stays open as long as its output"):
+                call()
+        for code in (1004, 1005, 1006, 1015, 999, 5000):
+            with pytest.raises(ValueError, match=f"a Close can't carry the code {code}"):
+                output.disconnect(item.peer, code)
+        with pytest.raises(ValueError, match="at most 123 bytes"):
+            output.disconnect(item.peer, 4403, "é" * 62)
+        await trio.sleep(1)
+        assert client.is_open
+        assert up.connections[0].is_open
+
+
+async def test_a_client_has_no_peer_to_send_away(autojump_clock: MockClock) -> None:
+    async with open_session("link") as (output, remote):
+        with pytest.raises(ValueError, match="aclose"):
+            output.disconnect(only(output)[0], 4403)
+        assert not output.disconnect(trio_wsout.Peer(address="elsewhere"), 4403)
+        assert remote.is_open
+
+
+# -- admitted until ----------------------------------------------------------------------------------------
+
+
+class WallClock:
+    """A wall clock that runs with the mock clock, unless it is set."""
+
+    def __init__(self) -> None:
+        self.ahead = 1_700_000_000.0
+
+    def time(self) -> float:
+        return trio.current_time() + self.ahead
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> WallClock:
+    clock = WallClock()
+    monkeypatch.setattr(time, "time", clock.time)
+    return clock
+
+
+def until(at: float | None) -> Any:
+    """An `authenticate` that admits until then."""
+
+    async def authenticate(_: trio_wsout.Handshake) -> trio_wsout.Admit:
+        return trio_wsout.Admit(until=at)
+
+    return authenticate
+
+
+async def test_a_peer_is_closed_at_the_time_until_which_it_was_admitted(
+    listener: MemoryListener, wall: WallClock, autojump_clock: MockClock
+) -> None:
+    async with trio_wsout.open_output(
+        server(), listeners=[listener], authenticate=until(wall.time() + 60), receive=True
+    ) as output:
+        await trio.sleep(5)
+        client = await listener.connect()
+        wall.ahead += 100_000  # somebody sets it
+        await trio.sleep(54.5)
+        await client.send("in time")
+        assert client.is_open
+        await client.wait_closed()
+        assert (client.closed_at, client.close_code, client.close_reason) == (60, 4401, "expired")
+        assert output.received.receive_nowait().event == "in time"
+        await trio.sleep(1)
+        assert output.peers() == {}
+
+
+async def test_a_peer_that_is_renewed_stays_until_the_time_of_the_latest_renewal(
+    listener: MemoryListener, wall: WallClock, autojump_clock: MockClock
+) -> None:
+    async with trio_wsout.open_output(
+        server(), listeners=[listener], authenticate=until(wall.time() + 60)
+    ) as output:
+        client = await listener.connect()
+        peer = only(output)[0]
+        await trio.sleep(59)
+        assert output.renew(peer, wall.time() + 100)
+        await trio.sleep(50)
+        assert output.renew(peer, None)
+        await trio.sleep(3600)
+        wall.ahead -= 7200  # what counts is what is left by the clock of the moment
+        assert output.renew(peer, wall.time() + 20)
+        await trio.sleep(5)
+        assert output.renew(peer, wall.time() + 10)
+        wall.ahead += 7200
+        start = trio.current_time()
+        await client.wait_closed()
+        assert (client.closed_at, client.close_code) == (start + 10, 4401)
+        await trio.sleep(1)
+        assert not output.renew(peer, wall.time() + 100)
+        assert output.peers() == {}
+
+
+async def test_a_renewal_that_is_over_closes_the_peer_and_one_sets_a_time_where_there_was_none(
+    listener: MemoryListener, wall: WallClock, autojump_clock: MockClock
+) -> None:
+    async with trio_wsout.open_output(server(), listeners=[listener]) as output:
+        client = await listener.connect()
+        await trio.sleep(7)
+        assert output.renew(only(output)[0], wall.time() - 1)
+        await client.wait_closed()
+        assert (client.closed_at, client.close_code) == (7, 4401)
+        other = await listener.connect()
+        assert output.renew(list(output.peers())[-1], wall.time() + 0.5)
+        await other.wait_closed()
+        assert (other.closed_at, other.close_code) == (7.5, 4401)
+
+
+async def test_a_renewal_that_is_no_time_is_refused_and_changes_nothing(
+    listener: MemoryListener, wall: WallClock, autojump_clock: MockClock
+) -> None:
+    async with trio_wsout.open_output(
+        server(), listeners=[listener], authenticate=until(wall.time() + 60)
+    ) as output:
+        client = await listener.connect()
+        with pytest.raises(ValueError, match="divided by 1000"):
+            output.renew(only(output)[0], wall.time() * 1000)
+        await client.wait_closed()
+        assert client.closed_at == 60
+
+
+@pytest.mark.parametrize("late", [0.0, 3600.0])
+async def test_an_admission_that_is_over_is_none(
+    late: float,
+    listener: MemoryListener,
+    wall: WallClock,
+    autojump_clock: MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with trio_wsout.open_output(
+        server(), listeners=[listener], authenticate=until(wall.time() - late)
+    ) as output:
+        client = await listener.connect()
+        assert (client.status, client.body) == (401, b"the time of this admission is over\n")
+        assert output.statistics().listener.refused == 1
+    assert "authenticate admitted a peer until a time that is over" in caplog.text
+
+
+async def test_an_admission_that_ends_before_the_answer_is_read_ends_the_peer_at_once(
+    listener: MemoryListener, nursery: trio.Nursery, wall: WallClock, autojump_clock: MockClock
+) -> None:
+    async with trio_wsout.open_output(server(), listeners=[listener], authenticate=until(wall.time() + 3)):
+        client = PeerConnection(listener.dial(buffered=False))
+        await client.request()
+        await trio.sleep(5)
+        nursery.start_soon(client.run)
+        await client.wait_closed()
+        assert (client.status, client.closed_at, client.close_code) == (101, 5, 4401)
+
+
+async def test_a_peer_that_reads_nothing_is_cut_five_seconds_after_its_time(
+    listener: MemoryListener, wall: WallClock, autojump_clock: MockClock
+) -> None:
+    async with trio_wsout.open_output(
+        server(heartbeat="none"), listeners=[listener], authenticate=until(wall.time() + 10)
+    ) as output:
+        client = await listener.connect(buffered=False)
+        client.stop_reading()
+        for word in ("taken by the pipe", "waits for room"):
+            await output.send(word)
+            await trio.sleep(0.5)
+        await trio.sleep_until(14.75)
+        assert len(output.peers()) == 1
+        await trio.sleep(0.5)
+        assert output.peers() == {}
+
+
+@given(
+    first=st.none() | st.integers(1, 30),
+    steps=st.lists(
+        st.tuples(
+            st.integers(1, 9),
+            st.sampled_from(["renew", "renew", "for ever", "nothing"]),
+            st.integers(-5, 30),
+            st.sampled_from([0, 0, -10_000, 10_000]),
+        ),
+        max_size=12,
+    ),
+)
+@settings(max_examples=50)
+def test_whatever_is_renewed_a_peer_ends_when_its_latest_time_is_over(
+    first: int | None, steps: list[tuple[int, str, int, int]]
+) -> None:
+    """Each step: so many seconds later, a renewal by so much, and then the wall clock is set."""
+    wall = WallClock()
+
+    async def main() -> None:
+        async with open_listener() as listener:
+            ends = None if first is None else float(first)
+            async with trio_wsout.open_output(
+                server(),
+                listeners=[listener],
+                authenticate=until(None if first is None else wall.time() + first),
+            ) as output:
+                client = await listener.connect()
+                peer = only(output)[0]
+                for seconds, what, more, jump in steps:
+                    await trio.sleep(seconds + 0.5)
+                    now = trio.current_time()
+                    there = ends is None or now < ends
+                    if what != "nothing":
+                        at = None if what == "for ever" else wall.time() + more
+                        assert output.renew(peer, at) == there
+                        ends = ends if not there else None if at is None else now + max(more, 0)
+                    wall.ahead += jump
+                await trio.sleep(100)
+                assert client.closed_at == (None if ends is None else pytest.approx(ends))
+                assert client.close_code == (None if ends is None else 4401)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "time", wall.time)
+        trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+# -- the end -----------------------------------------------------------------------------------------------
+
+ENDS: dict[str, tuple[list[tuple[Any, ...]], tuple[int | None, str]]] = {
+    "nothing said": ([], (None, "")),
+    "closed": ([()], (None, "")),
+    "with a code": ([(1012, "come back")], (1012, "come back")),
+    "with a reason": ([(None, "bye")], (None, "bye")),
+    "the first counts": ([(4000, "one"), (4001, "two"), ()], (4000, "one")),
+    "the first that says something counts": ([(), (4001, "two")], (4001, "two")),
+}
+
+
+@pytest.mark.parametrize(("calls", "told"), ENDS.values(), ids=ENDS)
+async def test_what_aclose_named_is_told_as_the_block_is_left(
+    role: str, calls: list[tuple[Any, ...]], told: tuple[int | None, str], autojump_clock: MockClock
+) -> None:
+    async with open_session(role) as (output, remote):
+        await output.send("accepted before")
+        for call in calls:
+            await output.aclose(*call)
+        if calls:
+            with pytest.raises(trio.ClosedResourceError):
+                await output.send("too late")
+        await trio.sleep(30)
+        assert (remote.is_open, remote.close_code) == (True, None), "the block is not left"
+    assert remote.messages == ["accepted before"]
+    usual = {"link": 1000, "peer": 1001}[role]
+    assert (remote.close_code, remote.close_reason) == (told[0] or usual, told[1])
+
+
+async def test_a_close_that_can_not_be_leaves_the_output_open(role: str, autojump_clock: MockClock) -> None:
+    async with open_session(role) as (output, remote):
+        with pytest.raises(ValueError, match="the code 1006"):
+            await output.aclose(1006)
+        with pytest.raises(ValueError, match="at most 123 bytes"):
+            await output.aclose(reason="x" * 124)
+        await output.send("goes on")
+        await remote.wait_messages(1)
+    assert remote.close_code == {"link": 1000, "peer": 1001}[role]
+
+
+async def test_an_exception_that_leaves_the_block_is_told_as_aclose_said(
+    role: str, autojump_clock: MockClock
+) -> None:
+    with pytest.RaisesGroup(KeyError, flatten_subgroups=True, allow_unwrapped=True):
+        async with open_session(role) as (output, remote):
+            await output.aclose(1012)
+            raise KeyError
+    assert remote.close_code == 1012
+
+
+async def test_a_relay_tells_its_peers_and_its_link(
+    listener: MemoryListener, autojump_clock: MockClock
+) -> None:
+    config = server(url="ws://up.test/")
+    async with open_peer() as up:
+        async with trio_wsout.open_output(config, listeners=[listener], open_stream=up.open_stream) as output:
+            client = await listener.connect()
+            await output.aclose(1012, "restart")
+        for remote in (client, up.connections[0]):
+            assert (remote.close_code, remote.close_reason) == (1012, "restart")

@@ -12,12 +12,16 @@ Rules, in the order in which they are applied
    ``*`` lists all. If there is no Origin, Sec-WebSocket-Origin counts, which was its name before RFC 6455.
 6. With `server.auth` the peer must show credentials that are known (`credentials`), else 401.
 7. After these rules come `max-connections` (503) and the application's `authenticate`; neither is checked here.
+8. An admission may end at a time (`Admit.until`). If it is over when it is given, the peer is refused with 401. Else the wall
+   clock is read once, then and at each renewal, and what is left of the time counts on the caller's clock: a wall clock that
+   is set meanwhile ends no admission earlier or later.
 """
 
 import base64
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from math import inf
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from attrs import field, frozen
@@ -36,6 +40,8 @@ _KEY_BYTES = 16
 _UPGRADE = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", _VERSION))
 _UNKNOWN = "show credentials that are known here"
 _FIRST_DENIAL, _LAST_DENIAL = 400, 599
+_YEAR_9999 = 253_402_300_800
+"""Its end, in seconds since 1970; a later time is none in seconds."""
 RETRY_AFTER = 1
 """Seconds that a peer is asked to wait when `max-connections` is reached."""
 
@@ -69,6 +75,36 @@ class Admit:
     may_send: bool = True
     """Whether its messages are passed on or received (modes relay and server-input); if not, they are dropped and counted,
     and its pings are answered all the same."""
+    until: float | None = None
+    """The time at which the peer is closed with 4401, in seconds since 1970, as in the claim ``exp`` of a token; None for
+    never. `Output.renew` changes it. A peer whose time is over already is refused with 401."""
+
+    def __attrs_post_init__(self) -> None:
+        check_until(self.until)
+
+
+def check_until(until: object) -> None:
+    """Raise ValueError if `until` is neither a time in seconds since 1970 nor None."""
+    if until is None:
+        return
+    if isinstance(until, bool) or not isinstance(until, int | float):
+        raise ValueError(f"until is a number of seconds since 1970, as time.time() returns it, not {until!r}")
+    if not abs(until) < _YEAR_9999:
+        advice = "; a time in milliseconds has to be divided by 1000" if until > 0 and until != inf else ""
+        raise ValueError(
+            f"until is a number of seconds since 1970, up to the year 9999, not {until!r}{advice}"
+        )
+
+
+def expires_at(until: float | None, now: float, wall: float) -> float | None:
+    """Return when an admission ends, on the clock that shows `now`; None for never (rule 8).
+
+    Args:
+        until: The end in seconds since 1970; None for never.
+        now: The present time on the caller's clock.
+        wall: The present time in seconds since 1970.
+    """
+    return None if until is None else now + (until - wall)
 
 
 @frozen(kw_only=True)

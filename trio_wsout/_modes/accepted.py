@@ -73,7 +73,7 @@ class AcceptedSide:
         """Close every peer, those that are admitted meanwhile, too, and wait until they are gone."""
         while self.fan_out.peers:
             for peer in list(self.fan_out.peers):
-                peer.close(GOING_AWAY)
+                peer.close_with_output(GOING_AWAY)
             await self.fan_out.changed.park()
 
     async def aclose(self) -> None:

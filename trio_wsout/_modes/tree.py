@@ -291,6 +291,23 @@ class Tree:
         sessions = sorted(self._sessions, key=attrgetter("since"))
         return {each.peer: _statistics_of(each) for each in sessions}
 
+    def session_of(self, peer: object) -> Session | None:
+        """Return the session of a peer of the listener; None if it is over, or is being closed.
+
+        Raises:
+            TypeError: It is no `Peer`.
+            ValueError: It is the peer of the link.
+        """
+        if not isinstance(peer, Peer):
+            told = f"a connection is named by its Peer, from peers() or Received.peer, not by {type(peer).__name__}"
+            raise TypeError(told)
+        if peer.dialled:
+            raise ValueError(
+                "a link stays open as long as its output; aclose(code, reason) says how it is closed"
+            )
+        sessions = () if self.peers is None else self.peers.sessions
+        return next((each for each in sessions if each.peer is peer and not each.finished), None)
+
     def statistics(self) -> Statistics:
         """Return the figures of this moment."""
         ledger, counters, peers, link = self.ledger, self.counters, self.peers, self.link

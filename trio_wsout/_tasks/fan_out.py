@@ -69,6 +69,8 @@ class FanOut:
     """Sessions whose tasks wait, and that are not in sync: each is written to individually."""
     complete: bool = field(default=False, init=False)
     """Whether nothing more will be posted, so that a peer that has everything may go."""
+    ending: tuple[int | None, str] = field(default=(None, ""), init=False)
+    """Code and reason of the Close that tells of the end of the output, as the application named them; no code if it named none."""
     counts_link: bool = field(init=False)
     """Whether what goes up the link counts as written."""
     confirms_writes: bool = field(init=False)
@@ -341,6 +343,11 @@ class FanOut:
             self._warn_of_silence(peer, disconnection)
         _coming.info("peer %s left%s", peer.peer.address, _why(disconnection))
         self.changed.unpark_all()
+
+    def end_with(self, code: int | None, reason: str) -> None:
+        """Set the Close that tells of the end of the output; the first call that names a code or a reason counts."""
+        if self.ending == (None, ""):
+            self.ending = code, reason
 
     def complete_now(self) -> None:
         """Let each peer go as soon as it has everything: nothing more will be posted."""

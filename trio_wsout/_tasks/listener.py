@@ -185,7 +185,11 @@ class Listener:
         if resumption is None:
             return None
         session = Session(
-            guest.peer, HeartbeatMonitor(self._heartbeat), self._fan_out, self._server.idle_timeout
+            guest.peer,
+            HeartbeatMonitor(self._heartbeat),
+            self._fan_out,
+            self._server.idle_timeout,
+            guest.expires_at,
         )
         headers: list[tuple[str, str]] = []
         if resumption.resumed is not None:

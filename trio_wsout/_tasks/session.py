@@ -23,7 +23,7 @@ import trio
 from attrs import define, field, frozen
 
 from trio_wsout._core.acknowledgement import AckReader
-from trio_wsout._core.close_codes import GOING_AWAY, GONE, fits
+from trio_wsout._core.close_codes import EXPIRED, GOING_AWAY, GONE, fits
 from trio_wsout._core.cursor import MISSING
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.heartbeat import HeartbeatMonitor, Pulse
@@ -53,6 +53,8 @@ class Feed(Protocol):
     """Whether nothing more will come, so that a session that has everything may close."""
     confirms_writes: bool
     """Whether a message is confirmed once it is written (level written)."""
+    ending: tuple[int | None, str]
+    """Code and reason of the Close that tells of the end of the output, as the application named them; no code if it named none."""
     counts_link: bool
     """Whether what goes up the link counts as written; a relay counts what it writes to its peers."""
 
@@ -112,6 +114,8 @@ class Session:
     _feed: Feed
     _idle_timeout: float | None = None
     """Seconds without a message in either direction before Close 1001; None if the session may be idle for ever."""
+    _expires_at: float | None = None
+    """The time at which the peer's admission ends; None for never."""
     connection: Connection = field(init=False)
     due: float = field(default=inf, init=False)
     ticket: int = field(default=0, init=False)
@@ -214,12 +218,22 @@ class Session:
         A reason for which no Close has room is left out: a part of a cursor would be another cursor.
         """
         if self._close_code is None:
-            self._close_code = code
+            self._close_code, self._expires_at = code, None
             self._close_reason = reason if fits(reason) else ""
             self._close_by = trio.current_time() + within
             self._feed.heartbeat_task.no_later_than(self, self._close_by)
             self._leave()
             self.wake()
+
+    def close_with_output(self, code: int, *, within: float = _CLOSING) -> None:
+        """Close as `close` does, because the output ends; `code` counts if the application named none."""
+        named, reason = self._feed.ending
+        self.close(code if named is None else named, reason, within=within)
+
+    def renew(self, expires_at: float | None) -> None:
+        """Close the connection with 4401 at the time `expires_at`, and not at the one before; None for never."""
+        self._expires_at = expires_at
+        self._feed.heartbeat_task.no_later_than(self, expires_at)
 
     async def _close_connection(self) -> None:
         """Close politely within the time that is left; then cut."""
@@ -294,7 +308,7 @@ class Session:
         The task waits, and the session is not in sync.
         """
         feed, account = self._feed, self.subscription
-        while account is not None and account.ready and not self._finished:
+        while account is not None and account.ready and not self.finished:
             if self.connection.free_fileno is None:
                 self.wake()
                 return
@@ -310,7 +324,7 @@ class Session:
 
     def ping(self) -> None:
         """Write the ping that is due or wanted, if one is, behind everything that was taken."""
-        if not self._finished and (ping := self._wanted_ping()) is not None:
+        if not self.finished and (ping := self._wanted_ping()) is not None:
             self.connection.ping_nowait(ping)
             self._reschedule()
 
@@ -349,7 +363,7 @@ class Session:
         if resumption.notice:
             await self._write(resumption.notice)
         replay = resumption.replay
-        while replay is not None and not self._finished and (frames := await replay(self)):
+        while replay is not None and not self.finished and (frames := await replay(self)):
             self._replay_due = trio.current_time() + self._feed.log.timeout
             await self._write(frames)
             self._replay_due = None
@@ -357,7 +371,7 @@ class Session:
     async def _write_from_log(self) -> None:
         """Write everything that waits in one go, again and again, until there is a reason to close."""
         feed = self._feed
-        while not self._finished:
+        while not self.finished:
             account = self.catch_up()
             ready = account is not None and account.ready
             if ready or self._wants_ping() or self.connection.has_queued:
@@ -368,7 +382,7 @@ class Session:
                 if feed.confirms_writes:
                     feed.settle()
             elif feed.complete and account is not None and account.has_all:
-                self.close(GOING_AWAY)
+                self.close_with_output(GOING_AWAY)
             else:
                 feed.became_idle(self)
                 try:
@@ -377,7 +391,7 @@ class Session:
                     feed.became_busy(self)  # when cancelled, too: what comes next closes the socket
 
     @property
-    def _finished(self) -> bool:
+    def finished(self) -> bool:
         """Whether nothing more is to be written here but a Close."""
         return self._close_code is not None or self.connection.disconnection is not None
 
@@ -511,13 +525,17 @@ class Session:
         """Return when `poll` has something to do; None once the connection is over."""
         if self.connection.disconnection is not None:
             return None
-        return earliest(self.monitor.deadline, self._stalls_at(), self._idle_at(), self._close_by)
+        return earliest(
+            self.monitor.deadline, self._stalls_at(), self._idle_at(), self._expires_at, self._close_by
+        )
 
     def _reschedule(self) -> None:
         self._feed.heartbeat_task.reschedule(self)
 
     def poll(self) -> Suspect | None:
-        """Ping; or return the session to be judged, if its peer may have to be warned of, cut, or closed."""
+        """Ping, or close; or return the session to be judged, if its peer may have to be warned of, cut, or closed."""
+        if self._expires_at is not None and trio.current_time() >= self._expires_at:
+            self.close(EXPIRED, "expired")
         over = earliest(self._stalls_at(), self._idle_at(), self._close_by)
         return self if self._beat() or (over is not None and trio.current_time() >= over) else None
 

@@ -75,7 +75,7 @@ class Supervisor:
         if self.session is None:
             self._waiting.cancel()
         else:
-            self.session.close(NORMAL, within=inf)
+            self.session.close_with_output(NORMAL, within=inf)
 
     async def run(self) -> None:
         """Keep the link open until `close`, or until it gives up, which breaks the output."""

@@ -5,6 +5,7 @@ The request is read and judged here (SPEC 10; RFC 6455 section 4.2) before `open
 
 import logging
 import sys
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
@@ -12,7 +13,16 @@ from typing import cast
 import trio
 from attrs import Factory, define, field, frozen
 
-from trio_wsout._core.admission import RETRY_AFTER, Admission, Admit, Deny, Handshake, Head, Response
+from trio_wsout._core.admission import (
+    RETRY_AFTER,
+    Admission,
+    Admit,
+    Deny,
+    Handshake,
+    Head,
+    Response,
+    expires_at,
+)
 from trio_wsout._core.callables import CallableError, awaitable
 from trio_wsout._core.received import Peer
 from trio_wsout._wire.connection import Connection
@@ -31,6 +41,7 @@ _log = logging.getLogger("trio_wsout")
 
 _LATER = [("Retry-After", str(RETRY_AFTER))]
 _NOT_ADMITTED = Deny(status=500, reason="not admitted")
+_EXPIRED = Deny(status=401, reason="the time of this admission is over")
 
 
 @frozen(kw_only=True)
@@ -45,6 +56,8 @@ class Guest:
     """Its Sec-WebSocket-Key."""
     rest: bytes
     """Bytes that came behind its request."""
+    expires_at: float | None
+    """The time at which its admission ends, on trio's clock; None for never."""
 
 
 @define(eq=False, kw_only=True)
@@ -178,6 +191,11 @@ class Acceptor:
                 "the application's authenticate callable raised %s; the peer was refused\n%s", kind, where
             )
         else:
+            if isinstance(verdict, Admit) and verdict.until is not None and verdict.until <= time.time():
+                self._peer_log.warning(
+                    "authenticate admitted a peer until a time that is over; it was refused with 401"
+                )
+                return _EXPIRED
             if isinstance(verdict, Admit | Deny):
                 return verdict
             kind = type(verdict).__name__
@@ -196,4 +214,11 @@ class Acceptor:
             may_send=verdict.may_send,
         )
         (key,) = head.values("sec-websocket-key")
-        return Guest(handshake=handshake, peer=peer, stream=stream, key=key, rest=rest)
+        return Guest(
+            handshake=handshake,
+            peer=peer,
+            stream=stream,
+            key=key,
+            rest=rest,
+            expires_at=expires_at(verdict.until, trio.current_time(), time.time()),
+        )
