@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
+GONE = r"the peer closed with 4410 \('first'\), which is final"
+LAST = {"header-name": "last-event-id"}
 RECONNECT = {"initial-backoff": "10ms", "max-backoff": "10ms", "jitter": 0}
 
 
@@ -190,6 +192,34 @@ async def test_a_gap_reaches_the_application_as_what_it_is(
         assert (figures.gaps, figures.without_cursor, figures.cursor) == (1, 1, "7")
     warnings = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
     assert warnings == ["link: the server reports a gap: asked for 7, it goes on with 9"]
+
+
+@pytest.mark.parametrize("follows", [True, False])
+async def test_who_is_refused_because_its_cursor_is_gone_is_told_if_its_cursor_follows(
+    *, follows: bool, listener: MemoryListener, autojump_clock: MockClock
+) -> None:
+    async def dial(host: str, port: int) -> trio.abc.Stream:
+        await trio.lowlevel.checkpoint()
+        return listener.dial()
+
+    fields = {
+        **config(cursor={**LAST, "initial-value": "gone", "from": "received" if follows else "sent"}),
+        "connect": {"mode": "eager"},
+    }
+    serving = {
+        "mode": "server-output",
+        "server": {"bind": "127.0.0.1:0"},
+        "cursor": {**LAST, "value-field": "id"},
+        "history": {"store": "memory:", "on-gap": "refuse"},
+    }
+    async with trio_wsout.open_output(serving, listeners=[listener]) as server:
+        await server.send({"id": "first"})
+        await server.flush()
+        with pytest.raises(trio_wsout.ConnectError, match=GONE) if follows else nullcontext():
+            async with trio_wsout.open_output(fields, receive=True, open_stream=dial) as output:
+                await trio.sleep(1)
+                figures = output.statistics().link
+                assert (figures.state == "gave-up", figures.reconnects > 10) == (follows, not follows)
 
 
 async def test_without_it_no_message_is_taken_for_a_gap(autojump_clock: MockClock) -> None:

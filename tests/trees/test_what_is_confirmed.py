@@ -219,6 +219,26 @@ async def test_a_ping_that_comes_down_the_link_waits_for_what_came_before_it(
             assert trio.current_time() == 5, "the pong behind that ping was read"
 
 
+async def test_a_relay_that_ends_leaves_its_cursor_before_what_it_drops(
+    listener: MemoryListener, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    async with open_peer() as up:
+        fields = linked(payload="json", cursor={"from": "received", "value-field": "id"})
+        async with trio_wsout.open_output(fields, listeners=[listener], open_stream=up.open_stream) as output:
+            slow, above = await listener.connect(), up.connections[0]
+            slow.pong_after = 5
+            await say(above, '{"id":1}', b"behind 1")
+
+            async def say_late() -> None:
+                await trio.sleep(1)
+                await say(above, '{"id":2}', b"behind 2")
+
+            nursery.start_soon(say_late)
+        assert (trio.current_time(), slow.messages, above.pongs) == (5, ['{"id":1}'], [b"behind 1"])
+        figures = output.statistics()
+        assert (figures.link.cursor, figures.dropped) == ("1", 1)
+
+
 # -- at any time --------------------------------------------------------------------------------------------
 
 

@@ -107,7 +107,8 @@ class SpoolStatistics:
     events: int = 0
     """Events on disk that are not settled."""
     bytes: int = 0
-    """Bytes that the events in it take on the disk, at most."""
+    """Bytes that the events in it take on the disk, at most. Events that have settled leave the disk, and this figure, up
+    to 0.1 s later."""
     waits: str | None = None
     """The reason for which ``send`` waits for the spool: "spool.max-bytes is reached" or "the disk is full"; None if it does not wait."""
 

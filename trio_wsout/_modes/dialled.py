@@ -4,8 +4,10 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 
 import trio
+from attrs import evolve
 
 from trio_wsout._core.callables import CallableError, awaitable
+from trio_wsout._core.close_codes import GONE
 from trio_wsout._core.disconnection import Cause
 from trio_wsout._core.link import Link
 from trio_wsout._core.message import Message
@@ -46,7 +48,11 @@ class DialledSide:
         # An application that takes messages needs the link from the start, and may never send.
         self._wanted = wanted or hooks.receive or config.connect.mode is ConnectMode.EAGER
         self._subscription = subscription
-        self._link = Link(config.reconnect, refreshable=bool(hooks.token or hooks.headers), urls=config.urls)
+        policy = config.reconnect
+        if common.follower is not None:
+            # What follows the cursor is gone there, and will be at every attempt.
+            policy = evolve(policy, give_up_on=(*policy.give_up_on, (GONE, GONE)))
+        self._link = Link(policy, refreshable=bool(hooks.token or hooks.headers), urls=config.urls)
         self._cursor_saver: CursorSaver | None = None
         self._over = trio.Event()
         common.sources.update(cursor=lambda: self._sent_cursor, attempt=lambda: str(self._link.attempt))
