@@ -25,18 +25,22 @@ Rules
 8. A peer is stalled when a message was in flight to it for longer than `retry.timeout`. The time in which this side did not
    read does not count, and where an answer is found late, time for messages still in flight begins anew: they
    could not be asked for before.
+9. A message is too old when its oldest event was accepted `delivery.max-age` ago. Then no reader is written it for the first
+   time: a peer loses it as by rule 3, and the link passes over it. It is undelivered if the link passed over it, or if there is
+   no link, a peer lost it, and no peer took it. A message that the link has written is never too old for the link.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from operator import attrgetter
+from math import inf
+from operator import attrgetter, itemgetter
 
 from attrs import Factory, define, field
 
 from trio_wsout._core.blocks import Block
 from trio_wsout._core.in_sync import InSync
-from trio_wsout._core.message import Message
+from trio_wsout._core.message import Accepted, Message
 from trio_wsout._core.resend import LinkSubscription, bytes_of
 from trio_wsout._core.subscription import Broadcast, Owner, PeerSubscription, Subscription
 from trio_wsout._core.watermark import Watermark
@@ -51,6 +55,9 @@ MANY = 16
 ASK_AFTER = 1.0
 """Seconds after which peers are asked for confirmations that nobody waits for: a ping and its pong cost more than the
 message before them, so one ping serves many messages."""
+
+_REPORTED = ""
+"""The reason of messages that were reported as undelivered before they settle (rule 9)."""
 
 Settled = list[tuple[list[Message], str | None]]
 """Messages in order, as runs with the same outcome: None if they are confirmed, or the reason for which they are undelivered."""
@@ -75,6 +82,14 @@ class Log:
     """Messages that were posted while no peer had joined."""
     wanted: int = field(default=0, init=False)
     """The messages before this one are to be confirmed as soon as possible."""
+    taken: int = field(default=0, init=False)
+    """No peer has taken this message, or one behind it."""
+    expires_at: float = field(default=inf, init=False)
+    """No message that a reader has not taken is too old before this time."""
+    left_out: int = field(default=0, init=False)
+    """The number of messages that were reported as too old, and wait to settle for those before them."""
+    _newest: float = field(default=-inf, init=False)
+    """The time at which the newest message was accepted, if its age is noted."""
     ask_at: float | None = field(default=None, init=False)
     """The latest time at which all peers must be asked for confirmations; None if nothing was written since `asked`."""
     link: LinkSubscription | None = field(default=None, init=False)
@@ -124,7 +139,8 @@ class Log:
         if not self.members:
             self.unheard += 1
             return
-        self._drop_oldest()
+        for subscription in self._behind(self.end - self._capacity):
+            self.dropped += subscription.skip_to(self.end - self._capacity)
         if len(self.members) < MANY or message.awaited:
             self.wanted = self.end
 
@@ -204,6 +220,7 @@ class Log:
             return False
         self.positions.move_all(in_sync.members.keys(), write.first, write.last)
         self.ask_by(write.at)
+        self.taken = max(self.taken, write.last)
         half_full = in_sync.broadcast_written(broadcast)
         return (half_full or self.wanted > write.first) and self.delivery.level is DeliveryLevel.RECEIVED
 
@@ -225,12 +242,12 @@ class Log:
             return []
         return [each for each in self.positions.at(low) if not each.stuck]
 
-    def _drop_oldest(self) -> None:
-        first = self.end - self._capacity
-        while (low := self.positions.lowest()) is not None and low < first:
+    def _behind(self, number: int) -> Iterator[PeerSubscription]:
+        """Yield each subscription of a peer that has not taken all messages before `number`; the caller moves it there."""
+        while (low := self.positions.lowest()) is not None and low < number:
             for subscription in list(self.positions.at(low)):
                 self.leave_sync(subscription)
-                self.dropped += subscription.skip_to(first)
+                yield subscription
 
     @property
     def keeps_too_much(self) -> bool:
@@ -243,6 +260,61 @@ class Log:
         low = self.confirmed.lowest()
         members = () if low is None else self.confirmed.at(low)
         return [each for each in members if isinstance(each, PeerSubscription) and each.stuck]
+
+    # -- messages that are too old --------------------------------------------------------------------
+
+    def is_too_old(self, message: Message, now: float) -> bool:
+        """Return whether a message that was not written yet must not be written any more (rule 9)."""
+        return self._expiry(message) <= now
+
+    def aged(self, message: Message) -> None:
+        """Note that a message was posted that may become too old, before any reader takes it.
+
+        Where sources take turns, it counts as no older than one before it.
+        """
+        oldest = message.events[0]
+        oldest.at = self._newest = max(self._newest, oldest.at)
+        self.expires_at = min(self.expires_at, self._expiry(message))
+
+    def expire(self, now: float) -> list[Message]:
+        """Have no reader take what is too old; return the messages that are undelivered for it, which `settled` leaves out."""
+        if now < self.expires_at:
+            return []
+        lost = self._lose_old(now)
+        if self.link is not None:
+            lost = self.link.pass_over(self._young_from(self.link.unwritten, now))
+        self._failed.update(dict.fromkeys(lost, _REPORTED))
+        self.left_out += len(lost)
+        messages = [self._messages[number - self._base] for number in lost]
+        if self._frame is None:
+            for number, message in zip(lost, messages, strict=True):
+                self._messages[number - self._base] = Accepted(b"", None, seq=message.last_seq)
+        waiting = [self.positions.lowest(), None if self.link is None else self.link.unwritten]
+        fronts = [number for number in waiting if number is not None and number < self.end]
+        self.expires_at = min(
+            [self._expiry(self._messages[each - self._base]) for each in fronts], default=inf
+        )
+        return messages
+
+    def _lose_old(self, now: float) -> list[int]:
+        """Have peers lose what is too old; return the messages that no peer has, although one was to get them."""
+        lost = set[int]()
+        low = self.positions.lowest()
+        young = 0 if low is None else self._young_from(low, now)
+        for subscription in self._behind(young):
+            untaken = range(max(subscription.position, self.taken), young)
+            lost.update(set(untaken).difference(subscription.own_between(untaken.start, young)))
+            self.dropped += subscription.skip_to(young)
+        return sorted(lost)
+
+    def _young_from(self, number: int, now: float) -> int:
+        """Return the first message from `number` on that is not too old."""
+        while number < self.end and self.is_too_old(self._messages[number - self._base], now):
+            number += 1
+        return number
+
+    def _expiry(self, message: Message) -> float:
+        return message.at + (self.delivery.max_age or inf)
 
     # -- settled messages -----------------------------------------------------------------------------
 
@@ -269,8 +341,10 @@ class Log:
             self._bytes -= bytes_of(out)
         if not self._failed:  # nearly always
             return [(out, None)]
-        numbered = groupby(enumerate(out, base), lambda each: self._failed.pop(each[0], None))
-        return [([message for _, message in run], reason) for reason, run in numbered]
+        failed = [self._failed.pop(number, None) for number in range(base, base + count)]
+        self.left_out -= failed.count(_REPORTED)
+        runs = groupby(zip(out, failed, strict=True), itemgetter(1))
+        return [([message for message, _ in run], reason) for reason, run in runs if reason != _REPORTED]
 
     @property
     def unsettled(self) -> int:

@@ -41,6 +41,8 @@ class Accepted:
     """The peer of a relay that sent it; None if no peer did."""
     cursor: str | None = field(default=None, kw_only=True)
     """Its cursor value, read as it was accepted because the application may change the event later; None if it has none."""
+    at: float = field(init=False)
+    """The time at which it was accepted; only set where events can be too old (delivery.max-age)."""
 
     count: ClassVar[int] = 1
     """Events in it."""
@@ -89,6 +91,11 @@ class BatchMessage:
 
     def __attrs_post_init__(self) -> None:
         self.count = len(self.events)
+
+    @property
+    def at(self) -> float:
+        """The time at which its oldest event was accepted."""
+        return self.events[0].at
 
     @property
     def last_seq(self) -> int:

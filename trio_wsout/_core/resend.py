@@ -14,7 +14,7 @@ Rules
    had not answered the ping of rule 8, which is written in its place. After 1 + `retry.retries` tries it is undelivered. So
    if no ping is ever answered, all that was in flight together is undelivered after 1 + `retry.retries` connections. If
    pings are answered and nothing is confirmed, only the oldest message is tried (rule 8), and then the next. A message that
-   was never written has no tries.
+   was never written has no tries; only such a message can be too old (`log`, rule 9).
 7. A message is to blame for a break only if nothing else can be: it was alone in flight, after a ping that was answered; no
    ping behind it was answered; and the peer did not give a cause of its own (close codes 1001, 1012, 1013). A message that
    was alone when close code 1009 came is undelivered immediately. Where `retry.retries` is not set, so that nothing else would
@@ -101,14 +101,15 @@ class LinkSubscription(Subscription):
     @property
     def full(self) -> bool:
         """Whether the window has no room for a message, unless that is empty."""
-        delivery, count = self._log.delivery, self.count
+        delivery, count = self._log.delivery, self.count + self._log.left_out
         return count > 0 and (
             count >= delivery.max_unconfirmed or self.size >= delivery.max_unconfirmed_bytes
         )
 
     def has_room(self, count: int, size: int) -> bool:
         """Return whether the window has room for `count` more messages of `size` bytes together."""
-        delivery, waiting = self._log.delivery, self.count
+        # Those that it passed over wait for those before them, so they need to be bounded as well.
+        delivery, waiting = self._log.delivery, self.count + self._log.left_out
         return (not waiting and count == 1) or (
             waiting + count <= delivery.max_unconfirmed and self.size + size <= delivery.max_unconfirmed_bytes
         )
@@ -128,6 +129,20 @@ class LinkSubscription(Subscription):
         if self.position == number:
             self.position = number + 1
             self._move_confirmed()
+
+    @property
+    def unwritten(self) -> int:
+        """The first message that was never written."""
+        return self._behind_own(max(self.position, self._sent_before))
+
+    def pass_over(self, number: int) -> list[int]:
+        """Never write those messages before `number` that were not written yet; return them."""
+        lost = list(self._numbered_others(self.unwritten, number))
+        self.own = sorted([*(self.own or ()), *[each for each, _ in lost]])
+        self._unsent_bytes -= bytes_of([message for _, message in lost])
+        self.position = self._behind_own(self.position)
+        self._move_confirmed()
+        return [each for each, _ in lost]
 
     # -- one connection after the other -----------------------------------------------------------
 

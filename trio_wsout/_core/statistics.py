@@ -25,6 +25,7 @@ class Counters:
     admitted: int = 0
     expelled: int = 0
     replayed: int = 0
+    too_old: int = 0
 
 
 @frozen(kw_only=True)
@@ -95,7 +96,7 @@ class ListenerStatistics:
     expelled: int = 0
     """Peers that were closed because they did not keep up."""
     lost_by_slow: int = 0
-    """Messages that slow peers lost (slow-peer: drop-oldest), counted for each peer."""
+    """Messages that slow peers lost (``slow-peer: drop-oldest`` and ``delivery.max-age``), counted for each peer."""
     unheard: int = 0
     """Messages that were sent while no peer was connected."""
 
@@ -138,6 +139,8 @@ class Statistics:
     """Events that reached the delivery level."""
     undelivered: int = 0
     """Events that were reported as undelivered."""
+    too_old: int = 0
+    """Those of them that were older than ``delivery.max-age``."""
     unconfirmed: int = 0
     """Events that were accepted and are neither confirmed nor undelivered yet."""
     written: int = 0

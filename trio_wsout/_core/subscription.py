@@ -81,6 +81,8 @@ class LogView(Protocol):
     timeout: float
     end: int
     wanted: int
+    taken: int
+    left_out: int
     positions: Watermark[PeerSubscription]
     confirmed: Watermark[Subscription]
 
@@ -125,7 +127,8 @@ class Subscription(ABC):
     in_flight_bytes: int = field(default=0, init=False)
     """The number of bytes in flight; for a peer about that many."""
     own: list[int] | None = field(default=None, init=False)
-    """The messages from `confirmed` on that came from its own connection, which never gets them; None if none ever did."""
+    """The messages from `confirmed` on that it never gets, because they came from its own connection, or (a link) were too old;
+    None if there never was one."""
     since_ping: bool = field(default=False, init=False)
     """Whether something was taken since the last ping."""
     _before_ping: int | None = field(default=None, init=False)
@@ -313,6 +316,7 @@ class PeerSubscription(Subscription):
         if first < last:
             frames = block.joined(first, last, self.own_between(first, last))
             self._note(Write(first, last, len(frames), now))
+            self._log.taken = max(self._log.taken, last)
         self._move_to(last)
         return frames
 

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import trio
+
 from trio_wsout._core.acknowledgement import AckReader
 from trio_wsout._core.callables import CallableError, plain
 from trio_wsout._core.cursor import CursorReader, ReceivedCursor, goes_into_header
@@ -78,7 +80,10 @@ class Common:
         self.heartbeat_task = HeartbeatTask()
         """Watches the deadlines of all sessions."""
         self.fan_out = self._make_fan_out()
-        ends: tuple[SendingEnd[Item], ReceivingEnd[Item]] = open_channel(_WAITING)
+        self.ages = config.delivery.max_age is not None
+        """Whether events can be too old, so that the time at which each was accepted is noted."""
+        ends: tuple[SendingEnd[Item], ReceivingEnd[Item]]
+        ends = open_channel(_WAITING, accepted_now if self.ages else None)
         self.entry, self.queue = ends
         self.received = Handover(_RECEIVED, self.follower if config.mode is Mode.CLIENT else None)
         self.receives = hooks.receive or config.mode is Mode.SERVER_INPUT
@@ -140,13 +145,22 @@ class Common:
             accepted.cursor = cursor.value_of(value) if own else cursor.value_from(value)
         return accepted
 
+    def encode_now(self, event: object, fate: Fate | None = None) -> Accepted:
+        """Encode an event that is accepted now, if there is room for it; raises as `encode` does."""
+        accepted = self.encode(event, fate)
+        accepted.at = trio.current_time()
+        return accepted
+
     def revive(self, entry: Entry) -> Accepted:
-        """Encode an event of an earlier run; if this configuration can't send it, it is undelivered."""
+        """Encode an event of a spool; if this configuration can't send it, it is undelivered."""
         event = event_of(entry)
         try:
-            return self.encode(event, own=False)
+            accepted = self.encode(event, own=False)
         except ValueError as error:
             return Refused(b"", event, reason=str(error))
+        # An event of the future is as new as can be: the clock of the machine was set back.
+        accepted.at = trio.current_time() - max(0.0, time.time() - entry.at)
+        return accepted
 
     def inbox(self, taker: Taker | None = None, unpacker: Unpacker | None = None) -> Inbox:
         """Return an inbox that passes messages on to `taker`; if that is None, it counts and drops them.
@@ -191,3 +205,9 @@ class Common:
             return value
         reason = "is no Unicode" if isinstance(value, str) else f"is {type(value).__name__}, not a text"
         raise TemplateError(f"the value of ${{{source}|{name}}} {reason}")
+
+
+def accepted_now(item: Item) -> None:
+    """Note that an item is accepted now, after its task waited for room."""
+    if isinstance(item, Accepted):
+        item.at = trio.current_time()

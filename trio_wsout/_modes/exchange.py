@@ -121,6 +121,8 @@ class Exchange:
             self._drop(log, item, "it exceeds max-message-size")
             return None
         accepted = Accepted(payload, item.event, source=source)
+        if common.ages:
+            accepted.at = trio.current_time()
         if follower is not None:
             value = follower.value_of(item)
             if isinstance(value, str):

@@ -60,7 +60,7 @@ class Tree:
         """
         self.common = common
         self.ledger, self.counters, self.received = common.ledger, common.counters, common.received
-        self.encode = encode or common.encode
+        self.encode = encode or (common.encode_now if common.ages else common.encode)
         self.resolve = common.resolve
         self.entry = common.entry if disk_entry is None else disk_entry
         """Takes what `Output` accepts."""
@@ -155,8 +155,8 @@ class Tree:
         nursery.start_soon(self._sender.run, name="sender")
         for side in self._sides:
             side.start(nursery)
-        if self.link is not None and self.peers is not None:
-            # What the link will not deliver settles with the last peer, whose session does not wait for reports.
+        if self.common.ages or (self.link is not None and self.peers is not None):
+            # What is too old, and in a relay what the link will not deliver, settles where no task waits to report it.
             nursery.start_soon(self.ledger.run, name="reporter")
 
     async def begin(self) -> None:

@@ -50,6 +50,8 @@ class _Queue(Generic[T]):
     """The items of one source."""
 
     most: int
+    on_let_in: Callable[[T], object] | None = None
+    """Called with an item of a task that waited for room, as the item gets its place; None if nothing is called."""
     items: deque[T] = field(factory=deque[T], init=False)
     outside: OrderedDict[Task, T] = field(factory=OrderedDict[Task, T], init=False)
     """Tasks that wait for room, each with its item; empty unless `items` is full."""
@@ -63,6 +65,8 @@ class _Queue(Generic[T]):
         items, outside = self.items, self.outside
         while outside and len(items) < self.most:
             task, value = outside.popitem(last=False)
+            if self.on_let_in is not None:
+                self.on_let_in(value)
             items.append(value)
             trio.lowlevel.reschedule(task)
         if not items and self.emptied is not None:
@@ -119,10 +123,15 @@ class _Turns(Generic[T]):
             self.receiver = None
 
 
-def open_channel(most: int) -> tuple[SendingEnd[T], ReceivingEnd[T]]:
-    """Return both ends of a channel whose first source may have `most` items waiting, beside those of tasks that wait for room."""
+def open_channel(
+    most: int, on_let_in: Callable[[T], object] | None = None
+) -> tuple[SendingEnd[T], ReceivingEnd[T]]:
+    """Return both ends of a channel whose first source may have `most` items waiting, beside those of tasks that wait for room.
+
+    `on_let_in` is called with each item of such a task, as the item gets its place.
+    """
     turns = _Turns[T]()
-    return SendingEnd[T](turns, _Queue(most)), ReceivingEnd(turns)
+    return SendingEnd[T](turns, _Queue(most, on_let_in)), ReceivingEnd(turns)
 
 
 @define(eq=False)

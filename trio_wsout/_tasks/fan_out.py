@@ -21,10 +21,11 @@ from trio_wsout._core.subscription import Broadcast, PeerSubscription, Subscript
 from trio_wsout._tasks.heartbeat import HeartbeatTask, read_out
 from trio_wsout._tasks.ledger import Ledger
 from trio_wsout._tasks.session import Session
-from trio_wsout._tasks.wakeup import Wakeup
+from trio_wsout._tasks.wakeup import Wakeup, earliest
 from trio_wsout._wire.connection import write_to_each
 from trio_wsout._wire.frames import TEXT, masked_frames, plain_frame
 from trio_wsout._wire.peer_log import PeerLog
+from trio_wsout.config.quantities import format_duration
 from trio_wsout.config.sections import DeliveryLevel, Server, SlowPeer
 
 _log = logging.getLogger("trio_wsout")
@@ -67,6 +68,8 @@ class FanOut:
     peers: set[Session] = field(factory=set[Session], init=False)
     idle: set[Session] = field(factory=set[Session], init=False)
     """Sessions whose tasks wait, and that are not in sync: each is written to individually."""
+    accept: Callable[[Message], bool] = field(init=False)
+    """Posts a message if there is room for it; returns whether it was posted, or needs no room because it is too old."""
     complete: bool = field(default=False, init=False)
     """Whether nothing more will be posted, so that a peer that has everything may go."""
     ending: tuple[int | None, str] = field(default=(None, ""), init=False)
@@ -83,13 +86,13 @@ class FanOut:
     _warned_of_silence: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.accept = self._post if self.log.delivery.max_age is None else self._post_in_time
         self.counts_link = self._server is None
         self.confirms_writes = self.log.delivery.level is DeliveryLevel.WRITTEN
 
     # -- posting ----------------------------------------------------------------------------------------
 
-    def accept(self, message: Message) -> bool:
-        """Post a message if there is room for it; return whether it was posted."""
+    def _post(self, message: Message) -> bool:
         source: Session | LinkSubscription | None = message.source
         if not isinstance(source, Session):
             return self.log.offer(message, source)
@@ -98,10 +101,24 @@ class FanOut:
             source.sent_early.add(message.last_seq)
         return posted
 
+    def _post_in_time(self, message: Message) -> bool:
+        # Without a link it is posted nevertheless: so the peers find a gap where it was (`Log.expire`).
+        if self.log.link is not None and self.log.is_too_old(message, trio.current_time()):
+            self._too_old([message])
+            return True
+        posted = self._post(message)
+        if posted:
+            self.log.aged(message)
+        return posted
+
     async def put(self, message: Message) -> None:
-        """Post a message; while there is no room, wait, or treat slow peers according to `slow-peer`."""
+        """Post a message; while there is no room, wait, or treat slow peers according to `slow-peer`.
+
+        A message that becomes too old for the link meanwhile is undelivered.
+        """
+        max_age = self.log.delivery.max_age
         while not self.accept(message):
-            await self._make_room()
+            await self._make_room(inf if max_age is None else message.at + max_age)
 
     def notify(self) -> None:
         """Write all posted messages to all peers and the link.
@@ -110,6 +127,7 @@ class FanOut:
         can write (TLS).
         """
         log = self.log
+        self._expire()
         if log.keeps_too_much and (kept_for := log.kept_for):
             self._expel(self._members_of(kept_for))
         if self.ledger.awaited:
@@ -155,12 +173,29 @@ class FanOut:
             self.heartbeat_task.reschedule(peer)
 
     def next_deadline(self) -> float | None:
-        """Return when all peers have to be asked for confirmations, even if nobody waits for them."""
-        return self.log.ask_at
+        """Return when peers have to be asked for confirmations, even if nobody waits for them, or messages may be too old."""
+        ask_at, expires_at = self.log.ask_at, self.log.expires_at
+        return ask_at if expires_at == inf else earliest(ask_at, expires_at)
 
     def poll(self) -> None:
-        """Ask all peers for confirmations."""
-        self.ask_all()
+        """Ask all peers for confirmations, and let go what is too old, each if it is time."""
+        if self.log.ask_at is not None and self.log.ask_at <= trio.current_time():
+            self.ask_all()
+        self._expire()
+        self.settle()
+
+    def _expire(self) -> None:
+        """Let go what is too old (delivery.max-age)."""
+        if self.log.expires_at < inf:
+            self._too_old(self.log.expire(trio.current_time()))
+
+    def _too_old(self, messages: list[Message]) -> None:
+        """Have messages reported that are too old."""
+        if messages:
+            max_age = format_duration(self.log.delivery.max_age or 0)
+            self.counters.too_old += events_in(messages)
+            self.ledger.settle(messages, f"older than delivery.max-age ({max_age}) when its turn came")
+            self._room.notify()
 
     def settle(self) -> None:
         """Confirm the messages that have settled, wake the task that waits for room, and see when to ask for confirmations.
@@ -213,6 +248,7 @@ class FanOut:
 
     def take(self, session: Session) -> tuple[bytes, int, int]:
         """Take the next messages; return their frames, after a notice of a gap if there is one, and how many messages and events."""
+        self._expire()
         subscription = _subscription(session)
         if subscription is None:
             return self._take_up(session.subscription)
@@ -239,11 +275,15 @@ class FanOut:
 
     # -- slow peers -------------------------------------------------------------------------------------
 
-    async def _make_room(self) -> None:
-        """Wait until there may be room, or treat the peers that make the log full according to `slow-peer`."""
+    async def _make_room(self, until: float) -> None:
+        """Wait until there may be room, or treat the peers that make the log full according to `slow-peer`.
+
+        `until` is the time at which what needs the room is too old for the link. For peers there is room before.
+        """
         self.notify()
         if self._server is None:
-            await self._room.wait()
+            with trio.move_on_at(until):  # noqa: ASYNC912 - it waits
+                await self._room.wait()
             return
         for _ in range(_TURNS):
             await trio.lowlevel.checkpoint()

@@ -462,7 +462,10 @@ class DiskEntry:
         return [sending.item for sending in self._run]
 
     def taken(self) -> None:
+        now = trio.current_time()
         for sending in self._run:
+            if isinstance(sending.item, Accepted):
+                sending.item.at = now
             del self._waiting[sending]
             self._nowait -= sending.task is None and isinstance(sending.item, Accepted)
             sending.on_disk = True

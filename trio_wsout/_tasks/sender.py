@@ -110,7 +110,11 @@ class Sender:
         """
         waiting = queue.waiting
         if all_plain(waiting):
-            count = self._fan_out.log.offer_many(cast("Sequence[Accepted]", waiting))
+            log = self._fan_out.log
+            events = cast("Sequence[Accepted]", waiting)
+            count = log.offer_many(events)
+            if count and log.delivery.max_age is not None:
+                log.aged(events[0])  # the oldest
             self._packer.number_many(cast("list[Accepted]", queue.take(count)))
 
     async def _take(self, item: Item) -> None:

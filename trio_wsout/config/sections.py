@@ -263,6 +263,8 @@ class Delivery:
     """Most messages that wait for their confirmation; then ``send`` waits."""
     max_unconfirmed_bytes: t.Size = 8 * MIB
     """Most bytes of messages that wait for their confirmation. One message always fits."""
+    max_age: t.Duration | None = None
+    """Time since it was accepted after which an event that was never written is undelivered. None: no event is too old."""
     stamp: t.UnicodeText | None = None
     """Key under which each object event carries ``epoch-seq``. None: events are not stamped."""
 

@@ -225,6 +225,16 @@ def _repeated(names: Iterable[tuple[str, str | Unknown]], reason: str) -> Proble
             seen.add(name)
 
 
+def _age_of_batches(config: Config) -> Problems:
+    batch, delivery = config.batch, config.delivery
+    if batch is not None and delivery.max_age is not None and delivery.max_age <= batch.timeout:
+        least = format_duration(_known(batch.timeout))
+        yield (
+            "delivery.max-age",
+            f"is not longer than batch.timeout, which is {least}: a batch could be too old when it closes",
+        )
+
+
 def _batch_sources(config: Config) -> Problems:
     if config.batch is None or config.mode not in {Mode.SERVER_OUTPUT, Mode.RELAY}:
         return
@@ -317,6 +327,7 @@ _RULES = (
     _server_auth,
     _token_parameter,
     _shared_tokens,
+    _age_of_batches,
     _batch_sources,
     _spool,
     _cursor_from,
