@@ -17,6 +17,7 @@ from trio_wsout.testing.strategies import documents
 
 UNSAID = {
     "reconnect.max-backoff": "shorter than reconnect.initial-backoff",
+    "delivery.max-age": "not longer than batch.timeout",
     "spool.max-bytes": "less than two messages of max-message-size",
     "subprotocols": "a name that is there twice, once as a text and once as a number",
     "headers": "a name that is there twice, in different case",
@@ -308,6 +309,7 @@ def test_what_the_context_will_give_is_no_mistake_yet(fields: dict[str, Any]) ->
 def test_what_the_schema_cannot_say_is_refused_by_the_loader(path: str) -> None:
     document: dict[str, Any] = {
         "reconnect.max-backoff": {"reconnect": {"max-backoff": "1s", "initial-backoff": "2s"}},
+        "delivery.max-age": {"batch": {"mode": "fixed"}, "delivery": {"max-age": "100ms"}},
         "spool.max-bytes": {"spool": {"path": "x", "max-bytes": "1MiB"}},
         "subprotocols": {"subprotocols": ["1", 1]},
         "headers": {"headers": {"A": "x", "a": "y"}},

@@ -9,6 +9,7 @@
     ├─ supervisor      dials, backs off; and is the session: log → socket, when that had no room
     │  ├─ reader       always drains; → received; pongs confirm
     │  └─ cursor saver with a cursor: confirmed cursor → store
+    ├─ reporter        with `delivery.max-age`: reports what will not be delivered
     ├─ progress        with `receive`: finds that the application takes nothing
     ├─ peer log        counts what peers can cause as often as they like
     └─ guard           ends the tree when the output breaks
@@ -23,7 +24,7 @@
     ├─ supervisor      relay with a url: as in a client; what the peers get goes up
     │  ├─ reader       what comes down → its turn at the sender
     │  └─ cursor saver with a cursor: confirmed cursor → store
-    ├─ reporter        relay with a url: reports what the link will not deliver
+    ├─ reporter        relay with a url, and with `delivery.max-age`: reports what will not be delivered
     ├─ progress        with `receive`: as in a client
     ├─ peer log        as in a client
     └─ guard           as in a client

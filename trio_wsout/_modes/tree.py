@@ -319,6 +319,7 @@ class Tree:
             accepted=accepted,
             confirmed=ledger.confirmed,
             undelivered=ledger.undelivered,
+            too_old=counters.too_old,
             unconfirmed=accepted - ledger.confirmed - ledger.undelivered,
             written=counters.written,
             written_messages=counters.written_messages,

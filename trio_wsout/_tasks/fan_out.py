@@ -104,6 +104,7 @@ class FanOut:
     def _post_in_time(self, message: Message) -> bool:
         # Without a link it is posted nevertheless: so the peers find a gap where it was (`Log.expire`).
         if self.log.link is not None and self.log.is_too_old(message, trio.current_time()):
+            self._expire()  # those before it first
             self._too_old([message])
             return True
         posted = self._post(message)

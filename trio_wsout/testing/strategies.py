@@ -104,6 +104,7 @@ _DELIVERIES = _LEVELS | _maybe(
     ack_pointer=st.sampled_from(["", "/ack", "/a~1b/0"]),
     max_unconfirmed=_COUNTS,
     max_unconfirmed_bytes=_SIZES,
+    max_age=st.none() | st.floats(2e6, 1e8),  # longer than any batch.timeout here
     stamp=st.none() | _NAMES,
 )
 
