@@ -79,7 +79,7 @@ def test_the_pages_draw_the_trees_of_the_modes() -> None:
 
 
 async def test_a_client_has_the_tasks_that_are_drawn(tmp_path: Path) -> None:
-    fields = {**LINK, "spool": {"path": str(tmp_path / "spool")}}
+    fields = {**LINK, "spool": {"path": str(tmp_path / "spool")}, "delivery": {"max-age": "1h"}}
     async with (
         open_peer() as peer,
         trio_wsout.open_output(fields, open_stream=peer.open_stream, receive=True) as output,
