@@ -179,12 +179,12 @@ class Connection:
         last = self._last
         if last is None and violates:
             last = _PROTOCOL_ERROR.to_bytes(2, "big")
-        data = self._take_queued(b"" if last is None else self._frame(last, CLOSE))
+        frames = self._take_queued(b"" if last is None else self._frame(last, CLOSE))
         with trio.move_on_after(FAREWELL):  # noqa: ASYNC912 - what there is to write has a cancel point
-            if data:
+            if frames:
                 self.torn = True
                 with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                    await self.stream.send_all(data)
+                    await self.stream.send_all(frames)
             if violates:
                 await self._hear_out()
 
@@ -299,7 +299,7 @@ class Connection:
             self.torn or self._closing or self._queued or self._unsent or self.disconnection is not None
         )
 
-    def _write_nowait(self, data: bytes) -> bool:
+    def _write_nowait(self, frames: bytes) -> bool:
         """Write frames if no write is under way and the system takes some of them; return whether it did.
 
         The rest waits for the writer. It costs one system call and wakes no task.
@@ -307,30 +307,30 @@ class Connection:
         if self._fileno is None or not self._is_free:
             return False
         try:
-            sent = os.write(self._fileno(), data)
+            sent = os.write(self._fileno(), frames)
         except BlockingIOError:
             return False
         except OSError as error:
             self._lose("writing failed", error)
             return False
-        self.written_bytes += len(data)
-        if sent < len(data):
-            self._keep_rest(data, sent)
+        self.written_bytes += len(frames)
+        if sent < len(frames):
+            self._keep_rest(frames, sent)
         return True
 
     def wrote(self, size: int) -> None:
         """Count bytes that `write_to_each` wrote."""
         self.written_bytes += size
 
-    def _keep_rest(self, data: bytes, sent: int) -> None:
+    def _keep_rest(self, frames: bytes, sent: int) -> None:
         """Have the writer write the rest of frames before all else; up to now they count as written whole."""
-        self._unsent = memoryview(data)[sent:]
+        self._unsent = memoryview(frames)[sent:]
         self.written_bytes -= len(self._unsent)
         if self.on_queued is not None:
             self.on_queued()
 
-    async def _write(self, data: bytes) -> None:
-        """Write the waiting bytes and then `data`; a write that fails or is cancelled makes the connection dead.
+    async def _write(self, frames: bytes) -> None:
+        """Write the waiting bytes and then `frames`; a write that fails or is cancelled makes the connection dead.
 
         Raise trio.BrokenResourceError if the connection is over; `disconnection` has the reason.
         """
@@ -340,19 +340,19 @@ class Connection:
         # A cancellation that is already there must not tear a frame. One that comes later tears it only if the socket is full.
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._queued or self._unsent:
-            data = self._take_queued(data)
+            frames = self._take_queued(frames)
         self.torn = True
         try:
-            await self.stream.send_all(data)
+            await self.stream.send_all(frames)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._lose("writing failed", error)
             raise trio.BrokenResourceError from None
         self.torn = False
-        self.written_bytes += len(data)
+        self.written_bytes += len(frames)
 
-    def _take_queued(self, data: bytes) -> bytes:
-        """Return the waiting bytes, the rest of a frame first, and `data` behind them."""
-        whole = b"".join((self._unsent, self._queued, data))
+    def _take_queued(self, frames: bytes) -> bytes:
+        """Return the waiting bytes, the rest of a frame first, and `frames` behind them."""
+        whole = b"".join((self._unsent, self._queued, frames))
         self._unsent, self._queued = b"", b""
         return whole
 
@@ -487,18 +487,18 @@ class Connection:
         return bytes(await self.stream.receive_some(_RECEIVE_BYTES))
 
 
-def write_to_each(filenos: Mapping[T, int], data: bytes) -> dict[T, int | OSError]:
+def write_to_each(filenos: Mapping[T, int], frames: bytes) -> dict[T, int | OSError]:
     """Write the same bytes to many plain sockets without waiting.
 
     Return the sockets that did not take all of them, each with how many bytes it took, or with its error. The numbers
     must be those of open sockets to which no write is under way.
     """
     short: dict[T, int | OSError] = {}
-    write, size = os.write, len(data)
+    write, size = os.write, len(frames)
     # One turn of this loop is the cost of an event for each peer.
     for key, fileno in filenos.items():
         try:
-            count = write(fileno, data)
+            count = write(fileno, frames)
         except BlockingIOError:
             count = 0
         except OSError as error:

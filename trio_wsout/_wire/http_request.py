@@ -94,9 +94,9 @@ async def refuse(stream: trio.abc.Stream, refusal: Response, *, head_only: bool 
         ("Connection", "Upgrade, close" if upgrade else "close"),
     ]
     reason = reason_phrase(refusal.status) or "Refused"
-    data = write_head(f"HTTP/1.1 {refusal.status} {reason}", headers) + (b"" if head_only else body)
+    answer = write_head(f"HTTP/1.1 {refusal.status} {reason}", headers) + (b"" if head_only else body)
     with suppress(trio.BrokenResourceError, trio.ClosedResourceError), trio.move_on_after(_LINGER):
-        await stream.send_all(data)
+        await stream.send_all(answer)
         if isinstance(stream, trio.abc.HalfCloseableStream):
             await stream.send_eof()
         ignored = 0

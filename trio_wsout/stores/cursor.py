@@ -76,7 +76,7 @@ class MemoryCursorStore:
 # -- on disk ----------------------------------------------------------------------------------------------
 
 _FORMAT = 1
-"""Version of the stored data."""
+"""Version of the stored form."""
 
 
 def _checksum(state_id: str, cursor: StoredCursor) -> str:

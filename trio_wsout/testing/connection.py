@@ -248,11 +248,11 @@ class PeerConnection:
             async with self.stream:
                 while True:
                     await self._reading.wait()
-                    data = await self.stream.receive_some()
+                    chunk = await self.stream.receive_some()
                     await self._reading.wait()
-                    if not data:
+                    if not chunk:
                         return
-                    for event in self._protocol.feed(data):
+                    for event in self._protocol.feed(chunk):
                         await self._on(event)
                         if self._over:
                             return

@@ -47,7 +47,7 @@ class Pong:
 
 
 PeerEvent = Request | Response | str | bytes | Ping | Pong | Close
-"""One thing that came. A text message is a `str`, a binary message is `bytes`."""
+"""One thing that chunk. A text message is a `str`, a binary message is `bytes`."""
 
 
 @define(eq=False)
@@ -64,18 +64,18 @@ class PeerProtocol:
     _key: str = field(default="", init=False)
     _refused: bool = field(default=False, init=False)
 
-    def feed(self, data: bytes | bytearray) -> list[PeerEvent]:
+    def feed(self, chunk: bytes | bytearray) -> list[PeerEvent]:
         """Take the next bytes; return the events that are complete now. Pongs are returned before everything else.
 
         Raises:
             AssertionError: The other side broke the protocol.
         """
         if self._decoder is not None:
-            return self._decoded(self._decoder, bytes(data))
+            return self._decoded(self._decoder, bytes(chunk))
         if self._refused:
-            self.body += data
+            self.body += chunk
             return []
-        head, end, rest = (self._head + data).partition(b"\r\n\r\n")
+        head, end, rest = (self._head + chunk).partition(b"\r\n\r\n")
         if not end:
             self._head = head
             return []
@@ -93,8 +93,8 @@ class PeerProtocol:
             self._decoder = Decoder(masked=False, most=sys.maxsize)
         return [response, *self.feed(rest)]
 
-    def _decoded(self, decoder: Decoder, data: bytes) -> list[PeerEvent]:
-        parts, pongs = decoder.feed(data)
+    def _decoded(self, decoder: Decoder, chunk: bytes) -> list[PeerEvent]:
+        parts, pongs = decoder.feed(chunk)
         events: list[PeerEvent] = [Pong(payload) for payload in pongs]
         for part in parts:
             if isinstance(part, list):
@@ -118,11 +118,11 @@ class PeerProtocol:
         return request_head(path, host, self._key, subprotocols, _pairs(headers))
 
     def accept(self, *, subprotocol: str | None = None, headers: Headers = ()) -> bytes:
-        """Return the response that opens the connection of the request that came."""
+        """Return the response that opens the connection of the request that chunk."""
         return opening_head(self._key, subprotocol, _pairs(headers))
 
     def refuse(self, status: int, headers: Headers = ()) -> bytes:
-        """Return a response without a body that refuses the request that came."""
+        """Return a response without a body that refuses the request that chunk."""
         fields = [("Content-Length", "0"), *_pairs(headers)]
         return write_head(f"HTTP/1.1 {status} {reason_phrase(status)}", fields)
 
