@@ -280,7 +280,7 @@ async def test_whenever_it_ends_what_a_client_counts_as_confirmed_was_taken(
             trio.open_nursery() as nursery,
             trio_wsout.open_output({**relay(), "mode": mode}, listeners=[listener], receive=True) as output,
         ):
-            nursery.start_soon(take, output)
+            nursery.start_soon(take, output)  # noqa: ASYNC111 - it ends with the output
             await output.wait_peers(1)
             await turns(pause)
         count = client.statistics().confirmed
