@@ -242,6 +242,26 @@ async def test_an_event_counts_from_the_time_at_which_send_returned(
             assert output.statistics().spool.events == 0
 
 
+async def test_while_nobody_takes_what_is_too_old_no_more_is_accepted(autojump_clock: MockClock) -> None:
+    sending, receiving = trio.open_memory_channel[trio_wsout.Undelivered](0)
+    fields = client(delivery={"max-age": "10s", "max-unconfirmed": 10})
+    async with open_peer() as peer:
+        peer.plan(then=AWAY)
+        async with trio_wsout.open_output(
+            fields, open_stream=peer.open_stream, undelivered=sending
+        ) as output:
+            sent = 0
+            with trio.move_on_after(3600):
+                while True:
+                    await output.send(sent)
+                    sent += 1
+            accepted = output.statistics().accepted
+            assert 1024 < accepted < 2048
+            assert [(await receiving.receive()).event for _ in range(accepted)] == list(range(accepted))
+            await output.send("again")
+            assert (await receiving.receive()).event == "again"
+
+
 async def test_ending_does_not_wait_for_what_is_too_old(lost: Lost, autojump_clock: MockClock) -> None:
     async with open_peer() as peer:
         peer.plan(then=AWAY)
@@ -379,7 +399,7 @@ async def test_a_full_log_leaves_no_sender_waiting_for_longer(
         await output.wait_peers(1)
         slow.stop_reading()
         sent: list[float] = []
-        with suppress(trio.Cancelled), trio.move_on_at(35):
+        with suppress(trio.Cancelled), trio.move_on_after(35):
             while True:
                 await output.send({"n": len(sent)})
                 sent.append(trio.current_time())

@@ -140,7 +140,7 @@ class Statistics:
     undelivered: int = 0
     """Events that were reported as undelivered."""
     too_old: int = 0
-    """Those of them that were older than ``delivery.max-age``."""
+    """Events that were older than ``delivery.max-age`` when their turn came: they are undelivered, or about to be reported so."""
     unconfirmed: int = 0
     """Events that were accepted and are neither confirmed nor undelivered yet."""
     written: int = 0

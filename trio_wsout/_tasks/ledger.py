@@ -169,6 +169,11 @@ class Ledger:
         """Have the next `report` report an event as undelivered."""
         self._reporting.append((accepted, reason))
 
+    @property
+    def unreported(self) -> int:
+        """The number of events that are undelivered, and not reported yet."""
+        return len(self._reporting)
+
     async def run(self) -> None:
         """Report undelivered events until cancelled, where they settle while no task waits to report them."""
         while True:

@@ -19,6 +19,9 @@ from trio_wsout._tasks.ledger import Item, Ledger, Mark
 _LONE = 0.001
 """An event counts as alone if no other one came for so many seconds before it."""
 
+_UNREPORTED = 1024
+"""Undelivered events that may wait to be reported; then nothing is sent until they are."""
+
 
 @define(eq=False)
 class Sender:
@@ -61,6 +64,12 @@ class Sender:
             else:
                 await self._put(self._packer.poll(trio.current_time()))
             self._notify()
+            await self._wait_reported()
+
+    async def _wait_reported(self) -> None:  # noqa: ASYNC910 - only waits if there is too much
+        """Wait while the application takes no undelivered events, so that their number stays bounded."""
+        if self._ledger.unreported >= _UNREPORTED:
+            await self._ledger.report()
 
     def _notify(self) -> None:
         self._fan_out.notify()
@@ -156,5 +165,6 @@ class Sender:
         waiting = self._waiting
         waiting.extend(messages)
         while waiting:
+            await self._wait_reported()
             await self._fan_out.put(waiting[0])
             waiting.popleft()
