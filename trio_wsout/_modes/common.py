@@ -82,6 +82,8 @@ class Common:
         self.fan_out = self._make_fan_out()
         self.ages = config.delivery.max_age is not None
         """Whether events can be too old, so that the time at which each was accepted is noted."""
+        # As a method of the clock it costs half of what `trio.current_time` costs each event.
+        self._now = trio.lowlevel.current_clock().current_time if self.ages else trio.current_time
         ends: tuple[SendingEnd[Item], ReceivingEnd[Item]]
         ends = open_channel(_WAITING, accepted_now if self.ages else None)
         self.entry, self.queue = ends
@@ -148,7 +150,7 @@ class Common:
     def encode_now(self, event: object, fate: Fate | None = None) -> Accepted:
         """Encode an event that is accepted now, if there is room for it; raises as `encode` does."""
         accepted = self.encode(event, fate)
-        accepted.at = trio.current_time()
+        accepted.at = self._now()
         return accepted
 
     def revive(self, entry: Entry) -> Accepted:
