@@ -47,7 +47,7 @@ class Pong:
 
 
 PeerEvent = Request | Response | str | bytes | Ping | Pong | Close
-"""One thing that chunk. A text message is a `str`, a binary message is `bytes`."""
+"""One thing that came. A text message is a `str`, a binary message is `bytes`."""
 
 
 @define(eq=False)
@@ -118,11 +118,11 @@ class PeerProtocol:
         return request_head(path, host, self._key, subprotocols, _pairs(headers))
 
     def accept(self, *, subprotocol: str | None = None, headers: Headers = ()) -> bytes:
-        """Return the response that opens the connection of the request that chunk."""
+        """Return the response that opens the connection of the request that came."""
         return opening_head(self._key, subprotocol, _pairs(headers))
 
     def refuse(self, status: int, headers: Headers = ()) -> bytes:
-        """Return a response without a body that refuses the request that chunk."""
+        """Return a response without a body that refuses the request that came."""
         fields = [("Content-Length", "0"), *_pairs(headers)]
         return write_head(f"HTTP/1.1 {status} {reason_phrase(status)}", fields)
 
