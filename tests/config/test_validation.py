@@ -34,6 +34,7 @@ from trio_wsout.errors import ConfigError, Problem
 
 CLIENT = Config(url="ws://h/")
 SERVER = Config(mode=Mode.SERVER_OUTPUT, server=Server(bind=":0"))
+RELAY = Config(mode=Mode.RELAY, server=Server(bind=":0"), url="ws://h/")
 
 
 SECRETS = {"ann": Secret("x")}
@@ -74,7 +75,8 @@ def paths(config: Config) -> list[str]:
         CLIENT,
         SERVER,
         evolve(CLIENT, spool=Spool(path="sqlite")),
-        Config(mode=Mode.RELAY, server=Server(bind=":0"), url="ws://h/"),
+        RELAY,
+        evolve(RELAY, spool=Spool(path="x"), history=History()),
         served(auth=ServerAuth(basic=SECRETS)),
         served(auth=ServerAuth(basic=SECRETS, bearer={"bob": Secret("${env|BOB}")}, query_parameter="t")),
         served(mode=Mode.RELAY, payload=Payload.JSON, sender_field="from"),
@@ -131,6 +133,8 @@ def test_nothing_is_wrong_and_it_goes_round(config: Config) -> None:
         ),
         (evolve(SERVER, mode=Mode.RELAY, connect=Connect(timeout=1.0)), "connect"),
         (evolve(SERVER, mode=Mode.RELAY, spool=Spool(path="x")), "spool"),
+        (evolve(RELAY, spool=Spool(path="x"), batch=Batch(mode=BatchMode.FIXED)), "batch"),
+        (evolve(RELAY, spool=Spool(path="x", max_bytes=1)), "spool.max-bytes"),
         (evolve(CLIENT, reconnect=Reconnect(max_backoff=0.1)), "reconnect.max-backoff"),
         (evolve(CLIENT, subprotocols=("a", "b c")), "subprotocols[1]"),
         (evolve(CLIENT, subprotocols=("a", "a")), "subprotocols[1]"),

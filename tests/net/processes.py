@@ -450,7 +450,10 @@ async def send(options: dict[str, Any]) -> None:
 
 
 async def spool(options: dict[str, Any]) -> None:
-    """Role: an output with a spool; many tasks send, and each number is noted when its `send` has returned."""
+    """Role: an output with a spool; many tasks send, and each number is noted when its `send` has returned.
+
+    One that is `idle` sends nothing, and ends at SIGUSR1.
+    """
     import trio_wsout
 
     out = os.open(options["sent"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -466,6 +469,10 @@ async def spool(options: dict[str, Any]) -> None:
     async with trio_wsout.open_output(options["config"]) as output:
         figures = output.statistics()
         say(left=figures.spool.events)
+        if options.get("idle"):
+            with trio.open_signal_receiver(signal.SIGUSR1) as signals:
+                await anext(signals)
+            return
         async with trio.open_nursery() as nursery:
             for _ in range(options["tasks"]):
                 nursery.start_soon(post)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -188,6 +189,134 @@ async def test_a_sender_killed_again_and_again_sends_all_that_its_spool_took_fir
         f"sender with a spool killed {kills} times: {len(accepted)} events, 0 lost, 0 out of order, "
         f"{left} sent from the spool at the starts, {len(order) - len(firsts)} duplicates"
     )
+
+
+class Talker:
+    """A client of a relay: sends numbered events for as long as it is wanted, through all lives of the relay."""
+
+    def __init__(self, name: str, port: int) -> None:
+        self.name = name
+        self.sent = 0
+        self.confirmed = 0
+        """The events that the relay has confirmed, from the first on."""
+        self.reconnects = 0
+        self.enough = trio.Event()
+        self._config = {
+            "url": f"ws://127.0.0.1:{port}/",
+            "reconnect": {"initial-backoff": "10ms", "max-backoff": "50ms"},
+            "delivery": {"max-unconfirmed": 64},
+        }
+
+    async def talk(self) -> None:
+        async with trio_wsout.open_output(self._config) as output, trio.open_nursery() as nursery:
+            sending, taking = trio.open_memory_channel[trio_wsout.Receipt](1000)
+            nursery.start_soon(self._note, taking)
+            async with sending:
+                while not self.enough.is_set():
+                    await sending.send(await output.submit({"who": self.name, "n": self.sent}))
+                    self.sent += 1
+                    await trio.sleep(0.001)
+        self.reconnects = output.statistics().link.reconnects
+
+    async def _note(self, taking: trio.MemoryReceiveChannel[trio_wsout.Receipt]) -> None:
+        async for receipt in taking:
+            await receipt.wait()
+            self.confirmed += 1
+
+
+@pytest.mark.parametrize("history", [False, True])
+@bounded
+async def test_a_relay_killed_again_and_again_sends_up_all_that_its_spool_took_of_its_program_and_its_peers(
+    *, history: bool, tmp_path: Path, figures: Callable[[str], None]
+) -> None:
+    draw, kills, port = seeded(), 20 if LONG else 4, free_port()
+    receiver, noted = Receiving(tmp_path), tmp_path / "sent"
+    noted.touch()
+    config: dict[str, Any] = {
+        "mode": "relay",
+        "server": {"bind": f"127.0.0.1:{port}"},
+        "url": receiver.url,
+        "payload": "json",
+        "spool": {"path": str(tmp_path / "spool")},
+        "reconnect": {"initial-backoff": "10ms", "max-backoff": "20ms"},
+        "delivery": {"stamp": "seq"},
+    }
+    if history:
+        config["history"] = {"store": f"sqlite:{tmp_path / 'history.db'}"}
+    talkers = [Talker(f"peer {number}", port) for number in range(3)]
+    options: dict[str, Any] = {"config": config, "sent": str(noted), "tasks": 4}
+
+    def sent() -> list[int]:
+        whole, _, _ = noted.read_text().rpartition("\n")
+        return [int(line) for line in whole.split()]
+
+    def gone_on(count: int) -> Callable[[], bool]:
+        goal, heard = len(sent()) + count, [each.confirmed for each in talkers]
+        return lambda: (
+            len(sent()) >= goal
+            and all(each.confirmed > before for each, before in zip(talkers, heard, strict=True))
+        )
+
+    left, first, aways, at_risk = 0, 0, 0, 0
+    with disconnection(receiver):
+        await receiver.start()
+        async with trio.open_nursery() as nursery:
+            for each in talkers:
+                nursery.start_soon(each.talk)
+            for life in range(kills + 1):
+                away = life < kills and draw.random() < 0.5
+                if away:
+                    receiver.kill()
+                    aways += 1
+                relay = Child(
+                    tmp_path, "spool", first=first, **options, **({"idle": True} if life == kills else {})
+                )
+                with disconnection(relay):
+                    left += (await relay.wait_for(lambda said: "left" in said))["left"]
+                    if life == kills:
+                        for each in talkers:
+                            each.enough.set()
+                        await relay.until(lambda: all(each.confirmed == each.sent for each in talkers))
+                        relay.signal(signal.SIGUSR1)
+                        assert await relay.wait() == 0
+                        break
+                    await relay.until(gone_on(draw.randrange(1, 1000)))
+                    await trio.sleep(draw.random() * 0.02)
+                at_risk += sum(each.sent - each.confirmed for each in talkers)
+                first = max(sent()) + options["tasks"] + 1  # what was under way may be on disk
+                if away:
+                    await receiver.start()
+        accepted, lines = sent(), receiver.lines
+    _check_what_went_up(lines, talkers, accepted, kills, aways)
+    assert all(each.reconnects for each in talkers)
+    total = sum(each.sent for each in talkers)
+    figures(
+        f"relay with a spool killed {kills} times (history: {history}): {len(accepted)} events of its program and {total} of its "
+        f"peers, 0 lost, 0 out of order, {left} sent from the spool at the starts, {at_risk} unconfirmed at the kills"
+    )
+
+
+def _check_what_went_up(
+    lines: list[tuple[str, str, str]], talkers: list[Talker], accepted: list[int], kills: int, aways: int
+) -> None:
+    """Check that everything that was promised arrived, in order for each source, and twice at seams only."""
+    events = [json.loads(text) for _, kind, text in lines if kind == "text"]
+    stamps: dict[str, tuple[str, int]] = {}
+    for event in events:
+        named = event.get("who", "program"), event["n"]
+        assert stamps.setdefault(event["seq"], named) == named, "a stamp names one event"
+    order = [tuple(map(int, stamp.split("-"))) for stamp in stamps]
+    assert order == sorted(order), "first arrivals are in order"
+    of_each: dict[str, list[int]] = {}
+    for who, number in stamps.values():
+        of_each.setdefault(who, []).append(number)
+    assert set(accepted) <= set(of_each.pop("program")), "send returned, and it was lost"
+    seams = 2 * kills + aways + 1
+    for each in talkers:
+        numbers = of_each[each.name]
+        assert list(dict.fromkeys(numbers)) == list(range(each.sent)), "first arrivals: all of them, in order"
+        back = sum(after <= before for before, after in pairwise(numbers))
+        assert back <= seams, "what came twice came at a seam"
 
 
 class FanOut:

@@ -596,3 +596,42 @@ async def test_server_input_takes_batches_apart() -> None:
             got = [(await output.received.receive()).event for _ in range(3)]
     assert got == [{"n": 1}, {"n": 2}, {"n": 4}]
     assert output.statistics().dropped == 1
+
+
+async def test_a_relay_with_a_spool_serves_its_peers_while_its_server_is_away_and_sends_up_later(
+    tmp_path: Path,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        up = f"127.0.0.1:{reserved.getsockname()[1]}"
+    fields = config(
+        mode="relay",
+        url=f"ws://{up}/",
+        spool={"path": str(tmp_path / "spool")},
+        reconnect={"initial-backoff": "20ms", "max-backoff": "20ms"},
+        payload="json",
+        **{"shutdown-timeout": "1s"},
+    )
+    with trio.fail_after(60):
+        with pytest.raises(trio_wsout.DeliveryError, match=r"3 accepted events not confirmed.*in the spool"):
+            async with trio_wsout.open_output(fields) as relay:
+                url = {"url": f"ws://127.0.0.1:{port_of(relay)}/"}
+                async with (
+                    trio_wsout.open_output(url) as ann,
+                    trio_wsout.open_output(url, receive=True) as bob,
+                ):
+                    await bob.wait_connected()
+                    for number in range(2):
+                        await (await ann.submit({"ann": number})).wait()
+                        assert (await bob.received.receive()).event == f'{{"ann":{number}}}'
+                    await relay.send({"relay": 0})
+                    assert (await bob.received.receive()).event == '{"relay":0}'
+                assert relay.statistics().spool.events == 3
+        server = {"mode": "server-input", "server": {"bind": up}, "payload": "json"}
+        async with trio_wsout.open_output(server) as upstream, trio_wsout.open_output(fields) as relay:
+            assert relay.statistics().accepted == 3
+            await relay.send({"relay": 1})
+            got = [(await upstream.received.receive()).event for _ in range(4)]
+            assert got == [{"ann": 0}, {"ann": 1}, {"relay": 0}, {"relay": 1}]
+            await relay.flush()
+            assert relay.statistics().confirmed == 4
+    assert [each.name for each in (tmp_path / "spool").iterdir()] == ["spool.db"]

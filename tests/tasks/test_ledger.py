@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 import trio_wsout
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from trio_wsout import Document, Undelivered
 from trio_wsout._core.message import Accepted, BatchMessage, Message
-from trio_wsout._tasks.ledger import Ledger, Mark
+from trio_wsout._tasks.ledger import Ledger, Mark, Receipt, SharedFate
+from trio_wsout.errors import DeliveryError, OutputError
 
 
 async def report(ledger: Ledger, *numbers: int) -> None:
@@ -235,3 +237,35 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedger = LedgerMachine.TestCase
+
+
+# -- two ways -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", ["confirmed", "failed"])
+def test_an_event_that_goes_two_ways_is_confirmed_by_both_and_failed_by_the_first(first: str) -> None:
+    receipt = Receipt(("x",), None)
+    shared = SharedFate(receipt)
+    shared.confirmed(None)
+    assert not receipt.settled
+    if first == "confirmed":
+        shared.confirmed(None)
+        shared.failed("too late")
+        assert receipt.settled
+        trio.run(receipt.wait)
+        return
+    shared.failed("gone")
+    shared.failed("again")
+    shared.confirmed(None)
+    with pytest.raises(DeliveryError) as caught:
+        trio.run(receipt.wait)
+    assert caught.value.undelivered[0].reason == "gone"
+
+
+def test_the_ledger_of_a_part_breaks_the_whole() -> None:
+    whole = Ledger(None)
+    part = Ledger(None, whole)
+    error = OutputError("x")
+    part.break_with(error)
+    assert (part.broken, whole.broken) == (error, error)
+    assert whole.broke.is_set()

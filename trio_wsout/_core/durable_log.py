@@ -109,6 +109,8 @@ SPOOL = Use(name="spool", error=SpoolError, setting="spool.path")
 def kind_of(accepted: Accepted, payload: Payload) -> Kind:
     """Return the kind of an event that was encoded by `payload`."""
     event = accepted.event
+    if accepted.source is not None and payload is Payload.JSON:
+        return Kind.LINE  # a message of a relay's peer, as it came
     if type(event) is dict:
         return Kind.JSON
     if isinstance(accepted, Refused):

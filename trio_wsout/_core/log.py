@@ -88,6 +88,8 @@ class Log:
     """No message that a reader has not taken is too old before this time."""
     left_out: int = field(default=0, init=False)
     """The number of messages that were reported as too old, and wait to settle for those before them."""
+    leaves_old_to_another: bool = field(default=False, init=False)
+    """Whether the events go up a link, too, by another log, which alone tells of those that are too old."""
     _newest: float = field(default=-inf, init=False)
     """The time at which the newest message was accepted, if its age is noted."""
     ask_at: float | None = field(default=None, init=False)
@@ -283,6 +285,8 @@ class Log:
         lost = self._lose_old(now)
         if self.link is not None:
             lost = self.link.pass_over(self._young_from(self.link.unwritten, now))
+        elif self.leaves_old_to_another:
+            lost = []
         self._failed.update(dict.fromkeys(lost, _REPORTED))
         self.left_out += len(lost)
         messages = [self._messages[number - self._base] for number in lost]

@@ -74,6 +74,14 @@ class Refused(Accepted):
 
 
 @define(eq=False, weakref_slot=False)
+class OnDisk(Accepted):
+    """An event for the peers of a relay that is in the spool of its link, too."""
+
+    position: int = field(kw_only=True)
+    """Its position in the spool."""
+
+
+@define(eq=False, weakref_slot=False)
 class BatchMessage:
     """A message of several events."""
 

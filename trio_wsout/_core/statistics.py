@@ -10,6 +10,8 @@ class Counters:
     """The counters of one output. Its tasks and its tree add to them directly, which is the cheapest way."""
 
     accepted: int = 0
+    came_down: int = 0
+    """Accepted events that came down the link of a relay."""
     written: int = 0
     written_messages: int = 0
     received: int = 0
@@ -111,7 +113,8 @@ class SpoolStatistics:
     """Bytes that the events in it take on the disk, at most. Events that have settled leave the disk, and this figure, up
     to 0.1 s later."""
     waits: str | None = None
-    """The reason for which ``send`` waits for the spool: "spool.max-bytes is reached" or "the disk is full"; None if it does not wait."""
+    """The reason for which ``send``, and in a relay peers that send, wait for the spool: "spool.max-bytes is reached" or "the disk
+    is full"; None if nobody waits."""
 
 
 @frozen(kw_only=True)
@@ -152,7 +155,7 @@ class Statistics:
     dropped: int = 0
     """Received messages that nobody asked for, or that could not be decoded or handed over."""
     queued: int = 0
-    """Events that wait in the intake and in the open batch."""
+    """Events that wait in the intake and in the open batch; with a spool also those that are on disk only."""
     window: int = 0
     """Messages that are past the batch and not confirmed, unsent and in flight."""
     peers: int = 0

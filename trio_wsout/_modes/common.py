@@ -1,11 +1,14 @@
 """The objects that every part of one output uses: its configuration and hooks, its encoder, its account of events."""
 
+from __future__ import annotations
+
 import os
 import time
 from collections.abc import Callable
 from functools import partial
 
 import trio
+from attrs import evolve
 
 from trio_wsout._core.acknowledgement import AckReader
 from trio_wsout._core.callables import CallableError, plain
@@ -43,8 +46,8 @@ _RECEIVED = 64
 class Common:
     """The objects that the parts of one output share."""
 
-    def __init__(self, config: Config, hooks: Hooks) -> None:
-        """Make it for an output of this configuration."""
+    def __init__(self, config: Config, hooks: Hooks, whole: Common | None = None) -> None:
+        """Make it for an output of this configuration, or for a part of the output `whole` that has an account of its own."""
         self.config = config
         self.hooks = hooks
         self.encoder = Encoder(config.payload, config.batch, stamp=config.delivery.stamp)
@@ -55,7 +58,7 @@ class Common:
         self._most = config.max_message_size - self.encoder.overhead(None, None) - stamp_room
         self.sources: dict[str, Callable[[], str | None]] = {}
         """The values of ``${cursor}`` and ``${attempt}``, where there is a link."""
-        self.counters = Counters()
+        self.counters: Counters = Counters() if whole is None else whole.counters
         self.cursor: CursorReader | None = None
         self.follower: ReceivedCursor | None = None
         """Moves the link's cursor by what comes in; None if it moves by what is sent, or there is no cursor."""
@@ -75,9 +78,9 @@ class Common:
         self.acks: AckReader | None = None
         if config.delivery.level is DeliveryLevel.ACKED:
             self.acks = AckReader(config.delivery.ack_pointer, self.epoch)
-        self.ledger = Ledger(hooks.undelivered)
-        self.peer_log = PeerLog()
-        self.heartbeat_task = HeartbeatTask()
+        self.ledger: Ledger = Ledger(hooks.undelivered, None if whole is None else whole.ledger)
+        self.peer_log: PeerLog = PeerLog() if whole is None else whole.peer_log
+        self.heartbeat_task: HeartbeatTask = HeartbeatTask() if whole is None else whole.heartbeat_task
         """Watches the deadlines of all sessions."""
         self.fan_out = self._make_fan_out()
         self.ages = config.delivery.max_age is not None
@@ -90,6 +93,15 @@ class Common:
         self.received = Handover(_RECEIVED, self.follower if config.mode is Mode.CLIENT else None)
         self.receives = hooks.receive or config.mode is Mode.SERVER_INPUT
         """Whether the application may take messages."""
+
+    def of_link(self) -> Common:
+        """Return what the link of a relay with a spool has for itself: numbers, packer, account and log, as in mode client."""
+        up = Common(evolve(self.config, mode=Mode.CLIENT, server=None, history=None), self.hooks, self)
+        up.cursor, up.follower = self.cursor, self.follower
+        up.fan_out.changed = self.fan_out.changed
+        up.fan_out.counts_link = False  # a relay counts what it writes to its peers
+        self.fan_out.log.leaves_old_to_another = True
+        return up
 
     def _make_fan_out(self) -> FanOut:
         config, server, frame = self.config, self.config.server, None

@@ -9,6 +9,7 @@ from typing import cast
 import trio
 from attrs import define, field
 
+from trio_wsout._core.acknowledgement import AckReader
 from trio_wsout._core.batching import Document
 from trio_wsout._core.callables import CallableError
 from trio_wsout._core.cursor import ReceivedCursor
@@ -18,10 +19,12 @@ from trio_wsout._core.message import Accepted
 from trio_wsout._core.received import RawReceived, Received
 from trio_wsout._core.resend import LinkSubscription
 from trio_wsout._modes.common import Common
+from trio_wsout._modes.spooled import Spooled
 from trio_wsout._tasks.channel import SendingEnd
 from trio_wsout._tasks.inbox import Inbox, RawInbox
 from trio_wsout._tasks.ledger import Item
 from trio_wsout._tasks.session import Session
+from trio_wsout._tasks.uncommitted import DiskSource
 from trio_wsout.config.sections import Payload, Server
 from trio_wsout.errors import EventError
 
@@ -34,37 +37,45 @@ _TURNS = 2
 class Exchange:
     """Passes messages on between the peers of a relay, its link, and the application."""
 
-    def __init__(self, common: Common, server: Server) -> None:
-        """Pass messages on, edited as the configuration and ``on_message`` say."""
+    def __init__(self, common: Common, server: Server, spooled: Spooled | None = None) -> None:
+        """Pass messages on, edited as the configuration and ``on_message`` say; those that go up, by way of a spool if there is one."""
         self._common = common
+        self._spooled = spooled
         self.stopping = False
         """Whether nothing is passed on any more, so that no ping behind what comes is answered."""
         self._edits = Edits(common.config.payload, server.sender_field, common.hooks.on_message)
 
     def inbox_of_peer(self, peer: Session) -> Inbox:
         """Return an inbox whose messages wait for their turn, if the peer may send; else one that drops them."""
+        common, spooled = self._common, self._spooled
         if not peer.peer.may_send:
-            return self._common.inbox()
-        return self._inbox(peer, self._common.entry.clone(_EACH))
+            return common.inbox()
+        turns = (common.entry if spooled is None else spooled.entry).clone(_EACH)
+        return self._inbox(peer, turns, common.acks)
 
     def inbox_of_link(self, link: LinkSubscription) -> Inbox:
         """Return the inbox of the link, whose messages wait for their turn."""
-        turns = self._common.entry.clone(_EACH)
-        # While the link has no room, messages from it are taken nevertheless: behind them lie pongs that make room.
-        turns.restrict(lambda: link.full)
-        return self._inbox(link, turns, self._common.follower)
+        common, acks = self._common, self._common.acks
+        turns = common.entry.clone(_EACH)
+        if self._spooled is None:
+            # While the link has no room, messages from it are taken nevertheless: behind them lie pongs that make room.
+            turns.restrict(lambda: link.full)
+        else:
+            acks = self._spooled.up.acks
+        return self._inbox(link, turns, acks, common.follower)
 
     def _inbox(
         self,
         source: Session | LinkSubscription,
-        turns: SendingEnd[Item],
+        turns: SendingEnd[Item] | DiskSource,
+        acks: AckReader | None,
         follower: ReceivedCursor | None = None,
     ) -> Inbox:
         common = self._common
         return _TurnInbox(
             common.config.payload,
             _TurnTaker(self, turns, source, follower),
-            common.acks,
+            acks,
             common.counters,
             common.peer_log,
             edit=self._edit(signed=isinstance(source, Session)),
@@ -139,9 +150,10 @@ class Exchange:
             return item.raw  # as it came
         return encoder.event(JsonLine.joined(item.raw))  # as it came, with a stamp
 
-    def passed_on(self) -> None:
-        """Count an event that is in the queue."""
+    def passed_on(self, source: Session | LinkSubscription) -> None:
+        """Count an event of `source` that is in the queue."""
         self._common.counters.accepted += 1
+        self._common.counters.came_down += isinstance(source, LinkSubscription)
 
     def give_nowait(self, run: deque[Received]) -> bool:
         """Give messages to the application, if it asked for them; return false if there is no room.
@@ -171,7 +183,7 @@ class Exchange:
 
 @define(eq=False, weakref_slot=False)
 class _TurnInbox(RawInbox):
-    """The inbox of a source, whose messages are passed on once the sender has taken them.
+    """The inbox of a source, whose messages are passed on once the sender has taken them, or a spool has them on disk.
 
     So every message that the other end may count as confirmed is on its way to the others. If a peer comes back before its
     earlier connection is found dead, it sends again exactly the messages that still wait, and none overtakes another.
@@ -180,7 +192,7 @@ class _TurnInbox(RawInbox):
     So pongs that lie behind a ping here are read in the end.
     """
 
-    _turns: SendingEnd[Item] = field(alias="turns", kw_only=True)
+    _turns: SendingEnd[Item] | DiskSource = field(alias="turns", kw_only=True)
 
     async def passed_on_soon(self) -> bool:
         for _ in range(_TURNS):
@@ -198,7 +210,7 @@ class _TurnTaker:
     """A `Taker` for the messages of one source: to the application if it asked, and to the sender in their turn."""
 
     _exchange: Exchange
-    _turns: SendingEnd[Item]
+    _turns: SendingEnd[Item] | DiskSource
     _source: Session | LinkSubscription
     _follower: ReceivedCursor | None = None
     _given: bool = field(default=False, init=False)
@@ -233,7 +245,7 @@ class _TurnTaker:
             run.popleft()
 
     def _passed_on(self, accepted: Accepted) -> None:
-        self._exchange.passed_on()
+        self._exchange.passed_on(self._source)
         if self._follower is not None and accepted.cursor is not None:
             self._follower.queued = accepted.cursor
 

@@ -17,6 +17,7 @@
     server-output, server-input, relay
     ├─ sender          events → batches → messages, framed once → log → all sockets that have room
     ├─ journal         with a history: events → history, many with one commit; then to the sender
+    │                  relay with a spool: before all that, what goes up the link → disk; and to a sender of the link's own
     ├─ heartbeat       the deadlines of all sessions: ping, warn, cut
     ├─ listener        accepts, each session guarded
     │  └─ session      handshake → admission → what the peer missed → socket; log → socket, when that had no room
@@ -38,14 +39,16 @@ from trio_wsout._modes.common import Common
 from trio_wsout._modes.dialled import DialledSide
 from trio_wsout._modes.exchange import Exchange
 from trio_wsout._modes.hooks import Hooks
+from trio_wsout._modes.spooled import Spooled
 from trio_wsout._modes.tree import Tree
-from trio_wsout._tasks.catch_up import Backlog, Reader
+from trio_wsout._tasks.catch_up import Reader
 from trio_wsout._tasks.inbox import Inbox
-from trio_wsout._tasks.journal import RUN, DiskEntry, IntakeRuns, Journal
+from trio_wsout._tasks.journal import Journal
 from trio_wsout._tasks.sender import Sender
 from trio_wsout._tasks.session import Session
+from trio_wsout._tasks.uncommitted import RUN, IntakeRuns
 from trio_wsout.config.sections import Config, Mode, Server
-from trio_wsout.stores.from_config import open_history_store, open_spool_store
+from trio_wsout.stores.from_config import open_history_store
 
 
 def make_tree(config: Config, hooks: Hooks) -> Tree:
@@ -61,19 +64,14 @@ def make_tree(config: Config, hooks: Hooks) -> Tree:
 def _client(common: Common) -> Tree:
     """Events go up the link, by way of the spool if there is one."""
     config, packer, ledger, queue = common.config, common.packer, common.ledger, common.queue
-    fan_out = common.fan_out
     inbox = common.inbox(common.received if common.hooks.receive else None)
-    link = DialledSide(common, fan_out.log.join_link(config.retry), inbox)
     if config.spool is not None:
-        store = common.hooks.spool or open_spool_store(config.spool)
-        backlog = Backlog(Reader(store), common.revive)
-        entry = DiskEntry(config.spool_bytes, backlog)
-        journal = Journal(store, entry, ledger, config.payload, max_bytes=config.spool_bytes, backlog=backlog)
-        return Tree(
-            common, Sender(packer, journal, fan_out, ledger), link=link, journal=journal, disk_entry=entry
-        )
+        spooled = Spooled(common, common, config.spool)
+        link = DialledSide(common, spooled.subscription, inbox)
+        return Tree(common, spooled.sender, link=link, spooled=spooled)
+    link = DialledSide(common, common.fan_out.log.join_link(config.retry), inbox)
     as_they_are = queue if packer.alone and config.delivery.stamp is None else None
-    return Tree(common, Sender(packer, queue, fan_out, ledger, queue=as_they_are), link=link)
+    return Tree(common, Sender(packer, queue, common.fan_out, ledger, queue=as_they_are), link=link)
 
 
 def _server(common: Common, server: Server) -> Tree:
@@ -89,21 +87,26 @@ def _server(common: Common, server: Server) -> Tree:
     peers = AcceptedSide(common, server, inbox_for, reader)
     encode = _encode_nothing if receives else None
     sender = _sender_to(common, journal)
-    return Tree(common, sender, peers=peers, journal=journal, encode=encode)
+    return Tree(common, sender, peers=peers, history=journal, encode=encode)
 
 
 def _relay(common: Common, server: Server) -> Tree:
     """Events of the application, of peers and of the link take turns; they go to all but the one that sent them."""
-    exchange = Exchange(common, server)
+    config, link, spooled = common.config, None, None
+    if config.spool is not None:
+        spooled = Spooled(common, common.of_link(), config.spool)
+    exchange = Exchange(common, server, spooled)
     journal, reader = _history(common)
     peers = AcceptedSide(common, server, exchange.inbox_of_peer, reader)
-    link = None
-    if common.config.url is not None:
-        subscription = common.fan_out.log.join_link(common.config.retry)
+    if spooled is not None:
+        inbox = exchange.inbox_of_link(spooled.subscription)
+        link = DialledSide(spooled.up, spooled.subscription, inbox, wanted=True)
+    elif config.url is not None:
+        subscription = common.fan_out.log.join_link(config.retry)
         common.fan_out.on_settled = common.entry.notify
         link = DialledSide(common, subscription, exchange.inbox_of_link(subscription), wanted=True)
-    sender = _sender_to(common, journal, directly=link is None)
-    return Tree(common, sender, link=link, peers=peers, exchange=exchange, journal=journal)
+    sender = _sender_to(common, journal, directly=common.fan_out.log.link is None)
+    return Tree(common, sender, link=link, peers=peers, exchange=exchange, history=journal, spooled=spooled)
 
 
 def _history(common: Common) -> tuple[Journal | None, Reader | None]:

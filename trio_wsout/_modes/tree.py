@@ -9,13 +9,14 @@ import trio
 
 from trio_wsout._core.message import Accepted
 from trio_wsout._core.received import Peer
-from trio_wsout._core.statistics import HistoryStatistics, PeerStatistics, SpoolStatistics, Statistics
+from trio_wsout._core.statistics import HistoryStatistics, PeerStatistics, Statistics
 from trio_wsout._core.subscription import PeerSubscription
 from trio_wsout._modes.accepted import AcceptedSide
 from trio_wsout._modes.common import Common
 from trio_wsout._modes.dialled import DialledSide
 from trio_wsout._modes.exchange import Exchange
-from trio_wsout._tasks.journal import DiskEntry, Journal
+from trio_wsout._modes.spooled import Spooled
+from trio_wsout._tasks.journal import Journal
 from trio_wsout._tasks.ledger import Item, Mark
 from trio_wsout._tasks.received_channel import FollowedChannel
 from trio_wsout._tasks.sender import Sender
@@ -42,27 +43,27 @@ class Tree:
         link: DialledSide | None = None,
         peers: AcceptedSide | None = None,
         exchange: Exchange | None = None,
-        journal: Journal | None = None,
-        disk_entry: DiskEntry | None = None,
+        history: Journal | None = None,
+        spooled: Spooled | None = None,
         encode: Callable[..., Accepted] | None = None,
     ) -> None:
         """Make the tree; `run` brings it to life.
 
         Args:
             common: What the parts share.
-            sender: Empties the queue, or the journal.
+            sender: Empties the queue, or the journal before it.
             link: The side that dials; None if this output does not.
             peers: The side that accepts; None if this output does not.
             exchange: Passes messages on, in a relay.
-            journal: Stores events before the sender gets them, where there is a history or a spool.
-            disk_entry: Takes what `Output` accepts, where there is a spool.
+            history: Stores events before the sender gets them, where there is a history.
+            spooled: The way up the link, where there is a spool.
             encode: Encodes an event, in place of `Common.encode`.
         """
         self.common = common
         self.ledger, self.counters, self.received = common.ledger, common.counters, common.received
         self.encode = encode or (common.encode_now if common.ages else common.encode)
         self.resolve = common.resolve
-        self.entry = common.entry if disk_entry is None else disk_entry
+        self.entry = common.entry if spooled is None else spooled.entry
         """Takes what `Output` accepts."""
         self.link = link
         self.peers = peers
@@ -71,12 +72,14 @@ class Tree:
         ]
         self._sender = sender
         self._exchange = exchange
-        self._journal = journal
-        self._disk_entry = disk_entry
+        self._history = history
+        self._spooled = spooled
+        self._two_ways = spooled is not None and spooled.relays
+        """Whether events go to peers and, by way of a spool, up the link."""
         self.receives = common.receives
         self.bounding = self.received if common.hooks.receive else None
         """Bounds waits for confirmations while the application has to take messages; None if nothing bounds them."""
-        self.waits_for_disk = disk_entry is not None
+        self.waits_for_disk = spooled is not None
         """Whether `send` waits until the event is on disk, even if there is room."""
         self.ended = trio.Event()
         self.end_reason = "the output was closed before the event was confirmed"
@@ -121,26 +124,18 @@ class Tree:
             with trio.CancelScope(shield=True):  # noqa: ASYNC912 - where there is nothing to close, it never waits
                 for side in self._sides:
                     await side.aclose()
-                if self._journal is not None:
-                    await self._journal.aclose()
+                for log in (self._history, self._spooled):
+                    if log is not None:
+                        await log.aclose()
 
     async def _open(self) -> None:
         for side in self._sides:
             await side.open()
-        if self._journal is not None:
-            await self._open_journal(self._journal)
-
-    async def _open_journal(self, journal: Journal) -> None:
-        """Take the log over. Numbers go on, and so do the stamps of a spool, so that a receiver knows repeated events."""
-        extent = await journal.open(self.common.epoch)
-        if self._disk_entry is None:
+        if self._history is not None:
+            extent = await self._history.open(self.common.epoch)
             self.common.go_on(extent.epoch, extent.tail)
-            return
-        self.common.go_on(extent.epoch, extent.floor)
-        self.counters.accepted = extent.events
-        self.ledger.on_settled = journal.have_settled
-        if extent.events:
-            _log.info("spool %s: %d events of an earlier run go first", journal.location, extent.events)
+        if self._spooled is not None:
+            await self._spooled.open()
 
     def _start(self, nursery: trio.Nursery) -> None:
         """Start the tasks."""
@@ -150,9 +145,12 @@ class Tree:
         if self.bounding is not None:
             timeout = self.common.config.retry.timeout
             nursery.start_soon(self.bounding.watch_progress, timeout, name="progress")
-        if self._journal is not None:
-            nursery.start_soon(self._journal.run, name="journal")
-        nursery.start_soon(self._sender.run, name="sender")
+        if self._history is not None:
+            nursery.start_soon(self._history.run, name="journal")
+        if self._spooled is not None:
+            self._spooled.start(nursery)
+        if self._spooled is None or self._two_ways:
+            nursery.start_soon(self._sender.run, name="sender")
         for side in self._sides:
             side.start(nursery)
         if self.common.ages or (self.link is not None and self.peers is not None):
@@ -197,7 +195,7 @@ class Tree:
             mark = await self._post_all()
             if self.peers is not None:
                 self.peers.fan_out.complete_now()
-            await mark.done.wait()
+            await mark.wait()
             if self.link is not None:
                 await self.link.save()
             self.closing.set()
@@ -205,15 +203,18 @@ class Tree:
         self.out_of_time()
         # A peer that goes now has not confirmed its last messages, so the account is closed first.
         self._unsettled = self.common.fan_out.drain()
+        if self._two_ways and self._spooled is not None:
+            self._spooled.drain()
         self.closing.set()
 
     async def _post_all(self) -> Mark:
         """Wait until everything accepted so far, and what waits for its turn, is past the sender; return the mark behind it."""
         while True:
             mark = await self._mark()
-            await mark.passed.wait()
+            await (mark.twin or mark).passed.wait()
             waiting = self.common.queue.statistics().current_buffer_used
-            if mark.abandoned or not (waiting or (self._journal is not None and len(self._journal))):
+            waiting += sum([len(each) for each in (self._history, self._spooled) if each is not None])
+            if mark.abandoned or not waiting:
                 return mark
 
     async def _close(self) -> None:
@@ -261,8 +262,7 @@ class Tree:
     async def flush(self) -> bool:
         """Wait until every event accepted so far is confirmed or reported; return false if the output ended first."""
         mark = await self._mark()
-        await mark.done.wait()
-        return not mark.abandoned
+        return await mark.wait()
 
     async def _end_document(self) -> None:
         """End the document with the output, if there are documents."""
@@ -275,7 +275,7 @@ class Tree:
 
     async def _mark(self) -> Mark:
         """Put a mark behind everything accepted so far, and return it; if the output has ended, it is abandoned."""
-        mark = Mark()
+        mark = Mark(twin=Mark() if self._two_ways else None)
         try:
             await self.entry.send(mark)
         except trio.BrokenResourceError:
@@ -310,49 +310,52 @@ class Tree:
 
     def statistics(self) -> Statistics:
         """Return the figures of this moment."""
-        ledger, counters, peers, link = self.ledger, self.counters, self.peers, self.link
-        cursor, taken = self.common.cursor, self.common.packer.last_seq - self.common.earlier
-        # A task that waited in `send` counts its event a moment after the sender may have taken it.
-        accepted = max(counters.accepted, taken)
+        counters, peers, link, cursor = self.counters, self.peers, self.link, self.common.cursor
+        spooled, history = self._spooled, self._history
+        accepted, confirmed, undelivered, queued = self._account()
+        logs = [self.common.fan_out.log, *(() if spooled is None else (spooled.up.fan_out.log,))]
         sessions = self._sessions
         return Statistics(
             accepted=accepted,
-            confirmed=ledger.confirmed,
-            undelivered=ledger.undelivered,
+            confirmed=confirmed,
+            undelivered=undelivered,
             too_old=counters.too_old,
-            unconfirmed=accepted - ledger.confirmed - ledger.undelivered,
+            unconfirmed=accepted - confirmed - undelivered,
             written=counters.written,
             written_messages=counters.written_messages,
             received=counters.received,
             dropped=counters.dropped,
-            queued=accepted - taken + self._sender.pending,
-            window=self.common.fan_out.log.unsettled,
+            queued=queued,
+            window=max([log.unsettled for log in logs]),
             peers=len(self._sides[0].sessions),
             sent_bytes=counters.sent_bytes + sum(each.sent_bytes for each in sessions),
             received_bytes=counters.received_bytes + sum(each.received_bytes for each in sessions),
             heartbeat_misses=counters.heartbeat_misses + sum(each.monitor.misses for each in sessions),
             unknown_acks=counters.unknown_acks,
             unusable_cursors=0 if cursor is None else cursor.unusable,
-            last_document=ledger.last_document,
+            last_document=self.ledger.last_document,
             link=None if link is None else link.statistics(),
             listener=None if peers is None else peers.statistics(closed=self.ended.is_set()),
-            spool=self._spool_statistics(),
-            history=self._history_statistics(),
+            spool=None if spooled is None else spooled.statistics(),
+            history=None
+            if history is None
+            else HistoryStatistics(
+                events=history.extent.events, bytes=history.extent.size, replayed=counters.replayed
+            ),
         )
 
-    def _spool_statistics(self) -> SpoolStatistics | None:
-        journal, entry = self._journal, self._disk_entry
-        if journal is None or entry is None:
-            return None
-        return SpoolStatistics(
-            events=journal.events, bytes=journal.size, waits=journal.full if len(entry) else None
-        )
-
-    def _history_statistics(self) -> HistoryStatistics | None:
-        if self._journal is None or self._disk_entry is not None:
-            return None
-        extent, replayed = self._journal.extent, self.counters.replayed
-        return HistoryStatistics(events=extent.events, bytes=extent.size, replayed=replayed)
+    def _account(self) -> tuple[int, int, int, int]:
+        """Return how many events are accepted, confirmed, undelivered and queued."""
+        ledger, spooled = self.ledger, self._spooled
+        if spooled is not None and self._two_ways:
+            accepted, undelivered = spooled.accepted, ledger.undelivered + spooled.up.ledger.undelivered
+            # What the link has given up, a peer may still lack: then it is undelivered already, and open as well.
+            confirmed = max(0, accepted - undelivered - spooled.open_events)
+            return accepted, confirmed, undelivered, spooled.queued
+        taken = self.common.packer.last_seq - self.common.earlier
+        # A task that waited in `send` counts its event a moment after the sender may have taken it.
+        accepted = max(self.counters.accepted, taken)
+        return accepted, ledger.confirmed, ledger.undelivered, accepted - taken + self._sender.pending
 
     # -- the end ----------------------------------------------------------------------------------------
 
@@ -360,12 +363,14 @@ class Tree:
         """Close the queue; return all events that are accepted and not settled, in order, without those that are on disk only."""
         left = self._unsettled + self.common.fan_out.drain() + self._sender.leftovers()
         items: list[Item] = []
-        if self._journal is not None and self._disk_entry is None:
-            items += self._journal.drain()
+        if self._history is not None:
+            items += self._history.drain()
         with suppress(trio.WouldBlock):
             while True:
                 items.append(self.common.queue.receive_nowait())
         self.common.queue.close()
+        if self._spooled is not None:
+            items += self._spooled.journal.passing
         for item in items:
             if isinstance(item, Accepted):
                 self.common.packer.number(item)
@@ -376,16 +381,13 @@ class Tree:
 
     def _abandon(self) -> None:
         """Count every event that is left as undelivered, and put it into `left`; what is in the spool stays there."""
-        left, journal, broken = self._holding(), self._journal, self.ledger.broken
+        left, spooled, broken = self._holding(), self._spooled, self.ledger.broken
         reason = self.end_reason if broken is None else f"the output broke: {broken}"
         count, where = 0, ""
-        if journal is not None and self._disk_entry is not None:
-            self.ledger.on_settled = None
-            count, where = journal.events, f"in the spool at {journal.location}"
+        if spooled is not None:
+            count, where = spooled.journal.events, f"in the spool at {spooled.journal.location}"
             staying = f"{reason}; the event stays {where} and goes first at the next start"
-            self.ledger.keep(left, staying)
-            left = self._disk_entry.close()
-            journal.close(staying)
+            left = spooled.keep(left, staying)
         self.left = self.ledger.abandon(left, reason)
         if broken is not None:
             broken.undelivered += tuple(self.left)

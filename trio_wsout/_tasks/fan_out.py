@@ -95,7 +95,8 @@ class FanOut:
     def _post(self, message: Message) -> bool:
         source: Session | LinkSubscription | None = message.source
         if not isinstance(source, Session):
-            return self.log.offer(message, source)
+            # The link of a relay with a spool has a log of its own.
+            return self.log.offer(message, None if source is None else self.log.link)
         posted = self.log.offer(message, source.subscription)
         if posted and source.subscription is None and source.sent_early is not None:
             source.sent_early.add(message.last_seq)

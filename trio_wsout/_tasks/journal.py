@@ -7,94 +7,35 @@ and once there are more, further ones are on disk only, until reading back has c
 
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from itertools import islice
+from collections.abc import Awaitable, Sequence
 from math import inf
-from typing import Protocol, cast
+from typing import cast
 
 import trio
 from attrs import define, field
 
 from trio_wsout._core.durable_log import Entry, Extent, Kind, kind_of, stored_payload
-from trio_wsout._core.message import Accepted, all_plain
+from trio_wsout._core.message import Accepted, OnDisk, Refused, all_plain
 from trio_wsout._tasks.catch_up import Backlog
-from trio_wsout._tasks.channel import ReceivingEnd
-from trio_wsout._tasks.ledger import Item, Ledger, Mark
+from trio_wsout._tasks.channel import SendingEnd
+from trio_wsout._tasks.ledger import Item, Ledger, Mark, SharedFate
+from trio_wsout._tasks.uncommitted import OVERHEAD, Uncommitted
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.config.sections import Payload
-from trio_wsout.errors import EventError, HistoryError, SpoolError
+from trio_wsout.errors import HistoryError, SpoolError
 from trio_wsout.stores.log import LogFullError, LogStore
 
-RUN = 1024
-_RUN_BYTES = 1 << 20
-"""Most events, and bytes but at least one event, of one commit."""
 _AHEAD = 256
 """With a history: items that wait for the sender before the next commit."""
 _IN_MEMORY = 1024
 _IN_MEMORY_BYTES = 8 << 20
 """With a spool: most items, and bytes but at least one run, that wait in memory, too."""
-_NOWAIT = 256
-"""Events of `send_nowait` that wait for the disk."""
 _STORE_AFTER = 0.1
 """Seconds that a settled number waits for a run to be stored with; then it is stored alone."""
 _RETRY = 1.0
 """Seconds until a log that was full is tried again, if nothing settles before."""
 _TRIMS = 10
 """Old events are removed this many times within `max-age`."""
-_OVERHEAD = 64
-"""Bytes that an event takes on disk beside its payload, at most: where it is alone in its commit."""
-
-
-class Uncommitted(Protocol):
-    """The items that wait for the next commit."""
-
-    def __len__(self) -> int:
-        """Return how many items are not committed; at least 1 if one waits."""
-        ...
-
-    async def wait(self) -> None:
-        """Wait until an item waits."""
-
-    def take(self, room: float) -> Sequence[Item]:
-        """Return the items that are committed now: the oldest, as many as a run may hold and `room` bytes take, but at least one."""
-        ...
-
-    def taken(self) -> None:
-        """Forget the items of the latest `take`: they are committed."""
-
-    def give_back(self) -> None:
-        """Let the items of the latest `take` wait again: there was no room."""
-
-
-@define(eq=False)
-class IntakeRuns:
-    """The `Uncommitted` of a history: what waits in the intake."""
-
-    _queue: ReceivingEnd[Item]
-    _at_once: int
-    """Items that a source of the queue may have taken at its turn."""
-    _run: list[Item] = field(factory=list[Item], init=False)
-    """Items that have left the queue, and are not committed."""
-
-    def __len__(self) -> int:
-        return len(self._run) + len(self._queue.waiting)
-
-    async def wait(self) -> None:
-        await self._queue.wait()
-
-    def take(self, room: float) -> Sequence[Item]:
-        del room  # a history has room for everything
-        # All of them are in memory already, so their bytes need no bound here.
-        run, queue = self._run, self._queue
-        while len(run) < RUN and (waiting := queue.waiting):
-            run += queue.take(min(len(waiting), self._at_once, RUN - len(run)))
-        return run
-
-    def taken(self) -> None:
-        self._run = []
-
-    def give_back(self) -> None:
-        """Do nothing: a history that is full breaks the output."""
 
 
 @define(eq=False)
@@ -110,6 +51,12 @@ class Journal:
     _max_bytes: float = field(default=inf, alias="max_bytes", kw_only=True)
     """Bytes on disk, at most."""
     backlog: Backlog | None = field(default=None, kw_only=True)
+    _peers: SendingEnd[Item] | None = field(default=None, alias="peers", kw_only=True)
+    """The queue of the events that go to the peers of a relay, too; None where events go up the link only."""
+    passed: int = field(default=0, init=False)
+    """Events that were passed on to that queue."""
+    passing: deque[Item] = field(factory=deque[Item], init=False)
+    """Items that are on disk, and wait for room in that queue."""
     extent: Extent = field(default=Extent(epoch=0, floor=0, tail=0, size=0), init=False)
     """The extent of the log, as of the latest write."""
     full: str | None = field(default=None, init=False)
@@ -141,7 +88,7 @@ class Journal:
     @property
     def size(self) -> int:
         """Bytes that the events of the log take on disk, at most."""
-        return self.extent.size + _OVERHEAD * self.extent.events
+        return self.extent.size + OVERHEAD * self.extent.events
 
     async def open(self, epoch: int) -> Extent:
         """Take the log over. The events that are left in a spool go first.
@@ -238,7 +185,7 @@ class Journal:
         events = cast("Sequence[Accepted]", items) if plain else [i for i in items if isinstance(i, Accepted)]
         position, size = self.extent.tail, _size(events)
         try:
-            if events and not await self._fits(size + _OVERHEAD * len(events)):
+            if events and not await self._fits(size + OVERHEAD * len(events)):
                 await self._wait_for_room("spool.max-bytes is reached")
                 return
             if events:
@@ -249,9 +196,24 @@ class Journal:
             return
         self.full = None
         self._uncommitted.taken()
+        if self._peers is not None:
+            self.passing.extend(_for_peers(items, position))
         self._hand_over(items, position, size)
+        if self._peers is not None:
+            await self._pass_on(self._peers)
         while self.backlog is None and len(self._ready) >= _AHEAD:
             await self._room.wait()
+
+    async def _pass_on(self, peers: SendingEnd[Item]) -> None:
+        """Put items into the queue of the peers, waiting for room."""
+        passing = self.passing
+        self.passed += sum([isinstance(item, Accepted) for item in passing])
+        while passing:
+            try:
+                peers.send_nowait(passing[0])
+            except trio.WouldBlock:
+                await peers.send(passing[0])
+            passing.popleft()
 
     async def _fits(self, size: int) -> bool:
         """Return whether there is room for events that take so many bytes, if need be after letting those leave that have settled."""
@@ -290,7 +252,7 @@ class Journal:
         return [
             # Nearly all events are plain dicts, and need no call.
             Entry(number, epoch, Kind.JSON, event.payload, event.cursor, now)
-            if type(event.event) is dict
+            if type(event.event) is dict and event.source is None
             else Entry(number, epoch, kind_of(event, payload), stored_payload(event), event.cursor, now)
             for number, event in enumerate(events, position + 1)
         ]
@@ -341,155 +303,25 @@ def _size(items: Sequence[Item]) -> int:
     return sum([len(item.payload) for item in items if isinstance(item, Accepted)])
 
 
-@define(eq=False)
-class _Sending:
-    """An item that is not on disk yet."""
+def _for_peers(items: Sequence[Item], position: int) -> list[Item]:
+    """Return what goes to the peers of a relay; `items` go up its link, the first event among them behind `position`.
 
-    item: Item
-    task: trio.lowlevel.Task | None = None
-    """The task that waits in `send`; None for `send_nowait`, and for marks."""
-    writing: bool = False
-    """Whether it is being written now: too late to take it back."""
-    given_up: bool = False
-    """Whether the task was cancelled while the item was being written."""
-    on_disk: bool | None = None
-    """Whether it is on disk; None while that is not decided."""
-    _asleep: bool = False
-
-    async def wait(self, take_back: Callable[[], object]) -> bool:
-        """Wait until it is decided whether the item is on disk, and return that.
-
-        Cancelled before the item is being written, it is taken back, and has not been sent. After that the write is
-        waited for: otherwise nobody would know whether the event was sent.
-        """
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self.given_up = self.writing
-            if self.writing:
-                return trio.lowlevel.Abort.FAILED
-            take_back()
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self.task = trio.lowlevel.current_task()
-        while self.on_disk is None:
-            self._asleep = True
-            # One task switch for each event is all that the wait costs; an event and a shielded scope cost three.
-            await trio.lowlevel.wait_task_rescheduled(abort)
-        return self.on_disk
-
-    def wake(self) -> None:
-        """Wake the task that waits, if one does."""
-        if self._asleep and self.task is not None:
-            self._asleep = False
-            trio.lowlevel.reschedule(self.task)
-
-
-@define(eq=False)
-class DiskEntry:
-    """Takes what the output of a spool accepts, and returns when it is on disk; a `Uncommitted`."""
-
-    _max_bytes: int
-    _backlog: Backlog
-    _waiting: dict[_Sending, None] = field(factory=dict[_Sending, None], init=False)
-    """Items that are not on disk yet, in order."""
-    _run: list[_Sending] = field(factory=list[_Sending], init=False)
-    """Those of them that are being written."""
-    _nowait: int = field(default=0, init=False)
-    """The number of events that came by `send_nowait` and are not on disk yet."""
-    _wakeup: Wakeup = field(factory=Wakeup, init=False)
-    _closed: bool = field(default=False, init=False)
-
-    def __len__(self) -> int:
-        """Return how many items are not on disk yet."""
-        return len(self._waiting)
-
-    # -- sending ----------------------------------------------------------------------------------------
-
-    def send_nowait(self, value: Item) -> None:
-        """Take an item; raises as `SendingEnd.send_nowait` does; an event is on disk a moment later."""
-        self._check(value)
-        if self._nowait >= _NOWAIT and not self._closed:
-            raise trio.WouldBlock
-        self._put(_Sending(value))
-        self._nowait += 1
-
-    async def send(self, value: Item) -> None:
-        """Take an event, and wait until it is on disk; or take a mark, behind all events so far.
-
-        If this is cancelled before the event is being written, nothing was sent; after that, it waits for the write.
-        """
-        self._check(value)
-        await trio.lowlevel.checkpoint_if_cancelled()
-        if isinstance(value, Accepted) or value.ends_document:
-            await self._backlog.wait_remembering(value)
-        sending = _Sending(value)
-        self._put(sending)
-        if not isinstance(value, Accepted):
-            await trio.lowlevel.cancel_shielded_checkpoint()
-        elif not await sending.wait(lambda: self._waiting.pop(sending)):
-            raise trio.BrokenResourceError
-
-    def _put(self, sending: _Sending) -> None:
-        if self._closed:
-            raise trio.BrokenResourceError
-        self._waiting[sending] = None
-        self._wakeup.notify()
-
-    def _check(self, value: Item) -> None:
-        most = self._max_bytes - _OVERHEAD
-        size = len(stored_payload(value)) if isinstance(value, Accepted) else 0
-        if size > most:
-            raise EventError(f"the event has {size} bytes, {most} fit into spool.max-bytes")
-
-    # -- Uncommitted -------------------------------------------------------------------------------------------
-
-    async def wait(self) -> None:
-        if self._waiting:
-            await trio.lowlevel.checkpoint()
-        while not self._waiting:
-            await self._wakeup.wait()
-
-    def take(self, room: float) -> Sequence[Item]:
-        size, most = 0, min(_RUN_BYTES, room)
-        self._run = []
-        for sending in islice(self._waiting, RUN):
-            if isinstance(sending.item, Accepted):
-                size += _OVERHEAD + len(sending.item.payload)
-                if self._run and size > most:
-                    break
-            sending.writing = True
-            self._run.append(sending)
-        return [sending.item for sending in self._run]
-
-    def taken(self) -> None:
-        now = trio.current_time()
-        for sending in self._run:
-            if isinstance(sending.item, Accepted):
-                sending.item.at = now
-            del self._waiting[sending]
-            self._nowait -= sending.task is None and isinstance(sending.item, Accepted)
-            sending.on_disk = True
-            sending.wake()
-
-    def give_back(self) -> None:
-        """Let the items of the latest `take` wait again; waits that were cancelled meanwhile end: nothing of them was stored."""
-        for sending in self._run:
-            sending.writing = False
-            if sending.given_up:
-                sending.wake()
-
-    def close(self) -> list[Accepted]:
-        """Take nothing more.
-
-        Returns:
-            The events that were accepted, and are not on disk.
-        """
-        self._closed = True
-        waiting = list(self._waiting)
-        self._waiting.clear()
-        for sending in waiting:
-            sending.on_disk = False
-            sending.wake()
-            if not isinstance(sending.item, Accepted):
-                sending.item.abandon()
-        return [each.item for each in waiting if each.task is None and isinstance(each.item, Accepted)]
+    An event that somebody waits for is confirmed once both have it.
+    """
+    kept: list[Item] = []
+    for item in items:
+        if not isinstance(item, Accepted):
+            kept += () if item.twin is None else (item.twin,)
+            continue
+        position += 1
+        if isinstance(item, Refused):
+            continue  # the way up tells of it
+        if item.fate is not None:
+            item.fate = SharedFate(item.fate)
+        theirs = OnDisk(
+            item.payload, item.event, item.fate, source=item.source, cursor=item.cursor, position=position
+        )
+        theirs.at = item.at
+        kept.append(theirs)
+        item.source = None  # to the link all come from here
+    return kept

@@ -1,5 +1,7 @@
 """The ledger: the account of every accepted event, confirmed or undelivered; receipts, to wait for its fate; and marks between events."""
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -64,6 +66,26 @@ class Receipt:
 
 
 @define(eq=False)
+class SharedFate:
+    """The `Fate` of an event that goes two ways: it is confirmed once it is on both, and fails with the first that fails."""
+
+    _fate: Fate
+    _lacking: int = field(default=2, init=False)
+
+    def confirmed(self, document: Document | None) -> None:
+        """Settle it, if the other way is confirmed already."""
+        self._lacking -= 1
+        if self._lacking == 0:
+            self._fate.confirmed(document)
+
+    def failed(self, reason: str) -> None:
+        """Settle it as failed, if it has not."""
+        if self._lacking > 0:
+            self._lacking = 0
+            self._fate.failed(reason)
+
+
+@define(eq=False)
 class Mark:
     """Mark between events: the open batch goes now, and the mark is reached when everything before it has settled."""
 
@@ -71,6 +93,8 @@ class Mark:
     """Whether the document ends here, too."""
     fate: Fate | None = None
     """Confirmed when the mark is reached, with the marker of the document; None if no task waits for that."""
+    twin: Mark | None = field(default=None, kw_only=True)
+    """The same mark between the events that go to the peers of a relay with a spool; None where events go one way."""
     passed: trio.Event = field(factory=trio.Event, init=False)
     """Set when every earlier event is past the sender, or the output has ended."""
     done: trio.Event = field(factory=trio.Event, init=False)
@@ -82,6 +106,11 @@ class Mark:
     marker: Document | None = field(default=None, init=False)
     """The marker of the document's last part; None if documents are not marked, or there was none."""
 
+    async def wait(self) -> bool:
+        """Wait until it is reached; return whether it was, and not abandoned."""
+        await self.done.wait()
+        return not self.abandoned and (self.twin is None or await self.twin.wait())
+
     def reached(self) -> None:
         """Let nobody wait any longer: everything before it has settled."""
         if self.fate is not None:
@@ -91,6 +120,8 @@ class Mark:
     def abandon(self, reason: str = "the output ended before the document did") -> None:
         """Let nobody wait any longer: the output has ended."""
         self.abandoned = True
+        if self.twin is not None:
+            self.twin.abandon(reason)
         if self.fate is not None:
             self.fate.failed(reason)
         self.passed.set()
@@ -107,10 +138,14 @@ class Ledger:
 
     _channel: trio.abc.SendChannel[Undelivered] | None
     """Takes undelivered events; without it, they break the output."""
+    _whole: Ledger | None = None
+    """The ledger of the whole output, which breaks with this one: of a relay, if this is its link's; None if this is it."""
     on_confirmed: list[Callable[[Sequence[Message]], object]] = field(
         factory=list["Callable[[Sequence[Message]], object]"], init=False
     )
     """Called with confirmed messages."""
+    on_failed: Callable[[Accepted], object] | None = field(default=None, init=False)
+    """Called with each event that was reported as undelivered."""
     on_settled: Callable[[], object] | None = field(default=None, init=False)
     """Called when events have settled."""
     on_awaited: Callable[[], object] | None = field(default=None, init=False)
@@ -212,6 +247,8 @@ class Ledger:
         self.undelivered += 1
         if accepted.fate is not None:
             accepted.fate.failed(reason)
+        if self.on_failed is not None:
+            self.on_failed(accepted)
         if accepted.seq:  # it has none if the output ended before the sender took it
             self._settle(accepted.seq, accepted.seq)
 
@@ -291,6 +328,8 @@ class Ledger:
             return
         self.broken = error
         self.broke.set()
+        if self._whole is not None:
+            self._whole.break_with(error)
 
     def raise_if_broken(self) -> None:
         """Raise trio.BrokenResourceError, caused by the error that broke the output, if it is broken."""

@@ -304,7 +304,7 @@ class Cursor:
 
 @frozen(kw_only=True)
 class Spool:
-    """Keeps accepted events on disk until they are confirmed (SPEC 7)."""
+    """Keeps what goes up the link on disk until it is confirmed (SPEC 7)."""
 
     path: t.FilePath
     """Directory of the spool."""

@@ -81,10 +81,10 @@ UNUSABLE: Mapping[Mode, tuple[str, ...]] = {
         "server.slow_peer_timeout",
         "server.sender_field",
     ),
-    Mode.RELAY: ("spool",),
+    Mode.RELAY: (),
 }
 """Fields (attribute names, joined by a dot) that a mode can't use."""
-UNUSABLE_WITHOUT_LINK = (*_LINK_SECTIONS, *_LINK_FIELDS)
+UNUSABLE_WITHOUT_LINK = (*_LINK_SECTIONS, "spool", *_LINK_FIELDS)
 """Fields that mode relay can't use either while it has no `url`."""
 
 
@@ -246,7 +246,14 @@ def _batch_sources(config: Config) -> Problems:
 
 
 def _spool(config: Config) -> Problems:
-    if config.spool is None or config.spool.max_bytes is None or config.mode is not Mode.CLIENT:
+    if config.spool is None or config.url is None or config.mode not in {Mode.CLIENT, Mode.RELAY}:
+        return
+    if config.batch is not None and config.mode is Mode.RELAY:
+        yield (
+            "batch",
+            "can't be used together with spool in mode relay: what is read back would go up in other batches",
+        )
+    if config.spool.max_bytes is None:
         return
     if config.spool.max_bytes < (least := config.least_spool):
         yield "spool.max-bytes", f"must be {least} bytes or more, room for two messages of max-message-size"
