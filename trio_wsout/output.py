@@ -168,8 +168,8 @@ class Output(trio.abc.SendChannel[Any]):
         """Close the connection of one peer with this Close; this doesn't wait.
 
         The Close is written behind what is being written. If the peer doesn't answer it within five seconds, the connection
-        is cut. What the peer sends until then is received as before. Nothing more is sent to it, and nothing waits for its
-        confirmations.
+        is cut. From now on nothing is sent to the peer, and nothing waits for its confirmations. Messages that still come from it
+        are dropped and counted, and no ping behind them is answered, so that it counts none of them as delivered.
 
         Args:
             peer: The peer, from `peers` or `Received.peer`.
@@ -187,7 +187,7 @@ class Output(trio.abc.SendChannel[Any]):
         session = self._tree.session_of(peer)
         if session is None:
             return False
-        session.close(code, reason)
+        session.dismiss(code, reason)
         return True
 
     def renew(self, peer: Peer, until: float | None) -> bool:

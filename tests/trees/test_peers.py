@@ -30,6 +30,23 @@ def server(**more: Any) -> dict[str, Any]:
     return {"mode": "relay", "server": {"bind": "127.0.0.1:0", **more.pop("server", {})}, **more}
 
 
+class WallClock:
+    """A wall clock that runs with the mock clock, unless it is set."""
+
+    def __init__(self) -> None:
+        self.ahead = 1_700_000_000.0
+
+    def time(self) -> float:
+        return trio.current_time() + self.ahead
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> WallClock:
+    clock = WallClock()
+    monkeypatch.setattr(time, "time", clock.time)
+    return clock
+
+
 # -- who is connected --------------------------------------------------------------------------------------
 
 
@@ -317,18 +334,35 @@ async def test_who_judges_messages_sends_the_sender_away(
         assert (spammer.close_reason, other.messages) == ("no spam", ["hello"])
 
 
-async def test_what_came_before_the_answer_to_a_close_is_received(
-    listener: MemoryListener, autojump_clock: MockClock
+@pytest.mark.parametrize("how", ["sent away", "expired"])
+async def test_of_what_comes_after_a_peer_is_sent_away_nothing_is_taken_and_nothing_confirmed(
+    how: str, listener: MemoryListener, wall: WallClock, autojump_clock: MockClock
 ) -> None:
-    """The other side may have it confirmed: so none of it is dropped."""
     async with trio_wsout.open_output(server(), listeners=[listener], receive=True) as output:
-        client = await listener.connect()
-        client.answer_close = False
-        output.disconnect(only(output)[0], 4403)
-        await client.wait_closed()
-        await client.send("crossed the Close")
+        client, other = await listener.connect("/a", buffered=False), await listener.connect("/b")
+        peer = next(each for each in output.peers() if each.path == "/a")
+        client.stop_reading()
+        for word in ("taken by the pipe", "waits for room"):  # so that no Close can be written yet
+            await output.send(word)
+        await client.send("before")
         await trio.sleep(1)
-        assert output.received.receive_nowait().event == "crossed the Close"
+        if how == "expired":
+            output.renew(peer, wall.time())
+        else:
+            output.disconnect(peer, 4403)
+        await trio.sleep(1)
+        await client.send("behind")
+        await client.ping(b"is it there?")
+        await trio.sleep(1)
+        client.resume_reading()
+        await client.wait_closed()
+        assert client.close_code == (4401 if how == "expired" else 4403)
+        assert (client.pongs, other.messages[2:]) == ([], ["before"])
+        await trio.sleep(1)
+        assert output.received.receive_nowait().event == "before"
+        with pytest.raises(trio.WouldBlock):
+            output.received.receive_nowait()
+        assert (output.statistics().received, output.statistics().dropped) == (2, 1)
 
 
 async def test_a_connection_is_named_by_its_peer_and_a_link_is_no_such_peer(
@@ -373,23 +407,6 @@ async def test_a_client_has_no_peer_to_send_away(autojump_clock: MockClock) -> N
 
 
 # -- admitted until ----------------------------------------------------------------------------------------
-
-
-class WallClock:
-    """A wall clock that runs with the mock clock, unless it is set."""
-
-    def __init__(self) -> None:
-        self.ahead = 1_700_000_000.0
-
-    def time(self) -> float:
-        return trio.current_time() + self.ahead
-
-
-@pytest.fixture
-def wall(monkeypatch: pytest.MonkeyPatch) -> WallClock:
-    clock = WallClock()
-    monkeypatch.setattr(time, "time", clock.time)
-    return clock
 
 
 def until(at: float | None) -> Any:
@@ -536,16 +553,16 @@ async def test_a_peer_that_reads_nothing_is_cut_five_seconds_after_its_time(
 def test_whatever_is_renewed_a_peer_ends_when_its_latest_time_is_over(
     first: int | None, steps: list[tuple[int, str, int, int]]
 ) -> None:
-    """Each step: so many seconds later, a renewal by so much, and then the wall clock is set."""
+    """Each step: so many seconds later, a renewal by so much, and then the wall clock is set. No two things happen at one time."""
     wall = WallClock()
 
     async def main() -> None:
         async with open_listener() as listener:
-            ends = None if first is None else float(first)
+            ends = None if first is None else first + 0.125
             async with trio_wsout.open_output(
                 server(),
                 listeners=[listener],
-                authenticate=until(None if first is None else wall.time() + first),
+                authenticate=until(None if first is None else wall.time() + first + 0.125),
             ) as output:
                 client = await listener.connect()
                 peer = only(output)[0]
@@ -554,9 +571,9 @@ def test_whatever_is_renewed_a_peer_ends_when_its_latest_time_is_over(
                     now = trio.current_time()
                     there = ends is None or now < ends
                     if what != "nothing":
-                        at = None if what == "for ever" else wall.time() + more
+                        at = None if what == "for ever" else wall.time() + more + 0.125
                         assert output.renew(peer, at) == there
-                        ends = ends if not there else None if at is None else now + max(more, 0)
+                        ends = ends if not there else None if at is None else now + max(more + 0.125, 0)
                     wall.ahead += jump
                 await trio.sleep(100)
                 assert client.closed_at == (None if ends is None else pytest.approx(ends))

@@ -329,7 +329,7 @@ class Tree:
             window=max([log.unsettled for log in logs]),
             peers=len(self._sides[0].sessions),
             sent_bytes=counters.sent_bytes + sum(each.sent_bytes for each in sessions),
-            received_bytes=counters.received_bytes + sum(each.received_bytes for each in sessions),
+            received_bytes=counters.received_bytes + sum(each.connection.received_bytes for each in sessions),
             heartbeat_misses=counters.heartbeat_misses + sum(each.monitor.misses for each in sessions),
             unknown_acks=counters.unknown_acks,
             unusable_cursors=0 if cursor is None else cursor.unusable,
@@ -420,7 +420,7 @@ def _statistics_of(session: Session) -> PeerStatistics:
         sent_messages=session.sent_messages,
         sent_bytes=session.sent_bytes,
         received_messages=session.received_messages,
-        received_bytes=session.received_bytes,
+        received_bytes=session.connection.received_bytes,
         heartbeat_misses=session.monitor.misses,
         lost_by_slow=account.dropped if isinstance(account, PeerSubscription) else 0,
     )

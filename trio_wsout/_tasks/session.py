@@ -139,6 +139,8 @@ class Session:
     """Whether this side does not read now, because the application takes nothing."""
     _refuses: bool = field(default=False, init=False)
     """Whether messages of the peer were lost here, so that no ping behind them is answered."""
+    _dismissed: bool = field(default=False, init=False)
+    """Whether messages that come from now on are dropped, because the peer is sent away."""
     _writing: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     """Bounds the write that is under way, or the closing handshake."""
     _close_code: int | None = field(default=None, init=False)
@@ -192,15 +194,10 @@ class Session:
         self.catch_up()
         return self.connection.written_bytes
 
-    @property
-    def received_bytes(self) -> int:
-        """Bytes that came, TLS not counted."""
-        return self.connection.received_bytes
-
     def _count(self) -> None:
         counters = self._inbox.counters
         counters.sent_bytes += self.sent_bytes
-        counters.received_bytes += self.received_bytes
+        counters.received_bytes += self.connection.received_bytes
         counters.heartbeat_misses += self.monitor.misses
 
     def _connection_over(self) -> None:
@@ -224,6 +221,11 @@ class Session:
             self._feed.heartbeat_task.no_later_than(self, self._close_by)
             self._leave()
             self.wake()
+
+    def dismiss(self, code: int, reason: str) -> None:
+        """Close as `close` does, and drop messages that are read from now on; no ping behind them is answered."""
+        self._dismissed = True
+        self.close(code, reason)
 
     def close_with_output(self, code: int, *, within: float = _CLOSING) -> None:
         """Close as `close` does, because the output ends; `code` counts if the application named none."""
@@ -419,7 +421,8 @@ class Session:
             self.active_at = trio.current_time()
             if acks is not None:
                 messages = [each for each in messages if not self._acknowledges(each, acks)]
-            if inbox.taker is None:
+            if inbox.taker is None or self._dismissed:
+                self._refuses = self._dismissed
                 counters.dropped += len(messages)
             else:
                 await self._hand_over(inbox.taker, deque(inbox.items(messages, self.peer)))
@@ -535,7 +538,7 @@ class Session:
     def poll(self) -> Suspect | None:
         """Ping, or close; or return the session to be judged, if its peer may have to be warned of, cut, or closed."""
         if self._expires_at is not None and trio.current_time() >= self._expires_at:
-            self.close(EXPIRED, "expired")
+            self.dismiss(EXPIRED, "expired")
         over = earliest(self._stalls_at(), self._idle_at(), self._close_by)
         return self if self._beat() or (over is not None and trio.current_time() >= over) else None
 
