@@ -81,7 +81,14 @@ def test_editors_are_offered_each_field_in_one_spelling() -> None:
     assert not VALIDATOR.is_valid({"url": "ws://x", "max_message_size": 0})
 
 
-SERVER = {"bind": ":0", "path": "/x", "max-connections": 3, "send_buffer_capacity": 9, "slow-peer-timeout": 2}
+SERVER = {
+    "bind": ":0",
+    "path": "/x",
+    "max-connections": 3,
+    "send_buffer_capacity": 9,
+    "slow-peer-timeout": 2,
+    "reuse-port": True,
+}
 LISTENERS = st.fixed_dictionaries(
     {"mode": st.sampled_from(["server-output", "server-input", "relay"]), "server": st.just(SERVER)},
     optional={
@@ -144,6 +151,7 @@ NAMES = [
     "retries",
     "url",
     "bind",
+    "reuse-port",
     "bearer-token",
     "header_name",
     "client-key",
@@ -227,6 +235,9 @@ def test_mutated_documents_are_judged_alike(document: dict[str, Any], junk: Any,
         },
         {"mode": "server-output", "server": {"bind": ":1"}, "history": {"store": 0}},
         {"mode": "server-output", "server": {"bind": ":1"}, "history": {"store": True}},
+        {"mode": "relay", "server": {"bind": "unix:/x", "reuse-port": True}},
+        {"mode": "relay", "server": {"bind": "unix:/x", "reuse_port": True}},
+        {"mode": "relay", "server": {"bind": ":1", "reuse-port": "yes"}},
         {"mode": "relay", "server": {"bind": ":1", "auth": {}}},
         {"mode": "relay", "server": {"bind": ":1", "auth": {"basic": {}, "query-parameter": "t"}}},
         {"mode": "relay", "server": {"bind": ":1", "auth": {"basic": {"a": "x"}, "query_parameter": "t"}}},
@@ -249,6 +260,8 @@ def test_both_refuse(document: dict[str, Any]) -> None:
     [
         {"mode": "relay", "server": {"bind": ":1", "idle_timeout": "5m"}, "url": "ws://x"},
         {"mode": "relay", "server": {"bind": "unix:/x", "tls": {"cert": "c", "key": "k"}}},
+        {"mode": "relay", "server": {"bind": "unix:/x", "reuse-port": False}},
+        {"mode": "relay", "server": {"bind": ":1", "reuse_port": True}},
         {"mode": "server-output", "server": {"bind": ":1"}, "history": {"max-age": "1d"}},
         {"url": "ws://x", "delivery": "acked"},
         {"url": "ws://x", "retry": {"retries": 5.0}},

@@ -80,6 +80,8 @@ def paths(config: Config) -> list[str]:
         served(auth=ServerAuth(basic=SECRETS)),
         served(auth=ServerAuth(basic=SECRETS, bearer={"bob": Secret("${env|BOB}")}, query_parameter="t")),
         served(mode=Mode.RELAY, payload=Payload.JSON, sender_field="from"),
+        served(reuse_port=True),
+        Config(mode=Mode.SERVER_INPUT, server=Server(bind="unix:/x", reuse_port=False)),
     ],
 )
 def test_nothing_is_wrong_and_it_goes_round(config: Config) -> None:
@@ -112,6 +114,7 @@ def test_nothing_is_wrong_and_it_goes_round(config: Config) -> None:
         (served(auth=ServerAuth(bearer={"a": Secret("no blank")})), "server.auth.bearer.a"),
         (served(auth=ServerAuth(bearer={"a": Secret("x"), "b": Secret("x")})), "server.auth.bearer.b"),
         (served(sender_field="from"), "server.sender-field"),
+        (evolve(SERVER, server=Server(bind="unix:/x", reuse_port=True)), "server.reuse-port"),
         (served(mode=Mode.RELAY, sender_field="from"), "server.sender-field"),
         (
             served(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -39,10 +40,10 @@ class Hosts(trio.abc.HostnameResolver):
         raise NotImplementedError
 
 
-async def opened(bind: str, *addresses: str) -> Sequence[str]:
+async def opened(bind: str, *addresses: str, **options: bool) -> Sequence[str]:
     """Where a listener listens whose name has these addresses."""
     trio.socket.set_custom_hostname_resolver(Hosts(*addresses))
-    listeners = await open_listeners(bind)
+    listeners = await open_listeners(bind, **options)
     found = listening_at(listeners)
     for each in listeners:
         await each.aclose()
@@ -101,6 +102,57 @@ async def test_a_machine_without_ipv6_listens_at_localhost(monkeypatch: pytest.M
 
     monkeypatch.setattr(trio, "open_tcp_listeners", without_ipv6)
     assert hosts(await opened("many.test:0", "::1", "127.0.0.1")) == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0", "localhost:0"])
+async def test_listeners_that_reuse_a_port_share_its_connections(bind: str) -> None:
+    try:
+        first = await open_listeners(bind, reuse_port=True)
+    except ConfigError:
+        pytest.skip("this machine has no such address")
+    port = listening_at(first)[0].rpartition(":")[2]
+    second = await open_listeners(f"{bind.removesuffix('0')}{port}", reuse_port=True)
+    assert listening_at(first) == listening_at(second)
+    with pytest.raises(ConfigError, match="end the program that uses it"):
+        await open_listeners(f"{bind.removesuffix('0')}{port}")
+    accepted: list[trio.SocketListener] = []
+
+    async def accept(listener: trio.SocketListener) -> None:
+        while True:
+            await trio.aclose_forcefully(await listener.accept())
+            accepted.append(listener)
+            if len(accepted) == 64:
+                nursery.cancel_scope.cancel()
+
+    with ExitStack() as clients:
+        for _ in range(64):
+            host = first[0].socket.getsockname()[0]
+            clients.enter_context(socket.create_connection((host, int(port)), timeout=20))
+        async with trio.open_nursery() as nursery:
+            for each in (*first, *second):
+                nursery.start_soon(accept, each)
+    assert set(accepted) == {first[0], second[0]}, "the system spreads them"
+    for each in (*first, *second):
+        await each.aclose()
+
+
+async def test_a_taken_port_is_named_alike_whether_it_may_be_shared_or_not() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        told = []
+        for reuse_port in (False, True):
+            with pytest.raises(ConfigError) as caught:
+                await opened(f"127.0.0.1:{other.getsockname()[1]}", reuse_port=reuse_port)
+            told.append(caught.value.problems)
+    assert told[0] == told[1]
+
+
+async def test_a_system_that_lets_nobody_share_a_port_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(socket, "SO_REUSEPORT")
+    with pytest.raises(ConfigError) as caught:
+        await opened("127.0.0.1:0", reuse_port=True)
+    (problem,) = caught.value.problems
+    assert problem.path == "server.reuse-port"
+    assert "no SO_REUSEPORT; leave it out" in problem.reason
 
 
 @pytest.mark.parametrize(

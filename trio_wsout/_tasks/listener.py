@@ -97,7 +97,11 @@ class Listener:
         """
         server = self._server
         self.acceptor.open(server.tls, self._resolve)
-        self._listeners = self._given if self._given is not None else await open_listeners(server.bind)
+        self._listeners = (
+            self._given
+            if self._given is not None
+            else await open_listeners(server.bind, reuse_port=server.reuse_port)
+        )
         self.addresses = listening_at(self._listeners)
         if self._given is None:
             paths = [each.removeprefix("unix:") for each in self.addresses if each.startswith("unix:")]

@@ -29,21 +29,27 @@ _ADVICE: dict[int | None, str] = {
     errno.EMFILE: "make the limit of open files higher",
     errno.ENFILE: "make the limit of open files higher",
 }
+_BACKLOG = 0xFFFF
+"""Connections that may wait for a listener, as trio has it; systems lower it to what they allow."""
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 """Errors for an address, or a kind of address, that this machine does not have."""
 
 
-async def open_listeners(bind: str) -> list[trio.SocketListener]:
+async def open_listeners(bind: str, *, reuse_port: bool = False) -> list[trio.SocketListener]:
     """Listen at ``host:port``, ``[v6]:port``, ``:port`` or ``unix:PATH``.
 
-    Port 0 stands for a free port, the same at every address of the host. Raise ConfigError if the address can't be
-    used; the problem has the reason.
+    Port 0 stands for a free port, the same at every address of the host. With `reuse_port`, other processes of this user
+    that ask for it, too, may listen at the same address. Raise ConfigError if the address can't be used; the problem has
+    the reason.
     """
+    if reuse_port and not hasattr(socket, "SO_REUSEPORT"):
+        reason = "this system has no SO_REUSEPORT; leave it out, and let one process listen"
+        raise ConfigError([Problem(path="server.reuse-port", reason=reason)])
     address = parse_bind(bind)
     try:
         if isinstance(address, UnixAddress):
             return [await _open_unix(address.path)]
-        return await _open_tcp(address)
+        return await _open_tcp(address, reuse_port=reuse_port)
     except OSError as error:
         reason = f"{bind}: {error.strerror or error}; {_advice(error)}"
         raise ConfigError([Problem(path="server.bind", reason=reason)]) from None
@@ -56,25 +62,25 @@ def _advice(error: OSError) -> str:
     return _ADVICE.get(error.errno, "choose another address")
 
 
-async def _open_tcp(address: BindAddress) -> list[trio.SocketListener]:
+async def _open_tcp(address: BindAddress, *, reuse_port: bool) -> list[trio.SocketListener]:
     if address.port:
-        return await _open_each(address.host, address.port)
+        return await _open_each(address.host, address.port, reuse_port=reuse_port)
     for _ in range(_TRIES):
-        listeners = await _open_each(address.host, 0)
+        listeners = await _open_each(address.host, 0, reuse_port=reuse_port)
         if len(listeners) == 1:
             return listeners
         port = listeners[0].socket.getsockname()[1]
         for listener in listeners:
             await listener.aclose()
         try:
-            return await _open_each(address.host, port)
+            return await _open_each(address.host, port, reuse_port=reuse_port)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
     raise OSError(errno.EADDRINUSE, "no port is free at every address")
 
 
-async def _open_each(host: str | None, port: int) -> list[trio.SocketListener]:
+async def _open_each(host: str | None, port: int, *, reuse_port: bool) -> list[trio.SocketListener]:
     """Listen at each address of a host that this machine has: ``localhost`` may mean ``::1`` where IPv6 is off."""
     found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listeners: list[trio.SocketListener] = []
@@ -82,7 +88,11 @@ async def _open_each(host: str | None, port: int) -> list[trio.SocketListener]:
     try:
         for address in dict.fromkeys(str(each[4][0]) for each in found):
             try:
-                listeners += await trio.open_tcp_listeners(port, host=address)
+                listeners += (
+                    [_share(address, port)]
+                    if reuse_port
+                    else await trio.open_tcp_listeners(port, host=address)
+                )
             except OSError as error:
                 if error.errno not in _NOT_HERE:
                     raise
@@ -94,6 +104,16 @@ async def _open_each(host: str | None, port: int) -> list[trio.SocketListener]:
     if missing is not None and not listeners:
         raise missing
     return listeners
+
+
+def _share(address: str, port: int) -> trio.SocketListener:
+    """Listen at an address and port at which other processes may listen, too; trio has no option for that."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        made = socket.create_server((address, port), family=family, backlog=_BACKLOG, reuse_port=True)
+    except OSError as error:  # Python adds the address to its text
+        raise OSError(error.errno, os.strerror(error.errno or 0)) from None
+    return trio.SocketListener(trio.socket.from_stdlib_socket(made))
 
 
 async def _open_unix(path: str) -> trio.SocketListener:

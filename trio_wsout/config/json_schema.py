@@ -30,6 +30,7 @@ from trio_wsout.config.sections import (
     Heartbeat,
     Mode,
     Payload,
+    Server,
     ServerAuth,
     Tls,
 )
@@ -241,6 +242,13 @@ def _relations(section: type) -> list[Schema]:
     if section is Cursor:
         found = {"anyOf": [_has("value_field"), _has("value_pointer")]}
         rules.append({"if": _received(), "then": found})
+    if section is Server:
+        shared = [
+            {"required": [name], "properties": {name: {"const": True}}} for name in _spellings("reuse_port")
+        ]
+        rules.append(
+            {"if": {"anyOf": shared}, "then": {"properties": {"bind": {"not": {"pattern": "^unix:"}}}}}
+        )
     if section is ServerAuth:
         bearer = _has("bearer", some=True)
         rules.append({"anyOf": [_has("basic", some=True), bearer]})

@@ -343,6 +343,9 @@ class Server:
 
     bind: t.Bind
     """Address to listen at: ``host:port``, ``[v6]:port``, ``:port`` (all addresses) or ``unix:PATH``."""
+    reuse_port: bool = False
+    """Whether other processes of this user that have this, too, may listen at the same host and port. Linux spreads the
+    connections over them; another system may give all to one. Not for ``unix:PATH``."""
     path: t.UrlPath | None = None
     """The only path that is served, beside ``/healthz``. None: any."""
     tls: ServerTls | None = None

@@ -292,6 +292,13 @@ def _sender_field(config: Config) -> Problems:
         yield path, "is delivery.stamp as well; give them different names"
 
 
+def _reuse_port(config: Config) -> Problems:
+    server = config.server
+    if server is not None and server.reuse_port and server.bind.startswith("unix:"):
+        reason = "is for TCP, and server.bind is a Unix socket, which has one listener"
+        yield "server.reuse-port", f"{reason}; leave it out, or bind host:port"
+
+
 def _server_auth(config: Config) -> Problems:
     auth = None if config.server is None else config.server.auth
     if auth is not None and not auth.basic and not auth.bearer:
@@ -331,6 +338,7 @@ _RULES = (
     _headers,
     _auth_headers,
     _sender_field,
+    _reuse_port,
     _server_auth,
     _token_parameter,
     _shared_tokens,
