@@ -1,6 +1,9 @@
 """The figures of an output: the counters of its tasks, and the snapshot that `Output.statistics` returns."""
 
-from attrs import define, frozen
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import define, evolve, fields, frozen
 
 from trio_wsout._core.batching import Document
 
@@ -186,3 +189,34 @@ class Statistics:
     def addresses(self) -> tuple[str, ...]:
         """The addresses that the listener listens at; empty if there is no listener."""
         return () if self.listener is None else self.listener.addresses
+
+
+_PARTS = (Statistics, LinkStatistics, ListenerStatistics, SpoolStatistics, HistoryStatistics)
+_SHARED = {"events", "bytes"}
+"""Figures of a history that every output tells of the same history."""
+
+
+def total(outputs: Sequence[Statistics]) -> Statistics:
+    """Return the figures of outputs that share a port and a history as if they were one output; zeros if there are none.
+
+    Numbers are added up, but those of the shared history are the largest; of texts, the first one counts.
+    """
+    result: Statistics | None = _together(outputs)
+    return Statistics() if result is None else result
+
+
+def _together(values: Sequence[Any], *, shared: bool = False) -> Any:  # noqa: ANN401 - any figure
+    there = [each for each in values if each is not None]
+    first = there[0] if there else None
+    if isinstance(first, _PARTS):
+        changes = {
+            each.name: _together(
+                [getattr(part, each.name) for part in there],
+                shared=isinstance(first, HistoryStatistics) and each.name in _SHARED,
+            )
+            for each in fields(type(first))
+        }
+        return evolve(first, **changes)
+    if isinstance(first, int):
+        return max(there) if shared else sum(there)
+    return first

@@ -106,6 +106,8 @@ def run(
     undelivered, lines skipped, or what peers sent not printed; 130 interrupted (Ctrl-C once: gracefully, within
     shutdown-timeout; twice: immediately).
     """
+    from trio_wsout.cli.child import find_parent
+    from trio_wsout.cli.processes import run_processes
     from trio_wsout.cli.run import Run, run_to_the_end
     from trio_wsout.config.quantities import parse_duration
 
@@ -115,11 +117,15 @@ def run(
     except ValueError as error:
         report(f"--linger: {error}", "error")
         return CONFIGURATION
-    loaded = _load((config, *url), fields)
+    parent = find_parent()
+    loaded = _load((config, *url), fields) if parent is None else (parent.role.config, None)
     if loaded is None:
         return CONFIGURATION
     report_log(verbose=options.verbose, quiet=options.quiet)
-    return _run_in_trio(run_to_the_end, Run(*loaded, options, linger))
+    if parent is not None:
+        reporter.number = parent.role.number
+    several = parent is None and (options.processes or 1) > 1
+    return _run_in_trio(run_processes if several else run_to_the_end, Run(*loaded, options, linger, parent))
 
 
 @_command

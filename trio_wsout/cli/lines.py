@@ -38,6 +38,8 @@ class InputLines:
     """Most bytes of a line. A JSON string may be as long as the escapes of a text of so many bytes."""
     _too_long: Callable[[], object]
     """Called for each longer line. It counts as a line, and is dropped while it is read."""
+    _dropping: bool = field(default=False, kw_only=True)
+    """Whether the rest of a line is being dropped: of one that is too long, or of one that another process began to read."""
     read_bytes: int = field(default=0, init=False)
     total: int | None = field(default=None, init=False)
     """Bytes that there are to read, or None if that is unknown because it is no file."""
@@ -46,8 +48,6 @@ class InputLines:
     """The pieces of a line that has no end yet."""
     _size: int = field(default=0, init=False)
     """Their bytes."""
-    _dropping: bool = field(default=False, init=False)
-    """Whether the rest of a line that is too long is being dropped."""
     _ended: bool = field(default=False, init=False)
     _waits: bool = field(default=True, init=False)
     """Whether the system can wait until the descriptor is readable; not so for a file."""

@@ -54,6 +54,8 @@ class RunOptions:
     """Wait so long for answers after the last confirmation, as in 500ms or 2s; without it 100ms in mode client."""
     stay: bool = False
     """Go on when the input has ended, until a signal, as relay and server-input do."""
+    processes: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
+    """Let so many processes serve at one port, to use all cores; those that send events need a history that they share."""
     stats: bool = False
     """End with one line of JSON statistics."""
     quiet: bool = False

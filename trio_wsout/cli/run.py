@@ -2,9 +2,8 @@
 
 import json
 import os
-import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import inf
 from pathlib import Path
@@ -17,10 +16,12 @@ from trio_wsout._core.link import LinkChange, State
 from trio_wsout._core.received import Received
 from trio_wsout._core.statistics import Statistics
 from trio_wsout._modes.hooks import Hooks
+from trio_wsout.cli.child import ABORT, END, FIGURES, INTERRUPT, Figures, Parent
 from trio_wsout.cli.configuration import print_problems
 from trio_wsout.cli.exit_codes import CONFIGURATION, INTERRUPTED, NO_CONNECTION, OK, SOME_UNDELIVERED
 from trio_wsout.cli.lines import STANDARD_INPUT, InputLines, escape_lines, line_of
 from trio_wsout.cli.options import RunOptions
+from trio_wsout.cli.signals import open_signals, watch_signals
 from trio_wsout.cli.status_line import can_show, progress_of, run_status_line, summary
 from trio_wsout.cli.terminal import (
     GONE,
@@ -30,6 +31,7 @@ from trio_wsout.cli.terminal import (
     silence,
     wait_reader_gone,
     write_all,
+    write_alone,
 )
 from trio_wsout.cli.undelivered_file import UndeliveredFile, read_undelivered, undelivered_line
 from trio_wsout.config import Config
@@ -51,14 +53,8 @@ _RESERVE = 1.0
 """Most seconds of shutdown-timeout that are kept for Closes; no more than a tenth of it."""
 _LINGER = 0.1
 """Seconds for answers after the last confirmation without `--linger`: an echo comes together with its confirmation."""
-_REPEATED = 0.5
-"""Seconds within which a second SIGTERM counts as the first one."""
 _CHECK_EVERY = 0.1
 """Interval between two checks of progress, as a part of `patience`; at most 0.5 s."""
-_HANGUP = [
-    each for each in signal.Signals if each.name == "SIGHUP" and signal.getsignal(each) != signal.SIG_IGN
-]
-"""The signal of a terminal that closes; none if it was ignored from the start (`nohup`), or the system has none."""
 
 
 @define(eq=False)
@@ -70,6 +66,8 @@ class Run:
     options: RunOptions
     linger: float | None
     """Seconds to wait for answers after the last confirmation; None for the usual time."""
+    parent: Parent | None = None
+    """The process that started this one by `--processes`; None without that option, and in that process itself."""
     undelivered: UndeliveredFile = field(init=False)
     lines: InputLines | None = field(default=None, init=False)
     """The input; None if there is none."""
@@ -124,18 +122,21 @@ class Run:
 
     @property
     def stays(self) -> bool:
-        """Whether it goes on when its input has ended, until a signal ends it."""
-        return self.options.stay or self.config.mode in (Mode.SERVER_INPUT, Mode.RELAY)
+        """Whether it goes on when its input has ended, until a signal or its parent ends it."""
+        beside = self.parent is not None and not self.parent.role.reads
+        return beside or self.options.stay or self.config.mode in (Mode.SERVER_INPUT, Mode.RELAY)
 
     @property
     def input_path(self) -> Path | None:
         """The file of the events; None for standard input."""
-        path = self.options.from_undelivered or self.options.source
+        path = None if self.parent is not None else self.options.from_undelivered or self.options.source
         return None if path is None or str(path) in STANDARD_INPUT else path
 
     @property
     def has_input(self) -> bool:
         """Whether there is an input to read; a service may have none."""
+        if self.parent is not None:
+            return self.parent.role.reads
         is_configuration = self.config_path is not None and str(self.config_path) in STANDARD_INPUT
         standard_input = not is_configuration and sys.stdin is not None
         return not self.only_receives and (self.input_path is not None or standard_input)
@@ -191,36 +192,68 @@ class Run:
             self.unprinted = True
             self.feeding.cancel()
 
+    def tell_parent(self) -> None:
+        """Send the figures to the parent, if there is one, once the output is open."""
+        if self.parent is not None and self.statistics is not None:
+            self.parent.tell(Figures(self.statistics(), self.skipped))
+
+    def told(self, byte: bytes) -> None:
+        """Do what the parent says."""
+        if byte == FIGURES:
+            self.tell_parent()
+        elif byte == END:
+            self.feeding.cancel()
+        elif byte == INTERRUPT:
+            self.interrupt()
+        elif byte == ABORT:
+            self.everything.cancel()
+
     def interrupt(self) -> None:
         """Read no more, and end gracefully; received messages are printed for as long as that may take."""
+        if self.interrupted:
+            return
         self.interrupted = True
-        doing = "ending" if self.only_receives else "delivering what was accepted"
-        report(f"interrupted: {doing}; once more to end immediately")
+        if self.parent is None:
+            self.report_interrupt()
         if self.statistics is None:
             self.preparing.cancel()
             self.opening.cancel()
         self.feeding.cancel()
         self.printing.deadline = trio.current_time() + self.config.shutdown_timeout
 
+    def report_interrupt(self) -> None:
+        """Report the first signal."""
+        doing = "ending" if self.only_receives else "delivering what was accepted"
+        report(f"interrupted: {doing}; once more to end immediately")
+
+    def report_totals(self, figures: Statistics, skipped: int) -> None:
+        """Report what became of all events."""
+        _report_unheard(self, figures)
+        self.inform(summary(figures, self.config.mode, trio.current_time() - self.began, skipped))
+        if self.options.stats:
+            # Not by orjson: a cursor may hold lone surrogates, which this escapes.
+            report(json.dumps(asdict(figures)))
+
 
 async def run_to_the_end(run: Run) -> int:
     """Run until the input ends or something else ends the run, and return the exit code."""
-    misuse = _find_misuse(run)
+    misuse = None if run.parent is not None else find_misuse(run)
     if misuse is not None:
         report(misuse, "error")
         return CONFIGURATION
-    # Ignored after the run, too, so that it does not interrupt the writing of undelivered events.
-    for hangup in _HANGUP:
-        signal.signal(hangup, signal.SIG_IGN)
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *_HANGUP) as signals:
+    with open_signals() as signals:
         async with trio.open_nursery() as watching:
-            watching.start_soon(_watch_signals, run, signals)
+            # Beside others a second signal is the parent's to pass on: the terminal sends the first one to all of them.
+            abort = run.everything.cancel if run.parent is None else run.interrupt
+            watching.start_soon(watch_signals, signals, run.interrupt, abort)
+            if run.parent is not None:
+                watching.start_soon(run.parent.watch, run.told)
             code = await _prepare_and_run(run)
             watching.cancel_scope.cancel()
     return code
 
 
-def _find_misuse(run: Run) -> str | None:
+def find_misuse(run: Run) -> str | None:
     """Return why the options, or the standard streams, can't be used in this mode; None if they can."""
     options = run.options
     if run.config.mode is Mode.CLIENT and (options.wait_peers or 0) > 1:
@@ -260,26 +293,29 @@ async def _prepare_and_run(run: Run) -> int:
             # Opening a named pipe waits until another process has its other end.
             await trio.to_thread.run_sync(run.undelivered.open, abandon_on_cancel=True)
             if run.has_input:
-                path, descriptor = run.input_path, 0
-                if path is not None:
-                    descriptor = await trio.to_thread.run_sync(
-                        os.open, path, os.O_RDONLY, abandon_on_cancel=True
-                    )
-                run.lines = InputLines(descriptor, run.config.max_message_size, run.line_too_long)
+                again = run.parent is not None and run.parent.role.again
+                run.lines = InputLines(
+                    await open_input(run), run.config.max_message_size, run.line_too_long, dropping=again
+                )
         except OSError as error:
             report(f"{error.filename}: {error.strerror}", "error")
             return CONFIGURATION
     if run.preparing.cancelled_caught:
         return INTERRUPTED
     code = await _run_and_report(run)
-    if run.statistics is not None:
-        figures = run.statistics()
-        _report_unheard(run, figures)
-        run.inform(summary(figures, run.config.mode, trio.current_time() - run.began, run.skipped))
-        if run.options.stats:
-            # Not by orjson: a cursor may hold lone surrogates, which this escapes.
-            report(json.dumps(asdict(figures)))
+    if run.parent is not None:
+        run.tell_parent()
+    elif run.statistics is not None:
+        run.report_totals(run.statistics(), run.skipped)
     return code
+
+
+async def open_input(run: Run) -> int:
+    """Return the descriptor of the input. It raises OSError if its file can't be opened."""
+    if run.input_path is None:
+        await trio.lowlevel.checkpoint()
+        return 0
+    return await trio.to_thread.run_sync(os.open, run.input_path, os.O_RDONLY, abandon_on_cancel=True)
 
 
 async def _run_and_report(run: Run) -> int:
@@ -329,10 +365,13 @@ async def _deliver(run: Run) -> None:
                         run.statistics, run.began = output.statistics, trio.current_time()
                         lasting.start_soon(_print_received, run, output)  # noqa: ASYNC111 - it ends with the output
                         addresses = ", ".join(output.statistics().addresses)
-                        if addresses and not run.options.verbose:  # else the log reports them
+                        run.tell_parent()
+                        if (
+                            addresses and run.parent is None and not run.options.verbose
+                        ):  # else the log reports them
                             run.inform(f"listening at {addresses}")
-                        if not run.options.quiet and can_show():
-                            watching.start_soon(run_status_line, output, config.mode, run.lines)  # noqa: ASYNC111 - statistics can always be read
+                        if run.parent is None and not run.options.quiet and can_show():
+                            watching.start_soon(run_status_line, output.statistics, config.mode, run.lines)  # noqa: ASYNC111 - statistics can always be read
                         with run.feeding:
                             await _feed(run, output, watching)
             except Exception as error:  # noqa: BLE001 - raised again outside of the nurseries
@@ -343,20 +382,6 @@ async def _deliver(run: Run) -> None:
     run.undelivered.append_waiting(undelivered)
     if trouble is not None:
         raise trouble
-
-
-async def _watch_signals(run: Run, signals: AsyncIterator[int]) -> None:
-    """At the first signal end gracefully, at the second one immediately."""
-    first = 0.0
-    async for each in signals:
-        if not run.interrupted:
-            first = trio.current_time()
-            run.interrupt()
-        # The end of a terminal may be signalled twice, by the system and by the shell. `timeout` of coreutils sends
-        # SIGTERM to its child and then to its whole group.
-        elif each not in _HANGUP and not (each == signal.SIGTERM and trio.current_time() < first + _REPEATED):
-            run.everything.cancel()
-            return
 
 
 async def _watch_reader(run: Run) -> None:
@@ -389,10 +414,11 @@ async def _print(run: Run, items: Sequence[Received]) -> None:
     lines = b"".join(line_of(each, with_peer=run.options.with_peer, as_json=as_json) for each in items)
     if sys.stdout.isatty():
         lines = escape_lines(lines).encode(sys.stdout.encoding, "backslashreplace")
+    write = write_all if run.parent is None else write_alone
     try:
         # The thread is abandoned when cancelled: a reader that does not read can't keep the run from ending.
         # Not through sys.stdout: an abandoned thread would hold its lock while Python ends.
-        await trio.to_thread.run_sync(write_all, OUT, lines, abandon_on_cancel=True)
+        await trio.to_thread.run_sync(write, OUT, lines, abandon_on_cancel=True)
     except trio.Cancelled:
         run.cut_off = True
         raise
@@ -403,8 +429,7 @@ async def _print(run: Run, items: Sequence[Received]) -> None:
 async def _feed(run: Run, output: Output, watching: trio.Nursery) -> None:
     """Wait for peers if `--wait-peers` asks for it, send all lines, and wait for answers or for a signal."""
     if run.options.wait_peers is not None:
-        run.inform(f"waiting for {count(run.options.wait_peers, 'peer')}")
-        await output.wait_peers(run.options.wait_peers)
+        await _wait_peers(run, output, run.options.wait_peers)
     if run.lines is not None:
         await _send_lines(run, output, run.lines)
         await _wait_confirmed(run, output, watching)
@@ -418,6 +443,14 @@ async def _feed(run: Run, output: Output, watching: trio.Nursery) -> None:
         await trio.sleep(_LINGER)
     elif run.config.mode is Mode.CLIENT and not run.unreadable:
         run.inform("the input was empty; --stay prints what the peer sends until a signal, --linger a while")
+
+
+async def _wait_peers(run: Run, output: Output, number: int) -> None:
+    if run.parent is None:
+        run.inform(f"waiting for {count(number, 'peer')}")
+        await output.wait_peers(number)
+    else:
+        await run.parent.begun.wait()
 
 
 async def _wait_confirmed(run: Run, output: Output, watching: trio.Nursery) -> None:

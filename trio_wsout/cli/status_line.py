@@ -7,6 +7,7 @@ writes to the same terminal needs to know about the line. When it ends, the term
 import os
 import select
 import shutil
+from collections.abc import Callable
 from contextlib import closing, suppress
 from datetime import timedelta
 
@@ -18,7 +19,6 @@ from trio_wsout.cli.lines import InputLines
 from trio_wsout.cli.terminal import ERR, is_ready, write_all
 from trio_wsout.config.sections import Mode
 from trio_wsout.errors import count
-from trio_wsout.output import Output
 
 _INTERVAL = 0.5
 _COLOURS = {"open": "32", "backing-off": "33", "gave-up": "31", "dialling": "36"}
@@ -101,13 +101,13 @@ def _size() -> tuple[int, int]:
     return shutil.get_terminal_size()
 
 
-async def run_status_line(output: Output, mode: Mode, lines: InputLines | None) -> None:
+async def run_status_line(statistics: Callable[[], Statistics], mode: Mode, lines: InputLines | None) -> None:
     """Keep the line up to date until this is cancelled, or the terminal is gone."""
-    before, began = progress_of(output.statistics(), mode), trio.current_time()
+    before, began = progress_of(statistics(), mode), trio.current_time()
     with suppress(OSError), closing(_LastRow()) as row:
         while True:
             await trio.sleep(_INTERVAL)
-            now = output.statistics()
+            now = statistics()
             done, progress = progress_of(now, mode), ""
             if lines is not None and lines.total:
                 progress = progress_bar(lines.read_bytes, lines.total, trio.current_time() - began)

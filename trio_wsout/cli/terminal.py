@@ -10,6 +10,7 @@ import select
 import sys
 import time
 from collections import deque
+from contextlib import suppress
 from datetime import UTC, datetime
 from math import inf
 from typing import Any, TextIO
@@ -17,6 +18,9 @@ from typing import Any, TextIO
 from rich.console import Console
 
 from trio_wsout.errors import count
+
+if sys.platform != "win32":
+    import fcntl
 
 OUT, ERR = 1, 2
 """File descriptors of standard output and standard error."""
@@ -37,6 +41,17 @@ def write_all(descriptor: int, content: bytes) -> None:
             left = left[os.write(descriptor, left) :]
         except BlockingIOError:
             is_ready(descriptor, select.POLLOUT, None)
+
+
+def write_alone(descriptor: int, content: bytes) -> None:
+    """Write all of `content`, as `write_all` does, while no process that does so, too, writes there: so no line is torn."""
+    with suppress(OSError):  # where the system can't lock it
+        fcntl.lockf(descriptor, fcntl.LOCK_EX)
+    try:
+        write_all(descriptor, content)
+    finally:
+        with suppress(OSError):
+            fcntl.lockf(descriptor, fcntl.LOCK_UN)
 
 
 def write_text(text: str, stream: TextIO | None, descriptor: int) -> None:
@@ -71,6 +86,8 @@ class Reporter(logging.Handler):
     """Writes messages for people, and the log of the library, to standard error: as lines of text or of JSON."""
 
     as_json: bool = False
+    number: int | None = None
+    """The number of this process beside others (`--processes`), which every line then has."""
     timed: bool = False
     """Whether a line of text begins with its time; a line of JSON always has it."""
 
@@ -84,10 +101,12 @@ class Reporter(logging.Handler):
         """Write one line. If standard error is closed or can't be written, nothing happens."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         if self.as_json:
-            line = json.dumps({"time": now, "level": level, "message": text})
+            beside = {} if self.number is None else {"process": self.number}
+            line = json.dumps({"time": now, **beside, "level": level, "message": text})
         else:
             # A file or a peer may have written a part of the text.
-            line = f"{now} {escape_controls(text)}" if self.timed else escape_controls(text)
+            number = "" if self.number is None else f"[{self.number}] "
+            line = f"{f'{now} ' if self.timed else ''}{number}{escape_controls(text)}"
         try:
             write_text(f"{line}\n", sys.stderr, ERR)
         except OSError:
