@@ -38,7 +38,7 @@ class InputLines:
     """Most bytes of a line. A JSON string may be as long as the escapes of a text of so many bytes."""
     _too_long: Callable[[], object]
     """Called for each longer line. It counts as a line, and is dropped while it is read."""
-    _dropping: bool = field(default=False, kw_only=True)
+    _dropping: bool = field(default=False, alias="dropping", kw_only=True)
     """Whether the rest of a line is being dropped: of one that is too long, or of one that another process began to read."""
     read_bytes: int = field(default=0, init=False)
     total: int | None = field(default=None, init=False)

@@ -1,7 +1,7 @@
 """The signals that end a run: gracefully at the first one, immediately at the second one."""
 
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import contextmanager
 
 import trio
@@ -15,7 +15,7 @@ _HANGUP = [
 
 
 @contextmanager
-def open_signals() -> Iterator[AsyncIterator[int]]:
+def open_signals() -> Generator[AsyncIterator[int]]:
     """Receive the signals that end a run.
 
     The one of a closing terminal is ignored afterwards, so that it does not interrupt the writing of undelivered events.

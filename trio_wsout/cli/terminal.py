@@ -19,9 +19,6 @@ from rich.console import Console
 
 from trio_wsout.errors import count
 
-if sys.platform != "win32":
-    import fcntl
-
 OUT, ERR = 1, 2
 """File descriptors of standard output and standard error."""
 GONE = "nobody reads it any more"
@@ -45,6 +42,8 @@ def write_all(descriptor: int, content: bytes) -> None:
 
 def write_alone(descriptor: int, content: bytes) -> None:
     """Write all of `content`, as `write_all` does, while no process that does so, too, writes there: so no line is torn."""
+    import fcntl  # noqa: PLC0415 - Windows has no such module, and no processes that share a port
+
     with suppress(OSError):  # where the system can't lock it
         fcntl.lockf(descriptor, fcntl.LOCK_EX)
     try:
