@@ -15,6 +15,7 @@ import trio
 from attrs import define, field, frozen
 
 from trio_wsout._core.statistics import Statistics
+from trio_wsout.cli.exit_codes import INTERRUPTED
 from trio_wsout.config import Config
 
 VARIABLE = "TRIO_WSOUT_PARENT"
@@ -97,5 +98,7 @@ def find_parent() -> Parent | None:
         return None
     ours = socket.socket(fileno=int(descriptor))
     length = int.from_bytes(ours.recv(_LENGTH, socket.MSG_WAITALL))
+    if not length:  # it was killed meanwhile
+        raise SystemExit(INTERRUPTED)
     role: Role = pickle.loads(ours.recv(length, socket.MSG_WAITALL))  # noqa: S301 - only the parent has the other socket
     return Parent(role, ours)

@@ -19,7 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -61,27 +61,27 @@ _WORST_FIRST = (CONFIGURATION, NO_CONNECTION, SOME_UNDELIVERED)
 
 def find_problems(config: Config) -> list[Problem]:
     """Return why a configuration can't be used by several processes."""
-    reasons: dict[str, str | None] = {"mode": None, "server.bind": None, "url": None, "history.store": None}
-    history = "" if config.history is None else config.history.store
+    return [Problem(path=path, reason=f"{reason} (--processes)") for path, reason in _reasons(config)]
+
+
+def _reasons(config: Config) -> Iterator[tuple[str, str]]:
     if config.mode is Mode.CLIENT:
-        reasons["mode"] = "is client, whose one link is held by one process"
-    elif config.server is not None and not isinstance(parse_bind(config.server.bind), BindAddress):
-        reasons["server.bind"] = "is a Unix socket, which has one listener; bind host:port"
-    elif not hasattr(socket, "SO_REUSEPORT"):
-        reasons["server.bind"] = "can't be shared: this system has no SO_REUSEPORT"
-    if config.mode is Mode.RELAY and config.url is not None:
-        reasons["url"] = "is a link, which one process holds; run the relay that has it as one process"
+        yield "mode", "is client, whose one link is held by one process"
+    elif config.url is not None:
+        yield "url", "is a link, which one process holds; run the relay that has it as one process"
+    if config.server is not None and not isinstance(parse_bind(config.server.bind), BindAddress):
+        yield "server.bind", "is a Unix socket, which has one listener; bind host:port"
+    elif config.server is not None and not hasattr(socket, "SO_REUSEPORT"):
+        yield "server.bind", "can't be shared: this system has no SO_REUSEPORT"
+    store = "" if config.history is None else config.history.store
     if config.mode in (Mode.SERVER_OUTPUT, Mode.RELAY) and (
-        not history or history.startswith(("memory:", "sqlite:"))
+        not store or store.startswith(("memory:", "sqlite:"))
     ):
-        is_now = f"is {history}" if history else "is not set"
-        reasons["history.store"] = (
-            f"{is_now}: each process would have events and an order of its own; name a store that they share, "
-            "such as redis://localhost/?stream=events"
+        own = f"is {store or 'not set'}: each process would have events and an order of its own"
+        yield (
+            "history.store",
+            f"{own}; name a store that they share, such as redis://localhost/?stream=events",
         )
-    return [
-        Problem(path=path, reason=f"{reason} (--processes)") for path, reason in reasons.items() if reason
-    ]
 
 
 async def run_processes(run: Run) -> int:
@@ -134,7 +134,8 @@ class _Family:
         self._begun = run.options.wait_peers is None
         if run.has_input:
             try:
-                self._input = await open_input(run)
+                with run.preparing:
+                    self._input = await open_input(run)
             except OSError as error:
                 report(f"{error.filename}: {error.strerror}", "error")
                 self._codes.append(CONFIGURATION)
@@ -192,6 +193,7 @@ class _Family:
     def interrupt(self) -> None:
         """End all children gracefully."""
         self._run.report_interrupt()
+        self._run.preparing.cancel()
         self.tell(INTERRUPT)
 
     def tell(self, byte: bytes) -> None:
@@ -218,7 +220,7 @@ class _Family:
         while not self._ending.is_set():
             began = trio.current_time()
             role = Role(number, self._config, reads, again=failures > 0)
-            child, code = await self._live_once(role, settled)
+            code, which = await self._live_once(role, settled)
             if self._ending.is_set() or code in (OK, *_WORST_FIRST):
                 self._codes.append(SOME_UNDELIVERED if code < 0 or code == 1 else code)
                 self.tell(END)
@@ -226,13 +228,13 @@ class _Family:
             self.figures.pop(number, None)
             lasted = trio.current_time() - began
             failures = 1 if lasted > _DELAYS.reset_after else failures + 1
-            await self._recover(role, child, code, failures)
+            await self._recover(role, code, which, failures)
         settled.set()
 
-    async def _recover(self, role: Role, child: int, code: int, failures: int) -> None:
+    async def _recover(self, role: Role, code: int, which: str, failures: int) -> None:
         """Report that a child has died, and wait before it is started again."""
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        text = f"process {role.number} ({child}) {how}"
+        text = f"process {role.number} ({which}) {how}"
         if role.reads:
             self._codes.append(SOME_UNDELIVERED)
             text += "; what it had read of the input and not sent is lost"
@@ -246,8 +248,11 @@ class _Family:
         with trio.move_on_after(seconds):
             await self._ending.wait()
 
-    async def _live_once(self, role: Role, settled: trio.Event) -> tuple[int, int]:
-        """Start a child, give it its role, and take its figures until it has ended; return its id and its exit code."""
+    async def _live_once(self, role: Role, settled: trio.Event) -> tuple[int, str]:
+        """Start a child, give it its role, and take its figures until it has ended.
+
+        Return its exit code and its id, or 1 and why it could not be started.
+        """
 
         def take(figures: Figures) -> None:
             self.figures[role.number] = figures
@@ -256,13 +261,10 @@ class _Family:
 
         ours, theirs = socket.socketpair()
         with ours:
-            with theirs:
-                child = await trio.lowlevel.open_process(
-                    [sys.executable, *sys.orig_argv[1:]],
-                    stdin=self._input if role.reads else subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()],
-                    env={**os.environ, VARIABLE: str(theirs.fileno())},
-                )
+            try:
+                child = await self._start(role, theirs)
+            except OSError as error:  # for example, this user has too many processes
+                return 1, error.strerror or str(error)
             try:
                 stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
                 async with trio.open_nursery() as nursery:
@@ -278,4 +280,13 @@ class _Family:
                 child.kill()
                 with trio.CancelScope(shield=True):
                     await child.wait()
-        return child.pid, code
+        return code, str(child.pid)
+
+    async def _start(self, role: Role, theirs: socket.socket) -> trio.Process:
+        with theirs:
+            return await trio.lowlevel.open_process(
+                [sys.executable, *sys.orig_argv[1:]],
+                stdin=self._input if role.reads else subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, VARIABLE: str(theirs.fileno())},
+            )
