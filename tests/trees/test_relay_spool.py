@@ -123,6 +123,41 @@ async def test_events_leave_the_disk_when_the_link_has_them_whatever_peers_do(
     assert (now.accepted, now.confirmed, now.undelivered, now.unconfirmed) == (2, 0, 2, 0)
 
 
+async def test_events_leave_the_disk_while_a_peer_that_is_slow_makes_the_relay_wait(
+    listener: MemoryListener, autojump_clock: MockClock
+) -> None:
+    disk = Disk(takes=0, events=list(range(5000)))
+    fields = config(
+        server={"bind": "127.0.0.1:0", "send-buffer-capacity": 1, "slow-peer-timeout": "60s"},
+        heartbeat=None,
+        retry={"timeout": "100s"},
+    )
+    async with open_peer() as up:
+        up.plan(Accept(after=2.0))
+        async with (
+            trio_wsout.open_output(
+                fields, listeners=[listener], open_stream=up.open_stream, spool=disk
+            ) as output,
+            trio.open_nursery() as nursery,
+        ):
+            slow = await listener.connect(buffered=False)
+            await output.wait_peers(1)
+            slow.stop_reading()
+
+            async def send() -> None:
+                for number in range(600):
+                    await output.send(str(number) * 100)
+
+            nursery.start_soon(send)
+            await trio.sleep(5)
+            now = balanced(output)
+            assert disk.count < 5600, "the queue of the peers is full"
+            assert disk.settled == disk.count == len(up.messages)
+            assert (now.spool.events, now.spool.bytes) == (0, 0)
+            slow.resume_reading()
+        assert up.messages[5000:] == slow.messages == [str(number) * 100 for number in range(600)]
+
+
 async def test_events_that_only_peers_have_stay_and_are_told_once(
     listener: MemoryListener, autojump_clock: MockClock
 ) -> None:

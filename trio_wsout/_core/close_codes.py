@@ -1,5 +1,7 @@
 """The codes and reasons of Closes: those that this library sends, and those that may be sent at all (RFC 6455 section 7.4)."""
 
+from trio_wsout.config.scalars import is_unicode
+
 NORMAL = 1000
 """For a link that ends."""
 GOING_AWAY = 1001
@@ -30,11 +32,13 @@ def fits(reason: str) -> bool:
     return len(reason.encode()) <= LONGEST_REASON
 
 
-def check_close(code: object, reason: str) -> None:
+def check_close(code: object, reason: object) -> None:
     """Raise ValueError if no Close can have this code and this reason."""
     if not (isinstance(code, int) and may_be_sent(code)):
         allowed = "1000 to 1003, 1007 to 1013, and 3000 to 4999, of which 4000 to 4999 are for programs"
         raise ValueError(f"a Close can't carry the code {code!r}; allowed are {allowed}")
+    if not (isinstance(reason, str) and is_unicode(reason)):
+        raise ValueError(f"the reason of a Close is a Unicode text, empty if there is none, not {reason!r}")
     if not fits(reason):
         size = len(reason.encode())
         raise ValueError(f"the reason of a Close has at most {LONGEST_REASON} bytes in UTF-8, not {size}")

@@ -72,7 +72,7 @@ class Journal:
     _tidy_at: float = field(default=inf, init=False)
     """The time at which the log is written to even if no event waits: to store what has settled, or to remove old events."""
     _idle: trio.CancelScope = field(factory=trio.CancelScope, init=False)
-    """Bounds the wait for the next item."""
+    """Bounds the wait for the next item, or for room among the peers."""
 
     @property
     def location(self) -> str:
@@ -205,14 +205,18 @@ class Journal:
             await self._room.wait()
 
     async def _pass_on(self, peers: SendingEnd[Item]) -> None:
-        """Put items into the queue of the peers, waiting for room."""
+        """Put items into the queue of the peers, waiting for room. What settles meanwhile leaves the log all the same."""
         passing = self.passing
         self.passed += sum([isinstance(item, Accepted) for item in passing])
         while passing:
             try:
                 peers.send_nowait(passing[0])
             except trio.WouldBlock:
-                await peers.send(passing[0])
+                with trio.CancelScope(deadline=self._tidy_at) as self._idle:
+                    await peers.send(passing[0])
+                if self._idle.cancelled_caught:
+                    await self._tidy()
+                    continue
             passing.popleft()
 
     async def _fits(self, size: int) -> bool:
