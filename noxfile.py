@@ -26,7 +26,7 @@ PYTHONS = [
     for line in PROJECT["project"]["classifiers"]
     if line.startswith("Programming Language :: Python :: 3.")
 ]
-EXTRAS = ".[cli,proxy,yaml,testing]"
+EXTRAS = ".[cli,proxy,redis,yaml,testing]"
 QUICK = "not heavy and not faults"
 # Whole files: what a module makes once for its tests may take long.
 TWO_AT_A_TIME = ["-n", "2", "--dist", "loadfile"]

@@ -80,11 +80,13 @@ class Extent:
     """Position of the newest event, whether it is in the log or has left; 0 if there never was one."""
     size: int
     """Bytes of the payloads in the log."""
+    holes: int = 0
+    """Positions between floor and tail that no event has: each epoch of a shared log begins at a higher one."""
 
     @property
     def events(self) -> int:
         """Events in the log."""
-        return self.tail - self.floor
+        return self.tail - self.floor - self.holes
 
 
 @frozen(kw_only=True)

@@ -41,33 +41,42 @@ class Run:
     """Their payloads."""
     checksum: int
 
-    def entries(self, after: int) -> list[Entry]:
-        """Return the events behind position `after`, up to the first damaged one.
+    def entries(self, after: int, *, behind: int = 0, epoch: int | None = None) -> list[Entry]:
+        """Return the events whose position is more than `after`, up to the first damaged one.
+
+        Args:
+            after: A position.
+            behind: A position that is added to the run's own, where a shared log has given the events positions of its own.
+            epoch: The epoch that a shared log has given them; None if they keep that of the run.
 
         Raises:
             DamageError: The run is damaged, or the first of these events.
         """
-        count, head, body = self.last - self.first + 1, self.head, self.body
+        count, head, body, start = self.last - self.first + 1, self.head, self.body, self.first + behind
+        epoch = self.epoch if epoch is None else epoch
         if self.checksum != _checksum(self.last, self.first, self.epoch, self.at, head):
-            raise DamageError(f"events {self.first} to {self.last} are damaged")
+            raise DamageError(f"events {start} to {start + count - 1} are damaged")
         numbers = struct.unpack_from(f"<{2 * count}I", head)
         ends = tuple(accumulate(numbers[count:], initial=0))
         cursors = _cursors(head, count)
         found: list[Entry] = []
-        for index in range(max(0, after + 1 - self.first), count):
+        for index in range(max(0, after + 1 - start), count):
             payload = body[ends[index] : ends[index + 1]]
             if crc32(payload) != numbers[index]:
                 if found:
                     break
-                raise DamageError(f"event {self.first + index} is damaged")
+                raise DamageError(f"event {start + index} is damaged")
             kind = _KINDS[head[8 * count + index]]
             cursor = None if cursors is None else cursors[index]
-            found.append(Entry(self.first + index, self.epoch, kind, payload, cursor, self.at))
+            found.append(Entry(start + index, epoch, kind, payload, cursor, self.at))
         return found
 
 
-def run_of(entries: Sequence[Entry]) -> Run:
-    """Return the run of these events, at least one, which were stored at the time of the last one."""
+def run_of(entries: Sequence[Entry], *, shared: bool = False) -> Run:
+    """Return the run of these events, at least one, which were stored at the time of the last one.
+
+    In a `shared` log, which gives them positions and an epoch later, they are numbered from 1, in epoch 0.
+    """
     payloads = [entry.payload for entry in entries]
     head = struct.pack(f"<{2 * len(payloads)}I", *map(crc32, payloads), *map(len, payloads))
     head += bytes([entry.kind for entry in entries])
@@ -76,9 +85,12 @@ def run_of(entries: Sequence[Entry]) -> Run:
         texts = [None if each is None else each.encode("utf-8", "surrogatepass") for each in cursors]
         lengths = [_NO_CURSOR if each is None else len(each) for each in texts]
         head += struct.pack(f"<{len(texts)}I", *lengths) + b"".join([each or b"" for each in texts])
-    first, last = entries[0], entries[-1]
-    checksum = _checksum(last.position, first.position, last.epoch, last.at, head)
-    return Run(last.position, first.position, last.epoch, last.at, head, b"".join(payloads), checksum)
+    latest = entries[-1]
+    first, last, epoch = entries[0].position, latest.position, latest.epoch
+    if shared:
+        first, last, epoch = 1, len(entries), 0
+    checksum = _checksum(last, first, epoch, latest.at, head)
+    return Run(last, first, epoch, latest.at, head, b"".join(payloads), checksum)
 
 
 def sizes_in(head: bytes, count: int) -> tuple[int, ...]:

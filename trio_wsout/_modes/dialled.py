@@ -88,7 +88,7 @@ class DialledSide:
         config, reader = self._common.config, self._common.cursor
         if config.cursor is None or reader is None:
             return
-        store = await open_cursor_store(config.cursor, url=config.urls[0])
+        store = await open_cursor_store(config.cursor, url=config.urls[0], resolve=self._common.resolve)
         self._cursor_saver = CursorSaver(store, self._common.ledger, self._common.counters)
         await self._cursor_saver.load(config.cursor.initial_value, reader)
         follower = self._common.follower

@@ -114,7 +114,7 @@ def _history(common: Common) -> tuple[Journal | None, Reader | None]:
     history, cursor = common.config.history, common.config.cursor
     if history is None:
         return None, None
-    store = common.hooks.history or open_history_store(history)
+    store = common.hooks.history or open_history_store(history, common.resolve, common.hooks.drawn)
     by_stamp = cursor is None or (cursor.value_field or cursor.value_pointer) is None
     # In a relay the sources take turns, so that one that floods it delays the others by one item only.
     uncommitted = IntakeRuns(common.queue, 1 if common.config.mode is Mode.RELAY else RUN)

@@ -12,7 +12,7 @@ from trio_wsout._core.statistics import Counters
 from trio_wsout._tasks.ledger import Ledger
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import CursorError
-from trio_wsout.stores.cursor import CursorStore, StoredCursor
+from trio_wsout.stores.cursor import AwayError, CursorStore, StoredCursor
 
 _log = logging.getLogger("trio_wsout")
 
@@ -72,17 +72,22 @@ class CursorSaver:
         while True:
             await self._changed.wait()
             await trio.sleep(_COALESCE)
-            await self.save()
+            if not await self.save():
+                self._changed.notify()
 
-    async def save(self) -> None:
-        """Save the cursor now, if it is not saved yet."""
+    async def save(self) -> bool:
+        """Save the cursor now, if it is not saved yet; return whether there is nothing left to try."""
         async with self._one_saves:  # of two saves at a time the older could end last
             value = self.value
             if value is None or value == self._saved:
-                return
+                return True
             try:
                 await self._store.save(StoredCursor(value=value, epoch=self._epoch))
+            except AwayError as error:
+                _log.warning("%s; the cursor %s is not saved yet", error, value)
+                return False
             except CursorError as error:
                 self._ledger.break_with(error)
-                return
+                return True
             self._saved = value
+            return True

@@ -22,6 +22,7 @@ from trio_wsout.config.http_grammar import (
     is_reserved_header,
     is_token,
 )
+from trio_wsout.config.redis_url import REDIS_SCHEME, check_redis_url
 from trio_wsout.config.scalars import as_text, parse_unicode
 from trio_wsout.config.secret import Secret
 from trio_wsout.config.templates import Template, no_value, parse_url_template
@@ -199,24 +200,43 @@ DottedPath = Annotated[str, _dotted_path]
 # -- stores ---------------------------------------------------------------------------------------------------------
 
 _sqlite_path = _require(lambda text: text != "sqlite:", "names no file; write sqlite:PATH")
+
+
+def _store(text: str) -> None:
+    if REDIS_SCHEME.match(text) or text.startswith("${"):
+        check_redis_url(text, stream=True)
+    elif text != "memory:" and not text.startswith("sqlite:"):
+        raise ValueError("expected memory:, sqlite:PATH or redis://host:port/db?stream=NAME (rediss://, unix://)")
+
+
 _history_store = _text(
     *_FILE_PATH_CHECKS,
     _sqlite_path,
-    _require(
-        lambda text: text == "memory:" or text.startswith("sqlite:"),
-        "expected memory: or sqlite:PATH (redis is not available in this version)",
-    ),
-    schema={**_STRING, "pattern": r"^(memory:|sqlite:[^\u0000]+)$"},
+    _store,
+    schema=_format("history-store", **_STRING, pattern=r"^(memory:|sqlite:[^\u0000]+|(rediss?|unix)://.+|\$\{.+)$"),
+    examples=("memory:", "sqlite:history.db", "redis://localhost:6379/0?stream=events"),
+    templated=True,
+    secret=True,
+    words="store",
 )
 HistoryStore = Annotated[str, _history_store]
+
+
+def _persist_to(text: str) -> None:
+    if REDIS_SCHEME.match(text):
+        check_redis_url(text, stream=False)
+    elif text.startswith(("redis:", "rediss:")):
+        raise ValueError("expected redis://host:port/db; the URL lacks its slashes")
+
+
 _cursor_store = _text(
     *_FILE_PATH_CHECKS,
     _sqlite_path,
-    _require(
-        lambda text: not text.startswith(("redis:", "rediss:")),
-        "redis is not available in this version; use a path or sqlite:PATH",
-    ),
-    schema={**_FILE_PATH_SCHEMA, "pattern": r"^(?!rediss?:|sqlite:$)[^\u0000]+$"},
+    _persist_to,
+    schema={**_FILE_PATH_SCHEMA, "format": "trio-wsout-cursor-store", "pattern": r"^(?!sqlite:$)[^\u0000]+$"},
+    templated=True,
+    secret=True,
+    words="store",
 )
 CursorStore = Annotated[str, _cursor_store]
 

@@ -20,6 +20,7 @@ from trio_wsout.stores.advice import cause_and_advice, not_private, unusable_dir
 from trio_wsout.stores.sqlite import check_length, connect
 
 __all__ = [
+    "AwayError",
     "CursorStore",
     "FileCursorStore",
     "MemoryCursorStore",
@@ -38,6 +39,10 @@ class StoredCursor:
     """Grows by one with each output that opens the store; the output with the highest epoch owns it."""
 
 
+class AwayError(Exception):
+    """The cursor can't be saved now, and may be later; the text has the reason and advice."""
+
+
 class CursorStore(Protocol):
     """Keeps one cursor. One output uses it at a time."""
 
@@ -53,6 +58,7 @@ class CursorStore(Protocol):
 
         Raises:
             CursorError: It can't be written, or an output with a higher epoch has taken over.
+            AwayError: It can't be written now.
         """
 
 

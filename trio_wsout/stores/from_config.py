@@ -3,15 +3,21 @@
 # ruff: noqa: PTH110, PTH112 - pathlib raises where a name is too long; os.path returns False
 
 import os
+import random
 import sys
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import trio
 
 from trio_wsout._core.cursor import default_state_id
 from trio_wsout.config.addresses import UnixAddress, parse_bind
+from trio_wsout.config.redis_url import REDIS_SCHEME, expand_redis_url
 from trio_wsout.config.sections import Config, Cursor, History, Spool
-from trio_wsout.errors import ConfigError, CursorError, Problem
+from trio_wsout.config.templates import Resolve, no_value
+from trio_wsout.errors import ConfigError, CursorError, HistoryError, Problem
 from trio_wsout.stores.advice import unusable_directory
 from trio_wsout.stores.cursor import (
     CursorStore,
@@ -33,18 +39,22 @@ __all__ = [
 ]
 
 _SQLITE = "sqlite:"
+NO_COREDIS = (
+    None if find_spec("coredis") else "coredis, which speaks with Valkey and Redis, is not installed: pip install 'trio_wsout[redis]'"
+)
+"""The reason why no URL of Valkey or Redis can be used, with advice; None if they can."""
 
 
-async def open_cursor_store(cursor: Cursor, *, url: str) -> CursorStore:
+async def open_cursor_store(cursor: Cursor, *, url: str, resolve: Resolve = no_value) -> CursorStore:
     """Return the store that `persist-to` and `state-id` name.
 
-    `persist-to` is ``memory:``, ``sqlite:PATH``, a directory (one that exists, or ends with a slash; the cursor is in
-    a file in it that is named after the state id), or a file. Without `persist-to` the cursor is in memory, or in the
-    platform's state directory if there is a `state-id`.
+    `persist-to` is ``memory:``, ``sqlite:PATH``, the URL of Valkey or Redis, a directory (one that exists, or ends with a slash;
+    the cursor is in a file in it that is named after the state id), or a file. Without `persist-to` the cursor is in memory, or
+    in the platform's state directory if there is a `state-id`. `resolve` returns the values of ``${…}`` in a URL.
 
     Raises:
         ConfigError: There is no `persist-to`, and no state directory that can be written to.
-        CursorError: The directory can't be made.
+        CursorError: The directory can't be made, or the URL needs coredis, which is not installed.
     """
     state_id = cursor.state_id if cursor.state_id is not None else default_state_id(url, of=cursor.from_)
     persist_to = cursor.persist_to
@@ -54,6 +64,14 @@ async def open_cursor_store(cursor: Cursor, *, url: str) -> CursorStore:
     if persist_to is not None and persist_to.startswith(_SQLITE):
         await trio.lowlevel.checkpoint()
         return SqliteCursorStore(Path(persist_to.removeprefix(_SQLITE)), state_id)
+    if persist_to is not None and REDIS_SCHEME.match(persist_to):
+        await trio.lowlevel.checkpoint()
+        if NO_COREDIS:
+            raise CursorError(f"cursor.persist-to: {NO_COREDIS}")
+        from trio_wsout.stores.cursor_redis import RedisCursorStore  # noqa: PLC0415 - an optional dependency
+
+        address = partial(expand_redis_url, persist_to, resolve, stream=False)
+        return RedisCursorStore(address, state_id, persist_to)
     path = await trio.to_thread.run_sync(_cursor_file, persist_to, state_id)
     return FileCursorStore(path, state_id)
 
@@ -81,14 +99,30 @@ def _is_directory(persist_to: str) -> bool:
     return persist_to.endswith(("/", os.sep)) or os.path.isdir(persist_to)
 
 
-def open_history_store(history: History) -> LogStore:
-    """Return the store that `store` names, which is ``memory:`` or ``sqlite:PATH``, with the section's limits.
+def open_history_store(
+    history: History, resolve: Resolve = no_value, draw: Callable[[], float] = random.random
+) -> LogStore:
+    """Return the store that `store` names: ``memory:``, ``sqlite:PATH`` or the URL of Valkey or Redis; with the section's limits.
 
     Nothing is read or written before its own `open`.
+
+    Args:
+        history: The section.
+        resolve: Returns the values of ``${…}`` in the URL, at each connection.
+        draw: Returns numbers in [0, 1), for the pauses between attempts.
+
+    Raises:
+        HistoryError: The URL needs coredis, which is not installed.
     """
     if history.store == "memory:":
         return MemoryLog(history)
-    return SqliteLog(Path(history.store.removeprefix(_SQLITE)), history)
+    if history.store.startswith(_SQLITE):
+        return SqliteLog(Path(history.store.removeprefix(_SQLITE)), history)
+    if NO_COREDIS:
+        raise HistoryError(f"history.store: {NO_COREDIS}")
+    from trio_wsout.stores.log_redis import RedisLog  # noqa: PLC0415 - an optional dependency
+
+    return RedisLog(partial(expand_redis_url, history.store, resolve, stream=True), history, history.store, draw=draw)
 
 
 def open_spool_store(spool: Spool) -> LogStore:
@@ -143,8 +177,8 @@ def check_paths(config: Config) -> list[Problem]:
     reasons: dict[str, str | None] = {}
     if config.cursor is not None and config.url is not None:
         reasons["cursor.persist-to"] = _check_cursor(config.cursor.persist_to)
-    if config.history is not None and config.history.store.startswith(_SQLITE):
-        reasons["history.store"] = _check_file(config.history.store.removeprefix(_SQLITE))
+    if config.history is not None:
+        reasons["history.store"] = _check_history(config.history.store)
     if config.spool is not None:
         reasons["spool.path"] = _check_directory(Path(config.spool.path), parents=False)
     address = None if config.server is None else parse_bind(config.server.bind)
@@ -156,11 +190,19 @@ def check_paths(config: Config) -> list[Problem]:
 # Each of these returns a reason with advice, or None if the path can be used.
 
 
+def _check_history(store: str) -> str | None:
+    if store.startswith(_SQLITE):
+        return _check_file(store.removeprefix(_SQLITE))
+    return None if store == "memory:" else NO_COREDIS
+
+
 def _check_cursor(path: str | None) -> str | None:
     if path is None:
         return _check_state_directory()
     if path == "memory:":
         return None
+    if REDIS_SCHEME.match(path):
+        return NO_COREDIS
     if path.startswith(_SQLITE):
         return _check_file(path.removeprefix(_SQLITE))
     if _is_directory(path):

@@ -1,11 +1,12 @@
 """The protocol of durable logs: histories, which limits trim (SPEC 11), and spools, which confirmations trim (SPEC 7)."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from trio_wsout._core.durable_log import Entry, Extent, Kind
+from trio_wsout._core.shared_log import Arrival
 
-__all__ = ["Entry", "Extent", "Kind", "LogFullError", "LogStore"]
+__all__ = ["Arrival", "Entry", "Extent", "Kind", "LogFullError", "LogStore", "SharedLog"]
 
 
 class LogFullError(Exception):
@@ -70,4 +71,39 @@ class LogStore(Protocol):
 
     async def aclose(self) -> None:
         """Close the log, which can't be used any more; events stay in it. Never fails."""
+        ...
+
+
+@runtime_checkable
+class SharedLog(LogStore, Protocol):
+    """A log to which several outputs append, each of which hands over what it reads from it: so all see one order.
+
+    The log gives positions and epoch: those of the entries that are appended do not count. Positions grow for ever, but a new
+    epoch begins at a higher one, and an epoch begins whenever the log may not be what it was; `open` joins the one that is.
+
+    While the log can't be reached, or takes nothing, all methods wait, and go on by themselves: nothing is appended twice. If
+    waiting does not help they raise HistoryError, and `open` does so after some seconds.
+    """
+
+    lag: int
+    """Positions between what was read for `follow` and the tail, about a second ago."""
+
+    @property
+    def waiting(self) -> str | None:
+        """The reason, in words, for which a call waits now; None if none does."""
+        ...
+
+    async def run(self) -> None:
+        """Keep the connections, and follow the log, until cancelled: a task of the tree, which starts it behind `open`.
+
+        Everything but `open` waits for it. It raises nothing: an error comes from the calls.
+        """
+        ...
+
+    async def follow(self) -> Sequence[Arrival]:
+        """Return the next runs of events, at least one, behind those that it returned last; wait for them.
+
+        It begins behind the tail that `open` returned. Each call of `append` of this output comes once, in the order of the
+        calls, and maybe before that call has returned. Between two arrivals none is missing, unless the later one says so.
+        """
         ...

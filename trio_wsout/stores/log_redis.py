@@ -1,0 +1,493 @@
+"""A shared log in a stream of Valkey or Redis: any number of outputs append to it and follow it (SPEC 11).
+
+The keys of the log ``NAME`` begin with ``{NAME}:``, so that a cluster has all of them on one node.
+
+- ``{NAME}:log``: the stream. An entry is a run, as `_core.run_format` has it, or the marker of an epoch; its id is
+  ``position-epoch``, with the position of its last event.
+- ``{NAME}:meta``: epoch, server process and extent.
+- ``{NAME}:cursors``: the cursors that events hold, by position.
+- ``{NAME}:node:ID``: the last run of an output, for a week, by which a repeated run is known.
+
+Each change is one script, which the engine runs whole or not at all. Events that left the log stay in the stream for a second
+more, so that who follows it has them all.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from math import inf
+from typing import Any, cast
+
+import trio
+from attrs import define, field
+
+from trio_wsout._core.acknowledgement import position_in
+from trio_wsout._core.durable_log import HISTORY, Entry, Extent
+from trio_wsout._core.run_format import DamageError, run_of
+from trio_wsout._core.shared_log import Arrival, Follower, read_entry
+from trio_wsout.config.redis_url import RedisUrl
+from trio_wsout.config.sections import History
+from trio_wsout.errors import HistoryError
+from trio_wsout.stores.redis import Redis, RefusedError, Reply, Script, Waiting
+
+__all__ = ["RedisLog"]
+
+_OPENING = 10.0
+"""Seconds that opening tries to reach the engine."""
+_BLOCK = 1.0
+"""Seconds that one read waits for something new; then the follower looks whether the log is what it was."""
+_ENTRIES = 16
+"""Most entries of one read."""
+_ARRIVALS = 8
+"""Reads that wait for the journal."""
+
+_STATE = """
+local log, meta, cursors = KEYS[1], KEYS[2], KEYS[3]
+local function text(number) return string.format('%.0f', number) end
+local names = {'epoch', 'base', 'floor', 'tail', 'events', 'size', 'total', 'bytes', 'left', 'left_at', 'before', 'behind'}
+local values = redis.call('HMGET', meta, 'server', unpack(names))
+local server, is = values[1], {}
+for index, name in ipairs(names) do is[name] = tonumber(values[index + 1] or 0) end
+local function keep()
+    local all = {}
+    for _, name in ipairs(names) do
+        all[#all + 1] = name
+        all[#all + 1] = text(is[name])
+    end
+    redis.call('HSET', meta, 'server', server, unpack(all))
+end
+local function extent(last)
+    return {is.epoch, is.floor, is.tail, is.size, is.events, last or 0}
+end
+local function run_behind(position)
+    local from = text(position + 1)
+    while true do
+        local run = redis.call('XRANGE', log, from, '+', 'COUNT', 1)[1]
+        if not run then return nil end
+        local last, count = tonumber(string.match(run[1], '^%d+')), tonumber(run[2][2])
+        if count > 0 then
+            return {
+                first = last - count + 1, last = last, count = count, epoch = tonumber(string.match(run[1], '%d+$')),
+                at = tonumber(run[2][4]), total = tonumber(run[2][6]), bytes = tonumber(run[2][8]), head = run[2][10],
+                entry = run
+            }
+        end
+        from = '(' .. run[1]  -- behind the marker of an epoch
+    end
+end
+"""
+"""Reads what is known of the log. Of a run's fields, only the first five have a fixed place: count, at, total, bytes, head."""
+
+_TRIM = """
+local function size_of(run, position)
+    return struct.unpack('<I4', run.head, 4 * (run.count + position - run.first) + 1)
+end
+local function trim(settled, now, most_events, most_bytes, longest)
+    local before = is.floor
+    while is.events > 0 do
+        local run = run_behind(is.floor)
+        if not run then  -- somebody has removed all
+            is.floor, is.events, is.size = is.tail, 0, 0
+            break
+        end
+        local start = math.max(run.first, is.floor + 1)
+        local events = is.total - run.total + run.last - start + 1
+        if events < is.events then  -- somebody has removed some
+            is.events, is.size = events, is.bytes - run.bytes
+            for position = start, run.last do is.size = is.size + size_of(run, position) end
+        end
+        local old = now - run.at > longest
+        for position = start, run.last do
+            if not (old or position <= settled or is.events > most_events or is.size > most_bytes) then break end
+            is.floor, is.events, is.size = position, is.events - 1, is.size - size_of(run, position)
+        end
+        if is.floor < run.last then break end
+    end
+    local clock = tonumber(redis.call('TIME')[1])
+    if is.left < is.floor and clock > is.left_at + 1 then
+        if is.left > 0 then
+            redis.call('XTRIM', log, 'MINID', text(is.left))
+            redis.call('ZREMRANGEBYSCORE', cursors, '-inf', '(' .. text(is.left))
+        end
+        is.left, is.left_at = is.floor, clock
+    end
+    return is.floor > before
+end
+"""
+
+_JOIN = Script(
+    _STATE
+    + """
+local process, proposed, base, epoch, seen = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local before, behind = is.epoch, is.tail
+local lost = epoch > 0 and ((epoch == is.epoch and seen > is.tail) or (epoch == is.before and seen > is.behind))
+if lost then before, behind = epoch, seen end
+if server ~= process or lost then
+    local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+    if last then
+        local position, of = string.match(last[1], '^(%d+)-(%d+)$')
+        if tonumber(position) > behind then before, behind = tonumber(of), tonumber(position) end
+    end
+    if not server then is.floor = last and behind or math.max(base, seen) end
+    is.epoch = math.max(proposed, before + 1, epoch + 1)
+    is.base = math.max(base, behind, seen, is.tail)
+    is.tail, is.before, is.behind, server = is.base, before, behind, process
+    redis.call('XADD', log, text(is.base) .. '-' .. text(is.epoch), 'count', '0', 'behind', text(before) .. '-' .. text(behind))
+    keep()
+end
+return extent()
+"""
+)
+"""Begins a new epoch if the log is not what this output knows."""
+
+_APPEND = Script(
+    _STATE
+    + _TRIM
+    + """
+local process, epoch, node, number, count = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
+if server ~= process or is.epoch ~= epoch then return {} end
+local known = redis.call('GET', KEYS[4]) or ''
+local of, which, position = string.match(known, '^(%d+) (%d+) (%d+)$')
+if which == number and tonumber(of) == epoch then return extent(tonumber(position)) end
+local at, bytes = tonumber(ARGV[6]), string.len(ARGV[9])
+is.tail, is.events, is.size = is.tail + count, is.events + count, is.size + bytes
+is.total, is.bytes = is.total + count, is.bytes + bytes
+redis.call('XADD', log, text(is.tail) .. '-' .. text(epoch), 'count', ARGV[5], 'at', ARGV[6], 'total', text(is.total),
+    'bytes', text(is.bytes), 'head', ARGV[8], 'checksum', ARGV[7], 'node', node, 'number', number, 'body', ARGV[9])
+for index = 14, #ARGV, 2 do
+    redis.call('ZADD', cursors, text(is.tail - count + tonumber(ARGV[index])), ARGV[index + 1])
+end
+redis.call('SET', KEYS[4], text(epoch) .. ' ' .. number .. ' ' .. text(is.tail), 'EX', '604800')
+trim(tonumber(ARGV[10]), at, tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13]))
+keep()
+return extent(is.tail)
+"""
+)
+_LEAVE = Script(
+    _STATE
+    + _TRIM
+    + """
+if server and trim(tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])) then keep() end
+return extent()
+"""
+)
+_AFTER = Script(
+    _STATE
+    + """
+local position, most, most_bytes = math.max(tonumber(ARGV[1]), is.floor), tonumber(ARGV[2]), tonumber(ARGV[3])
+local found = {is.floor}
+while most > 0 and (most_bytes >= 0 or #found == 1) do
+    local run = run_behind(position)
+    if not run then break end
+    found[#found + 1] = run.entry
+    most = most - (run.last - math.max(position, run.first - 1))
+    for at = math.max(position + 1, run.first), run.last do
+        most_bytes = most_bytes - struct.unpack('<I4', run.head, 4 * (run.count + at - run.first) + 1)
+    end
+    position = run.last
+end
+return found
+"""
+)
+_FIND = Script(
+    _STATE
+    + """
+local position = tonumber(redis.call('ZSCORE', cursors, ARGV[1]) or -1)
+if position >= is.floor and position > 0 then return position end
+position = tonumber(ARGV[3])
+if position < is.floor or position == 0 then return false end
+local run = run_behind(position - 1)
+if run and run.epoch == tonumber(ARGV[2]) and run.first <= position then return position end
+return false
+"""
+)
+
+
+@define(eq=False)
+class RedisLog:
+    """A `SharedLog` in a stream."""
+
+    _url: Callable[[], RedisUrl]
+    """Returns the address and the stream, with the credentials of this attempt."""
+    _limits: History
+    location: str
+    """The URL, without values of secrets."""
+    _draw: Callable[[], float] = field(default=random.random, kw_only=True)
+    _clock: Callable[[], float] = field(default=time.time, kw_only=True)
+    """Returns the seconds since 1970: each epoch begins at a position of so many microseconds, or higher."""
+    lag: int = field(default=0, init=False)
+    """Positions between what was read and the tail, as of the latest look."""
+    _waiting: Waiting = field(init=False)
+    _commands: Redis = field(init=False)
+    _reader: Redis = field(init=False)
+    """Waits for new entries, and so has a connection of its own."""
+    _keys: tuple[str, ...] = field(default=(), init=False)
+    _follower: Follower = field(init=False)
+    _extent: Extent = field(default=Extent(epoch=0, floor=0, tail=0, size=0), init=False)
+    """The extent as of the latest append."""
+    _one_appends: trio.Lock = field(factory=trio.Lock, init=False)
+    _new_epoch: trio.Event = field(factory=trio.Event, init=False)
+    _failure: HistoryError | None = field(default=None, init=False)
+    """The error that ended the follower."""
+    _closed: bool = field(default=False, init=False)
+    _arrived: trio.MemorySendChannel[Sequence[Arrival]] = field(init=False)
+    _arrivals: trio.MemoryReceiveChannel[Sequence[Arrival]] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Make what needs the fields."""
+        self._waiting = Waiting(f"history {self.location}")
+        self._commands, self._reader = (
+            Redis(self._url, HISTORY.setting, "{NAME}:*", self._waiting, self._draw) for _ in range(2)
+        )
+        self._follower = Follower(secrets.token_hex(8).encode(), 0, 0)
+        self._arrived, self._arrivals = trio.open_memory_channel[Sequence[Arrival]](_ARRIVALS)
+
+    @property
+    def waiting(self) -> str | None:
+        """Why a command waits; None if none does."""
+        return self._waiting.cause
+
+    # -- life -------------------------------------------------------------------------------------------
+
+    async def open(self, epoch: int, *, keep_epoch: bool = False) -> Extent:
+        """Join the log; the first output, and the first behind a restart of the engine, begin an epoch: `epoch`, or a higher one."""
+        del keep_epoch  # an epoch is the log's own
+        self._check_open()
+        if self._commands.runs:
+            return await self._open(epoch)
+        failure: HistoryError | None = None
+        extent = Extent(epoch=epoch, floor=0, tail=0, size=0)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._commands.run)
+            try:
+                extent = await self._open(epoch)
+            except HistoryError as error:
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return extent
+
+    async def _open(self, epoch: int) -> Extent:
+        try:
+            stream = self._url().stream
+        except ValueError as error:
+            raise self._error("opened", f"{error}; look at {HISTORY.setting}") from error
+        node = self._follower.node.decode()
+        self._keys = tuple(f"{{{stream}}}:{name}" for name in ("log", "meta", "cursors", f"node:{node}"))
+        extent = await self._join(self._commands, epoch, until=trio.current_time() + _OPENING)
+        self._follower.epoch, self._follower.position, self._extent = extent.epoch, extent.tail, extent
+        return extent
+
+    async def run(self) -> None:
+        """Keep the connections, and follow the log, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._commands.run)
+            await nursery.start(self._reader.run)
+            try:
+                await self._follow(nursery)
+            except HistoryError as error:
+                self._failure = error
+                self._arrived.close()
+                self._new_epoch.set()
+            await trio.sleep_forever()
+
+    async def aclose(self) -> None:
+        """Let nobody wait any more."""
+        self._closed = True
+        self._commands.close()
+        self._arrived.close()
+        await trio.lowlevel.checkpoint()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("the history is closed")
+        if self._failure is not None:
+            raise self._failure
+
+    async def _join(self, redis: Redis, epoch: int = 0, *, until: float = inf) -> Extent:
+        """Begin a new epoch if the log is not what this output knows; return the extent."""
+        now, follower = self._clock(), self._follower
+        proposed, base = max(epoch, int(now * 1e3)), int(now * 1e6)
+
+        def arguments() -> Sequence[str | bytes]:
+            return redis.process, str(proposed), str(base), str(follower.epoch), str(follower.position)
+
+        with self._errors("opened"):
+            extent, _ = _extent(await redis.run_script(_JOIN, self._keys, arguments, until=until))
+        return extent
+
+    # -- following --------------------------------------------------------------------------------------
+
+    async def follow(self) -> Sequence[Arrival]:
+        """Return the next runs, at least one; wait for them."""
+        self._check_open()
+        try:
+            return await self._arrivals.receive()
+        except trio.EndOfChannel:
+            self._check_open()
+            raise
+
+    async def _follow(self, nursery: trio.Nursery) -> None:
+        joined, look_at = 0, 0.0
+        while True:
+            now = trio.current_time()
+            if self._reader.connections != joined or now >= look_at:
+                extent = await self._join(self._reader)
+                joined, look_at = self._reader.connections, now + _BLOCK
+                self.lag = max(0, extent.tail - self._follower.position)
+            epoch = self._follower.epoch
+            arrivals = await self._read()
+            if self._follower.epoch != epoch:
+                self._new_epoch.set()
+                self._new_epoch = trio.Event()
+                nursery.start_soon(self._append_again, name="append again")
+            if arrivals:
+                await self._arrived.send(arrivals)
+
+    async def _read(self) -> Sequence[Arrival]:
+        """Return what comes next in the log; nothing if nothing came within a second."""
+        follower, block = self._follower, str(int(_BLOCK * 1000))
+        behind = f"{follower.position}-{follower.epoch}"
+        command = ("XREAD", "COUNT", str(_ENTRIES), "BLOCK", block, "STREAMS", self._keys[0], behind)
+        with self._errors("read"):
+            reply = cast("dict[bytes, list[_RawEntry]] | None", await self._reader.call(*command))
+            found = [] if reply is None else next(iter(reply.values()))
+            return [arrival for each in found for arrival in follower.take(read_entry(*each))]
+
+    # -- writing ----------------------------------------------------------------------------------------
+
+    async def append(self, run: Sequence[Entry], settled: int = 0) -> Extent:
+        """Append events behind all that the log has; remove those up to `settled`, and those that exceed the limits.
+
+        If this is cancelled, they may be appended or not, or with the next call.
+        """
+        self._check_open()
+        if not run:
+            return await self._leave(settled, -inf)
+        async with self._one_appends:
+            made = run_of(run, shared=True)
+            cursors = [
+                part
+                for index, each in enumerate(run, 1)
+                if each.cursor is not None
+                for part in (str(index), each.cursor.encode("utf-8", "surrogatepass"))
+            ]
+            of_run = str(made.last), repr(made.at), str(made.checksum), made.head, made.body
+            self._follower.append(made.last, (*of_run, *self._bounds(settled), *cursors))
+            return await self._append_all()
+
+    async def _append_again(self) -> None:
+        """Append the runs that the end of an epoch has lost."""
+        async with self._one_appends:
+            try:
+                await self._append_all()
+            except HistoryError as error:
+                self._failure = self._failure or error
+
+    async def _append_all(self) -> Extent:
+        """Append the runs that the log does not have, one after the other; return the extent."""
+        follower = self._follower
+        while (run := follower.to_send()) is not None:
+            new_epoch = self._new_epoch
+
+            def arguments(number: str = str(run.number), content: Sequence[bytes | str] = run.content) -> Sequence[bytes | str]:
+                return self._commands.process, str(follower.epoch), follower.node, number, *content
+
+            with self._errors("written"):
+                reply = await self._commands.run_script(_APPEND, self._keys, arguments)
+            if reply:
+                self._extent, last = _extent(reply)
+                follower.stored(run, last)
+                continue
+            with trio.move_on_after(_BLOCK):  # first everything is read that is before the new epoch
+                await new_epoch.wait()
+            self._check_open()
+        return self._extent
+
+    async def trim(self, now: float) -> Extent:
+        """Remove the events that exceed the limits at `now`, and return the new extent."""
+        self._check_open()
+        return await self._leave(0, now)
+
+    async def _leave(self, settled: int, now: float) -> Extent:
+        bounds, *limits = self._bounds(settled)
+        with self._errors("written"):
+            reply = await self._commands.run_script(_LEAVE, self._keys, lambda: (bounds, repr(now), *limits))
+        return _extent(reply)[0]
+
+    def _bounds(self, settled: int) -> tuple[str, str, str, str]:
+        limits = self._limits
+        bounds = limits.max_events, limits.max_bytes, limits.max_age
+        return str(settled), *("inf" if each is None else repr(each) for each in bounds)  # type: ignore[return-value]
+
+    # -- reading ----------------------------------------------------------------------------------------
+
+    async def after(self, position: int, *, most: int, most_bytes: int) -> Sequence[Entry]:
+        """Return the oldest events after `position`, within the bounds but at least one."""
+        self._check_open()
+        arguments = str(position), str(most), str(most_bytes)
+        with self._errors("read"):
+            reply = cast("list[Any]", await self._commands.run_script(_AFTER, self._keys, lambda: arguments))
+            floor, *raw = reply
+            return _page(raw, max(position, floor), most, most_bytes)
+
+    async def find(self, cursor: str) -> int | None:
+        """Return the newest position with this cursor, or with this stamp; None if the cursor is unknown."""
+        self._check_open()
+        epoch, position = position_in(cursor) or (0, 0)
+        arguments = cursor.encode("utf-8", "surrogatepass"), str(epoch), str(position)
+        with self._errors("read"):
+            return cast("int | None", await self._commands.run_script(_FIND, self._keys, lambda: arguments))
+
+    # -- errors -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _errors(self, doing: str) -> Generator[None]:
+        """Turn what an engine refuses, and damage, into a HistoryError."""
+        try:
+            yield
+        except RefusedError as error:
+            raise self._error(doing, str(error)) from error
+        except DamageError as error:
+            advice = "find out what writes to this stream beside this library, or name another stream"
+            raise self._error(doing, f"{error}; {advice}") from error
+
+    def _error(self, doing: str, reason: str) -> HistoryError:
+        return HistoryError(f"history {self.location}: can't be {doing}: {reason}")
+
+
+_RawEntry = tuple[bytes, Sequence[bytes]]
+"""The id of an entry of a stream, and its fields and values in turn."""
+
+
+def _extent(reply: Reply) -> tuple[Extent, int]:
+    """Return the extent that a script has returned, and the position of the last event of the run that it appended."""
+    epoch, floor, tail, size, events, last = cast("list[int]", reply)
+    return Extent(epoch=epoch, floor=floor, tail=tail, size=size, holes=tail - floor - events), last
+
+
+def _page(raw: Sequence[_RawEntry], position: int, most: int, most_bytes: int) -> Sequence[Entry]:
+    """Return the events of these entries behind `position`, within the bounds but at least one, up to the first damaged one."""
+    page: list[Entry] = []
+    for each in raw:
+        try:
+            found = read_entry(*each)
+            entries = found.entries(position)
+        except DamageError:
+            if page:
+                break
+            raise
+        for entry in entries:
+            most_bytes -= len(entry.payload)
+            if len(page) == most or (page and most_bytes < 0):
+                return page
+            page.append(entry)
+        position = page[-1].position
+        if position < found.last:
+            break
+    return page

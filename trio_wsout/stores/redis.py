@@ -1,0 +1,316 @@
+"""Connections to Valkey or Redis, by coredis, which no other module imports (extra ``redis``), and their troubles in words.
+
+coredis's pool is not used: it loses a connection for good when a command on it is cancelled or broken off. A `Redis` is one
+connection of coredis, which is dialled when a command needs it, and again when it broke. Each command has a timeout, so that
+an engine that has stopped is noticed. A cancelled command leaves the connection whole: its answer is dropped when it comes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from math import inf
+from typing import cast
+
+import trio
+from attrs import define, field, frozen
+from coredis import exceptions
+from coredis.connection import (
+    BaseConnection,
+    TCPConnection,
+    TCPLocation,
+    UnixDomainSocketConnection,
+    UnixDomainSocketLocation,
+)
+
+from trio_wsout._core.backoff import delay
+from trio_wsout.config.redis_url import RedisUrl
+from trio_wsout.config.sections import Reconnect
+
+__all__ = ["Redis", "RefusedError", "Script", "Waiting"]
+
+_log = logging.getLogger("trio_wsout")
+
+_TIMEOUT = 5.0
+"""Seconds for connecting, and for the answer to one command."""
+_BACKOFF = Reconnect(initial_backoff=0.1, max_backoff=5.0)
+
+Reply = object
+"""What coredis makes of an answer: bytes, whole numbers, None, and lists and dicts of these."""
+
+
+class RefusedError(Exception):
+    """The engine refuses, or is away for too long; the text has the cause and what to do."""
+
+    def __init__(self, text: str, *, lasting: bool) -> None:
+        """Make it; `lasting` is whether waiting does not help."""
+        super().__init__(text)
+        self.lasting = lasting
+
+
+@frozen
+class Script:
+    """A script in Lua, which the engine runs whole or not at all."""
+
+    source: str
+    sha: str = field(init=False)
+
+    @sha.default
+    def _sha(self) -> str:
+        return hashlib.sha1(self.source.encode()).hexdigest()  # noqa: S324 - the engine's name for it
+
+
+@define(eq=False)
+class Waiting:
+    """The commands that wait for an engine that is away or takes none of them now."""
+
+    _name: str
+    """The store's name in the log."""
+    _causes: dict[object, str] = field(factory=dict[object, str], init=False)
+
+    @property
+    def cause(self) -> str | None:
+        """The cause for which the oldest of them waits; None if none waits."""
+        return next(iter(self._causes.values()), None)
+
+    def begin(self, command: object, cause: str) -> None:
+        """Note that a command waits; the log has each new cause once."""
+        if cause not in self._causes.values():
+            _log.warning("%s: waiting: %s", self._name, cause)
+        self._causes[command] = cause
+
+    def end(self, command: object) -> None:
+        """Note that a command does not wait any more."""
+        if self._causes.pop(command, None) is not None and not self._causes:
+            _log.info("%s: goes on", self._name)
+
+
+@define(eq=False)
+class Redis:
+    """One connection to the engine, for any number of tasks."""
+
+    _url: Callable[[], RedisUrl]
+    """Returns the address, with the credentials of this attempt; raises ValueError if these are not to be had."""
+    _setting: str
+    """The path of the configuration's field that names it."""
+    _keys: str
+    """The pattern of the keys that are used."""
+    _waiting: Waiting
+    _draw: Callable[[], float]
+    process: bytes = field(default=b"", init=False)
+    """The id of the server process behind the connection. Each start of an engine, and each failover, has another."""
+    connections: int = field(default=0, init=False)
+    """Connections that were made so far."""
+    _nursery: trio.Nursery | None = field(default=None, init=False)
+    _started: trio.Event = field(factory=trio.Event, init=False)
+    _closed: bool = field(default=False, init=False)
+    _connection: BaseConnection | None = field(default=None, init=False)
+    _moved: tuple[str, int] | None = field(default=None, init=False)
+    """The node of a cluster that has the keys, if the one of the address has told so."""
+    _one_dials: trio.Lock = field(factory=trio.Lock, init=False)
+
+    @property
+    def runs(self) -> bool:
+        """Whether `run` runs."""
+        return self._nursery is not None
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hold the connection until cancelled; commands wait for this to run."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._started.set()
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery, self._started = None, trio.Event()
+
+    def close(self) -> None:
+        """Let no command wait any more: they raise trio.ClosedResourceError."""
+        self._closed = True
+        self._started.set()
+
+    async def call(self, *command: str | bytes, timeout: float = _TIMEOUT, until: float = inf) -> Reply:
+        """Return the answer to a command, which may run more than once: it is sent again, after a pause, when no answer came.
+
+        Args:
+            command: Its name and arguments.
+            timeout: Seconds for the answer.
+            until: The time, on trio's clock, after which it is not sent again.
+
+        Raises:
+            RefusedError: The engine refuses it for good, or until `until`.
+        """
+        return await self._persist(partial(self._answer, command, timeout), until)
+
+    async def run_script(
+        self, script: Script, keys: Sequence[str], arguments: Callable[[], Sequence[str | bytes]], *, until: float = inf
+    ) -> Reply:
+        """Return the answer of a script, as `call` does; `arguments` is called for each attempt, behind its connecting."""
+        return await self._persist(partial(self._answer_of_script, script, keys, arguments), until)
+
+    async def _persist(self, ask: Callable[[BaseConnection], Awaitable[Reply]], until: float) -> Reply:
+        failures, me = 0, object()
+        await self._started.wait()
+        try:
+            while True:
+                connection = None
+                try:
+                    connection = await self._connected()
+                    return await ask(connection)
+                except (exceptions.RedisError, OSError, ValueError) as error:  # a TimeoutError is an OSError
+                    await trio.lowlevel.checkpoint_if_cancelled()  # coredis turns it into an error while it connects
+                    cause = self._cause_to_wait(error, connection)
+                failures += 1
+                pause = delay(failures, self._draw(), _BACKOFF)
+                if trio.current_time() + pause > until:
+                    raise RefusedError(cause, lasting=False)
+                self._waiting.begin(me, cause)
+                await trio.sleep(pause)
+        finally:
+            self._waiting.end(me)
+
+    async def _answer(self, command: Sequence[str | bytes], timeout: float, connection: BaseConnection) -> Reply:
+        name, *arguments = command
+        return await connection.create_request(cast("bytes", name), *arguments, timeout=timeout)
+
+    async def _answer_of_script(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        arguments: Callable[[], Sequence[str | bytes]],
+        connection: BaseConnection,
+    ) -> Reply:
+        behind = (str(len(keys)), *keys, *arguments())
+        try:
+            return await self._answer(("EVALSHA", script.sha, *behind), _TIMEOUT, connection)
+        except exceptions.NoScriptError:
+            return await self._answer(("EVAL", script.source, *behind), _TIMEOUT, connection)
+
+    # -- connecting ----------------------------------------------------------------------------------------
+
+    async def _connected(self) -> BaseConnection:
+        """Return the connection, after dialling if there is none that can be used."""
+        async with self._one_dials:
+            if self._connection is None or not self._connection.usable:
+                self._connection = await self._dial()
+            return self._connection
+
+    async def _dial(self) -> BaseConnection:
+        if self._closed or self._nursery is None:
+            raise trio.ClosedResourceError("the store is closed")
+        connection = _connection_to(self._url(), self._moved)
+        await self._nursery.start(connection.run, name="redis connection")
+        try:
+            told = await connection.create_request(b"INFO", "server", timeout=_TIMEOUT)
+        except BaseException:
+            connection.invalidate()
+            raise
+        lines = told.splitlines() if isinstance(told, bytes) else []
+        self.process = next((line for line in lines if line.startswith(b"run_id:")), b"")
+        self.connections += 1
+        return connection
+
+    def _cause_to_wait(self, error: Exception, connection: BaseConnection | None) -> str:
+        """Return why a command has to be sent again, in words; raise RefusedError if waiting does not help."""
+        self._moved = (error.host, error.port) if isinstance(error, exceptions.MovedError) else None
+        if connection is not None and isinstance(error, _CONNECT_ANEW):
+            connection.invalidate()
+        cause, advice, lasting = _judged(error)
+        text = f"{cause}; {advice.format(setting=self._setting, keys=self._keys)}"
+        if lasting and not (isinstance(error, ValueError) and self.connections):  # a secret may be there again soon
+            raise RefusedError(text, lasting=True) from error
+        return text
+
+
+def _connection_to(url: RedisUrl, moved: tuple[str, int] | None) -> BaseConnection:
+    context = None
+    if url.tls:
+        context = ssl.create_default_context(cafile=url.ca_file)
+        if url.cert_file is not None:
+            context.load_cert_chain(url.cert_file, url.key_file)
+    options = {
+        "stream_timeout": _TIMEOUT,
+        "connect_timeout": _TIMEOUT,
+        "username": url.username,
+        "password": url.password,
+        "db": url.db,
+        "ssl_context": context,
+    }
+    if url.socket:
+        return UnixDomainSocketConnection(UnixDomainSocketLocation(url.socket), **options)
+    host, port = moved or (url.host, url.port)
+    return TCPConnection(TCPLocation(host or url.host, port), **options)
+
+
+# -- troubles, in words --------------------------------------------------------------------------------------
+
+_CONNECT_ANEW = (
+    exceptions.ConnectionError,
+    TimeoutError,
+    exceptions.MovedError,
+    exceptions.ReadOnlyError,
+    exceptions.UnblockedError,
+)
+"""After these, the connection leads to nobody, or to the wrong server."""
+_USER = "look at user and password in {setting}, and at the engine's ACL"
+_GOES_ON = "it is tried again; look whether the engine runs and can be reached"
+_BY_TYPE: tuple[tuple[type[Exception], str, str, bool], ...] = (
+    (exceptions.AuthenticationFailureError, "the engine refuses user or password", _USER, True),
+    (exceptions.AuthenticationRequiredError, "the engine wants a password", _USER, True),
+    (
+        exceptions.AuthorizationError,
+        "the engine's ACL forbids it",
+        "allow its user the keys {keys} and the commands +@read +@write +@scripting +@connection +info",
+        True,
+    ),
+    (
+        exceptions.WrongTypeError,
+        "one of the keys {keys} holds something else",
+        "remove it, or name another stream in {setting}",
+        True,
+    ),
+    (exceptions.UnknownCommandError, "the engine is too old", "use Valkey, or Redis 6.2 or later", True),
+    (exceptions.ReadOnlyError, "the engine is a replica, which takes no writes", "name the primary in {setting}", False),
+    (exceptions.BusyLoadingError, "the engine loads its data", "it is tried again", False),
+    (exceptions.MovedError, "another node of the cluster has the keys", "it is asked", False),
+    (exceptions.ClusterDownError, "the cluster is down", _GOES_ON, False),
+    (exceptions.AskError, "the keys are on their way to another node of the cluster", "it is tried again", False),
+    (exceptions.TryAgainError, "the keys are on their way to another node of the cluster", "it is tried again", False),
+    (exceptions.UnblockedError, "the engine has become a replica", "name the primary in {setting}", False),
+    (ssl.SSLCertVerificationError, "its certificate is not trusted", "set ca-file in {setting} to the certificates to trust", True),
+)
+_BY_CODE = {
+    "OOM": ("the engine is out of memory, and evicts nothing", "give it more memory, or set history.max-bytes lower"),
+    "MISCONF": ("the engine can't save its data, and so takes no writes", "look at its log and its disk"),
+    "NOREPLICAS": ("the engine has too few replicas, and so takes no writes", "look at its replicas"),
+    "MASTERDOWN": ("the engine is a replica that has lost its primary", "name the primary in {setting}"),
+    "BUSY": ("the engine is busy with a script", "it is tried again"),
+}
+"""Codes of errors that coredis has no class for, and that end by themselves or by somebody's hand."""
+
+
+def _judged(error: BaseException) -> tuple[str, str, bool]:
+    """Return the cause of an error, advice, and whether waiting does not help."""
+    reasons = [error]
+    while (deeper := reasons[-1].__cause__) is not None:
+        reasons.append(deeper)
+    for reason in reasons:
+        for kind, cause, advice, lasting in _BY_TYPE:
+            if isinstance(reason, kind):
+                return cause, advice, lasting
+    deepest = reasons[-1]
+    if isinstance(deepest, ssl.SSLError) and deepest.reason == "WRONG_VERSION_NUMBER":
+        return "it speaks no TLS", "write redis:// in {setting}, or give it TLS", True
+    if isinstance(error, TimeoutError | exceptions.ConnectionError):
+        text = deepest.strerror if isinstance(deepest, OSError) and deepest.strerror else "the connection broke"
+        if isinstance(deepest, TimeoutError):
+            text = "no answer in time"
+        return f"the engine can't be reached: {text}", _GOES_ON, False
+    text = str(error)
+    if isinstance(error, exceptions.ResponseError):
+        waits = _BY_CODE.get(text.partition(" ")[0])
+        return (*waits, False) if waits is not None else (f"the engine says: {text}", "look at {setting}", True)
+    return text, "look at {setting}", True
