@@ -206,14 +206,18 @@ def _store(text: str) -> None:
     if REDIS_SCHEME.match(text) or text.startswith("${"):
         check_redis_url(text, stream=True)
     elif text != "memory:" and not text.startswith("sqlite:"):
-        raise ValueError("expected memory:, sqlite:PATH or redis://host:port/db?stream=NAME (rediss://, unix://)")
+        raise ValueError(
+            "expected memory:, sqlite:PATH or redis://host:port/db?stream=NAME (rediss://, unix://)"
+        )
 
 
 _history_store = _text(
     *_FILE_PATH_CHECKS,
     _sqlite_path,
     _store,
-    schema=_format("history-store", **_STRING, pattern=r"^(memory:|sqlite:[^\u0000]+|(rediss?|unix)://.+|\$\{.+)$"),
+    schema=_format(
+        "history-store", **_STRING, pattern=r"^(memory:|sqlite:[^\u0000]+|(rediss?|unix)://.+|\$\{.+)$"
+    ),
     examples=("memory:", "sqlite:history.db", "redis://localhost:6379/0?stream=events"),
     templated=True,
     secret=True,

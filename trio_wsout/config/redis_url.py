@@ -7,6 +7,7 @@ they are elsewhere, so that ``${env|REDIS_URL}?stream=events`` is possible. No e
 
 import re
 from collections.abc import Callable
+from functools import partial
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from attrs import field, frozen
@@ -67,7 +68,9 @@ def parse_redis_url(text: str, *, stream: bool) -> RedisUrl:
         raise ValueError(f"{_EXPECTED}; without spaces, control characters and #")
     try:
         parts = urlsplit(text)
-        query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query), errors="strict")
+        query = parse_qsl(
+            parts.query, keep_blank_values=True, strict_parsing=bool(parts.query), errors="strict"
+        )
         path = unquote(parts.path, errors="strict")
     except ValueError:
         raise ValueError(f"{_EXPECTED}; percent signs and the query behind ? must be right") from None
@@ -77,7 +80,9 @@ def parse_redis_url(text: str, *, stream: bool) -> RedisUrl:
     allowed = (*(("stream",) if stream else ()), *(("db",) if is_socket else ()), *(_TLS_KEYS if tls else ()))
     found = _query(query, allowed)
     if stream and "stream" not in found:
-        raise ValueError("the URL names no stream; end it with ?stream=NAME, the name that all outputs of one log share")
+        raise ValueError(
+            "the URL names no stream; end it with ?stream=NAME, the name that all outputs of one log share"
+        )
     credentials, _, address = parts.netloc.rpartition("@")
     username, password = _credentials(credentials)
     host, port = ("", None) if is_socket else _host(address)
@@ -131,7 +136,7 @@ def _host(address: str) -> tuple[str, int | None]:
 
 
 def _db(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 5):
+    if re.fullmatch("[0-9]{1,5}", text) is None:
         raise ValueError("the database must be a number, as in redis://host/0")
     return int(text)
 
@@ -164,7 +169,7 @@ def check_redis_url(text: str, *, stream: bool) -> None:
     refused: list[ValueError] = []
     for sample in _SAMPLES if template.placeholders else ("",):
         try:
-            parse_redis_url(_joined(template, lambda _, sample=sample: sample), stream=stream)
+            parse_redis_url(_joined(template, partial(_sampled, sample)), stream=stream)
         except ValueError as error:
             refused.append(error)
         else:
@@ -178,7 +183,14 @@ def expand_redis_url(text: str, resolve: Resolve, *, stream: bool) -> RedisUrl:
     Raises:
         ValueError: A value is missing, or it is no URL with these; the text holds no value.
     """
-    return parse_redis_url(_joined(Template.parse(text), lambda part: part.value(resolve).strip("\r\n")), stream=stream)
+    return parse_redis_url(
+        _joined(Template.parse(text), lambda part: part.value(resolve).strip("\r\n")), stream=stream
+    )
+
+
+def _sampled(sample: str, part: Placeholder) -> str:
+    del part
+    return sample
 
 
 def _joined(template: Template, value_of: Callable[[Placeholder], str]) -> str:

@@ -86,8 +86,8 @@ class RedisCursorStore:
                 refused = error
             nursery.cancel_scope.cancel()
         if refused is not None:
-            error = self._error(f"can't be used: {refused}")
-            raise error if refused.lasting else AwayError(str(error)) from refused
+            failure = self._error(f"can't be used: {refused}")
+            raise failure if refused.lasting else AwayError(str(failure)) from refused
         return reply
 
     def _error(self, reason: str) -> CursorError:

@@ -40,7 +40,9 @@ __all__ = [
 
 _SQLITE = "sqlite:"
 NO_COREDIS = (
-    None if find_spec("coredis") else "coredis, which speaks with Valkey and Redis, is not installed: pip install 'trio_wsout[redis]'"
+    None
+    if find_spec("coredis")
+    else "coredis, which speaks with Valkey and Redis, is not installed: pip install 'trio_wsout[redis]'"
 )
 """The reason why no URL of Valkey or Redis can be used, with advice; None if they can."""
 
@@ -122,7 +124,9 @@ def open_history_store(
         raise HistoryError(f"history.store: {NO_COREDIS}")
     from trio_wsout.stores.log_redis import RedisLog  # noqa: PLC0415 - an optional dependency
 
-    return RedisLog(partial(expand_redis_url, history.store, resolve, stream=True), history, history.store, draw=draw)
+    return RedisLog(
+        partial(expand_redis_url, history.store, resolve, stream=True), history, history.store, draw=draw
+    )
 
 
 def open_spool_store(spool: Spool) -> LogStore:

@@ -395,7 +395,9 @@ class RedisLog:
         while (run := follower.to_send()) is not None:
             new_epoch = self._new_epoch
 
-            def arguments(number: str = str(run.number), content: Sequence[bytes | str] = run.content) -> Sequence[bytes | str]:
+            def arguments(
+                number: str = str(run.number), content: Sequence[bytes | str] = run.content
+            ) -> Sequence[bytes | str]:
                 return self._commands.process, str(follower.epoch), follower.node, number, *content
 
             with self._errors("written"):

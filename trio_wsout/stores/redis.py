@@ -20,6 +20,7 @@ from attrs import define, field, frozen
 from coredis import exceptions
 from coredis.connection import (
     BaseConnection,
+    BaseConnectionParams,
     TCPConnection,
     TCPLocation,
     UnixDomainSocketConnection,
@@ -132,21 +133,25 @@ class Redis:
         self._closed = True
         self._started.set()
 
-    async def call(self, *command: str | bytes, timeout: float = _TIMEOUT, until: float = inf) -> Reply:
+    async def call(self, *command: str | bytes, until: float = inf) -> Reply:
         """Return the answer to a command, which may run more than once: it is sent again, after a pause, when no answer came.
 
         Args:
             command: Its name and arguments.
-            timeout: Seconds for the answer.
             until: The time, on trio's clock, after which it is not sent again.
 
         Raises:
             RefusedError: The engine refuses it for good, or until `until`.
         """
-        return await self._persist(partial(self._answer, command, timeout), until)
+        return await self._persist(partial(_answer, command), until)
 
     async def run_script(
-        self, script: Script, keys: Sequence[str], arguments: Callable[[], Sequence[str | bytes]], *, until: float = inf
+        self,
+        script: Script,
+        keys: Sequence[str],
+        arguments: Callable[[], Sequence[str | bytes]],
+        *,
+        until: float = inf,
     ) -> Reply:
         """Return the answer of a script, as `call` does; `arguments` is called for each attempt, behind its connecting."""
         return await self._persist(partial(self._answer_of_script, script, keys, arguments), until)
@@ -161,7 +166,9 @@ class Redis:
                     connection = await self._connected()
                     return await ask(connection)
                 except (exceptions.RedisError, OSError, ValueError) as error:  # a TimeoutError is an OSError
-                    await trio.lowlevel.checkpoint_if_cancelled()  # coredis turns it into an error while it connects
+                    await (
+                        trio.lowlevel.checkpoint_if_cancelled()
+                    )  # coredis turns it into an error while it connects
                     cause = self._cause_to_wait(error, connection)
                 failures += 1
                 pause = delay(failures, self._draw(), _BACKOFF)
@@ -172,12 +179,8 @@ class Redis:
         finally:
             self._waiting.end(me)
 
-    async def _answer(self, command: Sequence[str | bytes], timeout: float, connection: BaseConnection) -> Reply:
-        name, *arguments = command
-        return await connection.create_request(cast("bytes", name), *arguments, timeout=timeout)
-
+    @staticmethod
     async def _answer_of_script(
-        self,
         script: Script,
         keys: Sequence[str],
         arguments: Callable[[], Sequence[str | bytes]],
@@ -185,9 +188,9 @@ class Redis:
     ) -> Reply:
         behind = (str(len(keys)), *keys, *arguments())
         try:
-            return await self._answer(("EVALSHA", script.sha, *behind), _TIMEOUT, connection)
+            return await _answer(("EVALSHA", script.sha, *behind), connection)
         except exceptions.NoScriptError:
-            return await self._answer(("EVAL", script.source, *behind), _TIMEOUT, connection)
+            return await _answer(("EVAL", script.source, *behind), connection)
 
     # -- connecting ----------------------------------------------------------------------------------------
 
@@ -204,7 +207,7 @@ class Redis:
         connection = _connection_to(self._url(), self._moved)
         await self._nursery.start(connection.run, name="redis connection")
         try:
-            told = await connection.create_request(b"INFO", "server", timeout=_TIMEOUT)
+            told = await _answer(("INFO", "server"), connection)
         except BaseException:
             connection.invalidate()
             raise
@@ -220,9 +223,16 @@ class Redis:
             connection.invalidate()
         cause, advice, lasting = _judged(error)
         text = f"{cause}; {advice.format(setting=self._setting, keys=self._keys)}"
-        if lasting and not (isinstance(error, ValueError) and self.connections):  # a secret may be there again soon
+        if lasting and not (
+            isinstance(error, ValueError) and self.connections
+        ):  # a secret may be there again soon
             raise RefusedError(text, lasting=True) from error
         return text
+
+
+async def _answer(command: Sequence[str | bytes], connection: BaseConnection) -> Reply:
+    name, *arguments = command
+    return await connection.create_request(cast("bytes", name), *arguments)
 
 
 def _connection_to(url: RedisUrl, moved: tuple[str, int] | None) -> BaseConnection:
@@ -231,14 +241,14 @@ def _connection_to(url: RedisUrl, moved: tuple[str, int] | None) -> BaseConnecti
         context = ssl.create_default_context(cafile=url.ca_file)
         if url.cert_file is not None:
             context.load_cert_chain(url.cert_file, url.key_file)
-    options = {
-        "stream_timeout": _TIMEOUT,
-        "connect_timeout": _TIMEOUT,
-        "username": url.username,
-        "password": url.password,
-        "db": url.db,
-        "ssl_context": context,
-    }
+    options = BaseConnectionParams(
+        stream_timeout=_TIMEOUT,
+        connect_timeout=_TIMEOUT,
+        username=url.username,
+        password=url.password,
+        db=url.db,
+        ssl_context=context,
+    )
     if url.socket:
         return UnixDomainSocketConnection(UnixDomainSocketLocation(url.socket), **options)
     host, port = moved or (url.host, url.port)
@@ -273,17 +283,40 @@ _BY_TYPE: tuple[tuple[type[Exception], str, str, bool], ...] = (
         True,
     ),
     (exceptions.UnknownCommandError, "the engine is too old", "use Valkey, or Redis 6.2 or later", True),
-    (exceptions.ReadOnlyError, "the engine is a replica, which takes no writes", "name the primary in {setting}", False),
+    (
+        exceptions.ReadOnlyError,
+        "the engine is a replica, which takes no writes",
+        "name the primary in {setting}",
+        False,
+    ),
     (exceptions.BusyLoadingError, "the engine loads its data", "it is tried again", False),
     (exceptions.MovedError, "another node of the cluster has the keys", "it is asked", False),
     (exceptions.ClusterDownError, "the cluster is down", _GOES_ON, False),
-    (exceptions.AskError, "the keys are on their way to another node of the cluster", "it is tried again", False),
-    (exceptions.TryAgainError, "the keys are on their way to another node of the cluster", "it is tried again", False),
+    (
+        exceptions.AskError,
+        "the keys are on their way to another node of the cluster",
+        "it is tried again",
+        False,
+    ),
+    (
+        exceptions.TryAgainError,
+        "the keys are on their way to another node of the cluster",
+        "it is tried again",
+        False,
+    ),
     (exceptions.UnblockedError, "the engine has become a replica", "name the primary in {setting}", False),
-    (ssl.SSLCertVerificationError, "its certificate is not trusted", "set ca-file in {setting} to the certificates to trust", True),
+    (
+        ssl.SSLCertVerificationError,
+        "its certificate is not trusted",
+        "set ca-file in {setting} to the certificates to trust",
+        True,
+    ),
 )
 _BY_CODE = {
-    "OOM": ("the engine is out of memory, and evicts nothing", "give it more memory, or set history.max-bytes lower"),
+    "OOM": (
+        "the engine is out of memory, and evicts nothing",
+        "give it more memory, or set history.max-bytes lower",
+    ),
     "MISCONF": ("the engine can't save its data, and so takes no writes", "look at its log and its disk"),
     "NOREPLICAS": ("the engine has too few replicas, and so takes no writes", "look at its replicas"),
     "MASTERDOWN": ("the engine is a replica that has lost its primary", "name the primary in {setting}"),
@@ -305,12 +338,16 @@ def _judged(error: BaseException) -> tuple[str, str, bool]:
     if isinstance(deepest, ssl.SSLError) and deepest.reason == "WRONG_VERSION_NUMBER":
         return "it speaks no TLS", "write redis:// in {setting}, or give it TLS", True
     if isinstance(error, TimeoutError | exceptions.ConnectionError):
-        text = deepest.strerror if isinstance(deepest, OSError) and deepest.strerror else "the connection broke"
+        text = (
+            deepest.strerror if isinstance(deepest, OSError) and deepest.strerror else "the connection broke"
+        )
         if isinstance(deepest, TimeoutError):
             text = "no answer in time"
         return f"the engine can't be reached: {text}", _GOES_ON, False
     text = str(error)
     if isinstance(error, exceptions.ResponseError):
         waits = _BY_CODE.get(text.partition(" ")[0])
-        return (*waits, False) if waits is not None else (f"the engine says: {text}", "look at {setting}", True)
+        return (
+            (*waits, False) if waits is not None else (f"the engine says: {text}", "look at {setting}", True)
+        )
     return text, "look at {setting}", True
