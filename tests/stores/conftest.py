@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # What several test modules share lies beside them: pytest's importlib mode puts no folder on the path.
 sys.path.insert(0, str(Path(__file__).parent))
+import valkey_server
 from disks import mount
 
 
@@ -32,3 +33,10 @@ def small_disk(tmp_path: Path) -> Generator[Path, None, None]:
 def remount(small_disk: Path) -> Callable[[str], None]:
     """Call it with options: the small disk has them from now on (`ro`, `size=4m`)."""
     return lambda options: mount(small_disk, f"remount,{options}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _end_of_the_server() -> Generator[None, None, None]:
+    """The server that tests share ends with them."""
+    yield
+    valkey_server.stop_server()

@@ -18,31 +18,38 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import valkey_server
 from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from trio_wsout._core.durable_log import Entry, Extent, Kind
 from trio_wsout.config import History
 from trio_wsout.errors import HistoryError
 from trio_wsout.stores.from_config import open_history_store
 from trio_wsout.stores.log_memory import MemoryLog
 from trio_wsout.stores.log_sqlite import SqliteLog
+from valkey_server import running, valkey_log
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 
     from trio_wsout.stores.log import LogStore
 
-KINDS = ["memory", "sqlite"]
+ALONE = ["memory", "sqlite"]
+"""Stores to which one output writes at a time, and which it numbers."""
+KINDS = [*ALONE, "valkey"]
 ALL = 1 << 30
 NONE = History()
 FEWER = settings(max_examples=max(20, settings.default.max_examples // 4))
 """For what syncs to a disk at every step."""
-both = pytest.mark.parametrize("kind", KINDS)
+every = pytest.mark.parametrize("kind", KINDS)
+both = pytest.mark.parametrize("kind", ALONE)
 
 
 def make(kind: str, folder: Path, limits: History = NONE) -> LogStore:
+    if kind == "valkey":
+        return valkey_log(valkey_server.server(), folder.name, limits)
     return MemoryLog(limits) if kind == "memory" else SqliteLog(folder / "h.db", limits)
 
 
@@ -51,11 +58,12 @@ async def opened(
     kind: str, folder: Path, limits: History = NONE, epoch: int = 1
 ) -> AsyncGenerator[LogStore, None]:
     store = make(kind, folder, limits)
-    await store.open(epoch)
-    try:
-        yield store
-    finally:
-        await store.aclose()
+    async with running(store):
+        await store.open(epoch)
+        try:
+            yield store
+        finally:
+            await store.aclose()
 
 
 def entry(position: int, cursor: str | None = None, *, epoch: int = 1, size: int = 1, at: float = 0) -> Entry:
@@ -77,7 +85,7 @@ async def positions(store: LogStore) -> list[int]:
     return [each.position for each in await everything(store)]
 
 
-@both
+@every
 async def test_what_was_appended_is_there_in_pages(kind: str, tmp_path: Path) -> None:
     async with opened(kind, tmp_path, epoch=7) as store:
         assert await store.append([]) == Extent(epoch=7, floor=0, tail=0, size=0)
@@ -92,7 +100,7 @@ async def test_what_was_appended_is_there_in_pages(kind: str, tmp_path: Path) ->
         assert await store.after(4, most=9, most_bytes=ALL) == []
 
 
-@both
+@every
 async def test_the_newest_of_equal_cursors_and_the_last_that_left_are_found(
     kind: str, tmp_path: Path
 ) -> None:
@@ -110,7 +118,7 @@ async def test_the_newest_of_equal_cursors_and_the_last_that_left_are_found(
         assert await positions(store) == [5, 6, 7]
 
 
-@both
+@every
 async def test_limits_by_number_bytes_and_age(kind: str, tmp_path: Path) -> None:
     limits = History(max_events=4, max_bytes=30, max_age=60.0)
     async with opened(kind, tmp_path, limits) as store:
@@ -154,7 +162,7 @@ async def test_what_does_not_follow_is_refused_whole(kind: str, tmp_path: Path) 
         assert await store.find("c2") is None
 
 
-@both
+@every
 async def test_a_closed_store_says_so(kind: str, tmp_path: Path) -> None:
     store = make(kind, tmp_path)
     await store.open(1)
@@ -214,7 +222,8 @@ def test_pages_of_any_size_give_every_event_once(
         return found
 
     with tempfile.TemporaryDirectory() as folder:
-        assert trio.run(replay, "memory", Path(folder)) == trio.run(replay, "sqlite", Path(folder))
+        memory, *others = (trio.run(replay, kind, Path(folder)) for kind in KINDS)
+        assert all(other == memory for other in others)
 
 
 class HistoryMachine(RuleBasedStateMachine):
@@ -228,6 +237,15 @@ class HistoryMachine(RuleBasedStateMachine):
         self.log: list[Entry] = []
         self.left = 0
         self.epoch = 0
+
+    def call(self, ask: Callable[..., Any], *given: Any) -> Any:
+        """Return what a method of the store returns."""
+
+        async def call() -> Any:
+            async with running(self.store):
+                return await ask(*given)
+
+        return trio.run(call)
 
     def teardown(self) -> None:
         trio.run(self.store.aclose)
@@ -269,8 +287,10 @@ class HistoryMachine(RuleBasedStateMachine):
 
     @rule(epoch=st.integers(1, 12))
     def open_again(self, epoch: int) -> None:
+        if self.kind == "valkey":  # it begins a new epoch where the engine was started anew
+            trio.run(valkey_server.forget_process, valkey_server.server(), self.folder.name)
         self.epoch = max(epoch, self.epoch + 1)
-        assert trio.run(self.store.open, epoch) == self.extent
+        assert self.call(self.store.open, epoch) == self.extent
 
     @rule(epoch=st.integers(1, 12))
     def restart(self, epoch: int) -> None:
@@ -290,15 +310,13 @@ class HistoryMachine(RuleBasedStateMachine):
             for number, (cursor, size) in enumerate(new, self.extent.tail + 1)
         ]
 
-        async def append() -> Extent:
-            return await self.store.append(batch, settled)
-
-        found = trio.run(append)
+        found = self.call(self.store.append, batch, settled)
         self.log += batch
         self.left = max(self.left, min(settled, len(self.log)))
         # Without an event the age of the others is not looked at.
         assert found == self.trimmed(at if batch else -inf)
 
+    @precondition(lambda self: self.kind in ALONE)
     @rule(wrong=st.sampled_from(["older", "newer", "position"]))
     def append_what_does_not_follow(self, wrong: str) -> None:
         tail, epoch = self.extent.tail, self.epoch
@@ -313,7 +331,7 @@ class HistoryMachine(RuleBasedStateMachine):
 
     @rule(now=st.floats(0, 60))
     def trim(self, now: float) -> None:
-        assert trio.run(self.store.trim, now) == self.trimmed(now)
+        assert self.call(self.store.trim, now) == self.trimmed(now)
 
     @rule(position=st.integers(0, 60), most=st.integers(1, 5), most_bytes=st.integers(0, 40))
     def after(self, position: int, most: int, most_bytes: int) -> None:
@@ -324,7 +342,7 @@ class HistoryMachine(RuleBasedStateMachine):
         async def after() -> Sequence[Entry]:
             return await self.store.after(position, most=most, most_bytes=most_bytes)
 
-        assert trio.run(after) == page
+        assert self.call(after) == page
 
     @invariant()
     def the_store_holds_what_the_model_holds(self) -> None:
@@ -338,7 +356,7 @@ class HistoryMachine(RuleBasedStateMachine):
                 assert found == (number if number >= self.left else None)
                 assert await self.store.find(f"{each.epoch + 99}-{number}") is None
 
-        trio.run(look)
+        self.call(look)
 
 
 class MemoryMachine(HistoryMachine):
@@ -349,9 +367,15 @@ class SqliteMachine(HistoryMachine):
     kind = "sqlite"
 
 
+class ValkeyMachine(HistoryMachine):
+    kind = "valkey"
+
+
 TestMemoryMachine = MemoryMachine.TestCase
 TestSqliteMachine = SqliteMachine.TestCase
+TestValkeyMachine = ValkeyMachine.TestCase
 TestMemoryMachine.settings = FEWER
+TestValkeyMachine.settings = settings(FEWER, stateful_step_count=25)
 TestSqliteMachine.settings = settings(FEWER, stateful_step_count=25)
 
 

@@ -12,7 +12,6 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import cast
 
-import trio
 from attrs import define, field
 
 from trio_wsout.config.redis_url import RedisUrl
@@ -75,20 +74,11 @@ class RedisCursorStore:
         key = f"trio-wsout:cursor:{self._state_id}"
         name = f"cursor in {self._location}"
         redis = Redis(self._url, "cursor.persist-to", key, Waiting(name), self._draw)
-        reply: Reply = None
-        refused: RefusedError | None = None
-        async with trio.open_nursery() as nursery:
-            await nursery.start(redis.run)
-            try:
-                until = trio.current_time() + self._patience
-                reply = await redis.run_script(script, (key,), lambda: arguments, until=until)
-            except RefusedError as error:
-                refused = error
-            nursery.cancel_scope.cancel()
-        if refused is not None:
+        try:
+            return await redis.run_script_alone(script, (key,), lambda: arguments, patience=self._patience)
+        except RefusedError as refused:
             failure = self._error(f"can't be used: {refused}")
             raise failure if refused.lasting else AwayError(str(failure)) from refused
-        return reply
 
     def _error(self, reason: str) -> CursorError:
         return CursorError(f"cursor in {self._location}: {reason}")

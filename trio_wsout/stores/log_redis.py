@@ -17,7 +17,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from math import inf
 from typing import Any, cast
@@ -36,14 +36,14 @@ from trio_wsout.stores.redis import Redis, RefusedError, Reply, Script, Waiting
 
 __all__ = ["RedisLog"]
 
-_OPENING = 10.0
-"""Seconds that opening tries to reach the engine."""
 _BLOCK = 1.0
 """Seconds that one read waits for something new; then the follower looks whether the log is what it was."""
 _ENTRIES = 16
 """Most entries of one read."""
 _ARRIVALS = 8
 """Reads that wait for the journal."""
+
+_Run = Callable[[Script, Sequence[str], Callable[[], Sequence[str | bytes]]], Awaitable[Reply]]
 
 _STATE = """
 local log, meta, cursors = KEYS[1], KEYS[2], KEYS[3]
@@ -230,9 +230,11 @@ class RedisLog:
     _extent: Extent = field(default=Extent(epoch=0, floor=0, tail=0, size=0), init=False)
     """The extent as of the latest append."""
     _one_appends: trio.Lock = field(factory=trio.Lock, init=False)
+    _opened: trio.Event = field(factory=trio.Event, init=False)
     _new_epoch: trio.Event = field(factory=trio.Event, init=False)
     _failure: HistoryError | None = field(default=None, init=False)
     """The error that ended the follower."""
+    _nursery: trio.Nursery | None = field(default=None, init=False)
     _closed: bool = field(default=False, init=False)
     _arrived: trio.MemorySendChannel[Sequence[Arrival]] = field(init=False)
     _arrivals: trio.MemoryReceiveChannel[Sequence[Arrival]] = field(init=False)
@@ -240,11 +242,12 @@ class RedisLog:
     def __attrs_post_init__(self) -> None:
         """Make what needs the fields."""
         self._waiting = Waiting(f"history {self.location}")
-        self._commands, self._reader = (
-            Redis(self._url, HISTORY.setting, "{NAME}:*", self._waiting, self._draw) for _ in range(2)
-        )
+        self._commands, self._reader = self._redis(), self._redis()
         self._follower = Follower(secrets.token_hex(8).encode(), 0, 0)
         self._arrived, self._arrivals = trio.open_memory_channel[Sequence[Arrival]](_ARRIVALS)
+
+    def _redis(self) -> Redis:
+        return Redis(self._url, HISTORY.setting, "{NAME}:*", self._waiting, self._draw)
 
     @property
     def waiting(self) -> str | None:
@@ -257,35 +260,22 @@ class RedisLog:
         """Join the log; the first output, and the first behind a restart of the engine, begin an epoch: `epoch`, or a higher one."""
         del keep_epoch  # an epoch is the log's own
         self._check_open()
-        if self._commands.runs:
-            return await self._open(epoch)
-        failure: HistoryError | None = None
-        extent = Extent(epoch=epoch, floor=0, tail=0, size=0)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self._commands.run)
-            try:
-                extent = await self._open(epoch)
-            except HistoryError as error:
-                failure = error
-            nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-        return extent
-
-    async def _open(self, epoch: int) -> Extent:
         try:
             stream = self._url().stream
         except ValueError as error:
             raise self._error("opened", f"{error}; look at {HISTORY.setting}") from error
         node = self._follower.node.decode()
         self._keys = tuple(f"{{{stream}}}:{name}" for name in ("log", "meta", "cursors", f"node:{node}"))
-        extent = await self._join(self._commands, epoch, until=trio.current_time() + _OPENING)
+        redis = self._redis()
+        extent = await self._join(redis, redis.run_script_alone, epoch)
         self._follower.epoch, self._follower.position, self._extent = extent.epoch, extent.tail, extent
+        self._opened.set()
         return extent
 
     async def run(self) -> None:
-        """Keep the connections, and follow the log, until cancelled."""
-        async with trio.open_nursery() as nursery:
+        """Keep the connections, and follow the log, until cancelled or closed."""
+        async with trio.open_nursery() as self._nursery:
+            nursery = self._nursery
             await nursery.start(self._commands.run)
             await nursery.start(self._reader.run)
             try:
@@ -299,6 +289,8 @@ class RedisLog:
     async def aclose(self) -> None:
         """Let nobody wait any more."""
         self._closed = True
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
         self._commands.close()
         self._arrived.close()
         await trio.lowlevel.checkpoint()
@@ -309,7 +301,7 @@ class RedisLog:
         if self._failure is not None:
             raise self._failure
 
-    async def _join(self, redis: Redis, epoch: int = 0, *, until: float = inf) -> Extent:
+    async def _join(self, redis: Redis, run: _Run, epoch: int = 0) -> Extent:
         """Begin a new epoch if the log is not what this output knows; return the extent."""
         now, follower = self._clock(), self._follower
         proposed, base = max(epoch, int(now * 1e3)), int(now * 1e6)
@@ -318,8 +310,7 @@ class RedisLog:
             return redis.process, str(proposed), str(base), str(follower.epoch), str(follower.position)
 
         with self._errors("opened"):
-            extent, _ = _extent(await redis.run_script(_JOIN, self._keys, arguments, until=until))
-        return extent
+            return _extent(await run(_JOIN, self._keys, arguments))[0]
 
     # -- following --------------------------------------------------------------------------------------
 
@@ -333,11 +324,12 @@ class RedisLog:
             raise
 
     async def _follow(self, nursery: trio.Nursery) -> None:
+        await self._opened.wait()
         joined, look_at = 0, 0.0
         while True:
             now = trio.current_time()
             if self._reader.connections != joined or now >= look_at:
-                extent = await self._join(self._reader)
+                extent = await self._join(self._reader, self._reader.run_script)
                 joined, look_at = self._reader.connections, now + _BLOCK
                 self.lag = max(0, extent.tail - self._follower.position)
             epoch = self._follower.epoch

@@ -37,6 +37,8 @@ _log = logging.getLogger("trio_wsout")
 
 _TIMEOUT = 5.0
 """Seconds for connecting, and for the answer to one command."""
+_PATIENCE = 10.0
+"""Seconds that a script alone tries to reach the engine."""
 _BACKOFF = Reconnect(initial_backoff=0.1, max_backoff=5.0)
 
 Reply = object
@@ -113,11 +115,6 @@ class Redis:
     """The node of a cluster that has the keys, if the one of the address has told so."""
     _one_dials: trio.Lock = field(factory=trio.Lock, init=False)
 
-    @property
-    def runs(self) -> bool:
-        """Whether `run` runs."""
-        return self._nursery is not None
-
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold the connection until cancelled; commands wait for this to run."""
         try:
@@ -133,17 +130,13 @@ class Redis:
         self._closed = True
         self._started.set()
 
-    async def call(self, *command: str | bytes, until: float = inf) -> Reply:
-        """Return the answer to a command, which may run more than once: it is sent again, after a pause, when no answer came.
-
-        Args:
-            command: Its name and arguments.
-            until: The time, on trio's clock, after which it is not sent again.
+    async def call(self, *command: str | bytes) -> Reply:
+        """Return the answer to a command. If none comes it is sent again, after a pause; so it may be carried out twice.
 
         Raises:
-            RefusedError: The engine refuses it for good, or until `until`.
+            RefusedError: The engine refuses it, and waiting does not help.
         """
-        return await self._persist(partial(_answer, command), until)
+        return await self._persist(partial(_answer, command))
 
     async def run_script(
         self,
@@ -151,13 +144,47 @@ class Redis:
         keys: Sequence[str],
         arguments: Callable[[], Sequence[str | bytes]],
         *,
-        until: float = inf,
+        patience: float = inf,
     ) -> Reply:
-        """Return the answer of a script, as `call` does; `arguments` is called for each attempt, behind its connecting."""
-        return await self._persist(partial(self._answer_of_script, script, keys, arguments), until)
+        """Return the answer of a script, as `call` does.
 
-    async def _persist(self, ask: Callable[[BaseConnection], Awaitable[Reply]], until: float) -> Reply:
-        failures, me = 0, object()
+        Args:
+            script: The script.
+            keys: Its keys.
+            arguments: Returns its arguments; called for each attempt, once there is a connection.
+            patience: Seconds after which it is not sent again.
+
+        Raises:
+            RefusedError: The engine refuses it, and waiting does not help, or nobody is patient any more.
+        """
+        return await self._persist(partial(_answer_of_script, script, keys, arguments), patience)
+
+    async def run_script_alone(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        arguments: Callable[[], Sequence[str | bytes]],
+        *,
+        patience: float = _PATIENCE,
+    ) -> Reply:
+        """Return the answer of a script, with a connection that is closed behind it; nothing else needs `run` for this."""
+        reply: Reply = None
+        refused: RefusedError | None = None
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.run)
+            try:
+                reply = await self.run_script(script, keys, arguments, patience=patience)
+            except RefusedError as error:
+                refused = error
+            nursery.cancel_scope.cancel()
+        if refused is not None:
+            raise refused
+        return reply
+
+    async def _persist(
+        self, ask: Callable[[BaseConnection], Awaitable[Reply]], patience: float = inf
+    ) -> Reply:
+        failures, me, until = 0, object(), trio.current_time() + patience
         await self._started.wait()
         try:
             while True:
@@ -178,19 +205,6 @@ class Redis:
                 await trio.sleep(pause)
         finally:
             self._waiting.end(me)
-
-    @staticmethod
-    async def _answer_of_script(
-        script: Script,
-        keys: Sequence[str],
-        arguments: Callable[[], Sequence[str | bytes]],
-        connection: BaseConnection,
-    ) -> Reply:
-        behind = (str(len(keys)), *keys, *arguments())
-        try:
-            return await _answer(("EVALSHA", script.sha, *behind), connection)
-        except exceptions.NoScriptError:
-            return await _answer(("EVAL", script.source, *behind), connection)
 
     # -- connecting ----------------------------------------------------------------------------------------
 
@@ -233,6 +247,19 @@ class Redis:
 async def _answer(command: Sequence[str | bytes], connection: BaseConnection) -> Reply:
     name, *arguments = command
     return await connection.create_request(cast("bytes", name), *arguments)
+
+
+async def _answer_of_script(
+    script: Script,
+    keys: Sequence[str],
+    arguments: Callable[[], Sequence[str | bytes]],
+    connection: BaseConnection,
+) -> Reply:
+    behind = (str(len(keys)), *keys, *arguments())
+    try:
+        return await _answer(("EVALSHA", script.sha, *behind), connection)
+    except exceptions.NoScriptError:
+        return await _answer(("EVAL", script.source, *behind), connection)
 
 
 def _connection_to(url: RedisUrl, moved: tuple[str, int] | None) -> BaseConnection:
