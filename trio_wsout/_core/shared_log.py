@@ -44,8 +44,8 @@ class Found:
     """The output that appended it."""
     number: int
     """The number that the output gave it."""
-    run: Run = field(repr=False)
-    """Its events, numbered from 1."""
+    run: Run | None = field(repr=False)
+    """Its events, numbered from 1; None if it is a marker."""
 
     @property
     def first(self) -> int:
@@ -58,7 +58,7 @@ class Found:
         Raises:
             DamageError: It is damaged, or the first of these events.
         """
-        return self.run.entries(after, behind=self.last - self.count, epoch=self.epoch)
+        return [] if self.run is None else self.run.entries(after, behind=self.last - self.count, epoch=self.epoch)
 
 
 def read_entry(key: bytes, fields: Sequence[bytes]) -> Found:
@@ -73,7 +73,7 @@ def read_entry(key: bytes, fields: Sequence[bytes]) -> Found:
         count = int(named[b"count"])
         if count == 0:
             before, position = map(int, named[b"behind"].split(b"-"))
-            behind, node, number, run = (before, position), b"", 0, Run(0, 1, 0, 0.0, b"", b"", 0)
+            behind, node, number, run = (before, position), b"", 0, None
         else:
             behind, node, number = None, named[b"node"], int(named[b"number"])
             at, checksum = float(named[b"at"]), int(named[b"checksum"])
