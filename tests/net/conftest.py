@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # What several test modules share lies beside them: pytest's importlib mode puts no folder on the path.
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "stores")]
+import valkey_server
 from layers import Layer, secured
 
 SERVER = """
@@ -106,3 +107,10 @@ def ca() -> trustme.CA:
 @pytest.fixture
 def tls(ca: trustme.CA, tmp_path: Path) -> Layer:
     return secured(ca, tmp_path)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _end_of_the_server() -> Iterator[None]:
+    """The server that tests share ends with them."""
+    yield
+    valkey_server.stop_server()

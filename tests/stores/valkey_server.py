@@ -135,12 +135,13 @@ async def forget_process(server: Server, stream: str) -> None:
         await ask(server, b"HSET", f"{{{stream}}}:meta", "server", "another")
 
 
-def valkey_log(server: Server, stream: str, limits: History | None = None, *, clock: float = 0.0) -> RedisLog:
-    """Return a log in a stream; with a clock that stands at 0, positions begin with 1."""
+def valkey_log(server: Server, stream: str, limits: History | None = None, **more: Any) -> RedisLog:
+    """Return a log in a stream; its clock stands at 0, so that positions begin with 1."""
     from trio_wsout.stores.log_redis import RedisLog  # noqa: PLC0415 - coredis may be missing
 
     url = server.url(stream)
-    return RedisLog(lambda: url, limits or History(), str(url), clock=lambda: clock)
+    more.setdefault("clock", lambda: 0.0)
+    return RedisLog(lambda: url, limits or History(), str(url), **more)
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import inf
 from typing import Any, cast
 
@@ -59,6 +60,8 @@ class RedisLog:
     _draw: Callable[[], float] = field(default=random.random, kw_only=True)
     _clock: Callable[[], float] = field(default=time.time, kw_only=True)
     """Returns the seconds since 1970: each epoch begins at a position of so many microseconds, or higher."""
+    _patience: float = field(default=10.0, kw_only=True)
+    """Seconds that opening tries to reach the engine."""
     lag: int = field(default=0, init=False)
     """Positions between what was read and the tail, as of the latest look."""
     _waiting: Waiting = field(init=False)
@@ -107,7 +110,7 @@ class RedisLog:
         node = self._follower.node.decode()
         self._keys = tuple(f"{{{stream}}}:{name}" for name in ("log", "meta", "cursors", f"node:{node}"))
         redis = self._redis()
-        extent = await self._join(redis, redis.run_script_alone, epoch)
+        extent = await self._join(redis, partial(redis.run_script_alone, patience=self._patience), epoch)
         self._follower.epoch, self._follower.position, self._extent = extent.epoch, extent.tail, extent
         self._opened.set()
         return extent

@@ -37,8 +37,6 @@ _log = logging.getLogger("trio_wsout")
 
 _TIMEOUT = 5.0
 """Seconds for connecting, and for the answer to one command."""
-_PATIENCE = 10.0
-"""Seconds that a script alone tries to reach the engine."""
 _BACKOFF = Reconnect(initial_backoff=0.1, max_backoff=5.0)
 
 Reply = object
@@ -165,7 +163,7 @@ class Redis:
         keys: Sequence[str],
         arguments: Callable[[], Sequence[str | bytes]],
         *,
-        patience: float = _PATIENCE,
+        patience: float,
     ) -> Reply:
         """Return the answer of a script, with a connection that is closed behind it; nothing else needs `run` for this."""
         reply: Reply = None

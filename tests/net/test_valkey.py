@@ -1,0 +1,367 @@
+"""A shared log on a real server that is killed, stopped, emptied, full, a replica, or refuses; and on the way to it."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+import trustme
+import valkey_server
+from attrs import define, evolve, field
+from trio_wsout._core.durable_log import Entry, Kind
+from trio_wsout.config import History
+from trio_wsout.config.redis_url import RedisUrl, parse_redis_url
+from trio_wsout.errors import HistoryError
+from valkey_server import Server, ask, valkey_log
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator
+    from pathlib import Path
+
+    from trio_wsout.stores.log_redis import RedisLog
+
+pytestmark = [pytest.mark.network]
+NONE = History()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server of its own, which loses everything when it is killed."""
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def persistent() -> Iterator[Server]:
+    """A server of its own, which keeps what it has told."""
+    server = Server(persistent=True)
+    yield server
+    server.close()
+
+
+def entry(text: str) -> Entry:
+    return Entry(0, 0, Kind.TEXT, text.encode(), None, 1.0)
+
+
+@define
+class Node:
+    """An output with its log: hands over what comes round."""
+
+    name: str
+    log: RedisLog
+    handed: list[str] = field(factory=list)
+    positions: list[int] = field(factory=list)
+    gaps: int = 0
+    own: int = 0
+    appended: int = 0
+    epochs: list[int] = field(factory=list)
+
+    async def hand_over(self) -> None:
+        while True:
+            for arrival in await self.log.follow():
+                self.gaps += arrival.gap
+                self.own += arrival.own
+                if arrival.epoch not in self.epochs:
+                    self.epochs.append(arrival.epoch)
+                for each in arrival.entries():
+                    self.handed.append(each.payload.decode())
+                    self.positions.append(each.position)
+
+    async def append(self, count: int) -> None:
+        """Append a run of so many events."""
+        await self.log.append([entry(f"{self.name}{self.appended + each}") for each in range(count)])
+        self.appended += count
+
+    async def has(self, count: int) -> None:
+        """Wait until so many events came round."""
+        while len(self.handed) < count:
+            await trio.sleep(0.005)
+
+
+@asynccontextmanager
+async def nodes(
+    server: Server, count: int = 2, limits: History = NONE, url: RedisUrl | None = None
+) -> AsyncGenerator[list[Node], None]:
+    made = []
+    async with trio.open_nursery() as nursery:
+        for name in "abc"[:count]:
+            log = valkey_log(server, "events", limits, clock=time.time) if url is None else on(url, limits)
+            await log.open(1)
+            nursery.start_soon(log.run)
+            made.append(Node(name, log))
+            nursery.start_soon(made[-1].hand_over)
+        yield made
+        nursery.cancel_scope.cancel()
+
+
+def on(url: RedisUrl, limits: History = NONE, patience: float = 10.0) -> RedisLog:
+    from trio_wsout.stores.log_redis import RedisLog  # noqa: PLC0415 - coredis may be missing
+
+    return RedisLog(lambda: url, limits, str(url), patience=patience)
+
+
+async def test_all_outputs_see_one_order(server: Server) -> None:
+    async def write(node: Node) -> None:
+        draw = random.Random(node.name)
+        while node.appended < 10_000:
+            await node.append(min(draw.randint(1, 256), 10_000 - node.appended))
+
+    async with nodes(server, 3) as (a, b, c):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write, a)
+            nursery.start_soon(write, b)
+        for node in (a, b, c):
+            await node.has(20_000)
+        assert a.handed == b.handed == c.handed
+        assert a.positions == list(range(a.positions[0], a.positions[0] + 20_000))
+        for name in "ab":
+            assert [each for each in c.handed if each[0] == name] == [f"{name}{each}" for each in range(10_000)]
+        assert (a.gaps, b.gaps, c.gaps, c.own) == (0, 0, 0, 0)
+
+
+async def test_a_server_that_is_killed_and_comes_back_loses_nothing(persistent: Server) -> None:
+    async with nodes(persistent) as (a, b):
+        async def write(node: Node) -> None:
+            while node.appended < 600:
+                await node.append(3)
+
+        async def kill() -> None:
+            for _ in range(3):
+                await trio.sleep(0.05)
+                persistent.kill()
+                with trio.fail_after(30):
+                    while a.log.waiting is None:
+                        await trio.sleep(0.005)
+                assert "can't be reached" in a.log.waiting
+                await trio.to_thread.run_sync(persistent.start)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kill)
+            nursery.start_soon(write, a)
+            nursery.start_soon(write, b)
+        for node in (a, b):
+            await node.has(1200)
+        assert a.handed == b.handed
+        assert sorted(a.handed) == sorted(f"{name}{each}" for name in "ab" for each in range(600))
+        assert (a.gaps, b.gaps) == (0, 0)
+        assert a.log.waiting is None
+        assert len(a.epochs) > 1, "no kill fell into it"
+
+
+async def test_a_server_that_comes_back_empty_is_a_gap(server: Server) -> None:
+    async with nodes(server) as (a, b):
+        await a.append(2)
+        for node in (a, b):
+            await node.has(2)
+        before = a.positions[-1]
+        stamp = f"{a.epochs[-1]}-{before}"
+        assert await b.log.find(stamp) == before
+        server.kill()
+        await trio.to_thread.run_sync(server.start)
+        await b.append(1)
+        for node in (a, b):
+            await node.has(3)
+            assert node.handed == ["a0", "a1", "b0"]
+            assert node.gaps == 1
+            assert node.positions[-1] > before
+        assert await b.log.find(stamp) is None
+
+
+async def test_a_server_that_has_stopped_is_noticed_and_waited_for(server: Server) -> None:
+    async with nodes(server) as (a, b), trio.open_nursery() as nursery:
+        await a.append(1)
+        await b.has(1)
+        server.kill(signal.SIGSTOP)
+        nursery.start_soon(a.append, 1)
+        with trio.fail_after(30):
+            while a.log.waiting is None or b.log.waiting is None:
+                await trio.sleep(0.01)
+        assert "no answer in time" in a.log.waiting
+        server.kill(signal.SIGCONT)
+        for node in (a, b):
+            await node.has(2)
+            assert node.handed == ["a0", "a1"]
+            assert node.gaps == 0
+
+
+@pytest.mark.parametrize(
+    ("setup", "back", "cause"),
+    [
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", "out of memory"),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", "a replica, which takes no writes"),
+        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0", "too few replicas"),
+    ],
+)
+async def test_a_server_that_takes_no_writes_is_waited_for(
+    server: Server, setup: str, back: str, cause: str
+) -> None:
+    async with nodes(server) as (a, b), trio.open_nursery() as nursery:
+        await a.append(1)
+        await ask(server, *setup.encode().split())
+        nursery.start_soon(a.append, 2)
+        with trio.fail_after(30):
+            while a.log.waiting is None:
+                await trio.sleep(0.005)
+        assert cause in a.log.waiting
+        late = valkey_log(server, "another", patience=0.2)
+        with pytest.raises(HistoryError, match=f"can't be opened: .*{cause}.*; "):
+            await late.open(1)
+        await ask(server, *back.encode().split())
+        for node in (a, b):
+            await node.has(3)
+            assert node.handed == ["a0", "a1", "a2"]
+
+
+PASSWORD = "s3cr3t-word"
+ALL_COMMANDS = "+@all"
+
+
+@pytest.mark.parametrize(
+    ("setup", "user", "cause"),
+    [
+        ([f"CONFIG SET requirepass {PASSWORD}"], "", "the engine wants a password"),
+        ([f"ACL SETUSER joe on >{PASSWORD}1 ~* +@all"], f"joe:{PASSWORD}@", "refuses user or password"),
+        ([f"ACL SETUSER joe on >{PASSWORD} ~other:* +@all"], f"joe:{PASSWORD}@", "ACL forbids it; allow its user"),
+        ([f"ACL SETUSER joe on >{PASSWORD} ~* +@all -xadd"], f"joe:{PASSWORD}@", "ACL forbids it"),
+        ([f"ACL SETUSER joe on >{PASSWORD} ~* +@all -info"], f"joe:{PASSWORD}@", "ACL forbids it"),
+        (["SET {events}:log x"], "", "holds something else; remove it"),
+        (["SET {events}:meta x"], "", "holds something else"),
+    ],
+)
+async def test_what_waiting_does_not_mend_is_an_error_at_once(
+    server: Server, setup: list[str], user: str, cause: str
+) -> None:
+    for command in setup:
+        await ask(server, *command.encode().split())
+    name, _, password = user.removesuffix("@").partition(":")
+    url = evolve(server.url(), username=name or None, password=password or None)
+    log = on(url)
+    with trio.fail_after(5), pytest.raises(HistoryError, match=cause) as caught:
+        await log.open(1)
+    assert PASSWORD not in str(caught.value) + repr(caught.value.__cause__) + repr(url) + repr(log)
+
+
+async def test_a_database_that_is_not_there(server: Server) -> None:
+    with pytest.raises(HistoryError, match="DB index is out of range"):
+        await on(evolve(server.url(), db=99)).open(1)
+
+
+async def test_a_refusal_that_comes_later_ends_who_waits(server: Server) -> None:
+    async with nodes(server, 1) as (a,):
+        await a.append(1)
+        await a.has(1)
+        await ask(server, b"SET", "{events}:meta", "x")
+        with pytest.raises(HistoryError, match="can't be written: .*holds something else"):
+            await a.append(1)
+
+
+async def test_nobody_is_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    url = parse_redis_url(f"redis://127.0.0.1:{port}?stream=x", stream=True)
+    with pytest.raises(HistoryError, match="can't be reached: .*refused; .*look whether the engine runs"):
+        await on(url, patience=0.3).open(1)
+    with pytest.raises(HistoryError, match="can't be reached"):
+        await on(evolve(url, host="nowhere.invalid"), patience=0.3).open(1)
+
+
+class LosesAnswers:
+    """A relay to a server that passes a command on, drops the answer, and breaks the connection."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.path = server.folder / "relay"
+        self.lost = 0
+        self.lose_next = False
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        with trio.socket.socket(socket.AF_UNIX) as listener:
+            await listener.bind(str(self.path))
+            listener.listen()
+            task_status.started()
+            async with trio.open_nursery() as nursery:
+                while True:
+                    accepted, _ = await listener.accept()
+                    nursery.start_soon(self.serve, trio.SocketStream(accepted))
+
+    async def serve(self, near: trio.SocketStream) -> None:
+        far = await trio.open_unix_socket(str(self.server.socket))
+        dropping = False
+
+        async def up() -> None:
+            nonlocal dropping
+            async for data in near:
+                if self.lose_next and b"EVALSHA" in data and b"number-of" not in data and b"events" in data:
+                    self.lose_next, dropping = False, True
+                await far.send_all(data)
+            nursery.cancel_scope.cancel()
+
+        async with near, far, trio.open_nursery() as nursery:
+            nursery.start_soon(up)
+            async for data in far:
+                if dropping:
+                    self.lost += 1
+                    break
+                await near.send_all(data)
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_lost_answer_is_nothing_twice(server: Server) -> None:
+    relay = LosesAnswers(server)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(relay.run)
+        url = evolve(server.url(), socket=str(relay.path))
+        async with nodes(server, 2, url=url) as (a, b):
+            for turn in range(10):
+                relay.lose_next = True
+                await a.append(2)
+                await b.append(1)
+                await a.has(3 * (turn + 1))
+            await b.has(30)
+            assert a.handed == b.handed
+            assert len(set(a.handed)) == 30
+            assert (a.gaps, b.gaps, a.own, b.own) == (0, 0, 10, 10)
+        assert relay.lost == 10
+        nursery.cancel_scope.cancel()
+
+
+async def test_keys_that_somebody_removes_are_a_gap(server: Server) -> None:
+    async with nodes(server) as (a, b):
+        await a.append(2)
+        for node in (a, b):
+            await node.has(2)
+        await ask(server, b"FLUSHALL")
+        with trio.fail_after(30):
+            while not (a.gaps and b.gaps):  # also if nobody appends
+                await trio.sleep(0.01)
+        await b.append(1)
+        for node in (a, b):
+            await node.has(3)
+
+
+async def test_foreign_entries_are_told(server: Server) -> None:
+    async with nodes(server, 1) as (a,):
+        await ask(server, b"XADD", "{events}:log", "9000000000000000-1", "count", "x")
+        with trio.fail_after(30), pytest.raises(HistoryError, match="find out what writes to this stream"):
+            while True:
+                await a.log.after(0, most=1, most_bytes=1)
+                await trio.sleep(0.05)
+
+
+async def test_a_slow_output_has_what_left_the_history(server: Server) -> None:
+    async with nodes(server, 2, History(max_events=10)) as (a, b):
+        for _ in range(50):
+            await a.append(5)
+        await b.has(250)
+        assert b.gaps == 0
+        page = await b.log.after(0, most=1000, most_bytes=1 << 20)
+        assert [each.payload.decode() for each in page] == [f"a{each}" for each in range(240, 250)]
