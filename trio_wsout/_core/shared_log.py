@@ -58,7 +58,11 @@ class Found:
         Raises:
             DamageError: It is damaged, or the first of these events.
         """
-        return [] if self.run is None else self.run.entries(after, behind=self.last - self.count, epoch=self.epoch)
+        return (
+            []
+            if self.run is None
+            else self.run.entries(after, behind=self.last - self.count, epoch=self.epoch)
+        )
 
 
 def read_entry(key: bytes, fields: Sequence[bytes]) -> Found:

@@ -15,15 +15,16 @@ from functools import partial
 from math import inf
 from typing import cast
 
+import anyio
 import trio
+from anyio.abc import ByteStream
 from attrs import define, field, frozen
 from coredis import exceptions
 from coredis.connection import (
     BaseConnection,
     BaseConnectionParams,
-    TCPConnection,
+    Location,
     TCPLocation,
-    UnixDomainSocketConnection,
     UnixDomainSocketLocation,
 )
 
@@ -190,7 +191,7 @@ class Redis:
                 try:
                     connection = await self._connected()
                     return await ask(connection)
-                except (exceptions.RedisError, OSError, ValueError) as error:  # a TimeoutError is an OSError
+                except (exceptions.RedisError, OSError, trio.TooSlowError, ValueError) as error:
                     await (
                         trio.lowlevel.checkpoint_if_cancelled()
                     )  # coredis turns it into an error while it connects
@@ -216,7 +217,7 @@ class Redis:
     async def _dial(self) -> BaseConnection:
         if self._closed or self._nursery is None:
             raise trio.ClosedResourceError("the store is closed")
-        connection = _connection_to(self._url(), self._moved)
+        connection = await _open_connection(self._url(), self._moved)
         await self._nursery.start(connection.run, name="redis connection")
         try:
             told = await _answer(("INFO", "server"), connection)
@@ -260,24 +261,50 @@ async def _answer_of_script(
         return await _answer(("EVAL", script.source, *behind), connection)
 
 
-def _connection_to(url: RedisUrl, moved: tuple[str, int] | None) -> BaseConnection:
-    context = None
-    if url.tls:
+class _Connection(BaseConnection):
+    """A connection of coredis on a stream that is open already: coredis leaves much behind where it can't connect."""
+
+    def __init__(self, location: Location, stream: ByteStream, options: BaseConnectionParams) -> None:
+        super().__init__(location, **options)
+        self._opened = stream
+
+    async def _connect(self) -> ByteStream:
+        await trio.lowlevel.checkpoint()
+        return self._opened
+
+    def describe(self) -> str:
+        return repr(self.location)
+
+
+async def _open_connection(url: RedisUrl, moved: tuple[str, int] | None) -> BaseConnection:
+    options = BaseConnectionParams(
+        stream_timeout=_TIMEOUT, username=url.username, password=url.password, db=url.db
+    )
+    location: Location
+    with trio.fail_after(_TIMEOUT):
+        if url.socket:
+            location = UnixDomainSocketLocation(url.socket)
+            stream: ByteStream = await anyio.connect_unix(url.socket)
+        else:
+            host, port = moved or (url.host, url.port)
+            location = TCPLocation(host or url.host, port)
+            stream = await _open_tcp(location, url)
+    return _Connection(location, stream, options)
+
+
+async def _open_tcp(location: TCPLocation, url: RedisUrl) -> ByteStream:
+    if not url.tls:
+        return await anyio.connect_tcp(location.host, location.port)
+    try:
         context = ssl.create_default_context(cafile=url.ca_file)
         if url.cert_file is not None:
             context.load_cert_chain(url.cert_file, url.key_file)
-    options = BaseConnectionParams(
-        stream_timeout=_TIMEOUT,
-        connect_timeout=_TIMEOUT,
-        username=url.username,
-        password=url.password,
-        db=url.db,
-        ssl_context=context,
+    except OSError as error:
+        reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+        raise ValueError(f"ca-file, cert-file or key-file can't be used: {reason}") from error
+    return await anyio.connect_tcp(
+        location.host, location.port, tls=True, ssl_context=context, tls_standard_compatible=False
     )
-    if url.socket:
-        return UnixDomainSocketConnection(UnixDomainSocketLocation(url.socket), **options)
-    host, port = moved or (url.host, url.port)
-    return TCPConnection(TCPLocation(host or url.host, port), **options)
 
 
 # -- troubles, in words --------------------------------------------------------------------------------------
@@ -362,17 +389,16 @@ def _judged(error: BaseException) -> tuple[str, str, bool]:
     deepest = reasons[-1]
     if isinstance(deepest, ssl.SSLError) and deepest.reason == "WRONG_VERSION_NUMBER":
         return "it speaks no TLS", "write redis:// in {setting}, or give it TLS", True
-    if isinstance(error, TimeoutError | exceptions.ConnectionError):
-        text = (
-            deepest.strerror if isinstance(deepest, OSError) and deepest.strerror else "the connection broke"
-        )
-        if isinstance(deepest, TimeoutError):
-            text = "no answer in time"
-        return f"the engine can't be reached: {text}", _GOES_ON, False
+    if isinstance(deepest, TimeoutError | trio.TooSlowError):
+        return "the engine can't be reached: no answer in time", _GOES_ON, False
+    if isinstance(error, OSError | exceptions.ConnectionError):
+        broke = "the connection broke"
+        text = deepest.strerror if isinstance(deepest, OSError) else None
+        return f"the engine can't be reached: {text or broke}", _GOES_ON, False
     text = str(error)
     if isinstance(error, exceptions.ResponseError):
-        waits = _BY_CODE.get(text.partition(" ")[0])
-        return (
-            (*waits, False) if waits is not None else (f"the engine says: {text}", "look at {setting}", True)
-        )
+        code, _, _ = text.partition(" ")
+        if code in _BY_CODE:
+            return (*_BY_CODE[code], False)
+        text = f"the engine says: {text}"
     return text, "look at {setting}", True

@@ -92,7 +92,7 @@ local process, proposed, base, epoch, seen = ARGV[1], tonumber(ARGV[2]), tonumbe
 local before, behind = is.epoch, is.tail
 local lost = epoch > 0 and ((epoch == is.epoch and seen > is.tail) or (epoch == is.before and seen > is.behind)
     or (epoch ~= is.epoch and seen > is.base))
-if lost then before, behind = epoch, seen end
+if lost and server then before, behind = epoch, seen end  -- where all is gone, nobody knows what nobody has seen
 local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
 local removed = not last or last[1] ~= text(is.tail) .. '-' .. text(is.epoch)
 if server ~= process or lost or removed then
