@@ -349,12 +349,15 @@ async def test_keys_that_somebody_removes_are_a_gap(server: Server) -> None:
 
 
 async def test_foreign_entries_are_told(server: Server) -> None:
-    async with nodes(server, 1) as (a,):
+    log = valkey_log(server, "events")
+    await log.open(1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(log.run)
         await ask(server, b"XADD", "{events}:log", "9000000000000000-1", "count", "x")
-        with trio.fail_after(30), pytest.raises(HistoryError, match="find out what writes to this stream"):
-            while True:
-                await a.log.after(0, most=1, most_bytes=1)
-                await trio.sleep(0.05)
+        for call in (log.follow(), log.append([entry("a")]), log.after(0, most=1, most_bytes=1)):
+            with trio.fail_after(30), pytest.raises(HistoryError, match="find out what writes to this stream"):
+                await call
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_slow_output_has_what_left_the_history(server: Server) -> None:

@@ -26,14 +26,14 @@ _PATIENCE = 10.0
 _CLAIM = Script("""
 local stored = redis.call('HMGET', KEYS[1], 'value', 'epoch')
 local epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
-redis.call('HSET', KEYS[1], 'owner', ARGV[1])
+redis.call('HSET', KEYS[1], 'owner', ARGV[2])
 return {epoch, stored[1]}
 """)
 _SAVE = Script("""
 local stored = redis.call('HMGET', KEYS[1], 'epoch', 'owner')
-local epoch, mine = tonumber(stored[1] or 0), tonumber(ARGV[1])
-if epoch > mine or (epoch == mine and stored[2] ~= ARGV[2]) then return 0 end
-redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'owner', ARGV[2], 'value', ARGV[3])
+local epoch, mine = tonumber(stored[1] or 0), tonumber(ARGV[2])
+if epoch > mine or (epoch == mine and stored[2] ~= ARGV[3]) then return 0 end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'owner', ARGV[3], 'value', ARGV[4])
 return 1
 """)
 
@@ -75,7 +75,7 @@ class RedisCursorStore:
         name = f"cursor in {self._location}"
         redis = Redis(self._url, "cursor.persist-to", key, Waiting(name), self._draw)
         try:
-            return await redis.run_script_alone(script, (key,), lambda: arguments, patience=self._patience)
+            return await redis.run_script_alone(script, (key,), arguments, patience=self._patience)
         except RefusedError as refused:
             failure = self._error(f"can't be used: {refused}")
             raise failure if refused.lasting else AwayError(str(failure)) from refused

@@ -45,7 +45,7 @@ _ENTRIES = 16
 _ARRIVALS = 8
 """Reads that wait for the journal."""
 
-_Run = Callable[[Script, Sequence[str], Callable[[], Sequence[str | bytes]]], Awaitable[Reply]]
+_Run = Callable[[Script, Sequence[str], Sequence[str | bytes]], Awaitable[Reply]]
 
 
 @define(eq=False)
@@ -109,8 +109,7 @@ class RedisLog:
             raise self._error("opened", f"{error}; look at {HISTORY.setting}") from error
         node = self._follower.node.decode()
         self._keys = tuple(f"{{{stream}}}:{name}" for name in ("log", "meta", "cursors", f"node:{node}"))
-        redis = self._redis()
-        extent = await self._join(redis, partial(redis.run_script_alone, patience=self._patience), epoch)
+        extent = await self._join(partial(self._redis().run_script_alone, patience=self._patience), epoch)
         self._follower.epoch, self._follower.position, self._extent = extent.epoch, extent.tail, extent
         self._opened.set()
         return extent
@@ -144,14 +143,12 @@ class RedisLog:
         if self._failure is not None:
             raise self._failure
 
-    async def _join(self, redis: Redis, run: _Run, epoch: int = 0) -> Extent:
+    async def _join(self, run: _Run, epoch: int = 0) -> Extent:
         """Begin a new epoch if the log is not what this output knows; return the extent."""
         now, follower = self._clock(), self._follower
         proposed, base = max(epoch, int(now * 1e3)), int(now * 1e6)
 
-        def arguments() -> Sequence[str | bytes]:
-            return redis.process, str(proposed), str(base), str(follower.epoch), str(follower.position)
-
+        arguments = str(proposed), str(base), str(follower.epoch), str(follower.position)
         with self._errors("opened"):
             return _extent(await run(JOIN, self._keys, arguments))[0]
 
@@ -172,7 +169,7 @@ class RedisLog:
         while True:
             now = trio.current_time()
             if self._reader.connections != joined or now >= look_at:
-                extent = await self._join(self._reader, self._reader.run_script)
+                extent = await self._join(self._reader.run_script)
                 joined, look_at = self._reader.connections, now + _BLOCK
                 self.lag = max(0, extent.tail - self._follower.position)
             epoch = self._follower.epoch
@@ -230,11 +227,8 @@ class RedisLog:
         while (run := follower.to_send()) is not None:
             new_epoch = self._new_epoch
 
-            def arguments(
-                number: str = str(run.number), content: Sequence[bytes | str] = run.content
-            ) -> Sequence[bytes | str]:
-                return self._commands.process, str(follower.epoch), follower.node, number, *content
-
+            # If the epoch ends meanwhile, the run may have come round, and is not to go into the next one.
+            arguments = str(follower.epoch), follower.node, str(run.number), *run.content
             with self._errors("written"):
                 reply = await self._commands.run_script(APPEND, self._keys, arguments)
             if reply:
@@ -254,7 +248,7 @@ class RedisLog:
     async def _leave(self, settled: int, now: float) -> Extent:
         bounds, *limits = self._bounds(settled)
         with self._errors("written"):
-            reply = await self._commands.run_script(LEAVE, self._keys, lambda: (bounds, repr(now), *limits))
+            reply = await self._commands.run_script(LEAVE, self._keys, (bounds, repr(now), *limits))
         return _extent(reply)[0]
 
     def _bounds(self, settled: int) -> tuple[str, str, str, str]:
@@ -269,7 +263,7 @@ class RedisLog:
         self._check_open()
         arguments = str(position), str(most), str(most_bytes)
         with self._errors("read"):
-            reply = cast("list[Any]", await self._commands.run_script(AFTER, self._keys, lambda: arguments))
+            reply = cast("list[Any]", await self._commands.run_script(AFTER, self._keys, arguments))
             floor, *raw = reply
             return _page(raw, max(position, floor), most, most_bytes)
 
@@ -279,7 +273,7 @@ class RedisLog:
         epoch, position = position_in(cursor) or (0, 0)
         arguments = cursor.encode("utf-8", "surrogatepass"), str(epoch), str(position)
         with self._errors("read"):
-            return cast("int | None", await self._commands.run_script(FIND, self._keys, lambda: arguments))
+            return cast("int | None", await self._commands.run_script(FIND, self._keys, arguments))
 
     # -- errors -----------------------------------------------------------------------------------------
 

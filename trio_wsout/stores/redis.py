@@ -141,7 +141,7 @@ class Redis:
         self,
         script: Script,
         keys: Sequence[str],
-        arguments: Callable[[], Sequence[str | bytes]],
+        arguments: Sequence[str | bytes],
         *,
         patience: float = inf,
     ) -> Reply:
@@ -150,19 +150,19 @@ class Redis:
         Args:
             script: The script.
             keys: Its keys.
-            arguments: Returns its arguments; called for each attempt, once there is a connection.
+            arguments: Its arguments, from ``ARGV[2]``; the first one is the server process that the command goes to.
             patience: Seconds after which it is not sent again.
 
         Raises:
             RefusedError: The engine refuses it, and waiting does not help, or nobody is patient any more.
         """
-        return await self._persist(partial(_answer_of_script, script, keys, arguments), patience)
+        return await self._persist(partial(self._answer_of_script, script, keys, arguments), patience)
 
     async def run_script_alone(
         self,
         script: Script,
         keys: Sequence[str],
-        arguments: Callable[[], Sequence[str | bytes]],
+        arguments: Sequence[str | bytes],
         *,
         patience: float,
     ) -> Reply:
@@ -205,6 +205,19 @@ class Redis:
         finally:
             self._waiting.end(me)
 
+    async def _answer_of_script(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        arguments: Sequence[str | bytes],
+        connection: BaseConnection,
+    ) -> Reply:
+        behind = (str(len(keys)), *keys, self.process, *arguments)
+        try:
+            return await _answer(("EVALSHA", script.sha, *behind), connection)
+        except exceptions.NoScriptError:
+            return await _answer(("EVAL", script.source, *behind), connection)
+
     # -- connecting ----------------------------------------------------------------------------------------
 
     async def _connected(self) -> BaseConnection:
@@ -246,19 +259,6 @@ class Redis:
 async def _answer(command: Sequence[str | bytes], connection: BaseConnection) -> Reply:
     name, *arguments = command
     return await connection.create_request(cast("bytes", name), *arguments)
-
-
-async def _answer_of_script(
-    script: Script,
-    keys: Sequence[str],
-    arguments: Callable[[], Sequence[str | bytes]],
-    connection: BaseConnection,
-) -> Reply:
-    behind = (str(len(keys)), *keys, *arguments())
-    try:
-        return await _answer(("EVALSHA", script.sha, *behind), connection)
-    except exceptions.NoScriptError:
-        return await _answer(("EVAL", script.source, *behind), connection)
 
 
 class _Connection(BaseConnection):
@@ -389,16 +389,23 @@ def _judged(error: BaseException) -> tuple[str, str, bool]:
     deepest = reasons[-1]
     if isinstance(deepest, ssl.SSLError) and deepest.reason == "WRONG_VERSION_NUMBER":
         return "it speaks no TLS", "write redis:// in {setting}, or give it TLS", True
-    if isinstance(deepest, TimeoutError | trio.TooSlowError):
-        return "the engine can't be reached: no answer in time", _GOES_ON, False
-    if isinstance(error, OSError | exceptions.ConnectionError):
-        broke = "the connection broke"
-        text = deepest.strerror if isinstance(deepest, OSError) else None
-        return f"the engine can't be reached: {text or broke}", _GOES_ON, False
-    text = str(error)
-    if isinstance(error, exceptions.ResponseError):
-        code, _, _ = text.partition(" ")
-        if code in _BY_CODE:
-            return (*_BY_CODE[code], False)
-        text = f"the engine says: {text}"
-    return text, "look at {setting}", True
+    if isinstance(error, OSError | exceptions.ConnectionError | trio.TooSlowError):
+        text = (deepest.strerror if isinstance(deepest, OSError) else None) or "the connection broke"
+        if isinstance(deepest, TimeoutError | trio.TooSlowError):
+            text = "no answer in time"
+        return f"the engine can't be reached: {text}", _GOES_ON, False
+    return _reply_judged(str(error)) if isinstance(error, exceptions.ResponseError) else _refused(str(error))
+
+
+def _reply_judged(text: str) -> tuple[str, str, bool]:
+    """Return the same of an error that the engine has replied."""
+    code = text.partition(" ")[0]
+    if code in _BY_CODE:
+        return (*_BY_CODE[code], False)
+    if text.startswith("ACL failure"):  # within a script
+        return _judged(exceptions.AuthorizationError())
+    return _refused(f"the engine says: {text}")
+
+
+def _refused(cause: str) -> tuple[str, str, bool]:
+    return cause, "look at {setting}", True

@@ -90,8 +90,8 @@ JOIN = Script(
     + """
 local process, proposed, base, epoch, seen = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local before, behind = is.epoch, is.tail
-local lost = epoch > 0 and ((epoch == is.epoch and seen > is.tail) or (epoch == is.before and seen > is.behind)
-    or (epoch ~= is.epoch and seen > is.base))
+local lost = epoch > is.epoch or (epoch == is.epoch and seen > is.tail) or (epoch < is.epoch and seen > is.base)
+    or (epoch == is.before and seen > is.behind)
 if lost and server then before, behind = epoch, seen end  -- where all is gone, nobody knows what nobody has seen
 local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
 local removed = not last or last[1] ~= text(is.tail) .. '-' .. text(is.epoch)
@@ -140,14 +140,14 @@ LEAVE = Script(
     _STATE
     + _TRIM
     + """
-if server and trim(tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])) then keep() end
+if server and trim(tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])) then keep() end
 return extent()
 """
 )
 AFTER = Script(
     _STATE
     + """
-local position, most, most_bytes = math.max(tonumber(ARGV[1]), is.floor), tonumber(ARGV[2]), tonumber(ARGV[3])
+local position, most, most_bytes = math.max(tonumber(ARGV[2]), is.floor), tonumber(ARGV[3]), tonumber(ARGV[4])
 local found = {is.floor}
 while most > 0 and (most_bytes >= 0 or #found == 1) do
     local run = run_behind(position)
@@ -165,12 +165,12 @@ return found
 FIND = Script(
     _STATE
     + """
-local position = tonumber(redis.call('ZSCORE', cursors, ARGV[1]) or -1)
+local position = tonumber(redis.call('ZSCORE', cursors, ARGV[2]) or -1)
 if position >= is.floor and position > 0 then return position end
-position = tonumber(ARGV[3])
+position = tonumber(ARGV[4])
 if position < is.floor or position == 0 then return false end
 local run = run_behind(position - 1)
-if run and run.epoch == tonumber(ARGV[2]) and run.first <= position then return position end
+if run and run.epoch == tonumber(ARGV[3]) and run.first <= position then return position end
 return false
 """
 )
