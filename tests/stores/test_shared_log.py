@@ -167,7 +167,7 @@ class SharedLogMachine(RuleBasedStateMachine):
         """Somebody removes a key of it."""
         self.client.delete(self.name + name)
 
-    @rule(keep=st.integers(0, 3))
+    @rule(keep=st.integers(1, 3))
     def trim(self, keep: int) -> None:
         """Somebody trims the stream."""
         self.client.xtrim(self.name + "log", maxlen=keep, approximate=False)

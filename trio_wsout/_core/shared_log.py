@@ -10,8 +10,8 @@ Rules
 3. An output has read everything up to one position. What comes next is either the event behind it, or the marker of an epoch that
    begins exactly there; anything else is a gap. So events that a failover has lost, and events that somebody removed, are a gap
    for who may have missed them, and a restart that lost nothing is none.
-4. An output that has read more than was left begins an epoch of its own behind what it has read: then all others, which did
-   not see the lost events, have a gap, too.
+4. An output that has read more than is left begins one more epoch, behind nothing: a gap for all, because the others may not have
+   read what was lost.
 5. An output appends only in the epoch that it has read up to, and one run after the other. A run has a number of the output, by which
    the log knows it when it is sent again because the answer was lost.
 6. A run that was stored, and has not been read when the next epoch begins, is lost, and is appended again before all later

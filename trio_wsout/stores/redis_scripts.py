@@ -92,7 +92,7 @@ local process, proposed, base, epoch, seen = ARGV[1], tonumber(ARGV[2]), tonumbe
 local before, behind = is.epoch, is.tail
 local lost = epoch > is.epoch or (epoch == is.epoch and seen > is.tail) or (epoch < is.epoch and seen > is.base)
     or (epoch == is.before and seen > is.behind)
-if lost and server then before, behind = epoch, seen end  -- where all is gone, nobody knows what nobody has seen
+if lost then before, behind = epoch, seen end
 local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
 local removed = not last or last[1] ~= text(is.tail) .. '-' .. text(is.epoch)
 if server ~= process or lost or removed then
@@ -105,7 +105,8 @@ if server ~= process or lost or removed then
     is.epoch = math.max(proposed, before + 1, epoch + 1)
     is.base = math.max(base, behind, seen, is.tail)
     is.tail, is.before, is.behind, server = is.base, before, behind, process
-    redis.call('XADD', log, text(is.base) .. '-' .. text(is.epoch), 'count', '0', 'behind', text(before) .. '-' .. text(behind))
+    local follows = lost and '0-0' or text(before) .. '-' .. text(behind)  -- what somebody has lost is a gap for all
+    redis.call('XADD', log, text(is.base) .. '-' .. text(is.epoch), 'count', '0', 'behind', follows)
     keep()
 end
 return extent()
