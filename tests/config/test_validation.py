@@ -182,7 +182,7 @@ def test_nothing_is_wrong_and_it_goes_round(config: Config) -> None:
             evolve(CLIENT, cursor=Cursor(header_name="L", value_field="a", value_pointer="/a")),
             "cursor.value-pointer",
         ),
-        (evolve(CLIENT, cursor=Cursor(header_name="L", persist_to="redis://h")), "cursor.persist-to"),
+        (evolve(CLIENT, cursor=Cursor(header_name="L", persist_to="redis://h/x")), "cursor.persist-to"),
         (evolve(CLIENT, cursor=Cursor(header_name="L", state_id="")), "cursor.state-id"),
         (evolve(CLIENT, cursor=Cursor(header_name="L", state_id="a\nb")), "cursor.state-id"),
         (evolve(CLIENT, cursor=Cursor(header_name="L", state_id="x" * 201)), "cursor.state-id"),

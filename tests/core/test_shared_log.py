@@ -40,7 +40,9 @@ def told(arrivals: list[Arrival]) -> list[tuple[int, int, int, bool, bool]]:
     return [(each.epoch, each.first, each.last, each.own, each.gap) for each in arrivals]
 
 
-@given(st.lists(st.binary(max_size=9), min_size=1, max_size=9), st.integers(1, 1 << 50), st.integers(1, 1 << 50))
+@given(
+    st.lists(st.binary(max_size=9), min_size=1, max_size=9), st.integers(1, 1 << 50), st.integers(1, 1 << 50)
+)
 def test_a_run_is_read_with_the_positions_and_the_epoch_of_its_id(
     payloads: list[bytes], before: int, epoch: int
 ) -> None:
@@ -48,7 +50,8 @@ def test_a_run_is_read_with_the_positions_and_the_epoch_of_its_id(
     run = read_entry(b"%d-%d" % (last, epoch), fields_of(*payloads))
     assert (run.first, run.last, run.epoch, run.node, run.number) == (before + 1, last, epoch, NODE, 1)
     expected = [
-        Entry(before + index, epoch, Kind.BYTES, payload, "c", 2.5) for index, payload in enumerate(payloads, 1)
+        Entry(before + index, epoch, Kind.BYTES, payload, "c", 2.5)
+        for index, payload in enumerate(payloads, 1)
     ]
     assert run.entries(0) == expected
     assert run.entries(last - 1) == expected[-1:]

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # What several test modules share lies beside them: pytest's importlib mode puts no folder on the path.
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "stores")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "stores"))
+sys.path.insert(0, str(Path(__file__).parent))
 import valkey_server
 from layers import Layer, secured
 

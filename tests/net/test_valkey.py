@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import random
-import shutil
 import signal
 import socket
-import subprocess
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
-import trustme
-import valkey_server
 from attrs import define, evolve, field
 from trio_wsout._core.durable_log import Entry, Kind
 from trio_wsout.config import History
@@ -24,7 +20,6 @@ from valkey_server import Server, ask, valkey_log
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
-    from pathlib import Path
 
     from trio_wsout.stores.log_redis import RedisLog
 
@@ -104,7 +99,7 @@ async def nodes(
 
 
 def on(url: RedisUrl, limits: History = NONE, patience: float = 10.0) -> RedisLog:
-    from trio_wsout.stores.log_redis import RedisLog  # noqa: PLC0415 - coredis may be missing
+    from trio_wsout.stores.log_redis import RedisLog
 
     return RedisLog(lambda: url, limits, str(url), patience=patience)
 
@@ -124,12 +119,15 @@ async def test_all_outputs_see_one_order(server: Server) -> None:
         assert a.handed == b.handed == c.handed
         assert a.positions == list(range(a.positions[0], a.positions[0] + 20_000))
         for name in "ab":
-            assert [each for each in c.handed if each[0] == name] == [f"{name}{each}" for each in range(10_000)]
+            assert [each for each in c.handed if each[0] == name] == [
+                f"{name}{each}" for each in range(10_000)
+            ]
         assert (a.gaps, b.gaps, c.gaps, c.own) == (0, 0, 0, 0)
 
 
 async def test_a_server_that_is_killed_and_comes_back_loses_nothing(persistent: Server) -> None:
     async with nodes(persistent) as (a, b):
+
         async def write(node: Node) -> None:
             while node.appended < 600:
                 await node.append(3)
@@ -230,7 +228,11 @@ ALL_COMMANDS = "+@all"
     [
         ([f"CONFIG SET requirepass {PASSWORD}"], "", "the engine wants a password"),
         ([f"ACL SETUSER joe on >{PASSWORD}1 ~* +@all"], f"joe:{PASSWORD}@", "refuses user or password"),
-        ([f"ACL SETUSER joe on >{PASSWORD} ~other:* +@all"], f"joe:{PASSWORD}@", "ACL forbids it; allow its user"),
+        (
+            [f"ACL SETUSER joe on >{PASSWORD} ~other:* +@all"],
+            f"joe:{PASSWORD}@",
+            "ACL forbids it; allow its user",
+        ),
         ([f"ACL SETUSER joe on >{PASSWORD} ~* +@all -xadd"], f"joe:{PASSWORD}@", "ACL forbids it"),
         ([f"ACL SETUSER joe on >{PASSWORD} ~* +@all -info"], f"joe:{PASSWORD}@", "ACL forbids it"),
         (["SET {events}:log x"], "", "holds something else; remove it"),
@@ -355,7 +357,10 @@ async def test_foreign_entries_are_told(server: Server) -> None:
         nursery.start_soon(log.run)
         await ask(server, b"XADD", "{events}:log", "9000000000000000-1", "count", "x")
         for call in (log.follow(), log.append([entry("a")]), log.after(0, most=1, most_bytes=1)):
-            with trio.fail_after(30), pytest.raises(HistoryError, match="find out what writes to this stream"):
+            with (
+                trio.fail_after(30),
+                pytest.raises(HistoryError, match="find out what writes to this stream"),
+            ):
                 await call
         nursery.cancel_scope.cancel()
 

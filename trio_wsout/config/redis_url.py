@@ -7,7 +7,6 @@ they are elsewhere, so that ``${env|REDIS_URL}?stream=events`` is possible. No e
 
 import re
 from collections.abc import Callable
-from functools import partial
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from attrs import field, frozen
@@ -24,7 +23,8 @@ _PORT = 6379
 _SOURCES = ("env", "file", "secret")
 _PASSWORD = re.compile(r"://[^/?#@]*?:([^/?#@]*)@")
 _TLS_KEYS = ("ca-file", "cert-file", "key-file")
-_SAMPLES = ("1", "redis://h/0")
+_WHOLE = "redis://h"
+"""Stands for a placeholder with which a URL begins."""
 
 
 @frozen(kw_only=True)
@@ -151,7 +151,7 @@ def _stream(name: str) -> str:
 
 
 def check_redis_url(text: str, *, stream: bool) -> None:
-    """Refuse a template that is no URL with any sample values, or holds a password that is written out.
+    """Refuse a template that is no URL with plausible values, or holds a password that is written out.
 
     Raises:
         ValueError: It is none; the text never holds a value.
@@ -166,15 +166,8 @@ def check_redis_url(text: str, *, stream: bool) -> None:
         raise ValueError(
             "a password is written out; put ${env|NAME}, ${file|PATH} or ${secret|name} in its place"
         )
-    refused: list[ValueError] = []
-    for sample in _SAMPLES if template.placeholders else ("",):
-        try:
-            parse_redis_url(_joined(template, partial(_sampled, sample)), stream=stream)
-        except ValueError as error:
-            refused.append(error)
-        else:
-            return
-    raise refused[0]
+    first = template.parts[0] if template.parts else ""
+    parse_redis_url(_joined(template, lambda part: _WHOLE if part is first else "1"), stream=stream)
 
 
 def expand_redis_url(text: str, resolve: Resolve, *, stream: bool) -> RedisUrl:
@@ -186,11 +179,6 @@ def expand_redis_url(text: str, resolve: Resolve, *, stream: bool) -> RedisUrl:
     return parse_redis_url(
         _joined(Template.parse(text), lambda part: part.value(resolve).strip("\r\n")), stream=stream
     )
-
-
-def _sampled(sample: str, part: Placeholder) -> str:
-    del part
-    return sample
 
 
 def _joined(template: Template, value_of: Callable[[Placeholder], str]) -> str:
