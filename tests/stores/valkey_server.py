@@ -117,14 +117,24 @@ def stop_server() -> None:
         _servers.pop().close()
 
 
-async def ask(server: Server, *command: Any) -> Any:
-    """Return the answer of a server to one command."""
-    from coredis.connection import UnixDomainSocketConnection, UnixDomainSocketLocation
+async def ask(server: Server | int, *command: Any) -> Any:
+    """Return the answer to one command of a server, or of what listens on this port."""
+    from coredis.connection import (
+        BaseConnection,
+        TCPConnection,
+        TCPLocation,
+        UnixDomainSocketConnection,
+        UnixDomainSocketLocation,
+    )
 
-    async with trio.open_nursery() as nursery:
+    connection: BaseConnection
+    if isinstance(server, int):
+        connection = TCPConnection(TCPLocation("127.0.0.1", server), stream_timeout=5)
+    else:
         connection = UnixDomainSocketConnection(
             UnixDomainSocketLocation(str(server.socket)), stream_timeout=5
         )
+    async with trio.open_nursery() as nursery:
         await nursery.start(connection.run)
         answer: Any = await connection.create_request(*command, raise_exceptions=False)
         nursery.cancel_scope.cancel()

@@ -47,8 +47,8 @@ class RedisCursorStore:
     _state_id: str
     _location: str
     """The URL, without values of secrets."""
-    _draw: Callable[[], float] = field(default=random.random, kw_only=True)
-    _patience: float = field(default=_PATIENCE, kw_only=True)
+    _draw: Callable[[], float] = field(default=random.random, alias="draw", kw_only=True)
+    _patience: float = field(default=_PATIENCE, alias="patience", kw_only=True)
     _owner: str = field(factory=lambda: secrets.token_hex(8), init=False)
     _epoch: int = field(default=1, init=False)
     """The epoch of this owner."""

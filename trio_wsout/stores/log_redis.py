@@ -57,10 +57,10 @@ class RedisLog:
     _limits: History
     location: str
     """The URL, without values of secrets."""
-    _draw: Callable[[], float] = field(default=random.random, kw_only=True)
-    _clock: Callable[[], float] = field(default=time.time, kw_only=True)
+    _draw: Callable[[], float] = field(default=random.random, alias="draw", kw_only=True)
+    _clock: Callable[[], float] = field(default=time.time, alias="clock", kw_only=True)
     """Returns the seconds since 1970: each epoch begins at a position of so many microseconds, or higher."""
-    _patience: float = field(default=10.0, kw_only=True)
+    _patience: float = field(default=10.0, alias="patience", kw_only=True)
     """Seconds that opening tries to reach the engine."""
     lag: int = field(default=0, init=False)
     """Positions between what was read and the tail, as of the latest look."""
@@ -226,7 +226,6 @@ class RedisLog:
         follower = self._follower
         while (run := follower.to_send()) is not None:
             new_epoch = self._new_epoch
-
             # If the epoch ends meanwhile, the run may have come round, and is not to go into the next one.
             arguments = str(follower.epoch), follower.node, str(run.number), *run.content
             with self._errors("written"):
@@ -238,7 +237,7 @@ class RedisLog:
             with trio.move_on_after(_BLOCK):  # first everything is read that is before the new epoch
                 await new_epoch.wait()
             self._check_open()
-        return self._extent
+        return self._extent  # noqa: ASYNC910 - the callers have waited for the lock
 
     async def trim(self, now: float) -> Extent:
         """Remove the events that exceed the limits at `now`, and return the new extent."""
@@ -251,10 +250,11 @@ class RedisLog:
             reply = await self._commands.run_script(LEAVE, self._keys, (bounds, repr(now), *limits))
         return _extent(reply)[0]
 
-    def _bounds(self, settled: int) -> tuple[str, str, str, str]:
+    def _bounds(self, settled: int) -> tuple[str, ...]:
+        """Return what leaves, as the scripts take it: position, most events, most bytes, greatest age."""
         limits = self._limits
         bounds = limits.max_events, limits.max_bytes, limits.max_age
-        return str(settled), *("inf" if each is None else repr(each) for each in bounds)  # type: ignore[return-value]
+        return str(settled), *("inf" if each is None else repr(each) for each in bounds)
 
     # -- reading ----------------------------------------------------------------------------------------
 

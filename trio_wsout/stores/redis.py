@@ -18,7 +18,7 @@ from typing import cast
 import anyio
 import trio
 from anyio.abc import ByteStream
-from attrs import define, field, frozen
+from attrs import Factory, define, field, frozen
 from coredis import exceptions
 from coredis.connection import (
     BaseConnection,
@@ -58,11 +58,11 @@ class Script:
     """A script in Lua, which the engine runs whole or not at all."""
 
     source: str
-    sha: str = field(init=False)
-
-    @sha.default
-    def _sha(self) -> str:
-        return hashlib.sha1(self.source.encode()).hexdigest()  # noqa: S324 - the engine's name for it
+    sha: str = field(
+        default=Factory(lambda self: hashlib.sha1(self.source.encode()).hexdigest(), takes_self=True),  # noqa: S324
+        init=False,
+    )
+    """The engine's name for it: a checksum."""
 
 
 @define(eq=False)
@@ -387,8 +387,6 @@ def _judged(error: BaseException) -> tuple[str, str, bool]:
             if isinstance(reason, kind):
                 return cause, advice, lasting
     deepest = reasons[-1]
-    if isinstance(deepest, ssl.SSLError) and deepest.reason == "WRONG_VERSION_NUMBER":
-        return "it speaks no TLS", "write redis:// in {setting}, or give it TLS", True
     if isinstance(error, OSError | exceptions.ConnectionError | trio.TooSlowError):
         text = (deepest.strerror if isinstance(deepest, OSError) else None) or "the connection broke"
         if isinstance(deepest, TimeoutError | trio.TooSlowError):
