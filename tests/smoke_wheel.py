@@ -15,6 +15,7 @@ sys.path[:] = [each for each in sys.path if Path(each or ".").resolve() not in {
 
 import trio  # noqa: E402 - the path comes first
 import trio_wsout  # noqa: E402
+from trio_wsout.stores.from_config import check_paths  # noqa: E402
 from trio_wsout.testing import open_peer  # noqa: E402
 
 
@@ -32,11 +33,14 @@ def main() -> None:
     assert "site-packages" in place.parts, place
     assert CHECKOUT / "trio_wsout" not in place.parents, place
     assert (files("trio_wsout") / "py.typed").is_file()
-    for extra in ("cyclopts", "ruamel.yaml", "python_socks", "hypothesis"):
+    for extra in ("cyclopts", "ruamel.yaml", "python_socks", "coredis", "hypothesis"):
         assert find_spec(extra.split(".", maxsplit=1)[0]) is None, (
             f"{extra} is here: nothing is shown about living without"
         )
     trio.run(deliver)
+    store = {"mode": "server-output", "server": {"bind": ":0"}, "history": {"store": "redis://h?stream=x"}}
+    (problem,) = check_paths(trio_wsout.load_config(store))
+    assert "pip install 'trio-wsout[redis]'" in problem.reason, problem
     command = subprocess.run(
         [sys.executable, "-P", "-m", "trio_wsout", "demo"], check=False, capture_output=True, text=True
     )

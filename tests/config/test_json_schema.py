@@ -37,6 +37,19 @@ VALIDATOR = jsonschema.Draft202012Validator(SCHEMA, format_checker=CHECKER)
 WITHOUT_FORMATS = jsonschema.Draft202012Validator(SCHEMA)
 
 
+STREAMS = [
+    {"store": store}
+    for store in (
+        "redis://h?stream=x",
+        "redis://h",
+        "unix://h?stream=x",
+        "redis://:p@h?stream=x",
+        "${env|URL}?stream=x",
+    )
+]
+"""Sections of a history that name a stream, or fail to."""
+
+
 def loads(document: Any) -> bool | None:
     """Whether the loader takes it; None: it refuses only what the schema can't say."""
     try:
@@ -92,7 +105,9 @@ SERVER = {
 LISTENERS = st.fixed_dictionaries(
     {"mode": st.sampled_from(["server-output", "server-input", "relay"]), "server": st.just(SERVER)},
     optional={
-        "history": st.sampled_from([None, {}, {"store": "memory:"}, {"store": "sqlite:x", "max-age": "1d"}]),
+        "history": st.sampled_from(
+            [None, {}, {"store": "memory:"}, {"store": "sqlite:x", "max-age": "1d"}, *STREAMS]
+        ),
         "url": st.sampled_from([None, "", "ws://peer.test", [], ["ws://peer.test", "wss://peer.test"]]),
         "connect": st.sampled_from([None, {}, {"timeout": "10s"}, {"mode": "eager"}, {"proxy": ""}]),
         "retry": st.sampled_from([{"retries": None}, {"retries": 4}, {"timeout": 5}]),

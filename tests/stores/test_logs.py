@@ -375,7 +375,9 @@ TestMemoryMachine = MemoryMachine.TestCase
 TestSqliteMachine = SqliteMachine.TestCase
 TestValkeyMachine = ValkeyMachine.TestCase
 TestMemoryMachine.settings = FEWER
-TestValkeyMachine.settings = settings(FEWER, stateful_step_count=25)
+TestValkeyMachine.settings = settings(
+    FEWER, max_examples=max(15, settings.default.max_examples // 8), stateful_step_count=20
+)
 TestSqliteMachine.settings = settings(FEWER, stateful_step_count=25)
 
 

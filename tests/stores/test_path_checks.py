@@ -57,7 +57,9 @@ USABLE = [
     cursor("new.cursor"),
     cursor("file"),
     cursor("sqlite:there/c.db"),
+    cursor("redis://h/0"),
     history("memory:"),
+    history("rediss://u:${secret|p}@h/0?stream=x"),
     history("sqlite:h.db"),
     spool("there"),
     spool("there/new"),
@@ -105,7 +107,7 @@ def test_what_cannot_be_written_is_told(
     # Root may write everywhere.
     monkeypatch.setattr(os, "access", lambda *_: False)
     found = looked(document)
-    assert len(found) == (0 if "memory:" in str(document) else 1)
+    assert len(found) == (0 if "memory:" in str(document) or "redis" in str(document) else 1)
     assert all("by this user" in reason or "for this user" in reason for _, reason in found)
 
 

@@ -282,7 +282,7 @@ class Cursor:
     """Header that carries the cursor in the opening handshake. Default: ``Last-Event-ID`` with ``from: received`` and
     without `query_parameter`, else none."""
     persist_to: t.CursorStore | None = None
-    """Store of the cursor: ``memory:``, ``sqlite:PATH``, a directory or a file. None: the platform's state directory
+    """Store of the cursor: ``memory:``, ``sqlite:PATH``, the URL of Valkey or Redis (templated), a directory or a file. None: the platform's state directory
     for the command and where `state_id` is given, else memory."""
     initial_value: t.Text | None = None
     """Cursor of the first connection if none is stored."""
@@ -379,7 +379,8 @@ class History:
     """Retains events for peers that resume (SPEC 11)."""
 
     store: t.HistoryStore = "memory:"
-    """``memory:`` or ``sqlite:PATH``."""
+    """``memory:``, ``sqlite:PATH``, or a stream of Valkey or Redis that several outputs share: the URL ``redis://host:port/db``,
+    ``rediss://…`` or ``unix:///path/of/socket``, with ``?stream=NAME``; templated, for the password."""
     max_events: t.Count | None = None
     """Most events that are kept. None: no bound."""
     max_age: t.Duration | None = None

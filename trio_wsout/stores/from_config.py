@@ -42,7 +42,7 @@ _SQLITE = "sqlite:"
 NO_COREDIS = (
     None
     if find_spec("coredis")
-    else "coredis, which speaks with Valkey and Redis, is not installed: pip install 'trio_wsout[redis]'"
+    else "coredis, which speaks with Valkey and Redis, is not installed: pip install 'trio-wsout[redis]'"
 )
 """The reason why no URL of Valkey or Redis can be used, with advice; None if they can."""
 

@@ -18,7 +18,7 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from math import inf
 from typing import Any, cast
@@ -121,12 +121,17 @@ class RedisLog:
             await nursery.start(self._commands.run)
             await nursery.start(self._reader.run)
             try:
-                await self._follow(nursery)
+                with suppress(trio.ClosedResourceError):  # it has failed where it appends
+                    await self._follow(nursery)
             except HistoryError as error:
-                self._failure = error
-                self._arrived.close()
-                self._new_epoch.set()
+                self._fail(error)
             await trio.sleep_forever()
+
+    def _fail(self, error: HistoryError) -> None:
+        """Have all calls raise this error, also those that wait."""
+        self._failure = error
+        self._arrived.close()
+        self._new_epoch.set()
 
     async def aclose(self) -> None:
         """Let nobody wait any more."""
@@ -219,7 +224,7 @@ class RedisLog:
             try:
                 await self._append_all()
             except HistoryError as error:
-                self._failure = self._failure or error
+                self._fail(error)
 
     async def _append_all(self) -> Extent:
         """Append the runs that the log does not have, one after the other; return the extent."""
