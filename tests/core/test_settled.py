@@ -22,4 +22,6 @@ def test_numbers_settle_in_any_order(start: int, order: list[int], data: st.Data
         while upto + 1 in model:
             upto += 1
         assert (settled.upto, settled.beyond) == (upto, len([each for each in model if each > upto]))
+        number = data.draw(st.integers(0, 20))
+        assert settled.beyond_upto(number) == len([each for each in model if upto < each <= number])
     assert settled.beyond == 0

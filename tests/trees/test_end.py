@@ -56,6 +56,21 @@ async def test_who_waits_for_a_peer_hears_that_time_is_out(
     assert waiter.heard == (trio.ClosedResourceError, 1.9 if fields is RELAY else 2)
 
 
+async def test_nothing_is_queued_once_it_is_over(autojump_clock: MockClock) -> None:
+    async with open_peer() as up:
+        up.plan(then=Unreachable())
+        with pytest.raises(trio_wsout.DeliveryError, match="5 accepted events not confirmed"):
+            async with trio_wsout.open_output(
+                {**CLIENT, "delivery": {"max-unconfirmed": 2}}, open_stream=up.open_stream
+            ) as output:
+                for number in range(5):
+                    await output.send(number)
+                await trio.sleep(1)
+                assert output.statistics().queued == 3
+    now = output.statistics()
+    assert (now.undelivered, now.queued, now.window) == (5, 0, 0)
+
+
 async def test_who_waits_for_a_peer_hears_that_the_server_was_closed(
     listener: MemoryListener, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:

@@ -400,6 +400,45 @@ async def test_what_the_link_gives_up_leaves_is_told_once_and_fails_the_receipt(
     assert disk.settled == 2
 
 
+async def test_an_event_that_the_link_has_given_up_and_a_peer_lacks_is_counted_once(
+    listener: MemoryListener, autojump_clock: MockClock
+) -> None:
+    disk = Disk(takes=0)
+    reports, items = trio.open_memory_channel[trio_wsout.Undelivered](0)
+    async with open_peer() as up:
+        async with trio_wsout.open_output(
+            config(retry={"retries": 0}, delivery={"max-unconfirmed": 4}),
+            listeners=[listener],
+            open_stream=up.open_stream,
+            undelivered=reports,
+            spool=disk,
+        ) as output:
+            client = await listener.connect()
+            await output.wait_peers(1)
+            await output.send("both have it")
+            await output.flush()
+            client.pong_after = up.connections[0].pong_after = None
+            for number in range(3):
+                await output.send(f"the link gives it up {number}")
+            await up.wait_messages(4)
+            await up.cut()
+            for number in range(2):
+                await output.send(f"the link has it {number}")
+            await trio.sleep(0.5)
+            now = balanced(output)
+            assert (now.confirmed, now.undelivered, now.unconfirmed) == (1, 0, 5), "nobody takes reports"
+            for count in range(3):
+                await items.receive()
+                await trio.sleep(0.1)
+                now = balanced(output)
+                assert (now.confirmed, now.undelivered, now.unconfirmed) == (1, count + 1, 4 - count)
+            client.pong_after = 0.0
+            await client.cut()
+            await output.flush()
+            now = balanced(output)
+            assert (now.accepted, now.confirmed, now.undelivered, now.unconfirmed) == (6, 3, 3, 0)
+
+
 async def test_a_flush_waits_for_peers_and_link(listener: MemoryListener, autojump_clock: MockClock) -> None:
     disk = Disk(takes=0)
     async with open_peer() as up:

@@ -33,3 +33,7 @@ class Settled:
         else:
             self._last_of[first] = last
             self._first_of[last] = first
+
+    def beyond_upto(self, number: int) -> int:
+        """Return how many of the events behind `upto` that have settled have this number at most."""
+        return sum([max(0, min(last, number) - first + 1) for first, last in self._last_of.items()])

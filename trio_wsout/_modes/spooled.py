@@ -8,8 +8,8 @@ have the same order on both ways, and what is open on one of them is always the 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Sequence
+from heapq import heappop, heappush
 
 import trio
 
@@ -53,8 +53,10 @@ class Spooled:
         """The position of the last event of earlier runs."""
         self._went_down = 0
         """Events that came down the link, and that all peers have."""
-        self._given_up = deque[int]()
-        """Positions of undelivered events that peers may still lack."""
+        self._peers_have = 0
+        """The position up to which no peer lacks an event."""
+        self._given_up: list[int] = []
+        """Positions behind it of events that the link has given up, as a heap."""
         self._unsettled: list[Accepted] = []
         self._kept: int | None = None
         """Events that stay on disk at the end; None before that."""
@@ -71,7 +73,7 @@ class Spooled:
         extent = await journal.open(up.epoch)
         up.go_on(extent.epoch, extent.floor)
         self._common.counters.accepted = extent.events
-        self._began = extent.tail
+        self._began = self._peers_have = extent.tail
         up.ledger.on_settled = journal.have_settled
         if self.relays:
             self._common.ledger.on_confirmed.append(self._confirmed_by_peers)
@@ -99,12 +101,14 @@ class Spooled:
     def _confirmed_by_peers(self, messages: Sequence[Message]) -> None:
         on_disk = [each.position for each in messages if isinstance(each, OnDisk)]
         self._went_down += len(messages) - len(on_disk)
-        given_up = self._given_up
-        while given_up and on_disk and given_up[0] <= on_disk[-1]:
-            given_up.popleft()
+        if on_disk:
+            self._peers_have = on_disk[-1]
+            while self._given_up and self._given_up[0] <= self._peers_have:
+                heappop(self._given_up)
 
     def _given_up_by_link(self, event: Accepted) -> None:
-        self._given_up.append(event.seq)
+        if event.seq > self._peers_have:
+            heappush(self._given_up, event.seq)
 
     @property
     def accepted(self) -> int:
@@ -124,13 +128,14 @@ class Spooled:
 
     @property
     def open_events(self) -> int:
-        """Events that are not on disk, or that the link or a peer may lack."""
+        """Events that are not on disk, or that the link or a peer may lack, without those that are undelivered."""
         if self._kept is not None:
             return self._kept
-        ledger, came_down = self._common.ledger, self._common.counters.came_down
-        at_peers = self.journal.passed - (ledger.confirmed + ledger.undelivered - self._went_down)
-        waiting = self.accepted - self._earlier - came_down - self._stored
-        return waiting + max(at_peers, self.journal.events) + came_down - self._went_down
+        counters, settled, peers_have = self._common.counters, self.up.ledger.settled, self._peers_have
+        waiting = self.accepted - self._earlier - counters.came_down - self._stored
+        lacking = self.journal.extent.tail - min(settled.upto, peers_have)
+        lacking -= settled.beyond_upto(peers_have) + len(self._given_up)
+        return waiting + lacking + counters.came_down - self._went_down
 
     @property
     def queued(self) -> int:

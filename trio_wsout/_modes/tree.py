@@ -349,8 +349,7 @@ class Tree:
         ledger, spooled = self.ledger, self._spooled
         if spooled is not None and self._two_ways:
             accepted, undelivered = spooled.accepted, ledger.undelivered + spooled.up.ledger.undelivered
-            # What the link has given up, a peer may still lack: then it is undelivered already, and open as well.
-            confirmed = max(0, accepted - undelivered - spooled.open_events)
+            confirmed = accepted - undelivered - spooled.open_events
             return accepted, confirmed, undelivered, spooled.queued
         taken = self.common.packer.last_seq - self.common.earlier
         # A task that waited in `send` counts its event a moment after the sender may have taken it.

@@ -53,8 +53,6 @@ class Journal:
     backlog: Backlog | None = field(default=None, kw_only=True)
     _peers: SendingEnd[Item] | None = field(default=None, alias="peers", kw_only=True)
     """The queue of the events that go to the peers of a relay, too; None where events go up the link only."""
-    passed: int = field(default=0, init=False)
-    """Events that were passed on to that queue."""
     passing: deque[Item] = field(factory=deque[Item], init=False)
     """Items that are on disk, and wait for room in that queue."""
     extent: Extent = field(default=Extent(epoch=0, floor=0, tail=0, size=0), init=False)
@@ -207,7 +205,6 @@ class Journal:
     async def _pass_on(self, peers: SendingEnd[Item]) -> None:
         """Put items into the queue of the peers, waiting for room. What settles meanwhile leaves the log all the same."""
         passing = self.passing
-        self.passed += sum([isinstance(item, Accepted) for item in passing])
         while passing:
             try:
                 peers.send_nowait(passing[0])

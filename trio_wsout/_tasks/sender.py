@@ -44,10 +44,10 @@ class Sender:
         return sum(len(message.events) for message in self._waiting) + self._packer.pending
 
     def leftovers(self) -> list[Accepted]:
-        """Return the events that are not in the log yet, in order; for the end."""
-        return [
-            accepted for message in (*self._waiting, *self._packer.flush()) for accepted in message.events
-        ]
+        """Take out the events that are not in the log yet, in order; for the end."""
+        messages = (*self._waiting, *self._packer.flush())
+        self._waiting.clear()
+        return [accepted for message in messages for accepted in message.events]
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -161,7 +161,7 @@ class Sender:
             await self._ledger.report()
 
     async def _put(self, messages: Iterable[Message]) -> None:
-        """Put messages into the log, waiting for room; if this is cancelled, `leftovers` returns the events that are not in it."""
+        """Put messages into the log, waiting for room; if this is cancelled, `leftovers` takes out the events that are not in it."""
         waiting = self._waiting
         waiting.extend(messages)
         while waiting:
