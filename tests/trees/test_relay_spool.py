@@ -439,6 +439,31 @@ async def test_an_event_that_the_link_has_given_up_and_a_peer_lacks_is_counted_o
             assert (now.accepted, now.confirmed, now.undelivered, now.unconfirmed) == (6, 3, 3, 0)
 
 
+async def test_nothing_is_queued_at_the_end_but_what_stays_on_disk(
+    listener: MemoryListener, autojump_clock: MockClock
+) -> None:
+    disk = Disk(takes=0)
+    async with open_peer() as up:
+        up.plan(then=Unreachable())
+        with pytest.raises(trio_wsout.DeliveryError):
+            async with trio_wsout.open_output(
+                config(**{"shutdown-timeout": "1s"}),
+                listeners=[listener],
+                open_stream=up.open_stream,
+                spool=disk,
+            ) as output:
+                client = await listener.connect()
+                await output.wait_peers(1)
+                await output.send("on disk")
+                disk.takes = 10.0
+                for number in range(3):
+                    await client.send(str(number))
+                await trio.sleep(0.5)
+                assert balanced(output).queued == 3
+    now = balanced(output)
+    assert (now.undelivered, now.unconfirmed, now.queued) == (3, 1, 1)
+
+
 async def test_a_flush_waits_for_peers_and_link(listener: MemoryListener, autojump_clock: MockClock) -> None:
     disk = Disk(takes=0)
     async with open_peer() as up:

@@ -325,7 +325,7 @@ class Tree:
             written_messages=counters.written_messages,
             received=counters.received,
             dropped=counters.dropped,
-            queued=queued,
+            queued=min(queued, accepted - confirmed - undelivered),  # what is left at the end is undelivered
             window=max([log.unsettled for log in logs]),
             peers=len(self._sides[0].sessions),
             sent_bytes=counters.sent_bytes + sum(each.sent_bytes for each in sessions),
