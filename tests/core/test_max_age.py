@@ -87,7 +87,7 @@ def test_what_was_written_once_is_written_again_however_old_it_is() -> None:
     assert (log.settled(), log.unsettled) == ([], 4), "they wait behind those that were written"
     assert not post(log, message(5, at=50.0)), "and so they take room"
     link.connected(60.0)
-    written = []
+    written: list[int] = []
     while link.confirmed < log.end:
         link.ping_taken()
         link.pong_received(60.0)
@@ -174,7 +174,7 @@ class MaxAge(RuleBasedStateMachine):
             seq = len(self.at) + 1
             source = data.draw(st.sampled_from(sources)) if self.role != "client" else None
             # A full link of a relay stops what does not come from it.
-            if self.role == "relay" and self.link.full and source is not self.link:
+            if self.role == "relay" and self.link is not None and self.link.full and source is not self.link:
                 continue
             made = message(seq, self.now, source)
             if self.log.offer(made, source):  # type: ignore[arg-type]

@@ -16,6 +16,8 @@ from trio_wsout._tasks.channel import ReceivingEnd, SendingEnd, open_channel
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trio.testing import MockClock
+
 MOST = 3
 
 
@@ -183,6 +185,36 @@ async def test_one_source_alone_has_turns_while_that_is_asked_for() -> None:
     restricted = True
     b.restrict(None)
     assert drained(receiving) == ["a1"]
+
+
+async def test_what_is_due_has_its_turn_at_its_time_beside_the_source_that_alone_has_turns(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    a, receiving = ends(2)
+    b, c, restricted = a.clone(2), a.clone(3), True
+    b.restrict(lambda: restricted, float)
+    taken: list[tuple[float, Any]] = []
+
+    async def receive() -> None:
+        while True:
+            item = await receiving.receive()
+            taken.append((trio.current_time(), item))
+
+    nursery.start_soon(receive)
+    await trio.sleep(1)
+    for due in (9, 4):  # 4 stands behind 9
+        a.send_nowait(due)
+    for due in (5, 6, 30):
+        c.send_nowait(due)
+    await trio.sleep(1)
+    b.send_nowait(100)
+    nursery.start_soon(a.send, 12)  # waits for room
+    await trio.sleep(11)
+    assert taken == [(2, 100), (5, 5), (6, 6), (9, 9), (9, 4), (12, 12)]
+    restricted = False
+    a.notify()
+    await trio.testing.wait_all_tasks_blocked()
+    assert taken[6:] == [(13, 30)]
 
 
 async def test_a_task_can_wait_until_all_of_a_source_was_taken(nursery: trio.Nursery) -> None:

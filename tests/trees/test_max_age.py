@@ -165,7 +165,50 @@ async def test_what_was_written_is_sent_again_however_old_it_is_and_what_waits_b
             await output.flush()
             assert peer.messages == ["a", "b", "a", "b"]
             figures = output.statistics()
+            assert figures.link is not None
             assert (figures.confirmed, figures.too_old, figures.link.resent) == (2, 300, 2)
+
+
+@pytest.mark.parametrize("kind", ["stamped", "batches", "spool"])
+async def test_nobody_waits_for_a_full_window_for_longer_than_max_age(
+    lost: Lost, autojump_clock: MockClock, kind: str
+) -> None:
+    """The link is away with all of the window written: what waits in the queue, on disk and in ``send`` is told in time."""
+    delivery = {"max-age": "10s", "max-unconfirmed": 2}
+    fields: dict[str, dict[str, Any]] = {
+        "stamped": {"delivery": delivery | {"stamp": "seq"}},
+        "batches": {"batch": {"mode": "fixed", "fixed-size": 100, "timeout": "500ms"}},
+        "spool": {"spool": {"path": "/spool", "max-bytes": "4MiB"}},
+    }
+    disk = MemoryLog(History()) if kind == "spool" else None
+    async with open_peer() as peer:
+        peer.plan(Accept(pong_after=None), *[AWAY] * 60)
+        async with trio_wsout.open_output(
+            client(**{"delivery": delivery} | fields[kind]),
+            open_stream=peer.open_stream,
+            undelivered=lost.sending,
+            spool=disk,
+        ) as output:
+            for n in (1, 2):
+                await output.send({"n": n})
+                await trio.sleep(0.6)
+            await peer.wait_messages(2)
+            await peer.cut()
+            accepted: list[float] = []
+            await trio.sleep(2 - trio.current_time())
+            for n in range(600):
+                await output.send({"n": n})
+                accepted.append(trio.current_time())
+            assert all(later - earlier <= 10 for earlier, later in itertools.pairwise(accepted))
+            await trio.sleep(11)
+            assert [each["n"] for _, each in lost.told] == [*range(600)]  # type: ignore[index]
+            late = [at - since for (at, _), since in zip(lost.told, accepted, strict=True)]
+            assert max(late) <= (10.5 if kind == "batches" else 10), (
+                "a batch that was open may wait to be closed"
+            )
+            assert output.statistics().unconfirmed == 2
+            await output.flush()
+            assert output.statistics().confirmed == 2
 
 
 async def test_without_a_channel_the_output_breaks(autojump_clock: MockClock) -> None:
@@ -239,7 +282,9 @@ async def test_an_event_counts_from_the_time_at_which_send_returned(
             await trio.sleep(8)
             assert lost.told[-1][1] == "young"
             assert 3 < lost.told[-1][0] - began <= 4
-            assert output.statistics().spool.events == 0
+            spool = output.statistics().spool
+            assert spool is not None
+            assert spool.events == 0
 
 
 async def test_while_nobody_takes_what_is_too_old_no_more_is_accepted(autojump_clock: MockClock) -> None:
@@ -301,6 +346,7 @@ async def test_a_slow_peer_loses_what_is_too_old_and_is_told_and_others_lose_not
         assert got[gaps[0]] == {"gap": {"asked": stamps[before["n"]], "first": stamps[200]}}
         assert (behind["n"], got[-1]["n"]) == (200, 200)
         figures = output.statistics()
+        assert figures.listener is not None
         assert figures.listener.lost_by_slow == 199 - before["n"]
         assert (figures.confirmed, figures.undelivered) == (202, 0), "one peer has each of them"
     assert lost.told == []
@@ -340,6 +386,7 @@ async def test_with_no_peer_nothing_is_too_old(
         await receipt.wait()
         await trio.sleep(60)
         figures = output.statistics()
+        assert figures.listener is not None
         assert (figures.confirmed, figures.listener.unheard, lost.told) == (1, 1, [])
 
 
@@ -389,6 +436,50 @@ async def test_a_relay_whose_link_is_away_serves_its_peers_and_tells_what_did_no
             assert (figures.confirmed, figures.too_old) == (1, 2)
 
 
+@pytest.mark.parametrize("history", [False, True], ids=["direct", "history"])
+@pytest.mark.parametrize("batch", [False, True], ids=["alone", "batches"])
+async def test_what_waits_behind_a_relays_full_link_is_told_in_its_time(
+    listener: MemoryListener, lost: Lost, autojump_clock: MockClock, *, batch: bool, history: bool
+) -> None:
+    """From the queue, whoever sent it, to the tasks that wait in ``send``; what the link has written stays its own."""
+    delivery = {"max-age": "10s", "max-unconfirmed": 2}
+    fields = {**client(), **server("relay"), "payload": "json", "delivery": delivery}
+    if batch:
+        fields["batch"] = {"mode": "fixed", "fixed-size": 100, "timeout": "500ms"}
+    if history:
+        fields["history"] = {"store": "memory:"}
+    async with open_peer() as up:
+        up.plan(Accept(pong_after=None), *[AWAY] * 33)
+        async with trio_wsout.open_output(
+            fields, listeners=[listener], open_stream=up.open_stream, undelivered=lost.sending
+        ) as output:
+            one, two = await listener.connect(), await listener.connect()
+            await output.wait_peers(2)
+            for n in ("a", "b"):
+                await output.send(n)
+                await trio.sleep(0.6)
+            await up.wait_messages(2)
+            await up.cut()
+            await trio.sleep(2 - trio.current_time())
+            await one.send("-1")
+            await trio.sleep(1)
+            for n in range(256):
+                await output.send(n)
+            assert trio.current_time() == 3
+            await output.send("later")  # waits for the first of them
+            assert trio.current_time() == 13
+            await trio.sleep(15)
+            assert lost.told[0] == (12, -1)
+            assert lost.told[1:] == [*[(13, n) for n in range(256)], (23, "later")]
+            assert output.statistics().unconfirmed == 2
+            assert two.messages == one.messages
+            assert len(two.messages) == 2
+            await output.send("new")
+            await output.flush()
+            assert len(two.messages) == 3
+    assert [json.loads(each) for each in up.messages] == ["a", "b", "a", "b", "new"]
+
+
 async def test_a_full_log_leaves_no_sender_waiting_for_longer(
     listener: MemoryListener, lost: Lost, autojump_clock: MockClock
 ) -> None:
@@ -405,5 +496,7 @@ async def test_a_full_log_leaves_no_sender_waiting_for_longer(
                 sent.append(trio.current_time())
         assert max(later - earlier for earlier, later in itertools.pairwise(sent)) == 10
         assert {at for at, _ in lost.told} == {10, 20, 30}
-        assert output.statistics().listener.expelled == 0
+        figures = output.statistics().listener
+        assert figures is not None
+        assert figures.expelled == 0
         slow.resume_reading()

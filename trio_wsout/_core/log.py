@@ -265,9 +265,9 @@ class Log:
 
     # -- messages that are too old --------------------------------------------------------------------
 
-    def is_too_old(self, message: Message, now: float) -> bool:
-        """Return whether a message that was not written yet must not be written any more (rule 9)."""
-        return self._expiry(message) <= now
+    def expiry(self, message: Message) -> float:
+        """Return the time from which a message that was not written must not be written any more (rule 9)."""
+        return message.at + (self.delivery.max_age or inf)
 
     def aged(self, message: Message) -> None:
         """Note that a message was posted that may become too old, before any reader takes it.
@@ -276,7 +276,7 @@ class Log:
         """
         oldest = message.events[0]
         oldest.at = self._newest = max(self._newest, oldest.at)
-        self.expires_at = min(self.expires_at, self._expiry(message))
+        self.expires_at = min(self.expires_at, self.expiry(message))
 
     def expire(self, now: float) -> list[Message]:
         """Have no reader take what is too old; return the messages that are undelivered for it, which `settled` leaves out."""
@@ -296,7 +296,7 @@ class Log:
         waiting = [self.positions.lowest(), None if self.link is None else self.link.unwritten]
         fronts = [number for number in waiting if number is not None and number < self.end]
         self.expires_at = min(
-            [self._expiry(self._messages[each - self._base]) for each in fronts], default=inf
+            [self.expiry(self._messages[each - self._base]) for each in fronts], default=inf
         )
         return messages
 
@@ -313,12 +313,9 @@ class Log:
 
     def _young_from(self, number: int, now: float) -> int:
         """Return the first message from `number` on that is not too old."""
-        while number < self.end and self.is_too_old(self._messages[number - self._base], now):
+        while number < self.end and self.expiry(self._messages[number - self._base]) <= now:
             number += 1
         return number
-
-    def _expiry(self, message: Message) -> float:
-        return message.at + (self.delivery.max_age or inf)
 
     # -- settled messages -----------------------------------------------------------------------------
 

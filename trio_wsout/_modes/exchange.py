@@ -4,6 +4,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from typing import cast
 
 import trio
@@ -59,10 +60,15 @@ class Exchange:
         turns = common.entry.clone(_EACH)
         if self._spooled is None:
             # While the link has no room, messages from it are taken nevertheless: behind them lie pongs that make room.
-            turns.restrict(lambda: link.full)
+            # What is too old needs no room: it has its turn, to be let go.
+            turns.restrict(lambda: link.full, self._too_old_at if common.ages else None)
         else:
             acks = self._spooled.up.acks
         return self._inbox(link, turns, acks, common.follower)
+
+    def _too_old_at(self, item: Item) -> float:
+        """Return the time from which an item is too old for the link; a mark waits for no room."""
+        return self._common.fan_out.log.expiry(item) if isinstance(item, Accepted) else -inf
 
     def _inbox(
         self,

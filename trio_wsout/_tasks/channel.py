@@ -10,12 +10,14 @@ Rules
    waiting for longer than one turn of each.
 3. A full source takes nothing: its senders wait, in their order, and no other source's.
 4. A send or receive that is cancelled has not happened.
+5. While turns are restricted to one source, the others have none, but for items whose time has come (`SendingEnd.restrict`).
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Generic, TypeVar
 
 import trio
@@ -94,6 +96,8 @@ class _Turns(Generic[T]):
     """The task that waits for an item; None if there is none."""
     only: tuple[_Queue[T], Callable[[], bool]] | None = field(default=None, init=False)
     """The queue that alone has turns while the function returns true; None if none is preferred."""
+    until: Callable[[T], float] | None = field(default=None, init=False)
+    """Returns the time from which an item has its turn nevertheless, once it is the first of its queue; None if none ever has."""
     open_ends: int = field(default=0, init=False)
     closed: bool = field(default=False, init=False)
     """Whether the receiving end was closed."""
@@ -103,8 +107,21 @@ class _Turns(Generic[T]):
         if self.only is not None:
             queue, applies = self.only
             if applies():
-                return queue if queue.items else None
+                return queue if queue.items else self._overdue()
         return self.waiting[0] if self.waiting else None
+
+    def _overdue(self) -> _Queue[T] | None:
+        until = self.until
+        if until is None:
+            return None
+        now = trio.current_time()
+        return next((each for each in self.waiting if until(each.items[0]) <= now), None)
+
+    @property
+    def due(self) -> float:
+        """The time from which the first item of some queue has its turn by `until`; infinity if there is none."""
+        until = self.until
+        return inf if until is None else min([until(each.items[0]) for each in self.waiting], default=inf)
 
     def turn_taken(self, queue: _Queue[T]) -> None:
         """Note that something was taken from a queue."""
@@ -215,12 +232,14 @@ class SendingEnd(trio.abc.SendChannel[T]):
                 self._queue.emptied = trio.Event()
             await self._queue.emptied.wait()
 
-    def restrict(self, while_: Callable[[], bool] | None) -> None:
+    def restrict(self, while_: Callable[[], bool] | None, until: Callable[[T], float] | None = None) -> None:
         """Give turns to this source alone while `while_` returns true; call `notify` when its result may have changed.
 
-        None gives turns to all sources again.
+        None gives turns to all sources again. `until` returns the time (absolute seconds) from which an item of another
+        source has its turn nevertheless, if it is the first there; None if it has to wait in any case.
         """
         self._turns.only = None if while_ is None else (self._queue, while_)
+        self._turns.until = until
 
     def notify(self) -> None:
         """Have the receiver look again: a restriction may be over."""
@@ -314,7 +333,11 @@ class ReceivingEnd(trio.abc.ReceiveChannel[T]):
                 return Abort.SUCCEEDED
 
             turns.receiver = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(leave)
+            if (due := turns.due) == inf:
+                await trio.lowlevel.wait_task_rescheduled(leave)
+            else:
+                with trio.move_on_at(due):
+                    await trio.lowlevel.wait_task_rescheduled(leave)
 
     def close(self) -> None:
         """Take nothing more: items that wait are dropped, and tasks that send get trio.BrokenResourceError."""

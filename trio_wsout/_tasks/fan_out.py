@@ -103,24 +103,32 @@ class FanOut:
         return posted
 
     def _post_in_time(self, message: Message) -> bool:
-        # Without a link it is posted nevertheless: so the peers find a gap where it was (`Log.expire`).
-        if self.log.link is not None and self.log.is_too_old(message, trio.current_time()):
-            self._expire()  # those before it first
-            self._too_old([message])
+        if self.let_go(message):
             return True
         posted = self._post(message)
         if posted:
             self.log.aged(message)
         return posted
 
+    def let_go(self, message: Message) -> bool:
+        """Have a message reported if it is too old for the link; return whether it is.
+
+        Without a link it is posted nevertheless: so the peers find a gap where it was (`Log.expire`).
+        """
+        log = self.log
+        if log.delivery.max_age is None or log.link is None or trio.current_time() < log.expiry(message):
+            return False
+        self._expire()  # those before it first
+        self._too_old([message])
+        return True
+
     async def put(self, message: Message) -> None:
         """Post a message; while there is no room, wait, or treat slow peers according to `slow-peer`.
 
         A message that becomes too old for the link meanwhile is undelivered.
         """
-        max_age = self.log.delivery.max_age
         while not self.accept(message):
-            await self._make_room(inf if max_age is None else message.at + max_age)
+            await self._make_room(inf if self.log.delivery.max_age is None else self.log.expiry(message))
 
     def notify(self) -> None:
         """Write all posted messages to all peers and the link.

@@ -152,6 +152,8 @@ class Sender:
             # A relay passes messages of peers on as they came and without delay, behind what is in the open batch.
             messages = (*self._packer.flush(), accepted)
             self._packer.number(accepted)
+        elif self._fan_out.let_go(accepted):  # no batch is as old as this, and lost with it
+            self._packer.number(accepted)
         else:
             messages, refusal = self._packer.add(accepted, trio.current_time(), time.time())
         if refusal is not None:
