@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.testing
 import trustme
 import valkey_server
 from attrs import define, evolve, field
@@ -24,7 +25,7 @@ from trio_wsout.errors import HistoryError
 from valkey_server import Server, ask, running, valkey_log
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Iterator
     from pathlib import Path
 
     from trio_wsout.stores.log_redis import RedisLog
@@ -185,7 +186,10 @@ async def test_a_server_that_comes_back_empty_is_a_gap(server: Server) -> None:
         assert await b.log.find(stamp) is None
 
 
-async def test_a_server_that_has_stopped_is_noticed_and_waited_for(server: Server) -> None:
+async def test_a_server_that_has_stopped_is_noticed_and_waited_for(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "trio_wsout")
     async with nodes(server) as (a, b), trio.open_nursery() as nursery:
         await a.append(1)
         await b.has(1)
@@ -200,6 +204,26 @@ async def test_a_server_that_has_stopped_is_noticed_and_waited_for(server: Serve
             await node.has(2)
             assert node.handed == ["a0", "a1"]
             assert node.gaps == 0
+    assert "goes on" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+async def test_closing_ends_who_waits(server: Server) -> None:
+    async with nodes(server, 1) as (a,), trio.open_nursery() as nursery:
+        server.kill(signal.SIGSTOP)
+
+        async def closed(call: Awaitable[object]) -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await call
+
+        another = valkey_log(valkey_server.server(), "closing")
+        await another.open(1)
+        nursery.start_soon(closed, another.append([entry("x")]))  # it waits for `run`, which nobody calls
+        nursery.start_soon(closed, another.follow())
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await another.aclose()
+        server.kill(signal.SIGCONT)
+        await a.append(1)
 
 
 @pytest.mark.parametrize(
@@ -359,6 +383,39 @@ async def test_keys_that_somebody_removes_are_a_gap(server: Server) -> None:
         await b.append(1)
         for node in (a, b):
             await node.has(3)
+
+
+async def test_a_damaged_event_is_named_and_those_around_it_can_be_read(server: Server) -> None:
+    log = valkey_log(server, "events")
+    await log.open(1)
+    async with running(log):
+        await log.append([entry("aa"), entry("bb"), entry("cc")])
+        ((key, fields),) = await ask(server, b"XREVRANGE", "{events}:log", "+", "-", "COUNT", 1)
+        fields[-1] = b"aaXbcc"
+        await ask(server, b"XDEL", "{events}:log", key)
+        await ask(server, b"DEL", "{events}:log")
+        await ask(server, b"XADD", "{events}:log", key, *fields)
+        assert [each.payload for each in await log.after(0, most=9, most_bytes=99)] == [b"aa"]
+        with pytest.raises(HistoryError, match="event 2 is damaged"):
+            await log.after(1, most=9, most_bytes=99)
+        assert [each.payload for each in await log.after(2, most=9, most_bytes=99)] == [b"cc"]
+        await log.append([entry("dd")])
+        assert [each.payload for each in await log.after(0, most=9, most_bytes=99)] == [b"aa"]
+        fields[9] = b"x" + fields[9][1:]
+        await ask(server, b"DEL", "{events}:log")
+        await ask(server, b"XADD", "{events}:log", key, *fields)
+        with pytest.raises(HistoryError, match="events 1 to 3 are damaged"):
+            await log.after(0, most=9, most_bytes=99)
+
+
+async def test_a_url_without_its_values_is_an_error_at_once() -> None:
+    from trio_wsout.stores.from_config import open_history_store
+
+    log = open_history_store(History(store="redis://:${secret|p}@h?stream=x"))
+    with pytest.raises(
+        HistoryError, match="can't be opened: ..secret.p. has no value.*; look at history.store"
+    ):
+        await log.open(1)
 
 
 async def test_foreign_entries_are_told(server: Server) -> None:

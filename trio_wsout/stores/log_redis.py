@@ -40,8 +40,8 @@ __all__ = ["RedisLog"]
 
 _BLOCK = 1.0
 """Seconds that one read waits for something new; then the follower looks whether the log is what it was."""
-_ENTRIES = 16
-"""Most entries of one read."""
+_ENTRIES = 8
+"""Most entries of one read: on a slow line, too, their answer has to come in time."""
 _ARRIVALS = 8
 """Reads that wait for the journal."""
 

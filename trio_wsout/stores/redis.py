@@ -11,6 +11,7 @@ import hashlib
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from functools import partial
 from math import inf
 from typing import cast
@@ -38,6 +39,10 @@ _log = logging.getLogger("trio_wsout")
 
 _TIMEOUT = 5.0
 """Seconds for connecting, and for the answer to one command."""
+_ours: ContextVar[bool] = ContextVar("_ours", default=False)
+"""Whether this task belongs to a connection of this module."""
+# coredis logs a traceback for each attempt that fails; the cause is told here, once and in words.
+logging.getLogger("coredis").addFilter(lambda _: not _ours.get())
 _BACKOFF = Reconnect(initial_backoff=0.1, max_backoff=5.0)
 
 Reply = object
@@ -231,7 +236,11 @@ class Redis:
         if self._closed or self._nursery is None:
             raise trio.ClosedResourceError("the store is closed")
         connection = await _open_connection(self._url(), self._moved)
-        await self._nursery.start(connection.run, name="redis connection")
+        outside = _ours.set(True)
+        try:
+            await self._nursery.start(connection.run, name="redis connection")
+        finally:
+            _ours.reset(outside)
         try:
             told = await _answer(("INFO", "server"), connection)
         except BaseException:
