@@ -67,6 +67,12 @@ class Node:
     appended: int = 0
     epochs: list[int] = field(factory=list)
 
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        await self.log.open(1)
+        async with running(self.log):
+            task_status.started()
+            await self.hand_over()
+
     async def hand_over(self) -> None:
         while True:
             for arrival in await self.log.follow():
@@ -93,19 +99,13 @@ class Node:
 async def nodes(
     server: Server, count: int = 2, limits: History = NONE, url: RedisUrl | None = None
 ) -> AsyncGenerator[list[Node], None]:
-    async def live(node: Node, task_status: trio.TaskStatus[None]) -> None:
-        await node.log.open(1)
-        async with running(node.log):
-            task_status.started()
-            await node.hand_over()
-
     made = [
         Node(name, valkey_log(server, "events", limits, clock=time.time) if url is None else on(url, limits))
         for name in "abc"[:count]
     ]
     async with trio.open_nursery() as nursery:
         for node in made:
-            await nursery.start(live, node)
+            await nursery.start(node.run)
         yield made
         nursery.cancel_scope.cancel()
 
