@@ -197,9 +197,8 @@ class Redis:
                     connection = await self._connected()
                     return await ask(connection)
                 except (exceptions.RedisError, OSError, trio.TooSlowError, ValueError) as error:
-                    await (
-                        trio.lowlevel.checkpoint_if_cancelled()
-                    )  # coredis turns it into an error while it connects
+                    # While it connects, coredis turns a cancellation into an error.
+                    await trio.lowlevel.checkpoint_if_cancelled()
                     cause = self._cause_to_wait(error, connection)
                 failures += 1
                 pause = delay(failures, self._draw(), _BACKOFF)
@@ -278,8 +277,7 @@ class _Connection(BaseConnection):
         self._opened = stream
 
     async def _connect(self) -> ByteStream:
-        await trio.lowlevel.checkpoint()
-        return self._opened
+        return self._opened  # noqa: ASYNC910 - cancelled here, nobody would close it
 
     def describe(self) -> str:
         return repr(self.location)
