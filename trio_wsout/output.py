@@ -181,6 +181,7 @@ class Output(trio.abc.SendChannel[Any]):
             Whether it is closed by this call; false if it is gone, or is being closed already.
 
         Raises:
+            TypeError: `peer` is no `Peer`.
             ValueError: No Close can have this code or reason; or it is the peer of a link, which this side dialled.
         """
         check_close(code, reason)
@@ -198,9 +199,10 @@ class Output(trio.abc.SendChannel[Any]):
             until: The time in seconds since 1970; None for ever. A time that is over closes the peer now.
 
         Returns:
-            Whether it was connected; false if it is gone, or is being closed already.
+            Whether it is connected; false if it is gone, or is being closed already.
 
         Raises:
+            TypeError: `peer` is no `Peer`.
             ValueError: `until` is no such time; or it is the peer of a link, which this side dialled.
         """
         check_until(until)
@@ -220,9 +222,7 @@ class Output(trio.abc.SendChannel[Any]):
         Args:
             code: The code of the Close that all peers, and the server of a link, get then. None: 1000 from a link, and 1001
                 from a listener.
-            reason: A text for them, of at most 123 bytes in UTF-8.
-
-        The first call that names a code or a reason counts.
+            reason: A text for them, of at most 123 bytes in UTF-8. The first call that names a code or a reason counts.
 
         Raises:
             ValueError: No Close can have this code or reason.

@@ -41,7 +41,7 @@ _UPGRADE = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", _VERSION))
 _UNKNOWN = "show credentials that are known here"
 _FIRST_DENIAL, _LAST_DENIAL = 400, 599
 _YEAR_9999 = 253_402_300_800
-"""Its end, in seconds since 1970; a later time is none in seconds."""
+"""The end of the year 9999 in seconds since 1970; a greater number was meant in another unit."""
 RETRY_AFTER = 1
 """Seconds that a peer is asked to wait when `max-connections` is reached."""
 

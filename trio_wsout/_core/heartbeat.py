@@ -22,8 +22,8 @@ Rules
    bytes, and only a pong with the same payload answers it. So a pong that comes twice, or late, never confirms what was
    written later; nor does one pong that answers several pings. A periodic ping that has nothing to confirm, and
    replaces no other, carries exactly the configured payload. Its pong is life, confirms nothing, and is not waited for.
-9. The round trip is measured from when the latest ping is written until its own pong is read. It isn't where this side paused
-   reading meanwhile, or where a ping with the same payload was out before: either pong would look like the other.
+9. The round trip runs from the moment when the latest ping is written until its own pong is read. It is not measured if this
+   side paused reading meanwhile, or if an earlier ping with the same payload is unanswered: its pong would look the same.
 10. With ``heartbeat: none`` nothing is ever due; confirmation pings are still counted here.
 """
 

@@ -40,7 +40,8 @@ class PeerStatistics:
     since: float
     """The time at which it opened, in seconds since 1970."""
     queued: int | None
-    """Messages that wait for the peer and are not written; None while it gets a replay, for those in the history aren't counted."""
+    """Messages that wait for the peer and are not written; None while it gets a replay, because what it lacks of the history is
+    not counted."""
     unconfirmed: int
     """Messages that were written and are not confirmed."""
     round_trip: float | None
@@ -54,9 +55,9 @@ class PeerStatistics:
     received_bytes: int
     """Bytes that came, TLS not counted, handshake counted."""
     heartbeat_misses: int
-    """Pings that got no sign of life in time (heartbeat.action: log-only)."""
+    """Pings that got no sign of life in time (``heartbeat.action: log-only``)."""
     lost_by_slow: int
-    """Messages that the peer lost because it was slow (slow-peer: drop-oldest)."""
+    """Messages that the peer lost because it was slow (``slow-peer: drop-oldest`` and ``delivery.max-age``)."""
 
 
 @frozen(kw_only=True)
@@ -158,9 +159,11 @@ class Statistics:
     dropped: int = 0
     """Received messages that nobody asked for, or that could not be decoded or handed over."""
     queued: int = 0
-    """Events that wait in the intake and in the open batch; with a spool also those that are on disk only."""
+    """Events that wait in the intake and in the open batch; with a spool also those that are on disk only. Of a relay with a
+    spool, those that wait for the peers or for the link, whichever are more."""
     window: int = 0
-    """Messages that are past the batch and not confirmed, unsent and in flight."""
+    """Messages that are past the batch and not confirmed, unsent and in flight. Of a relay with a spool, those of the peers or
+    of the link, whichever are more."""
     peers: int = 0
     """Open connections."""
     sent_bytes: int = 0

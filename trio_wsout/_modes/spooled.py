@@ -5,8 +5,6 @@ has a log, numbers and an account of its own then; the numbers are those of the 
 have the same order on both ways, and what is open on one of them is always the newest part of it.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from heapq import heappop, heappush
@@ -52,12 +50,13 @@ class Spooled:
         self._began = 0
         """The position of the last event of earlier runs."""
         self._went_down = 0
-        """Events that came down the link, and that all peers have."""
+        """Events that came down the link, and are confirmed by all peers."""
         self._peers_have = 0
         """The position up to which no peer lacks an event."""
         self._given_up: list[int] = []
         """Positions behind it of events that the link has given up, as a heap."""
         self._unsettled: list[Accepted] = []
+        """Events that the link had not settled when its account was closed (`drain`)."""
         self._kept: int | None = None
         """Events that stay on disk at the end; None before that."""
 

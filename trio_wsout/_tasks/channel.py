@@ -53,7 +53,7 @@ class _Queue(Generic[T]):
 
     most: int
     on_let_in: Callable[[T], object] | None = None
-    """Called with an item of a task that waited for room, as the item gets its place; None if nothing is called."""
+    """Called with an item of a task that waited for room, as the item enters the queue; None if nothing is called."""
     items: deque[T] = field(factory=deque[T], init=False)
     outside: OrderedDict[Task, T] = field(factory=OrderedDict[Task, T], init=False)
     """Tasks that wait for room, each with its item; empty unless `items` is full."""
@@ -145,7 +145,7 @@ def open_channel(
 ) -> tuple[SendingEnd[T], ReceivingEnd[T]]:
     """Return both ends of a channel whose first source may have `most` items waiting, beside those of tasks that wait for room.
 
-    `on_let_in` is called with each item of such a task, as the item gets its place.
+    `on_let_in` is called with each item of such a task, as the item enters the queue.
     """
     turns = _Turns[T]()
     return SendingEnd[T](turns, _Queue(most, on_let_in)), ReceivingEnd(turns)

@@ -130,7 +130,7 @@ class _Sending:
 
 @define(eq=False)
 class DiskSource:
-    """A source that does not wait for each of its items: `send_nowait`, or one peer of a relay. A few of them may not be on disk."""
+    """A source that does not wait for each of its items: `send_nowait`, or one peer of a relay. `most` of them may not be on disk."""
 
     _entry: DiskEntry
     _most: int
@@ -171,8 +171,8 @@ class DiskSource:
 class DiskEntry:
     """Takes what goes into a spool, and returns when it is on disk; a `Uncommitted`.
 
-    All sources stand in one line. It is no `SendingEnd`: that returns when an item has its place in the queue, and gives up a
-    wait at any time; here the wait ends with a commit, and cannot be given up while that is under way.
+    All sources stand in one line. It is no `SendingEnd`: that returns when an item is in the queue, and its waits can be cancelled at
+    any time; here a wait ends with a commit, and can't be cancelled while that is under way.
     """
 
     _max_bytes: int
