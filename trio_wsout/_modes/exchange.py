@@ -80,7 +80,7 @@ class Exchange:
         common = self._common
         return _TurnInbox(
             common.config.payload,
-            _TurnTaker(self, turns, source, follower),
+            _TurnTaker(self, common, turns, source, follower),
             acks,
             common.counters,
             common.peer_log,
@@ -156,36 +156,6 @@ class Exchange:
             return item.raw  # as it came
         return encoder.event(JsonLine.joined(item.raw))  # as it came, with a stamp
 
-    def passed_on(self, source: Session | LinkSubscription) -> None:
-        """Count an event of `source` that is in the queue."""
-        self._common.counters.accepted += 1
-        self._common.counters.came_down += isinstance(source, LinkSubscription)
-
-    def give_nowait(self, run: deque[Received]) -> bool:
-        """Give messages to the application, if it asked for them; return false if there is no room.
-
-        If it closed its end, they are counted, and only passed on.
-
-        Raises:
-            trio.ClosedResourceError: The output ends.
-        """
-        if not self._common.receives:
-            return True
-        copy = run.copy()
-        try:
-            self._common.received.put_nowait(copy)
-        except trio.BrokenResourceError:
-            self._common.counters.dropped += len(run)
-            return True
-        return not copy
-
-    async def give(self, run: deque[Received]) -> None:
-        """Give messages to the application as `give_nowait` does, waiting for room."""
-        try:
-            await self._common.received.put(run.copy())
-        except trio.BrokenResourceError:
-            self._common.counters.dropped += len(run)
-
 
 @define(eq=False, weakref_slot=False)
 class _TurnInbox(RawInbox):
@@ -216,6 +186,7 @@ class _TurnTaker:
     """A `Taker` for the messages of one source: to the application if it asked, and to the sender in their turn."""
 
     _exchange: Exchange
+    _common: Common
     _turns: SendingEnd[Item] | DiskSource
     _source: Session | LinkSubscription
     _follower: ReceivedCursor | None = None
@@ -223,14 +194,14 @@ class _TurnTaker:
     """Whether the application has the run of which a rest waits for its turn."""
 
     def put_nowait(self, run: deque[Received]) -> None:
-        if self._given or self._exchange.give_nowait(run):
+        if self._given or self._give_nowait(run):
             self._pass_on(run)
             self._given = bool(run)
 
     async def put(self, run: deque[Received]) -> None:
         try:
             if not self._given:
-                await self._exchange.give(run)
+                await self._give(run)
             while run:
                 accepted = self._accepted(run[0])
                 if accepted is not None:
@@ -240,6 +211,31 @@ class _TurnTaker:
                 self._pass_on(run)
         finally:
             self._given = False
+
+    def _give_nowait(self, run: deque[Received]) -> bool:
+        """Give messages to the application, if it asked for them; return false if there is no room.
+
+        If it closed its end, they are counted, and only passed on.
+
+        Raises:
+            trio.ClosedResourceError: The output ends.
+        """
+        if not self._common.receives:
+            return True
+        copy = run.copy()
+        try:
+            self._common.received.put_nowait(copy)
+        except trio.BrokenResourceError:
+            self._common.counters.dropped += len(run)
+            return True
+        return not copy
+
+    async def _give(self, run: deque[Received]) -> None:
+        """Give messages to the application as `_give_nowait` does, waiting for room."""
+        try:
+            await self._common.received.put(run.copy())
+        except trio.BrokenResourceError:
+            self._common.counters.dropped += len(run)
 
     def _pass_on(self, run: deque[Received]) -> None:
         """Pass messages on for which there is room."""
@@ -251,7 +247,9 @@ class _TurnTaker:
             run.popleft()
 
     def _passed_on(self, accepted: Accepted) -> None:
-        self._exchange.passed_on(self._source)
+        """Count an event that is in the queue, and move the cursor that follows it."""
+        self._common.counters.accepted += 1
+        self._common.counters.came_down += isinstance(self._source, LinkSubscription)
         if self._follower is not None and accepted.cursor is not None:
             self._follower.queued = accepted.cursor
 

@@ -74,8 +74,8 @@ class Tree:
         self._exchange = exchange
         self._history = history
         self._spooled = spooled
-        self._two_ways = spooled is not None and spooled.relays
-        """Whether events go to peers and, by way of a spool, up the link."""
+        self._second_way = spooled if spooled is not None and spooled.relays else None
+        """The way up the link, where events go to peers as well; None where they go one way."""
         self.receives = common.receives
         self.bounding = self.received if common.hooks.receive else None
         """Bounds waits for confirmations while the application has to take messages; None if nothing bounds them."""
@@ -124,9 +124,9 @@ class Tree:
             with trio.CancelScope(shield=True):  # noqa: ASYNC912 - where there is nothing to close, it never waits
                 for side in self._sides:
                     await side.aclose()
-                for log in (self._history, self._spooled):
-                    if log is not None:
-                        await log.aclose()
+                for stored in (self._history, self._spooled):
+                    if stored is not None:
+                        await stored.aclose()
 
     async def _open(self) -> None:
         for side in self._sides:
@@ -149,7 +149,7 @@ class Tree:
             nursery.start_soon(self._history.run, name="journal")
         if self._spooled is not None:
             self._spooled.start(nursery)
-        if self._spooled is None or self._two_ways:
+        if self._spooled is None or self._second_way is not None:
             nursery.start_soon(self._sender.run, name="sender")
         for side in self._sides:
             side.start(nursery)
@@ -203,8 +203,8 @@ class Tree:
         self.out_of_time()
         # A peer that goes now has not confirmed its last messages, so the account is closed first.
         self._unsettled = self.common.fan_out.drain()
-        if self._two_ways and self._spooled is not None:
-            self._spooled.drain()
+        if self._second_way is not None:
+            self._second_way.drain()
         self.closing.set()
 
     async def _post_all(self) -> Mark:
@@ -275,7 +275,7 @@ class Tree:
 
     async def _mark(self) -> Mark:
         """Put a mark behind everything accepted so far, and return it; if the output has ended, it is abandoned."""
-        mark = Mark(twin=Mark() if self._two_ways else None)
+        mark = Mark(twin=None if self._second_way is None else Mark())
         try:
             await self.entry.send(mark)
         except trio.BrokenResourceError:
@@ -346,8 +346,8 @@ class Tree:
 
     def _account(self) -> tuple[int, int, int, int]:
         """Return how many events are accepted, confirmed, undelivered and queued."""
-        ledger, spooled = self.ledger, self._spooled
-        if spooled is not None and self._two_ways:
+        ledger, spooled = self.ledger, self._second_way
+        if spooled is not None:
             accepted, undelivered = spooled.accepted, ledger.undelivered + spooled.up.ledger.undelivered
             confirmed = accepted - undelivered - spooled.open_events
             return accepted, confirmed, undelivered, spooled.queued
