@@ -188,10 +188,12 @@ async def test_many_are_written_the_same_and_who_takes_less_is_named() -> None:
             while not full.has_queued:
                 full.write_nowait(b"12345678")
             with trio.fail_after(120):
-                while not isinstance((short := write_to_each(numbers, b"abc")).get("gone"), OSError):
+                short = write_to_each(numbers, b"abc")
+                # The system may make some more room for the full one: then that is filled again.
+                while not (isinstance(short.get("gone"), OSError) and short.get("full") == 0):
                     await trio.sleep(0.001)
+                    short = write_to_each(numbers, b"abc")
             assert short.keys() == {"full", "gone"}
-            assert short["full"] == 0
             gone.wrote_part(b"abc", short["gone"])
             assert gone.disconnection is not None
         assert await read(one, 3) == b"abc"
