@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio_wsout._core.durable_log import Entry, Extent, Kind
 from trio_wsout._core.run_format import DamageError, run_of
-from trio_wsout._core.shared_log import Arrival, Follower, Found, read_entry
+from trio_wsout._core.shared_log import Arrival, Follower, Found, adjacent, read_entry
 
 NODE = b"me"
 
@@ -147,3 +147,32 @@ def test_a_run_that_left_before_its_answer_came_is_appended_anew() -> None:
 
 def test_an_extent_does_not_count_positions_that_no_event_has() -> None:
     assert Extent(epoch=2, floor=5, tail=100, size=9, holes=90).events == 5
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 2), st.integers(1, 3)), max_size=8), st.data())
+def test_two_events_are_adjacent_if_nothing_but_whole_epochs_begin_between_them(
+    steps: list[tuple[bool, int, int]], data: st.DataObject
+) -> None:
+    entries, events, last, epoch, lost = list[Found](), [1], 1, 1, 0
+    gaps = set[int]()
+    entries.append(found(1))
+    for is_marker, missing, count in steps:
+        if is_marker:
+            epoch += 1
+            lost += missing
+            base = last + 100
+            entries.append(marker(base, epoch, b"%d-%d" % (epoch - 1, last + missing)))
+            last = base
+        else:
+            last += count
+            entries.append(found(last, epoch, count))
+            if lost:
+                gaps.add(last - count + 1)
+            lost = 0
+            events += range(last - count + 1, last + 1)
+    index = data.draw(st.integers(0, len(events) - 1))
+    other = data.draw(st.integers(0, len(events) - 1))
+    position, following = events[index], events[other]
+    between = [each for each in entries if position <= each.last and each.last <= following - 1]
+    expected = other == index + 1 and following not in gaps
+    assert adjacent(between, position, following) == expected

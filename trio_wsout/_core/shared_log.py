@@ -87,6 +87,16 @@ def read_entry(key: bytes, fields: Sequence[bytes]) -> Found:
     return Found(last=last, epoch=epoch, count=count, behind=behind, node=node, number=number, run=run)
 
 
+def adjacent(between: Sequence[Found], position: int, following: int) -> bool:
+    """Return whether no event is missing between `position` and `following`, where the log has these entries."""
+    for entry in between:
+        if entry.behind is not None and entry.behind[1] == position:
+            position = entry.last
+        elif entry.last > position:
+            return False
+    return position == following - 1
+
+
 @frozen(kw_only=True)
 class Arrival:
     """A run of events as it comes next in the log; without events, it says that a new epoch has begun."""

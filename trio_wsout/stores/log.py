@@ -85,6 +85,8 @@ class SharedLog(LogStore, Protocol):
     waiting does not help they raise HistoryError, and `open` does so after some seconds.
     """
 
+    extent: Extent
+    """The extent as of the latest append, or of a look that is about a second old."""
     lag: int
     """Positions between what was read for `follow` and the tail, about a second ago."""
 
@@ -98,6 +100,10 @@ class SharedLog(LogStore, Protocol):
 
         Everything but `open` waits for it. It raises nothing: an error comes from the calls.
         """
+        ...
+
+    async def adjacent(self, position: int, following: int) -> bool:
+        """Return whether no event is missing between these two positions, though they do not follow each other: an epoch begins there."""
         ...
 
     async def follow(self) -> Sequence[Arrival]:

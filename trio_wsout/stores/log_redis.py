@@ -29,7 +29,7 @@ from attrs import define, field
 from trio_wsout._core.acknowledgement import position_in
 from trio_wsout._core.durable_log import HISTORY, Entry, Extent
 from trio_wsout._core.run_format import DamageError, run_of
-from trio_wsout._core.shared_log import Arrival, Follower, read_entry
+from trio_wsout._core.shared_log import Arrival, Follower, adjacent, read_entry
 from trio_wsout.config.redis_url import RedisUrl
 from trio_wsout.config.sections import History
 from trio_wsout.errors import HistoryError
@@ -70,8 +70,8 @@ class RedisLog:
     """Waits for new entries, and so has a connection of its own."""
     _keys: tuple[str, ...] = field(default=(), init=False)
     _follower: Follower = field(init=False)
-    _extent: Extent = field(default=Extent(epoch=0, floor=0, tail=0, size=0), init=False)
-    """The extent as of the latest append."""
+    extent: Extent = field(default=Extent(epoch=0, floor=0, tail=0, size=0), init=False)
+    """The extent as of the latest append, or the latest look."""
     _one_appends: trio.Lock = field(factory=trio.Lock, init=False)
     _opened: trio.Event = field(factory=trio.Event, init=False)
     _new_epoch: trio.Event = field(factory=trio.Event, init=False)
@@ -110,7 +110,7 @@ class RedisLog:
         node = self._follower.node.decode()
         self._keys = tuple(f"{{{stream}}}:{name}" for name in ("log", "meta", "cursors", f"node:{node}"))
         extent = await self._join(partial(self._redis().run_script_alone, patience=self._patience), epoch)
-        self._follower.epoch, self._follower.position, self._extent = extent.epoch, extent.tail, extent
+        self._follower.epoch, self._follower.position, self.extent = extent.epoch, extent.tail, extent
         self._opened.set()
         return extent
 
@@ -174,7 +174,7 @@ class RedisLog:
         while True:
             now = trio.current_time()
             if self._reader.connections != joined or now >= look_at:
-                extent = await self._join(self._reader.run_script)
+                self.extent = extent = await self._join(self._reader.run_script)
                 joined, look_at = self._reader.connections, now + _BLOCK
                 self.lag = max(0, extent.tail - self._follower.position)
             epoch = self._follower.epoch
@@ -236,13 +236,13 @@ class RedisLog:
             with self._errors("written"):
                 reply = await self._commands.run_script(APPEND, self._keys, arguments)
             if reply:
-                self._extent, last = _extent(reply)
+                self.extent, last = _extent(reply)
                 follower.stored(run, last)
                 continue
             with trio.move_on_after(_BLOCK):  # first everything is read that is before the new epoch
                 await new_epoch.wait()
             self._check_open()
-        return self._extent  # noqa: ASYNC910 - the callers have waited for the lock
+        return self.extent  # noqa: ASYNC910 - the callers have waited for the lock
 
     async def trim(self, now: float) -> Extent:
         """Remove the events that exceed the limits at `now`, and return the new extent."""
@@ -279,6 +279,14 @@ class RedisLog:
         arguments = cursor.encode("utf-8", "surrogatepass"), str(epoch), str(position)
         with self._errors("read"):
             return cast("int | None", await self._commands.run_script(FIND, self._keys, arguments))
+
+    async def adjacent(self, position: int, following: int) -> bool:
+        """Return whether there is nothing but the beginnings of epochs between two positions, and nothing was lost there."""
+        self._check_open()
+        with self._errors("read"):
+            between = str(position), str(following - 1), "COUNT", str(_ENTRIES)
+            raw = await self._commands.call("XRANGE", self._keys[0], *between)
+            return adjacent([read_entry(*each) for each in cast("list[_RawEntry]", raw)], position, following)
 
     # -- errors -----------------------------------------------------------------------------------------
 
