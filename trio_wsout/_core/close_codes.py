@@ -42,3 +42,12 @@ def check_close(code: object, reason: object) -> None:
     if not fits(reason):
         size = len(reason.encode())
         raise ValueError(f"the reason of a Close has at most {LONGEST_REASON} bytes in UTF-8, not {size}")
+
+
+class CloseNow(Exception):  # noqa: N818 - no error: caught by the session, never leaves the package
+    """A replay can't go on, and the peer is to be closed."""
+
+    def __init__(self, code: int, reason: str = "") -> None:
+        """Take close code and reason."""
+        super().__init__(code, reason)
+        self.code, self.reason = code, reason

@@ -17,13 +17,13 @@ import trio
 from attrs import define, field, frozen
 
 from trio_wsout._core.acknowledgement import stamp_of
-from trio_wsout._core.close_codes import GONE, INTERNAL_ERROR
+from trio_wsout._core.close_codes import GONE, INTERNAL_ERROR, CloseNow
 from trio_wsout._core.durable_log import Entry
 from trio_wsout._core.message import Accepted, Fate
 from trio_wsout._core.packing import Packer, PackingError
 from trio_wsout._tasks.fan_out import FanOut, gap_frame
 from trio_wsout._tasks.ledger import Item, Mark
-from trio_wsout._tasks.session import CloseNow, Session
+from trio_wsout._tasks.session import Session
 from trio_wsout._wire.frames import plain_frame
 from trio_wsout.errors import HistoryError, SpoolError
 from trio_wsout.stores.log import LogStore

@@ -177,12 +177,16 @@ class Listener:
         return admitted
 
     async def _resumption(self, guest: Guest) -> Resumption | None:
+        reason = "no answer in time"
         try:
-            return await self._find_resumption(guest.handshake.cursor)
+            # The rest of the time is for the answer, which sends the peer elsewhere.
+            with trio.move_on_after(self._server.handshake_timeout / 2):
+                return await self._find_resumption(guest.handshake.cursor)
         except HistoryError as error:
-            self._fan_out.peer_log.error("a peer that wants to resume was refused with 503: %s", error)
-            await self.acceptor.turn_away(guest, "the history can't be read")
-            return None
+            reason = str(error)
+        self._fan_out.peer_log.error("a peer that wants to resume was refused with 503: %s", reason)
+        await self.acceptor.turn_away(guest, "the history can't be read")
+        return None
 
     async def _welcome(self, guest: Guest) -> tuple[Session, Resumption] | None:
         resumption = await self._resumption(guest)

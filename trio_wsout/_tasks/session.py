@@ -23,7 +23,7 @@ import trio
 from attrs import define, field, frozen
 
 from trio_wsout._core.acknowledgement import AckReader
-from trio_wsout._core.close_codes import EXPIRED, GOING_AWAY, GONE, fits
+from trio_wsout._core.close_codes import EXPIRED, GOING_AWAY, GONE, CloseNow, fits
 from trio_wsout._core.cursor import MISSING
 from trio_wsout._core.disconnection import Cause, Disconnection
 from trio_wsout._core.heartbeat import HeartbeatMonitor, Pulse
@@ -38,6 +38,8 @@ from trio_wsout._wire.connection import FAREWELL, Connection
 
 _CLOSING = 5.0
 """Seconds that a peer may take to read the bytes on their way, with our Close behind it, and to answer."""
+_PATIENCE = 1.0
+"""Seconds that a read of the history may go on while a control frame waits that only the session's task can write."""
 _DRAIN = 1.0
 """Seconds that messages which came before the end may take to reach a slow application."""
 
@@ -81,22 +83,12 @@ class Feed(Protocol):
         """Log a warning about a session."""
 
 
-class CloseNow(Exception):  # noqa: N818 - no error: caught by the session, never leaves the package
-    """A replay can't go on, and the peer is to be closed."""
-
-    def __init__(self, code: int, reason: str = "") -> None:
-        """Take close code and reason."""
-        super().__init__(code, reason)
-        self.code, self.reason = code, reason
-
-
 @frozen(kw_only=True)
 class Resumption:
     """The part of a peer's stream that comes before the messages posted from now on."""
 
     replay: Callable[[Session], Awaitable[bytes]] | None = None
-    """Returns the next frames that hold events that it missed, or raises CloseNow; empty once it has caught up and joined. None
-    if it gets none of them."""
+    """Returns the next frames that it missed, or raises CloseNow; empty once it has caught up and joined. None if it gets none."""
     resumed: bool | None = None
     """Whether it misses nothing; None if it did not ask to resume."""
     notice: bytes = b""
@@ -147,6 +139,8 @@ class Session:
     _close_reason: str = field(default="", init=False)
     _close_by: float | None = field(default=None, init=False)
     """The time at which the closing handshake under way is given up; None if there is none."""
+    _reading: trio.CancelScope | None = field(default=None, init=False)
+    """Bounds the read of the history that is under way; None once the replay is over."""
     _replay_due: float | None = field(default=None, init=False)
     """The time at which the part of the replay being written makes the peer stalled; None if none is being written."""
 
@@ -282,6 +276,9 @@ class Session:
         """Wake the task, which alone writes from now on."""
         self._feed.became_busy(self)
         self._wakeup.notify()
+        if self._reading is not None:
+            by = trio.current_time() + (0 if self.finished else _PATIENCE)
+            self._reading.deadline = min(self._reading.deadline, by)
 
     # -- writing without the task -----------------------------------------------------------------------------
 
@@ -365,10 +362,15 @@ class Session:
         if resumption.notice:
             await self._write(resumption.notice)
         replay = resumption.replay
-        while replay is not None and not self.finished and (frames := await replay(self)):
-            self._replay_due = trio.current_time() + self._feed.log.timeout
-            await self._write(frames)
+        while replay is not None and not self.finished:
+            frames: bytes | None = None
+            with trio.CancelScope() as self._reading:
+                frames = await replay(self)
+            self._replay_due = trio.current_time() + self._feed.log.timeout if frames else None
+            await self._write(frames or b"")
             self._replay_due = None
+            if frames == b"":
+                replay = self._reading = None
 
     async def _write_from_log(self) -> None:
         """Write everything that waits in one go, again and again, until there is a reason to close."""
