@@ -24,8 +24,9 @@ from trio_wsout._wire.proxy import check_proxy
 from trio_wsout._wire.tls import check_tls
 from trio_wsout.config.loading import load_config, verify_config
 from trio_wsout.config.sections import BatchMode, Config, CursorFrom, Mode
+from trio_wsout.config.validation import NO_SHARED_LINK
 from trio_wsout.errors import ConfigError, DeliveryError, OutputError, Problem, Undelivered, count
-from trio_wsout.stores.log import LogStore
+from trio_wsout.stores.log import LogStore, SharedLog
 
 __all__ = ["Output", "open_output", "open_with_hooks"]
 
@@ -392,6 +393,8 @@ def _usable(config: Config | Mapping[str, object], hooks: Hooks) -> Config:
         if there is None and hook is not None:
             reason = f"is not set, and open_output(…, {name}=…) is of no use without it"
             problems.append(Problem(path=section, reason=reason))
+    if config.url is not None and isinstance(hooks.history, SharedLog):
+        problems.append(Problem(path="url", reason=NO_SHARED_LINK))
     if hooks.on_message is not None and config.mode is not Mode.RELAY:
         reason = f"is {config.mode.value}, and open_output(…, on_message=…) is for mode relay"
         problems.append(Problem(path="mode", reason=reason))

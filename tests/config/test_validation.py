@@ -169,6 +169,8 @@ def test_nothing_is_wrong_and_it_goes_round(config: Config) -> None:
         (evolve(CLIENT, batch=Batch(mode=BatchMode.FIXED, header="\ud800")), "batch.header"),
         (evolve(CLIENT, batch=Batch(mode=BatchMode.FIXED, footer="${attempt}\udc80")), "batch.footer"),
         (evolve(SERVER, history=History(store="redis://h/s")), "history.store"),
+        (evolve(RELAY, history=History(store="redis://h/0?stream=s")), "url"),
+        (evolve(RELAY, history=History(store="${env|REDIS}?stream=s")), "url"),
         (evolve(SERVER, history=History(store="sqlite:")), "history.store"),
         (evolve(SERVER, history=History(store="")), "history.store"),
         (evolve(SERVER, history=History(store="h.db")), "history.store"),

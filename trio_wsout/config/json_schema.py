@@ -316,16 +316,18 @@ def _modes() -> list[Schema]:
 
 
 def _relay(is_relay: Schema) -> list[Schema]:
-    """Return the rules of a relay that depend on other fields: whether there is a link, a spool, and senders' names."""
+    """Return the rules of a relay that depend on other fields: whether there is a link, a spool, a shared history, and senders' names."""
     alone = {"allOf": [is_relay, {"not": _has("url")}]}
     linked = {"allOf": [is_relay, _has("url")]}
     signed = {"allOf": [is_relay, {"properties": {"server": _has("sender_field")}, "required": ["server"]}]}
     spooled = {"allOf": [linked, _has("spool")]}
+    shared: Schema = {"type": "string", "pattern": r"^(redis|rediss|unix)://|^\$\{"}
     as_json: Schema = {"anyOf": [{"enum": [Payload.JSON.value]}, _CONTEXT]}
     return [
         {"if": alone, "then": _each_is(UNUSABLE_WITHOUT_LINK, "unset")},
         {"if": linked, "then": _each_is(UNUSABLE_WITHOUT_LINK, "usable")},
         {"if": spooled, "then": {"not": _has("batch")}},
+        {"if": linked, "then": {"properties": {"history": {"properties": {"store": {"not": shared}}}}}},
         {"if": signed, "then": {"required": ["payload"], "properties": {"payload": as_json}}},
     ]
 

@@ -119,6 +119,11 @@ def is_unset(section: Any, name: str) -> bool:  # noqa: ANN401 - any section
 
 # -- rules ------------------------------------------------------------------------------------------------------------
 
+NO_SHARED_LINK = (
+    "can't be used together with a history that several outputs share: each of them would hold a link of its own, and what "
+    "comes down would come once for each; give the link to one relay with a history of its own, to which the others dial"
+)
+"""Why a relay with a shared history has no link."""
 Problems = Iterator[tuple[str, str]]
 """Key paths and reasons."""
 NEEDS: Mapping[type, tuple[tuple[str, str], ...]] = {
@@ -259,6 +264,13 @@ def _spool(config: Config) -> Problems:
         yield "spool.max-bytes", f"must be {least} bytes or more, room for two messages of max-message-size"
 
 
+def _shared_history(config: Config) -> Problems:
+    if config.url is None or config.history is None or config.mode is not Mode.RELAY:
+        return
+    if not _known(config.history.store).startswith(("memory:", "sqlite:")):
+        yield "url", NO_SHARED_LINK
+
+
 def _cursor_from(config: Config) -> Problems:
     cursor = config.cursor
     if cursor is None or cursor.from_ is not CursorFrom.RECEIVED or config.url is None:
@@ -345,6 +357,7 @@ _RULES = (
     _age_of_batches,
     _batch_sources,
     _spool,
+    _shared_history,
     _cursor_from,
     _cursor_transport,
 )
