@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trio_wsout._core.acknowledgement import AckReader, stamp_of
+from trio_wsout._core.acknowledgement import AckReader, Epochs, stamp_of
 from trio_wsout._core.cursor import MISSING, CursorReader
 from trio_wsout._core.message import Accepted
 from trio_wsout.config import Cursor
@@ -39,7 +39,27 @@ def flight(events: list[Any], first: int = 1, cursor: CursorReader | None = None
 
 
 def reader(pointer: str = "/ack") -> AckReader:
-    return AckReader(pointer, EPOCH)
+    epochs = Epochs()
+    epochs.begin(EPOCH, 0)
+    return AckReader(pointer, epochs)
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 5)), min_size=1, max_size=9))
+def test_a_stamp_has_the_epoch_in_which_its_number_was_given(steps: list[tuple[int, int]]) -> None:
+    epochs, expected, seq, epoch = Epochs(), list[int](), 0, 0
+    for more, count in steps:
+        epoch += more
+        epochs.begin(epoch, seq)
+        expected += [epoch] * count
+        seq += count
+    assert [epochs.of(number) for number in range(1, seq + 1)] == expected
+    assert epochs.stamp(seq) == f"{epoch}-{seq}"
+    reads = AckReader("/ack", epochs)
+    events = flight([{}] * seq)
+    assert [reads.seq_of(stamp_of(each, number), events) for number, each in enumerate(expected, 1)] == [
+        *range(1, seq + 1)
+    ]
+    assert reads.seq_of(stamp_of(epoch + 1, seq), events) is None
 
 
 @given(VALUES, st.integers(1, 8), st.integers(0, 6))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from trio_wsout._core.acknowledgement import AckReader, stamp_of
+from trio_wsout._core.acknowledgement import AckReader, Epochs, stamp_of
 from trio_wsout._core.cursor import (
     MISSING,
     CursorReader,
@@ -274,8 +274,14 @@ def flight(*events: Any, first: int = 1) -> list[Accepted]:
     ]
 
 
+def ack_reader(epoch: int) -> AckReader:
+    epochs = Epochs()
+    epochs.begin(epoch, 0)
+    return AckReader("/ack", epochs)
+
+
 def test_what_is_no_acknowledgement() -> None:
-    reader = AckReader("/ack", 7)
+    reader = ack_reader(7)
     for message in ("", "no json", "[1]", '{"x": 1}', b"\xff"):
         assert reader.value_in(message) is MISSING
     assert reader.value_in('{"ack": null}') is None
@@ -300,12 +306,12 @@ def test_what_is_no_acknowledgement() -> None:
     ],
 )
 def test_sequence_numbers_name_what_is_in_flight(value: object, seq: int | None) -> None:
-    assert AckReader("/ack", 7).seq_of(value, flight({}, {}, {}, first=5)) == seq
-    assert AckReader("/ack", 7).seq_of(value, []) is None
+    assert ack_reader(7).seq_of(value, flight({}, {}, {}, first=5)) == seq
+    assert ack_reader(7).seq_of(value, []) is None
 
 
 def test_a_cursor_value_names_the_oldest_event_that_has_it() -> None:
-    reader = AckReader("/ack", 7)
+    reader = ack_reader(7)
     events = flight({"id": "a"}, {"id": 9}, {"id": "a"}, {})
     assert reader.seq_of("a", events) == 1
     assert reader.seq_of(9, events) == 2
@@ -316,5 +322,5 @@ def test_a_cursor_value_names_the_oldest_event_that_has_it() -> None:
 @given(st.integers(1, 10**9), st.integers(1, 10**9))
 def test_a_stamp_is_understood(epoch: int, seq: int) -> None:
     events = flight({}, first=seq)
-    assert AckReader("/ack", epoch).seq_of(stamp_of(epoch, seq), events) == seq
-    assert AckReader("/ack", epoch + 1).seq_of(stamp_of(epoch, seq), events) is None
+    assert ack_reader(epoch).seq_of(stamp_of(epoch, seq), events) == seq
+    assert ack_reader(epoch + 1).seq_of(stamp_of(epoch, seq), events) is None

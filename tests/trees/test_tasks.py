@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio_wsout
+from tests.trees.shared import Engine
 from trio_wsout._modes import modes
-from trio_wsout.testing import open_peer
+from trio_wsout.testing import open_listener, open_peer
 
 if TYPE_CHECKING:
     from trio.lowlevel import Task
@@ -98,8 +99,18 @@ async def test_a_relay_has_the_tasks_that_are_drawn(listener: MemoryListener) ->
     ):
         await listener.connect()
         await output.wait_peers(1)
-        assert set(running("relay")) == TREES["relay"]
+        linked = set(running("relay"))
         await output.received.aclose()
+    async with (
+        open_listener() as other,
+        trio_wsout.open_output(
+            {**SERVER, "mode": "relay", "history": {}}, listeners=[other], history=Engine().node()
+        ),
+    ):
+        sharing = {("relay", "follower"), ("relay", "shared log")}
+        assert sharing <= set(running("relay"))
+    assert not sharing & linked, "a relay with a link shares no history"
+    assert linked | sharing == TREES["relay"]
 
 
 @pytest.mark.parametrize("fields", LEAST, ids=TREES)

@@ -34,6 +34,13 @@ class Block:
         self._pieces.append(payload)
         self._size += len(payload)
 
+    def append_framed(self, frame: bytes) -> None:
+        """Put a message at the end that is framed already."""
+        self.joined(self.start, self.end)
+        self._pieces.append(frame)
+        self._framed += 1
+        self._size += len(frame)
+
     @property
     def is_full(self) -> bool:
         """Whether the block takes no further message."""

@@ -40,7 +40,7 @@ from attrs import Factory, define, field
 
 from trio_wsout._core.blocks import Block
 from trio_wsout._core.in_sync import InSync
-from trio_wsout._core.message import Accepted, Message
+from trio_wsout._core.message import Accepted, GapNotice, Message, events_in
 from trio_wsout._core.resend import LinkSubscription, bytes_of
 from trio_wsout._core.subscription import Broadcast, Owner, PeerSubscription, Subscription
 from trio_wsout._core.watermark import Watermark
@@ -76,6 +76,9 @@ class Log:
     """Returns the frame of a message's payload as peers get it; None if no peer can join."""
     end: int = field(default=0, init=False)
     """The number that the next message gets."""
+    jumps: bool = field(default=False, init=False)
+    """Whether there may be numbers between two events that no event has, and notices of gaps; set where several outputs share a
+    log."""
     dropped: int = field(default=0, init=False)
     """Messages that slow peers lost, counted for each peer."""
     unheard: int = field(default=0, init=False)
@@ -136,7 +139,10 @@ class Log:
         block = self._last
         if block.is_full:
             block.next = self._last = block = Block(self.end - 1, block.frame)
-        block.append(message.payload)
+        if self.jumps and isinstance(message, GapNotice):
+            block.append_framed(message.frame)
+        else:
+            block.append(message.payload)
         self._bytes += size
         if not self.members:
             self.unheard += 1
@@ -382,6 +388,12 @@ class Log:
     def seq_before(self, number: int) -> int:
         """Return the sequence number of the last event before a message that has not settled; 0 if there is none."""
         return self._messages[number - 1 - self._base].last_seq if number > self._base else self._base_seq
+
+    def events_between(self, first: int, last: int) -> int:
+        """Return the number of events in the messages `first` to before `last`, which have not settled."""
+        if self.jumps:
+            return events_in(self.between(first, last))
+        return self.seq_before(last) - self.seq_before(first)
 
     @property
     def last_seq(self) -> int:

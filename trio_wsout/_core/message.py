@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import inf
 from typing import Any, ClassVar, Protocol
 
 from attrs import define, field
@@ -116,7 +117,27 @@ class BatchMessage:
         return any(event.fate is not None for event in self.events)
 
 
-Message = Accepted | BatchMessage
+@define(eq=False, weakref_slot=False)
+class GapNotice:
+    """A message that reports to every peer that events are missing between the message before it and the one behind it."""
+
+    payload: bytes
+    """The message, not framed."""
+    frame: bytes
+    """The same in a frame: of a text, whatever other messages are."""
+    last_seq: int
+    """The number behind which events go on."""
+
+    events: ClassVar[Sequence[Accepted]] = ()
+    count: ClassVar[int] = 0
+    source: ClassVar[None] = None
+    document: ClassVar[Document | None] = None
+    awaited: ClassVar[bool] = False
+    at: ClassVar[float] = inf
+    """It never becomes too old."""
+
+
+Message = Accepted | BatchMessage | GapNotice
 """One message with its events."""
 
 _PLAIN = {Accepted}

@@ -14,7 +14,7 @@ from trio_wsout._tasks.inbox import Inbox
 from trio_wsout._tasks.listener import Listener
 from trio_wsout._tasks.session import Resumption, Session
 from trio_wsout._wire.accept import Acceptor
-from trio_wsout.config.sections import OnGap, Server
+from trio_wsout.config.sections import Server
 from trio_wsout.errors import count
 
 
@@ -50,7 +50,6 @@ class AcceptedSide:
             hooks.listeners,
             common.resolve,
         )
-        self._tells_gaps = config.history is None or config.history.on_gap is OnGap.TELL
         self._history = history
 
     # -- life -------------------------------------------------------------------------------------------
@@ -65,7 +64,6 @@ class AcceptedSide:
 
     def start(self, nursery: trio.Nursery) -> None:
         """Start to accept."""
-        self.fan_out.epoch = self._common.epoch
         self.fan_out.log.start_after(self._common.packer.last_seq)
         nursery.start_soon(self.listener.run, name="listener")
 
@@ -116,7 +114,7 @@ class AcceptedSide:
             await trio.lowlevel.checkpoint()
             return Resumption(resumed=False, notice=gap_frame(asked, None))
         start = await self._history.locate(asked)
-        if start.gap and not self._tells_gaps:
+        if start.gap and not self.fan_out.tells_gaps:
             return Resumption(resumed=False, refusal=start.first or "")
         replay = Replay(
             self._history,
@@ -125,6 +123,5 @@ class AcceptedSide:
             start.position,
             asked,
             notice=gap_frame(asked, start.first) if start.gap else b"",
-            tells=self._tells_gaps,
         )
         return Resumption(replay=replay.next_frames, resumed=not start.gap)

@@ -10,11 +10,11 @@ from functools import partial
 import trio
 from attrs import evolve
 
-from trio_wsout._core.acknowledgement import AckReader
+from trio_wsout._core.acknowledgement import AckReader, Epochs
 from trio_wsout._core.callables import CallableError, plain
 from trio_wsout._core.cursor import CursorReader, ReceivedCursor, goes_into_header
-from trio_wsout._core.durable_log import Entry, event_of
-from trio_wsout._core.json_line import value_of_event
+from trio_wsout._core.durable_log import Entry, Kind, event_of
+from trio_wsout._core.json_line import BLANKS, JsonLine, value_of_event
 from trio_wsout._core.log import Log
 from trio_wsout._core.message import Accepted, Fate, Refused
 from trio_wsout._core.packing import Packer
@@ -33,7 +33,7 @@ from trio_wsout._tasks.text_files import read_text_file
 from trio_wsout._wire.frames import BINARY, TEXT, plain_frame
 from trio_wsout._wire.peer_log import PeerLog
 from trio_wsout.config.scalars import is_unicode
-from trio_wsout.config.sections import Config, CursorFrom, DeliveryLevel, Mode
+from trio_wsout.config.sections import Config, CursorFrom, DeliveryLevel, Mode, OnGap, Payload
 from trio_wsout.config.templates import TemplateError
 from trio_wsout.errors import EventError
 
@@ -51,6 +51,7 @@ class Common:
         self.config = config
         self.hooks = hooks
         self.encoder = Encoder(config.payload, config.batch, stamp=config.delivery.stamp)
+        self._is_json = config.payload is not Payload.BINARY_BASE64
         self._event, self._dict = self.encoder.event, self.encoder.plain_dict
         stamp = config.delivery.stamp
         # A stamp adds a key, two numbers of 64 bits, quotes and a comma.
@@ -75,9 +76,12 @@ class Common:
         self.earlier = 0
         """The number of the last event that earlier runs have settled."""
         self.packer = Packer(config, self.encoder, epoch=self.epoch, resolve=self.resolve)
+        self.epochs = Epochs()
+        """The epochs of the stamps of what was sent so far."""
+        self.epochs.begin(self.epoch, 0)
         self.acks: AckReader | None = None
         if config.delivery.level is DeliveryLevel.ACKED:
-            self.acks = AckReader(config.delivery.ack_pointer, self.epoch)
+            self.acks = AckReader(config.delivery.ack_pointer, self.epochs)
         self.ledger: Ledger = Ledger(hooks.undelivered, None if whole is None else whole.ledger)
         self.peer_log: PeerLog = PeerLog() if whole is None else whole.peer_log
         self.heartbeat_task: HeartbeatTask = HeartbeatTask() if whole is None else whole.heartbeat_task
@@ -121,6 +125,8 @@ class Common:
             advice=advice,
             peer_log=self.peer_log,
             heartbeat_task=self.heartbeat_task,
+            epochs=self.epochs,
+            tells_gaps=config.history is None or config.history.on_gap is OnGap.TELL,
         )
 
     @property
@@ -133,8 +139,7 @@ class Common:
         self.epoch, self.earlier = epoch, after
         self.ledger.settled = Settled(after)
         self.packer.go_on(epoch, after)
-        if self.acks is not None:
-            self.acks.epoch = epoch
+        self.epochs.begin(epoch, 0)
 
     def encode(self, event: object, fate: Fate | None = None, *, own: bool = True) -> Accepted:
         """Return an event in the form that the sender takes; `own` is whether the application sends it.
@@ -172,8 +177,20 @@ class Common:
             accepted = self.encode(event, own=False)
         except ValueError as error:
             return Refused(b"", event, reason=str(error))
-        # An event of the future is as new as can be: the clock of the machine was set back.
-        accepted.at = trio.current_time() - max(0.0, time.time() - entry.at)
+        accepted.at = _since(entry)
+        return accepted
+
+    def from_other(self, entry: Entry) -> Accepted:
+        """Return an event of another output, which is in no account of this one, as it goes to peers."""
+        payload, kind = entry.payload, entry.kind
+        if (kind is Kind.JSON or kind is Kind.LINE) and self._is_json and len(payload) <= self._most:
+            # Nearly always: it is encoded already.
+            accepted = Accepted(payload, JsonLine(payload.strip(BLANKS)))
+            if self.ages:
+                accepted.at = _since(entry)
+        else:
+            accepted = self.revive(entry)
+        accepted.cursor = entry.cursor
         return accepted
 
     def inbox(self, taker: Taker | None = None, unpacker: Unpacker | None = None) -> Inbox:
@@ -225,3 +242,8 @@ def accepted_now(item: Item) -> None:
     """Note that an item is accepted now, after its task waited for room."""
     if isinstance(item, Accepted):
         item.at = trio.current_time()
+
+
+def _since(entry: Entry) -> float:
+    """Return the time on trio's clock at which an event was stored; now for one of the future: the clock of a machine was set back."""
+    return trio.current_time() - max(0.0, time.time() - entry.at)

@@ -18,6 +18,8 @@
     ├─ sender          events → batches → messages, framed once → log → all sockets that have room
     ├─ journal         with a history: events → history, many with one commit; then to the sender
     │                  relay with a spool: before all that, what goes up the link → disk; and to a sender of the link's own
+    ├─ follower        with a shared history: what comes next in it, whoever appended it → the sender
+    ├─ shared log      with a shared history: keeps the connections, and reads what comes next
     ├─ heartbeat       the deadlines of all sessions: ping, warn, cut
     ├─ listener        accepts, each session guarded
     │  └─ session      handshake → admission → what the peer missed → socket; log → socket, when that had no room
@@ -42,6 +44,7 @@ from trio_wsout._modes.hooks import Hooks
 from trio_wsout._modes.spooled import Spooled
 from trio_wsout._modes.tree import Tree
 from trio_wsout._tasks.catch_up import Reader
+from trio_wsout._tasks.following import Following
 from trio_wsout._tasks.inbox import Inbox
 from trio_wsout._tasks.journal import Journal
 from trio_wsout._tasks.sender import Sender
@@ -49,6 +52,7 @@ from trio_wsout._tasks.session import Session
 from trio_wsout._tasks.uncommitted import RUN, IntakeRuns
 from trio_wsout.config.sections import Config, Mode, Server
 from trio_wsout.stores.from_config import open_history_store
+from trio_wsout.stores.log import SharedLog
 
 
 def make_tree(config: Config, hooks: Hooks) -> Tree:
@@ -118,8 +122,17 @@ def _history(common: Common) -> tuple[Journal | None, Reader | None]:
     by_stamp = cursor is None or (cursor.value_field or cursor.value_pointer) is None
     # In a relay the sources take turns, so that one that floods it delays the others by one item only.
     uncommitted = IntakeRuns(common.queue, 1 if common.config.mode is Mode.RELAY else RUN)
-    journal = Journal(store, uncommitted, common.ledger, common.config.payload, max_age=history.max_age)
-    return journal, Reader(store, by_stamp, history.max_age)
+    shared = store if isinstance(store, SharedLog) else None
+    following = None if shared is None else Following(shared, common.from_other, by_stamp)
+    journal = Journal(
+        store,
+        uncommitted,
+        common.ledger,
+        common.config.payload,
+        max_age=history.max_age,
+        following=following,
+    )
+    return journal, Reader(store, by_stamp, history.max_age, shared)
 
 
 def _sender_to(common: Common, journal: Journal | None, *, directly: bool = True) -> Sender:

@@ -9,7 +9,7 @@ import trio
 
 from trio_wsout._core.message import Accepted
 from trio_wsout._core.received import Peer
-from trio_wsout._core.statistics import HistoryStatistics, PeerStatistics, Statistics
+from trio_wsout._core.statistics import PeerStatistics, Statistics
 from trio_wsout._core.subscription import PeerSubscription
 from trio_wsout._modes.accepted import AcceptedSide
 from trio_wsout._modes.common import Common
@@ -17,7 +17,7 @@ from trio_wsout._modes.dialled import DialledSide
 from trio_wsout._modes.exchange import Exchange
 from trio_wsout._modes.spooled import Spooled
 from trio_wsout._tasks.journal import Journal
-from trio_wsout._tasks.ledger import Item, Mark
+from trio_wsout._tasks.ledger import Coming, Mark
 from trio_wsout._tasks.received_channel import FollowedChannel
 from trio_wsout._tasks.sender import Sender
 from trio_wsout._tasks.session import Session
@@ -146,7 +146,7 @@ class Tree:
             timeout = self.common.config.retry.timeout
             nursery.start_soon(self.bounding.watch_progress, timeout, name="progress")
         if self._history is not None:
-            nursery.start_soon(self._history.run, name="journal")
+            self._history.start(nursery)
         if self._spooled is not None:
             self._spooled.start(nursery)
         if self._spooled is None or self._second_way is not None:
@@ -188,6 +188,8 @@ class Tree:
             self.peers.listener.stop()
         if self._exchange is not None:
             self._exchange.stopping = True
+        if self._history is not None:
+            self._history.end()
         if not self.common.hooks.to_the_end():
             self.received.end()
         with trio.move_on_at(trio.current_effective_deadline() - self._reserve):
@@ -239,6 +241,8 @@ class Tree:
         self._late = True
         limit = self.common.config.shutdown_timeout
         situation = "; ".join([side.situation() for side in self._sides])
+        if self._history is not None and self._history.waiting is not None:
+            situation += f"; the history waits: {self._history.waiting}"
         self.end_reason = f"not confirmed within shutdown-timeout ({limit:g} s); {situation}"
 
     # -- for Output -------------------------------------------------------------------------------------
@@ -337,11 +341,7 @@ class Tree:
             link=None if link is None else link.statistics(),
             listener=None if peers is None else peers.statistics(closed=self.ended.is_set()),
             spool=None if spooled is None else spooled.statistics(),
-            history=None
-            if history is None
-            else HistoryStatistics(
-                events=history.extent.events, bytes=history.extent.size, replayed=counters.replayed
-            ),
+            history=None if history is None else history.statistics(counters.replayed),
         )
 
     def _account(self) -> tuple[int, int, int, int]:
@@ -351,7 +351,8 @@ class Tree:
             accepted, undelivered = spooled.accepted, ledger.undelivered + spooled.up.ledger.undelivered
             confirmed = accepted - undelivered - spooled.open_events
             return accepted, confirmed, undelivered, spooled.queued
-        taken = self.common.packer.last_seq - self.common.earlier
+        last = self.common.packer.last_seq
+        taken = last - self.common.earlier - self.ledger.others(last)
         # A task that waited in `send` counts its event a moment after the sender may have taken it.
         accepted = max(self.counters.accepted, taken)
         return accepted, ledger.confirmed, ledger.undelivered, accepted - taken + self._sender.pending
@@ -361,7 +362,7 @@ class Tree:
     def _holding(self) -> list[Accepted]:
         """Close the queue; return all events that are accepted and not settled, in order, without those that are on disk only."""
         left = self._unsettled + self.common.fan_out.drain() + self._sender.leftovers()
-        items: list[Item] = []
+        items: list[Coming] = []
         if self._history is not None:
             items += self._history.drain()
         with suppress(trio.WouldBlock):
@@ -374,8 +375,10 @@ class Tree:
             if isinstance(item, Accepted):
                 self.common.packer.number(item)
                 left.append(item)
-            else:
+            elif isinstance(item, Mark):
                 item.abandon()
+            else:
+                self._sender.begin(item)
         return left
 
     def _abandon(self) -> None:
@@ -387,7 +390,8 @@ class Tree:
             count, where = spooled.journal.events, f"in the spool at {spooled.journal.location}"
             staying = f"{reason}; the event stays {where} and goes first at the next start"
             left = spooled.keep(left, staying)
-        self.left = self.ledger.abandon(left, reason)
+        reasons = {} if self._history is None else self._history.reasons(reason)
+        self.left = self.ledger.abandon(left, reason, reasons)
         if broken is not None:
             broken.undelivered += tuple(self.left)
         if count:

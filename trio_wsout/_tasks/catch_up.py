@@ -26,7 +26,7 @@ from trio_wsout._tasks.ledger import Item, Mark
 from trio_wsout._tasks.session import Session
 from trio_wsout._wire.frames import plain_frame
 from trio_wsout.errors import HistoryError, SpoolError
-from trio_wsout.stores.log import LogStore
+from trio_wsout.stores.log import LogStore, SharedLog
 
 _PAGE = 1024
 _PAGE_BYTES = 64 * 1024
@@ -56,10 +56,20 @@ class Reader:
     """Whether stamps are the cursors: the configuration names none in the events."""
     _max_age: float | None = None
     """Seconds that an event is kept; None if for ever."""
+    _shared: SharedLog | None = None
+    """The log, if several outputs share it; then positions may jump."""
 
     async def page(self, position: int) -> Sequence[Entry]:
-        """Return the next events behind `position`."""
-        return await self._store.after(position, most=_PAGE, most_bytes=_PAGE_BYTES)
+        """Return the next events behind `position`, up to the first one that does not follow the one before it."""
+        entries = await self._store.after(position, most=_PAGE, most_bytes=_PAGE_BYTES)
+        if (
+            self._shared is None
+            or not entries
+            or entries[-1].position == entries[0].position + len(entries) - 1
+        ):
+            return entries
+        first = entries[0].position
+        return [entry for number, entry in enumerate(entries, first) if entry.position == number]
 
     def cursor_of(self, entry: Entry) -> str | None:
         """Return the cursor of an event; None if it has none."""
@@ -68,6 +78,12 @@ class Reader:
     def first_cursor(self, entries: Sequence[Entry]) -> str | None:
         """Return the first cursor among these events; None if none of them has one."""
         return next((cursor for each in entries if (cursor := self.cursor_of(each)) is not None), None)
+
+    async def adjacent(self, position: int, following: int) -> bool:
+        """Return whether no event is missing between two positions."""
+        if following == position + 1 or self._shared is None:
+            return following <= position + 1
+        return await self._shared.adjacent(position, following)
 
     async def locate(self, asked: str) -> ReplayStart:
         """Find the start of the replay for a peer that asks for the events after the cursor `asked`.
@@ -99,8 +115,6 @@ class Replay:
     """The last cursor that the peer has; None if its last event has none."""
     _notice: bytes = field(alias="notice")
     """The frame that reports a gap before the next event; empty if there is none."""
-    _tells: bool = field(alias="tells")
-    """Whether gaps are reported within the stream (history.on-gap)."""
 
     async def next_frames(self, session: Session) -> bytes:
         """Return the next frames to write; empty once the peer has caught up and joined the log.
@@ -123,23 +137,26 @@ class Replay:
             posted = log.last_seq
             news = [entry for entry in entries if entry.position <= posted]
             # Events that were posted before the read were in the history; if none of them is left there, they have left it.
-            self._look_for_gap(news, news[0].position - 1 if news else before)
+            await self._look_for_gap(news, news[0].position - 1 if news else before)
             if news:
                 self._position, self._cursor = news[-1].position, self._reader.cursor_of(news[-1])
-            elif self._position >= posted:
+            elif self._position == log.last_seq:
                 session.join()
+            elif self._position > log.last_seq:  # the peer was at another output, which has read more
+                await self._fan_out.posted.park()
             frames, self._notice = self._notice + self._frames(news, session), b""
         return frames
 
-    def _look_for_gap(self, news: Sequence[Entry], floor: int) -> None:
+    async def _look_for_gap(self, news: Sequence[Entry], floor: int) -> None:
         """Note a gap if events up to position `floor` left the history before they were read."""
         if floor <= self._position:
-            return
+            return  # noqa: ASYNC910 - the page was waited for
         first = self._reader.first_cursor(news)
-        if not self._tells:
-            raise CloseNow(GONE, first or "")
+        if not await self._reader.adjacent(self._position, floor + 1):
+            if not self._fan_out.tells_gaps:
+                raise CloseNow(GONE, first or "")
+            self._notice = gap_frame(self._cursor, first)
         self._position = floor
-        self._notice = gap_frame(self._cursor, first)
 
     def _frames(self, news: Sequence[Entry], session: Session) -> bytes:
         """Return the frames of these events, without those that the peer itself sent meanwhile."""

@@ -8,12 +8,12 @@ from typing import cast
 import trio
 from attrs import define, field
 
-from trio_wsout._core.acknowledgement import stamp_of
-from trio_wsout._core.close_codes import TRY_AGAIN_LATER
+from trio_wsout._core.acknowledgement import Epochs
+from trio_wsout._core.close_codes import GONE, TRY_AGAIN_LATER
 from trio_wsout._core.disconnection import BY_SILENCE, Cause, Disconnection
 from trio_wsout._core.durable_log import gap_message
 from trio_wsout._core.log import Log
-from trio_wsout._core.message import Accepted, Message, events_in
+from trio_wsout._core.message import Accepted, GapNotice, Message, events_in
 from trio_wsout._core.read_out import could_not_write
 from trio_wsout._core.resend import LinkSubscription
 from trio_wsout._core.statistics import Counters
@@ -59,8 +59,12 @@ class FanOut:
     """The setting for peers that answer no ping and send nothing; a warning names it."""
     peer_log: PeerLog
     heartbeat_task: HeartbeatTask
-    epoch: int = field(default=0, init=False)
-    """The epoch of the stamps."""
+    epochs: Epochs
+    """The epochs of the stamps."""
+    tells_gaps: bool
+    """Whether gaps are reported within the stream, and no peer is closed because of one (history.on-gap)."""
+    posted: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
+    """Replays that wait until more is posted park here."""
     wanted: Wakeup = field(factory=Wakeup, init=False)
     """Notified when a message waits for the link: a lazy one dials then."""
     on_settled: Callable[[], object] | None = field(default=None, init=False)
@@ -106,7 +110,7 @@ class FanOut:
         if self.let_go(message):
             return True
         posted = self._post(message)
-        if posted:
+        if posted and message.count:
             self.log.aged(message)
         return posted
 
@@ -130,6 +134,25 @@ class FanOut:
         while not self.accept(message):
             await self._make_room(inf if self.log.delivery.max_age is None else self.log.expiry(message))
 
+    def jump(self, epoch: int, after: int) -> None:
+        """Let the numbers of the events from here on, which have this epoch, go on behind `after`, which is higher than any before."""
+        self.epochs.begin(epoch, after)
+        self.log.jumps = True
+
+    def gap(self, asked: str | None, first: str | None, after: int) -> Sequence[Message]:
+        """Return a message that tells all peers that events are missing between two cursors, up to the number `after`.
+
+        Where that is not told, close the peers instead.
+        """
+        if self.tells_gaps and self.log.members:
+            self.log.jumps = True
+            notice = gap_message(asked, first)
+            return (GapNotice(notice, plain_frame(notice, TEXT), after),)
+        for peer in tuple(self.peers):
+            if peer.subscription is not None:  # a replay finds the gap by itself
+                peer.close(GONE, first or "")
+        return ()
+
     def notify(self) -> None:
         """Write all posted messages to all peers and the link.
 
@@ -149,6 +172,8 @@ class FanOut:
         if log.link is not None and log.link.count:
             self.wanted.notify()
         self.settle()
+        if self.posted:
+            self.posted.unpark_all()
 
     def _broadcast(self, broadcast: Broadcast) -> None:
         """Write frames to all peers in sync; a peer whose socket does not take all of them is in sync no more."""
@@ -161,7 +186,7 @@ class FanOut:
                 log.leave_sync(subscription)
         write, peers = broadcast.write, len(members)
         self.counters.written_messages += peers * (write.last - write.first)
-        self.counters.written += peers * (log.seq_before(write.last) - log.seq_before(write.first))
+        self.counters.written += peers * log.events_between(write.first, write.last)
         ask = log.broadcast_written(broadcast)
         for subscription, outcome in short.items():
             _owner(subscription).connection.wrote_part(broadcast.frames, outcome)
@@ -269,7 +294,7 @@ class FanOut:
             frames = self.lost_frame(gap_after, before) + frames
         messages = subscription.in_flight - unconfirmed
         own = after - before - messages  # each of which is one event
-        return frames, messages, self.log.seq_before(after) - self.log.seq_before(before) - own
+        return frames, messages, self.log.events_between(before, after) - own
 
     def _take_up(self, link: Subscription | None) -> tuple[bytes, int, int]:
         """Take the next messages for the link; return their frames, and how many messages and events."""
@@ -355,10 +380,10 @@ class FanOut:
         """
         if not self._stamped:
             return b""
-        first = next((message.events[0] for message in self.log.between(number, number + 1)), None)
-        return gap_frame(
-            stamp_of(self.epoch, after), None if first is None else stamp_of(self.epoch, first.seq)
+        first = next(
+            (event.seq for message in self.log.between(number, number + 1) for event in message.events), None
         )
+        return gap_frame(self.epochs.stamp(after), None if first is None else self.epochs.stamp(first))
 
     # -- peers that come and go -------------------------------------------------------------------------
 

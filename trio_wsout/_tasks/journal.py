@@ -16,10 +16,12 @@ from attrs import define, field
 
 from trio_wsout._core.durable_log import Entry, Extent, Kind, kind_of, stored_payload
 from trio_wsout._core.message import Accepted, OnDisk, Refused, all_plain
+from trio_wsout._core.statistics import HistoryStatistics
 from trio_wsout._tasks.catch_up import Backlog
 from trio_wsout._tasks.channel import SendingEnd
-from trio_wsout._tasks.ledger import Item, Ledger, Mark, SharedFate
-from trio_wsout._tasks.uncommitted import OVERHEAD, Uncommitted
+from trio_wsout._tasks.following import Following
+from trio_wsout._tasks.ledger import Coming, Item, Ledger, Mark, SharedFate
+from trio_wsout._tasks.uncommitted import OVERHEAD, RUN_BYTES, Uncommitted
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.config.sections import Payload
 from trio_wsout.errors import HistoryError, SpoolError
@@ -51,6 +53,10 @@ class Journal:
     _max_bytes: float = field(default=inf, alias="max_bytes", kw_only=True)
     """Bytes on disk, at most."""
     backlog: Backlog | None = field(default=None, kw_only=True)
+    following: Following | None = field(default=None, kw_only=True)
+    """What comes next where several outputs share the log; None where it is what was appended."""
+    appended: int = field(default=0, init=False)
+    """Events that were appended."""
     _peers: SendingEnd[Item] | None = field(default=None, alias="peers", kw_only=True)
     """The queue of the events that go to the peers of a relay, too; None where events go up the link only."""
     passing: deque[Item] = field(factory=deque[Item], init=False)
@@ -59,11 +65,17 @@ class Journal:
     """The extent of the log, as of the latest write."""
     full: str | None = field(default=None, init=False)
     """The reason for which no more events fit; None if the latest run fitted."""
-    _ready: deque[Item] = field(factory=deque[Item], init=False)
+    _ready: deque[Coming] = field(factory=deque["Coming"], init=False)
     """Items that are committed, for the sender."""
     _ready_bytes: int = field(default=0, init=False)
     _to_take: Wakeup = field(factory=Wakeup, init=False)
     _room: Wakeup = field(factory=Wakeup, init=False)
+    _to_follow: Wakeup = field(factory=Wakeup, init=False)
+    """Wakes the task that follows a shared log."""
+    _ends: bool = field(default=False, init=False)
+    """Whether nothing more is taken from a shared log than this output's own events need."""
+    _missing: list[Item] = field(factory=list[Item], init=False)
+    """Items that were not committed when the output ended."""
     _freed: Wakeup = field(factory=Wakeup, init=False)
     _storing: int = field(default=0, init=False)
     """The position up to which all have settled, as it is on disk once the write under way is done."""
@@ -98,27 +110,38 @@ class Journal:
         self._storing = self.extent.floor
         if self.backlog is not None:
             self.backlog.begin(self.extent.floor, self.extent.tail)
+        if self.following is not None:
+            self.following.begin(self.extent)
         return self.extent
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start the tasks."""
+        nursery.start_soon(self.run, name="journal")
+        if self.following is not None:
+            nursery.start_soon(self.following.store.run, name="shared log")
+            nursery.start_soon(self._follow, self.following, name="follower")
 
     def __len__(self) -> int:
         """Return how many items the sender has not taken; a spool's that are on disk only do not count."""
-        return len(self._ready) + len(self._uncommitted)
+        own = [] if self.following is None else self.following.own
+        return len(self._ready) + len(own) + len(self._uncommitted)
 
     # -- Source -------------------------------------------------------------------------------------------
 
-    def receive_nowait(self) -> Item:
+    def receive_nowait(self) -> Coming:
         """Return the next item that is in memory; raises trio.WouldBlock if none is."""
         ready = self._ready
         if not ready:
             raise trio.WouldBlock
         if len(ready) == _AHEAD:
             self._room.notify()
+            self._to_follow.notify()
         item = ready.popleft()
         if self.backlog is not None and isinstance(item, Accepted):
             self._ready_bytes -= len(item.payload)
         return item
 
-    async def receive(self) -> Item:
+    async def receive(self) -> Coming:
         """Return the next item, waiting for one; if this is cancelled, no item is lost."""
         if self._ready:
             await trio.lowlevel.checkpoint()
@@ -138,7 +161,7 @@ class Journal:
             await trio.sleep_forever()
         self._make_ready(items)
 
-    def _make_ready(self, items: Sequence[Item]) -> None:
+    def _make_ready(self, items: Sequence[Coming]) -> None:
         self._ready.extend(items)
         if self.backlog is not None:
             self._ready_bytes += _size(items)
@@ -178,9 +201,12 @@ class Journal:
 
     async def _commit(self) -> None:
         """Store the items that wait, and hand them to the sender."""
-        items = self._uncommitted.take(self._max_bytes - self.size)
+        items = self._uncommitted.take(self._max_bytes - self.size if self.following is None else RUN_BYTES)
         plain = all_plain(items)  # marks are rare
         events = cast("Sequence[Accepted]", items) if plain else [i for i in items if isinstance(i, Accepted)]
+        if self.following is not None:
+            await self._append_to_shared(self.following, items, events)
+            return
         position, size = self.extent.tail, _size(events)
         try:
             if events and not await self._fits(size + OVERHEAD * len(events)):
@@ -194,6 +220,7 @@ class Journal:
             return
         self.full = None
         self._uncommitted.taken()
+        self.appended += len(events)
         if self._peers is not None:
             self.passing.extend(_for_peers(items, position))
         self._hand_over(items, position, size)
@@ -201,6 +228,32 @@ class Journal:
             await self._pass_on(self._peers)
         while self.backlog is None and len(self._ready) >= _AHEAD:
             await self._room.wait()
+
+    async def _append_to_shared(
+        self, following: Following, items: Sequence[Item], events: Sequence[Accepted]
+    ) -> None:
+        """Append events to a log that several outputs share; they are handed over when they come round."""
+        self._uncommitted.taken()
+        if not events:
+            if not following.stay_behind(items):
+                self._make_ready(items)
+            return
+        following.add(items)
+        self._to_follow.notify()
+        await self._append(self._entries(events))
+        self.appended += len(events)
+        await following.wait_for_few()
+
+    async def _follow(self, following: Following) -> None:
+        """Hand over what comes next in a shared log, until cancelled; a log that can't be read breaks the output."""
+        try:
+            while True:
+                for arrival in await following.next():
+                    while len(self._ready) >= _AHEAD or (self._ends and not following.own):
+                        await self._to_follow.wait()
+                    self._make_ready(following.items(arrival))
+        except HistoryError as error:
+            self._ledger.break_with(error)
 
     async def _pass_on(self, peers: SendingEnd[Item]) -> None:
         """Put items into the queue of the peers, waiting for room. What settles meanwhile leaves the log all the same."""
@@ -274,9 +327,54 @@ class Journal:
 
     # -- the end ----------------------------------------------------------------------------------------
 
-    def drain(self) -> list[Item]:
-        """Return the items of a history that the sender has not taken, in order."""
-        return [*self._ready, *self._uncommitted.take(inf)]
+    @property
+    def waiting(self) -> str | None:
+        """The reason, in words, for which a shared log makes this output wait; None if it does not."""
+        return None if self.following is None else self.following.store.waiting
+
+    def end(self) -> None:
+        """Hand nothing over any more that lies behind the last event of this output."""
+        self._ends = True
+
+    def drain(self) -> list[Coming]:
+        """Return the items of a history that the sender has not taken, in order, with those that wait in the intake."""
+        while items := self._uncommitted.take(inf):
+            self._missing += items
+            self._uncommitted.taken()
+        own = [] if self.following is None else self.following.own
+        return [*self._ready, *own, *self._missing]
+
+    def reasons(self, reason: str) -> dict[Accepted, str]:
+        """Return, behind `drain`, why events that a shared log may not have are not delivered; `reason` is why others are not."""
+        if self.following is None:
+            return {}
+        unknown, missing = (
+            "whether the history has the event is not known",
+            "the history does not have the event",
+        )
+        parts = (self.following.own, unknown), (self._missing, missing)
+        return {
+            item: f"{reason}; {text}" for items, text in parts for item in items if isinstance(item, Accepted)
+        }
+
+    def statistics(self, replayed: int) -> HistoryStatistics:
+        """Return the figures of a history, of which peers got `replayed` events."""
+        following = self.following
+        if following is None:
+            extent = self.extent
+            return HistoryStatistics(
+                events=extent.events, bytes=extent.size, replayed=replayed, appended=self.appended
+            )
+        store = following.store
+        return HistoryStatistics(
+            events=store.extent.events,
+            bytes=store.extent.size,
+            replayed=replayed,
+            appended=self.appended,
+            foreign=following.foreign,
+            lag=store.lag,
+            waiting=store.waiting,
+        )
 
     def close(self, reason: str) -> None:
         """Hand nothing over any more; tasks that wait for an event that stays in the log fail with `reason`."""
@@ -284,9 +382,9 @@ class Journal:
         if self.backlog is not None:
             left += self.backlog.close(reason)
         for item in left:
-            if not isinstance(item, Accepted):
+            if isinstance(item, Mark):
                 item.abandon()
-            elif item.fate is not None:
+            elif isinstance(item, Accepted) and item.fate is not None:
                 item.fate.failed(reason)
 
     async def aclose(self) -> None:
@@ -300,7 +398,7 @@ class Journal:
         await self._store.aclose()
 
 
-def _size(items: Sequence[Item]) -> int:
+def _size(items: Sequence[Coming]) -> int:
     return sum([len(item.payload) for item in items if isinstance(item, Accepted)])
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 
 import trio
-from attrs import define, field
+from attrs import define, field, frozen
 
 from trio_wsout._core.batching import Document
+from trio_wsout._core.foreign import Foreign
 from trio_wsout._core.message import Accepted, Fate, Message, events_in
 from trio_wsout._core.settled import Settled
 from trio_wsout._tasks.received_channel import Handover
 from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import DeliveryError, OutputError, Undelivered, count
 
-__all__ = ["Ledger", "Mark", "Receipt"]
+__all__ = ["Ledger", "Mark", "Receipt", "Stretch"]
+
+_log = logging.getLogger("trio_wsout")
 
 
 @define(eq=False)
@@ -128,8 +132,25 @@ class Mark:
         self.done.set()
 
 
+@frozen(kw_only=True)
+class Stretch:
+    """What comes next in a log that several outputs share, where this is not an event of this output behind the one before."""
+
+    epoch: int
+    """The epoch of the events from here on."""
+    first: int
+    """The number of the next event."""
+    foreign: int
+    """So many of the next events were accepted by other outputs."""
+    gap: tuple[str | None, str | None] | None = None
+    """If events are missing here: the cursors of the last event before them, and of the first behind them; each None if that
+    has none, or there is none. None if no event is missing."""
+
+
 Item = Accepted | Mark
 """An event, or a mark between events, on its way from ``send`` to the sender."""
+Coming = Item | Stretch
+"""What the sender takes."""
 
 
 @define(eq=False)
@@ -159,10 +180,16 @@ class Ledger:
     """The marker of the latest confirmed part; None if there is none yet."""
     settled: Settled = field(factory=lambda: Settled(0), init=False)
     """The numbers of the events that are confirmed or reported."""
+    foreign: Foreign = field(factory=Foreign, init=False)
+    """The numbers of events that other outputs have accepted."""
+    skipped: int = field(default=0, init=False)
+    """Numbers that no event has, since the output began."""
     _marks: deque[Mark] = field(factory=deque[Mark], init=False)
     """Marks that are past the sender and not reached, in order."""
     _reporting: deque[tuple[Accepted, str]] = field(factory=deque[tuple[Accepted, str]], init=False)
     """Undelivered events that are not reported yet, each with its reason."""
+    _warned: bool = field(default=False, init=False)
+    """Whether the log says that an event of another output was not sent."""
     _to_report: Wakeup = field(factory=Wakeup, init=False)
     _one_reports: trio.Lock = field(factory=trio.Lock, init=False)
 
@@ -171,7 +198,6 @@ class Ledger:
     def confirm(self, messages: Sequence[Message]) -> None:
         """Confirm messages, which have reached the delivery level."""
         count = events_in(messages)
-        self.confirmed += count
         for message in messages:
             # Runs for each event. Nearly all go alone and nobody waits for them: that path does nothing more.
             if type(message) is Accepted:
@@ -184,12 +210,15 @@ class Ledger:
                     accepted.fate.confirmed(message.document)
         for each in self.on_confirmed:
             each(messages)
-        first, last = messages[0].events[0].seq, messages[-1].last_seq
+        last = messages[-1].last_seq
+        first = messages[0].events[0].seq if messages[0].count else last
         if last - first == count - 1:
+            self.confirmed += count - self.foreign.within(first, last) if self.foreign.ranges else count
             self._settle(first, last)
-        else:  # among them were events that settled before, because they were refused
+        else:  # among them were events that settled before, because they were refused, or numbers that no event has
             for message in messages:
                 for accepted in message.events:
+                    self.confirmed += accepted.seq not in self.foreign
                     self._settle(accepted.seq, accepted.seq)
 
     def settle(self, messages: Sequence[Message], reason: str | None) -> None:
@@ -197,12 +226,20 @@ class Ledger:
         if reason is None:
             self.confirm(messages)
         else:
-            self._reporting.extend([(event, reason) for message in messages for event in message.events])
+            for message in messages:
+                for event in message.events:
+                    self.refused(event, reason)
             self._to_report.notify()
 
     def refused(self, accepted: Accepted, reason: str) -> None:
-        """Have the next `report` report an event as undelivered."""
-        self._reporting.append((accepted, reason))
+        """Have the next `report` report an event as undelivered; the output that accepted it does so if it was another one."""
+        if accepted.seq in self.foreign:
+            if not self._warned:
+                self._warned = True
+                _log.warning("an event of another output is not sent, and maybe more: %s", reason)
+            self._settle(accepted.seq, accepted.seq)
+        else:
+            self._reporting.append((accepted, reason))
 
     @property
     def unreported(self) -> int:
@@ -252,12 +289,24 @@ class Ledger:
         if accepted.seq:  # it has none if the output ended before the sender took it
             self._settle(accepted.seq, accepted.seq)
 
+    def skip_to(self, before: int, first: int) -> None:
+        """Note that no event has a number between `before` and `first`."""
+        if first > before + 1:
+            self.skipped += first - before - 1
+            self._settle(before + 1, first - 1)
+
+    def others(self, taken: int) -> int:
+        """Return how many of the numbers up to `taken`, the latest, no event of this output has."""
+        return self.skipped + self.foreign.upto(taken)
+
     def _settle(self, first: int, last: int) -> None:
         """Note that these numbers have settled, and let the marks behind them be reached."""
         self.settled.add(first, last)
         marks, upto = self._marks, self.settled.upto
         while marks and marks[0].seq <= upto:
             self._reached(marks.popleft())
+        if self.foreign.ranges:
+            self.foreign.forget(upto)
         if self.on_settled is not None:
             self.on_settled()
 
@@ -270,9 +319,16 @@ class Ledger:
 
     # -- the end ----------------------------------------------------------------------------------------
 
-    def abandon(self, left: Iterable[Accepted], reason: str) -> list[Undelivered]:
-        """Count everything that has not settled as undelivered, for `reason`, and return it, in order."""
-        items = [*self._reporting, *((accepted, reason) for accepted in left)]
+    def abandon(
+        self, left: Iterable[Accepted], reason: str, reasons: Mapping[Accepted, str] | None = None
+    ) -> list[Undelivered]:
+        """Count everything that has not settled as undelivered, for `reason`, and return it, in order.
+
+        Some events may have `reasons` of their own. Events that other outputs accepted are left out.
+        """
+        reasons = reasons or {}
+        own = [accepted for accepted in left if accepted.seq not in self.foreign]
+        items = [*self._reporting, *((accepted, reasons.get(accepted, reason)) for accepted in own)]
         self._reporting.clear()
         # Before the events: events that are undelivered now have not settled in time for a mark.
         marks, self._marks = self._marks, deque()

@@ -14,7 +14,7 @@ from trio_wsout._core.packing import Packer
 from trio_wsout._tasks.channel import ReceivingEnd
 from trio_wsout._tasks.fan_out import FanOut
 from trio_wsout._tasks.journal import Journal
-from trio_wsout._tasks.ledger import Item, Ledger, Mark
+from trio_wsout._tasks.ledger import Coming, Item, Ledger, Mark, Stretch
 
 _LONE = 0.001
 """An event counts as alone if no other one came for so many seconds before it."""
@@ -52,7 +52,7 @@ class Sender:
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
-            item: Item | None = None
+            item: Coming | None = None
             deadline = self._packer.deadline
             if deadline is None:
                 item = await self._source.receive()
@@ -94,7 +94,7 @@ class Sender:
         self._notify()
         return True
 
-    async def _take_waiting(self, item: Item) -> None:
+    async def _take_waiting(self, item: Coming) -> None:
         """Take an item and everything that waits behind it."""
         # One task switch serves all of them, and an event that goes alone in its message costs no call that awaits.
         source, alone, accept = self._source, self._packer.alone, self._fan_out.accept
@@ -126,12 +126,14 @@ class Sender:
                 log.aged(events[0])  # the oldest
             self._packer.number_many(cast("list[Accepted]", queue.take(count)))
 
-    async def _take(self, item: Item) -> None:
+    async def _take(self, item: Coming) -> None:
         match item:
             case Accepted():
                 await self._pack(item)
             case Mark():
                 await self._pass(item)
+            case Stretch():
+                await self._go_on(item)
 
     async def _pass(self, mark: Mark) -> None:
         """Close the open batch at a mark."""
@@ -142,6 +144,24 @@ class Sender:
             mark.abandon()
             raise
         self._ledger.passed(mark, self._packer.last_seq, marker)
+
+    async def _go_on(self, stretch: Stretch) -> None:
+        """Go on as a shared log says; where numbers jump, close the open batch, and report a gap if there is one."""
+        if stretch.gap is not None or stretch.first != self._packer.last_seq + 1:
+            await self._put(self._packer.flush())
+        self.begin(stretch)
+        if stretch.gap is not None:
+            await self._put(self._fan_out.gap(*stretch.gap, stretch.first - 1))
+
+    def begin(self, stretch: Stretch) -> None:
+        """Number the next events as a shared log has done, and note which of them are of other outputs."""
+        before, first = self._packer.last_seq, stretch.first
+        self._ledger.skip_to(before, first)
+        if first != before + 1:
+            self._packer.go_on(stretch.epoch, first - 1)
+            self._fan_out.jump(stretch.epoch, first - 1)
+        if stretch.foreign:
+            self._ledger.foreign.add(first, first + stretch.foreign - 1)
 
     async def _pack(self, accepted: Accepted) -> None:
         messages: Sequence[Message] = ()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import islice
+from itertools import accumulate, islice
+from math import inf
 from typing import Protocol
 
 import trio
@@ -18,7 +19,7 @@ from trio_wsout._tasks.wakeup import Wakeup
 from trio_wsout.errors import EventError
 
 RUN = 1024
-_RUN_BYTES = 1 << 20
+RUN_BYTES = 1 << 20
 """Most events, and bytes but at least one event, of one commit."""
 _NOWAIT = 256
 """Events of `send_nowait` that wait for the disk."""
@@ -56,26 +57,37 @@ class IntakeRuns:
     """Items that a source of the queue may have taken at its turn."""
     _run: list[Item] = field(factory=list[Item], init=False)
     """Items that have left the queue, and are not committed."""
+    _count: int = field(default=0, init=False)
+    """Those of them that the latest `take` returned."""
 
     def __len__(self) -> int:
         return len(self._run) + len(self._queue.waiting)
 
     async def wait(self) -> None:
-        await self._queue.wait()
+        if self._run:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._queue.wait()
 
     def take(self, room: float) -> Sequence[Item]:
-        del room  # a history has room for everything
-        # All of them are in memory already, so their bytes need no bound here.
+        # All of them are in memory already, so their bytes need a bound only where a store has one.
         run, queue = self._run, self._queue
         while len(run) < RUN and (waiting := queue.waiting):
             run += queue.take(min(len(waiting), self._at_once, RUN - len(run)))
-        return run
+        self._count = len(run) if room == inf else _fitting(run, room)
+        return run[: self._count]
 
     def taken(self) -> None:
-        self._run = []
+        self._run = self._run[self._count :]
 
     def give_back(self) -> None:
         """Do nothing: a history that is full breaks the output."""
+
+
+def _fitting(items: Sequence[Item], room: float) -> int:
+    """Return how many of the items, at least one, have no more than `room` bytes together."""
+    sizes = accumulate([len(item.payload) if isinstance(item, Accepted) else 0 for item in items])
+    return next((max(1, index) for index, size in enumerate(sizes) if size > room), len(items))
 
 
 @define(eq=False)
@@ -242,7 +254,7 @@ class DiskEntry:
             await self._wakeup.wait()
 
     def take(self, room: float) -> Sequence[Item]:
-        size, most = 0, min(_RUN_BYTES, room)
+        size, most = 0, min(RUN_BYTES, room)
         self._run = []
         for sending in islice(self._waiting, RUN):
             if isinstance(sending.item, Accepted):

@@ -30,6 +30,7 @@ _BAR = 10
 def status_line(now: Statistics, rate: float, mode: Mode, width: int, progress: str = "") -> str:
     """Return as much as fits into `width`: progress, peers or link state, events and their rate, troubles, queues."""
     link, spool, listener = now.link, now.spool, now.listener
+    waits = spool.waits if spool is not None else None if now.history is None else now.history.waiting
     client = mode is Mode.CLIENT
     sends = mode is not Mode.SERVER_INPUT
     # The last ones are left out first.
@@ -38,7 +39,7 @@ def status_line(now: Statistics, rate: float, mode: Mode, width: int, progress: 
         "" if link is None else link.state if client else f"link {link.state}",
         f"{progress_of(now, mode):,} {'confirmed' if sends else 'received'} ({rate:,.0f}/s)",
         f"{now.received:,} received" if now.received and mode in (Mode.CLIENT, Mode.RELAY) else "",
-        "" if spool is None or spool.waits is None else f"waiting: {spool.waits}",
+        "" if waits is None else f"waiting: {waits}",
         "" if listener is None or not listener.expelled else f"{listener.expelled:,} expelled",
         f"{now.queued:,} queued" if sends else "",
         f"{now.unconfirmed:,} unconfirmed" if sends else "",
