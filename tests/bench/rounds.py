@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import trustme
+from engine import start_engine
 from npm import place
-from subject import HERE, Subject
+from subject import ENGINE, HERE, Subject
 from works import Work
 
 PATIENCE = 90
@@ -34,6 +35,8 @@ class Stage:
         self._scratch = tempfile.TemporaryDirectory(prefix="trio-wsout-bench-")
         self.directory = Path(self._scratch.name)
         self.files = 0
+        self.engine = ""
+        """The URL of the engine, once a subject needed it."""
         authority = trustme.CA()
         issued = authority.issue_cert("localhost", "127.0.0.1")
         self.cert, self.key = str(self.directory / "cert.pem"), str(self.directory / "key.pem")
@@ -51,6 +54,9 @@ class Stage:
             option = str(self.directory / f"spool-{self.files}")
         if option == "sqlite:":
             option = f"sqlite:{self.directory / f'history-{self.files}.db'}"
+        if option.endswith(ENGINE):
+            self.engine = self.engine or start_engine(self.directory)
+            option = option.replace(ENGINE, f"{self.engine}?stream=bench-{self.files}")
         return {
             "work": "idle" if heartbeat else work.kind,
             "peers": work.peers,

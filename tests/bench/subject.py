@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+from engine import engine_binary
 from npm import npm_command
 from works import Work
 
@@ -16,6 +17,8 @@ EVERYTHING = frozenset({"fanout", "idle", "receive", "relay", "push"})
 SPOOLS = frozenset({"spool"})
 BASE = "trio-websocket"
 OURS = "trio_wsout"
+ENGINE = "redis:"
+"""Stands for a stream of an engine that the benchmark starts."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,23 @@ SUBJECTS = [
     ),
     Subject(
         "trio_wsout, history in SQLite", "ours.py", "trio-wsout", frozenset({"fanout"}), "sqlite:", 400_000
+    ),
+    Subject("trio_wsout, history in Valkey", "ours.py", "trio-wsout", frozenset({"fanout"}), ENGINE, 400_000),
+    *(
+        Subject(
+            f"trio_wsout run{words}",
+            "command.py",
+            "trio-wsout",
+            frozenset({"fanout"}),
+            option,
+            400_000,
+            tls=False,
+        )
+        for words, option in (
+            (", in memory", "1 memory:"),
+            (", Valkey", f"1 {ENGINE}"),
+            (", 2 processes", f"2 {ENGINE}"),
+        )
     ),
     Subject("websockets", "on_websockets.py", "websockets"),
     Subject("websockets.trio", "on_websockets_trio.py", "websockets", rate=35_000),
@@ -101,4 +121,6 @@ def _python_command(subject: Subject) -> tuple[list[str] | None, str]:
         return [sys.executable], ""
     if importlib.util.find_spec(subject.made_of.replace("-", "_")) is None:
         return None, f"{subject.made_of} is not installed"
+    if subject.option.endswith(ENGINE) and engine_binary() is None:
+        return None, "coredis or a valkey-server is not installed"
     return [sys.executable], version(subject.made_of)

@@ -204,8 +204,8 @@ class Statistics:
 
 
 _PARTS = (Statistics, LinkStatistics, ListenerStatistics, SpoolStatistics, HistoryStatistics)
-_SHARED = {"events", "bytes"}
-"""Figures of a history that every output tells of the same history."""
+_SHARED = {"events", "bytes", "lag"}
+"""Figures of a history that every output has of the same history, or that are worth knowing of the slowest output only."""
 
 
 def total(outputs: Sequence[Statistics]) -> Statistics:
