@@ -7,7 +7,9 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +20,14 @@ from trio_wsout.config import load_config
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+# pytest's importlib mode puts no folder on the path.
+sys.path.insert(0, str(Path(__file__).parents[1] / "stores"))
+import valkey_server
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from websockets.sync.client import ClientConnection
 
     from conftest import Running
 
@@ -60,6 +68,24 @@ def listeners(url: str) -> int:
     port = f":{int(url[5:-1].split(':')[1]):04X} "
     rows = Path("/proc/net/tcp").read_text().splitlines()
     return sum(port in row and row.split()[3] == "0A" for row in rows)
+
+
+@pytest.fixture
+def shared() -> Iterator[tuple[str, ...]]:
+    """Options for two processes with a history that they share."""
+    engine = valkey_server.Server()
+    yield "--processes", "2", "--set", f"history.store=unix://{engine.socket}?stream=events"
+    engine.close()
+
+
+def rest_of(peer: ClientConnection) -> list[str | bytes]:
+    """What comes until the connection is over."""
+    messages: list[str | bytes] = []
+    try:
+        while True:
+            messages.append(peer.recv(PATIENCE))
+    except ConnectionClosed:
+        return messages
 
 
 @pytest.mark.parametrize(
@@ -212,3 +238,87 @@ def test_json_lines_say_which_process_they_are_of(start_with: Callable[..., Runn
     run = start_with("--processes", "2", *options, "--log-format", "json", "-v")
     said = {run.stderr.readline() for _ in range(3)}
     assert sorted(json.loads(line).get("process", 0) for line in said) == [0, 1, 2]
+
+
+def test_events_of_one_input_reach_the_peers_of_all_processes(
+    listen: Listen, shared: tuple[str, ...], tmp_path: Path
+) -> None:
+    lines = [str(number) for number in range(5000)]
+    source = tmp_path / "events.ndjson"
+    source.write_text("\n".join(lines))
+    run, url = listen("server-output", *shared, "--wait-peers", "12", "--input", str(source), "--stats")
+    with ExitStack() as open_ones, ThreadPoolExecutor(12) as threads:
+        peers = [open_ones.enter_context(connect(url)) for _ in range(12)]
+        assert list(threads.map(rest_of, peers)) == [lines] * 12
+    code, said = run.end()
+    assert code == 0
+    assert {line[:4] for line in said.splitlines() if " came" in line} == {"[1] ", "[2] "}
+    figures = json.loads(said.splitlines()[-1])
+    assert [figures[name] for name in ("accepted", "confirmed", "undelivered")] == [5000, 5000, 0]
+    assert (figures["listener"]["admitted"], figures["history"]["events"]) == (12, 5000)
+
+
+def test_a_peer_resumes_at_any_process_after_the_input_has_ended(
+    listen: Listen, shared: tuple[str, ...]
+) -> None:
+    cursor = ("--set", "cursor.query-parameter=after", "--set", "cursor.value-field=n")
+    run, url = listen("server-output", *shared, *cursor, "--stay")
+    run.send(*(f'{{"n":{n}}}' for n in range(1, 6)))
+    run.stdin.close()
+    run.wait_for("the input has ended")
+    for _ in range(8):
+        with connect(f"{url}?after=3") as peer:
+            assert [peer.recv(PATIENCE) for _ in range(2)] == ['{"n":4}', '{"n":5}']
+    run.interrupt(signal.SIGTERM)
+    assert run.end()[0] == 130
+
+
+def test_a_process_that_dies_while_it_reads_loses_no_more_than_what_it_had_read(
+    listen: Listen, shared: tuple[str, ...]
+) -> None:
+    run, url = listen("server-output", *shared)
+    reader = children(run)[0]
+    with ExitStack() as open_ones:
+        peers = [open_ones.enter_context(connect(url)) for _ in range(12)]
+        run.send('{"n":1}')
+        assert {peer.recv(PATIENCE) for peer in peers} == {'{"n":1}'}
+        os.kill(reader, signal.SIGKILL)
+        assert "what it had read of the input and not sent is lost" in run.wait_for("it starts again in")
+        run.send("may be a part of what was read", *(f'{{"n":{n}}}' for n in range(2, 200)))
+        run.stdin.close()
+        rest = [rest_of(peer) for peer in peers]
+    code, said = run.end()
+    assert (code, "Traceback" in said) == (4, False)
+    survivors = [each for each in rest if each]
+    assert 0 < len(survivors) < 12, "those of the process that was killed were cut"
+    assert survivors == [[f'{{"n":{n}}}' for n in range(2, 200)]] * len(survivors)
+
+
+def test_what_a_peer_sends_reaches_the_peers_of_all_processes(
+    listen: Listen, shared: tuple[str, ...]
+) -> None:
+    run, url = listen("relay", *shared)
+    with ExitStack() as open_ones:
+        peers = [open_ones.enter_context(connect(url)) for _ in range(12)]
+        peers[0].send("1")
+        assert [peer.recv(PATIENCE) for peer in peers[1:]] == ["1"] * 11
+        run.interrupt(signal.SIGTERM)
+        assert rest_of(peers[0]) == []
+    code, said = run.end()
+    assert code == 130
+    assert {line[:4] for line in said.splitlines() if " came" in line} <= {"[1] ", "[2] "}
+
+
+def test_an_input_that_does_not_open_is_given_up_at_a_signal(
+    start_with: Callable[..., Running], shared: tuple[str, ...], tmp_path: Path
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    options = ("--set", "mode=server-output", "--set", "server.bind=127.0.0.1:0")
+    run = start_with(*options, *shared, "--input", str(pipe))
+    opening = Path(f"/proc/{run.process.pid}/task")
+    wait_until(lambda: len(list(opening.iterdir())) > 1)
+    run.interrupt()
+    assert run.end(20) == (130, "interrupted: delivering what was accepted; once more to end immediately\n")
+    run = start_with(*options, *shared, "--input", str(tmp_path / "none"))
+    assert run.end() == (2, f"{tmp_path}/none: No such file or directory\n")
