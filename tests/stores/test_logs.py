@@ -290,7 +290,8 @@ class HistoryMachine(RuleBasedStateMachine):
         if self.kind == "valkey":  # it begins a new epoch where the engine was started anew
             trio.run(valkey_server.forget_process, valkey_server.server(), self.folder.name)
         self.epoch = max(epoch, self.epoch + 1)
-        assert self.call(self.store.open, epoch) == self.extent
+        # The task of a store runs later: it would begin an epoch, too, if it looks at the log first.
+        assert trio.run(self.store.open, epoch) == self.extent
 
     @rule(epoch=st.integers(1, 12))
     def restart(self, epoch: int) -> None:
