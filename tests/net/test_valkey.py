@@ -270,7 +270,11 @@ ALL_COMMANDS = "+@all"
         ),
         ([f"ACL SETUSER joe on >{PASSWORD} ~* +@all -xadd"], f"joe:{PASSWORD}@", "ACL forbids it"),
         ([f"ACL SETUSER joe on >{PASSWORD} ~* +@all -info"], f"joe:{PASSWORD}@", "ACL forbids it"),
-        (["SET {events}:log x"], "", "holds something else; remove it"),
+        (
+            ["SET {events}:log x"],
+            "",
+            r"holds something else; remove it \(one of the keys {NAME}:\*\), or name",
+        ),
         (["SET {events}:meta x"], "", "holds something else"),
     ],
 )
@@ -383,6 +387,20 @@ async def test_keys_that_somebody_removes_are_a_gap(server: Server) -> None:
         await b.append(1)
         for node in (a, b):
             await node.has(3)
+
+
+async def test_nothing_lags_where_positions_jump(server: Server) -> None:
+    async with nodes(server) as (a, b):
+        await a.append(5)
+        await b.has(5)
+        assert (a.log.lag, b.log.lag) == (0, 0)
+        await ask(server, b"FLUSHALL")
+        with trio.fail_after(30):
+            while len(a.epochs) + len(b.epochs) < 4:
+                assert a.log.lag + b.log.lag == 0
+                await trio.sleep(0.001)
+        assert (a.log.lag, b.log.lag) == (0, 0)
+        assert a.positions[-1] + 1000 < a.log.extent.tail
 
 
 async def test_a_damaged_event_is_named_and_those_around_it_can_be_read(server: Server) -> None:

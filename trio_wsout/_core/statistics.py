@@ -136,7 +136,7 @@ class HistoryStatistics:
     foreign: int = 0
     """Events that came from other outputs, where several share the history; they are in no account of this one."""
     lag: int = 0
-    """Positions between what this output has read of a shared history and the end of it, about a second ago."""
+    """Events between what this output has read of a shared history and the end of it, about a second ago."""
     waiting: str | None = None
     """The reason for which a shared history makes this output wait: for example that the engine can't be reached; None if it
     does not wait."""

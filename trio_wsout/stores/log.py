@@ -87,8 +87,10 @@ class SharedLog(LogStore, Protocol):
 
     extent: Extent
     """The extent as of the latest append, or of a look that is about a second old."""
-    lag: int
-    """Positions between what was read for `follow` and the tail, about a second ago."""
+
+    @property
+    def lag(self) -> int:
+        """Events between what was read for `follow` and the tail, about a second ago."""
 
     @property
     def waiting(self) -> str | None:

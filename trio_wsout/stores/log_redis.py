@@ -62,8 +62,6 @@ class RedisLog:
     """Returns the seconds since 1970: each epoch begins at a position of so many microseconds, or higher."""
     _patience: float = field(default=10.0, alias="patience", kw_only=True)
     """Seconds that opening tries to reach the engine."""
-    lag: int = field(default=0, init=False)
-    """Positions between what was read and the tail, as of the latest look."""
     _waiting: Waiting = field(init=False)
     _commands: Redis = field(init=False)
     _reader: Redis = field(init=False)
@@ -96,6 +94,11 @@ class RedisLog:
     def waiting(self) -> str | None:
         """Why a command waits; None if none does."""
         return self._waiting.cause
+
+    @property
+    def lag(self) -> int:
+        """Events between what was read and the tail, as of the latest look; positions jump where an epoch begins."""
+        return max(0, min(self.extent.events, self.extent.tail - self._follower.position))
 
     # -- life -------------------------------------------------------------------------------------------
 
@@ -174,9 +177,8 @@ class RedisLog:
         while True:
             now = trio.current_time()
             if self._reader.connections != joined or now >= look_at:
-                self.extent = extent = await self._join(self._reader.run_script)
+                self.extent = await self._join(self._reader.run_script)
                 joined, look_at = self._reader.connections, now + _BLOCK
-                self.lag = max(0, extent.tail - self._follower.position)
             epoch = self._follower.epoch
             arrivals = await self._read()
             if self._follower.epoch != epoch:

@@ -337,8 +337,8 @@ _BY_TYPE: tuple[tuple[type[Exception], str, str, bool], ...] = (
     ),
     (
         exceptions.WrongTypeError,
-        "one of the keys {keys} holds something else",
-        "remove it, or name another stream in {setting}",
+        "a key of this name holds something else",
+        "remove it (one of the keys {keys}), or name another stream in {setting}",
         True,
     ),
     (exceptions.UnknownCommandError, "the engine is too old", "use Valkey, or Redis 6.2 or later", True),
