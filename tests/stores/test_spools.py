@@ -8,7 +8,10 @@ import resource
 import signal
 import socket
 import sqlite3
-from contextlib import asynccontextmanager, closing
+import subprocess
+import sys
+from contextlib import asynccontextmanager, closing, suppress
+from textwrap import dedent
 from typing import TYPE_CHECKING
 
 import pytest
@@ -173,7 +176,7 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-@pytest.mark.parametrize("name", ["spool.db", "spool.db-wal"])
+@pytest.mark.parametrize("name", ["spool.db", "spool.db-wal", "spool.db-reserve"])
 async def test_what_is_no_file_of_a_spool_is_told_and_left_alone(
     name: str, what: str, tmp_path: Path
 ) -> None:
@@ -243,6 +246,107 @@ async def test_a_full_disk_takes_nothing_of_a_group_and_goes_on_later(small_disk
         assert [each[:9] for each in await left(store)] == [
             b"first", *[b"x" * 9] * (found.tail - 2), b"second",
         ]  # fmt: skip
+
+
+@pytest.fixture(params=["400k", "12m"])
+def disk(request: pytest.FixtureRequest, remount: Callable[[str], None], small_disk: Path) -> Path:
+    """A disk of this size of its own."""
+    remount(f"size={request.param}")
+    return small_disk
+
+
+async def until_full(store: SqliteLog, tail: int, size: int, settled: int = 0) -> int:
+    """Append until the disk is full; return the number of the last event."""
+    with pytest.raises(LogFullError):
+        while True:
+            tail = (await store.append(events(tail, b"x" * size), settled)).tail
+    return tail
+
+
+@pytest.mark.parametrize("size", [2000, 9000])
+async def test_a_full_disk_goes_on_when_all_events_have_left(disk: Path, size: int) -> None:
+    path = disk / "spool"
+    async with opened(path) as (store, _):
+        tail = 0
+        for _ in range(3):
+            before, tail = tail, await until_full(store, tail, size, tail)
+            assert tail > before + 5
+            fill(disk).rename(disk / "mine")
+            with suppress(LogFullError):  # there may be no room to store that only some have left
+                await store.append([], tail - 1)
+            extent = await store.append([], tail)
+            assert (extent.floor, extent.tail, extent.size) == (tail, tail, 0)
+            assert (path / "spool.db").stat().st_size < 50_000
+            extent = await store.append(events(tail, b"next"), tail)
+            assert await left(store) == [b"next"]
+            tail = extent.tail
+            (disk / "mine").unlink()
+
+
+async def test_a_full_disk_stores_what_left_with_the_next_event(disk: Path) -> None:
+    async with opened(disk / "spool") as (store, _):
+        tail = await until_full(store, 0, 900)
+        fill(disk)
+        with pytest.raises(LogFullError):
+            await store.append(events(tail, b"too early" * 999), tail - 1)
+        await store.append(events(tail, b"next"), tail)
+        assert await left(store) == [b"next"]
+        tail = await until_full(store, tail + 1, 9000)
+        with pytest.raises(LogFullError):
+            await store.append(events(tail, bytes(20_000_000)), tail)
+        assert (await store.append([], tail)).events == 0
+
+
+FILLING = """
+    import sys
+    from pathlib import Path
+    import trio
+    from trio_wsout.stores.log import Entry, Kind, LogFullError
+    from trio_wsout.stores.log_sqlite import spool_in
+
+    async def main():
+        store = spool_in(Path(sys.argv[1]))
+        extent = await store.open(7, keep_epoch=True)
+        tail, epoch = extent.tail, extent.epoch
+        try:
+            while True:
+                tail = (await store.append([Entry(tail + 1, epoch, Kind.TEXT, b"x" * 3000, None, 0.0)])).tail
+        except LogFullError:
+            if sys.argv[2] == "confirmed":
+                await store.append([], tail)
+        print(tail, flush=True)
+        await trio.sleep_forever()
+
+    trio.run(main)
+"""
+
+
+def start(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("confirmed", ["confirmed", "open"])
+async def test_a_start_on_a_disk_that_is_still_full_sends_what_is_left_and_goes_on(
+    disk: Path, confirmed: str
+) -> None:
+    path = disk / "spool"
+    tail = 0
+    for _ in range(2):
+        script = [sys.executable, "-c", dedent(FILLING), str(path), confirmed]
+        with start(script) as run:
+            assert run.stdout is not None
+            before, tail = tail, int(run.stdout.readline())
+            run.kill()
+        fill(disk).rename(disk / "mine")
+        async with opened(path, epoch=9) as (store, found):
+            assert found.tail == tail > before
+            assert found.events == len(await left(store)) == (tail - before if confirmed == "open" else 0)
+            assert (await store.append([], tail)).events == 0
+            if confirmed == "confirmed":
+                (disk / "mine").unlink()  # it took the room of what had left
+            tail = (await store.append(events(tail, b"next", epoch=found.epoch))).tail
+            assert (await store.append([], tail)).events == 0
+        (disk / "mine").unlink(missing_ok=True)
 
 
 async def test_a_disk_too_full_for_a_spool_leaves_nothing_in_the_way(small_disk: Path) -> None:

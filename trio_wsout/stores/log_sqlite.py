@@ -5,11 +5,16 @@ that left are deleted later, many at once. A history has a second connection tha
 commit. A spool has an exclusive lock on the file, and so one connection only. Each connection is used in one thread at a
 time. A call that has begun in a thread is finished there, also when it is cancelled.
 
+On a full disk a checkpoint fails if it has to make the file larger; so the write-ahead log is not reset, and grows, until there is
+no room to store even that events left. Therefore a spool appends only while it has a `Reserve`. When the disk is full and all
+events have left, the reserve is given back, and its room is enough to make the database small, which needs no larger file.
+
 `open` checks the schema, and that no row is missing between two others. It does not run ``PRAGMA quick_check``, which reads
 every page (seconds for each gigabyte before the first event is sent) and finds no changed payload. Other damage is reported by
 the call that meets it: SQLite finds damage of its own structure, and checksums find the rest.
 """
 
+import errno
 import os
 import sqlite3
 import stat
@@ -28,7 +33,7 @@ from trio_wsout._core.run_format import DamageError, Run, run_of, sizes_in
 from trio_wsout.config.sections import History
 from trio_wsout.stores.advice import cause_and_advice, not_private
 from trio_wsout.stores.log import LogFullError
-from trio_wsout.stores.sqlite import check_length, connect
+from trio_wsout.stores.sqlite import Reserve, check_length, connect
 
 __all__ = ["SqliteLog", "spool_in"]
 
@@ -74,6 +79,11 @@ _DELETE_EVERY = 8
 _REMEMBERED = 64
 """Runs whose sizes are remembered."""
 _SPOOL = "spool.db"
+_RESERVE = 128 << 10
+"""Bytes of the reserve of a small spool. To make it small writes about 12 pages, and one for each 1022 of the file."""
+_SHARE = 8
+"""The reserve has 2 ** -8 of the file more at least; when it gets larger, twice that."""
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 _Sizes = tuple[int, int, float, Sequence[int]]
 """First and last position of a run, its time, and the sizes of its payloads."""
@@ -138,7 +148,8 @@ class _Database:
     _reader: sqlite3.Connection | None = field(default=None, init=False)
     """The same connection for a spool."""
     _file: os.stat_result | None = field(default=None, init=False)
-    """The file that was opened."""
+    """The file that was opened, as of the latest write."""
+    _reserve: Reserve = field(init=False)
     _recent: deque[_Sizes] = field(factory=lambda: deque[_Sizes](maxlen=_REMEMBERED), init=False)
     """Runs that were appended lately: most of them leave soon, and need not be read for that."""
     _oldest: _Sizes = field(default=(0, 0, 0.0, ()), init=False)
@@ -146,6 +157,10 @@ class _Database:
     _appends: int = field(default=0, init=False)
     """Appends since rows were deleted."""
     _closed: bool = field(default=False, init=False)
+
+    @_reserve.default
+    def _new_reserve(self) -> Reserve:
+        return Reserve(self._path.with_name(f"{self._path.name}-reserve"))
 
     # -- opening ----------------------------------------------------------------------------------------
 
@@ -157,9 +172,17 @@ class _Database:
             with self._transaction("opened") as connection:
                 self._make_tables(connection)
                 extent = self._read_extent(connection)
-                if not (keep_epoch and extent.events):
-                    extent = evolve(extent, epoch=max(epoch, extent.epoch + 1))
-                connection.execute("UPDATE log_meta SET epoch = ?", (extent.epoch,))
+            if not (keep_epoch and extent.events):  # else nothing is written: a full disk does not matter
+                if (
+                    self._use is SPOOL and extent.tail and not extent.events
+                ):  # the last run may have met a full disk
+                    with self._errors("opened"):
+                        self._shrink(connection, extent.tail)
+                with self._transaction("opened"):
+                    extent = evolve(self._read_extent(connection), epoch=max(epoch, extent.epoch + 1))
+                    connection.execute("UPDATE log_meta SET epoch = ?", (extent.epoch,))
+            with suppress(LogFullError):
+                self._extend_reserve()
         except BaseException:
             if self._extent.epoch == 0:
                 self._disconnect()
@@ -191,7 +214,7 @@ class _Database:
             with suppress(FileExistsError):
                 directory.mkdir(0o700)
             self._check_private(directory, stat.S_ISDIR, "directory", "700")
-            for name in ("-wal", "-journal", "-shm", ""):
+            for name in ("-reserve", "-wal", "-journal", "-shm", ""):
                 path = self._path.with_name(self._path.name + name)
                 there = os.path.lexists(path)
                 if there:
@@ -245,6 +268,22 @@ class _Database:
     # -- writing ----------------------------------------------------------------------------------------
 
     def append(self, entries: Sequence[Entry], settled: int, now: float | None = None) -> Extent:
+        try:
+            return self._append(entries, settled, now)
+        except LogFullError:
+            some_are_left = max(settled, self._extent.floor) < self._extent.tail
+            if self._use is not SPOOL or self._writer is None or some_are_left:
+                raise
+            with self._errors("written"):
+                self._shrink(self._writer, self._extent.tail)
+            self._extent = evolve(self._extent, floor=self._extent.tail, size=0)
+            with suppress(LogFullError):
+                self._extend_reserve()
+        return self._append(entries, settled, now)
+
+    def _append(self, entries: Sequence[Entry], settled: int, now: float | None) -> Extent:
+        if entries:
+            self._extend_reserve()
         with self._transaction("written") as connection:
             extent = self._owned_extent(connection)
             check_run(entries, extent, store=self._name, use=self._use)
@@ -325,6 +364,13 @@ class _Database:
             case _:
                 raise DamageError(f"event {floor + 1} is missing or damaged")
 
+    def _extend_reserve(self) -> None:
+        """Make sure that a spool has its reserve, or raise LogFullError."""
+        size = self._file.st_size if self._file is not None else 0
+        if self._use is SPOOL and self._reserve.size < _RESERVE + (size >> _SHARE):
+            with self._errors("written"):
+                self._reserve.extend(_RESERVE + (size >> _SHARE - 1))
+
     def _delete(self, connection: sqlite3.Connection, floor: int) -> None:
         """Delete the rows of events that left, but not that of the last one: a cursor may name it."""
         self._appends += 1
@@ -336,16 +382,24 @@ class _Database:
     def close(self) -> None:
         self._closed = True
         if self._use is SPOOL and self._writer is not None and not self._extent.events:
-            with suppress(sqlite3.Error):
-                self._shrink(self._writer)
+            with suppress(sqlite3.Error, OSError):
+                self._shrink(self._writer, self._extent.tail)
         self._disconnect()
 
-    def _shrink(self, connection: sqlite3.Connection) -> None:
-        """Give the room of all events, which have left, back to the system."""
-        with _committed(connection):
-            connection.execute("UPDATE log_meta SET floor = ?", (self._extent.floor,))
-            connection.execute("DELETE FROM log_runs")
-        connection.execute("VACUUM")
+    def _shrink(self, connection: sqlite3.Connection, tail: int) -> None:
+        """Give the room of all events, which have left up to `tail`, and of the reserve back to the system."""
+        self._reserve.give_back()
+        connection.execute("PRAGMA wal_autocheckpoint = 0")  # a checkpoint before VACUUM takes this room
+        try:
+            with _committed(connection):
+                connection.execute("UPDATE log_meta SET floor = ?1 WHERE floor <> ?1", (tail,))
+                connection.execute("DELETE FROM log_runs")
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint = TRUNCATE")
+        finally:
+            connection.execute("PRAGMA wal_autocheckpoint = 1000")
+            self._recent.clear()
+            self._oldest = (0, 0, 0.0, ())
 
     def _disconnect(self) -> None:
         for connection in (self._reader, self._writer):
@@ -411,6 +465,7 @@ class _Database:
             raise self._error(
                 "written", cause, "find out which program did it, stop that program, and start again"
             )
+        self._file = now
 
     @contextmanager
     def _read(self) -> Generator[sqlite3.Connection]:
@@ -427,9 +482,14 @@ class _Database:
         except DamageError as error:
             advice = "restore it or remove it to start anew; the events before and behind can be read"
             raise self._error(doing, str(error), advice) from error
-        except (sqlite3.Error, also) as error:
+        except (sqlite3.Error, OSError, also) as error:
             failure = self._error(doing, *cause_and_advice(error, self._use.setting))
-            if doing == "written" and getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+            full = (
+                error.errno in _NO_ROOM
+                if isinstance(error, OSError)
+                else getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+            )
+            if doing == "written" and full:
                 raise LogFullError(str(failure)) from error
             raise failure from error
 

@@ -1,12 +1,20 @@
 """SQLite databases in which a committed transaction survives a crash."""
 
+import errno
+import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["check_length", "connect"]
+from attrs import define, field
+
+__all__ = ["Reserve", "check_length", "connect"]
 
 _BUSY = 5.0
 """Seconds to wait for another process that writes."""
+_allocate: Callable[[int, int, int], None] | None = getattr(os, "posix_fallocate", None)
+"""None on systems that have no such call."""
+_NO_ALLOCATION = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _SHORTEST = 100
 """Bytes of the header that every database has."""
 
@@ -33,6 +41,36 @@ def connect(
         connection.close()
         raise
     return connection
+
+
+@define(eq=False)
+class Reserve:
+    """A file that keeps some room of a disk, to be given back when the disk is full."""
+
+    path: Path
+    size: int = field(default=0, init=False)
+    """Bytes that were asked for."""
+
+    def extend(self, size: int) -> None:
+        """Make the file, mode 0600, or make it larger; OSError if the disk has no room for that.
+
+        Where the system can't allocate, the file may be empty.
+        """
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            if _allocate is not None:
+                _allocate(descriptor, 0, size)
+        except OSError as error:
+            if error.errno not in _NO_ALLOCATION:
+                raise
+        finally:
+            os.close(descriptor)
+        self.size = size
+
+    def give_back(self) -> None:
+        """Remove the file."""
+        self.size = 0
+        self.path.unlink(missing_ok=True)
 
 
 def check_length(path: Path) -> None:
