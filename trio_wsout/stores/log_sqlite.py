@@ -158,9 +158,8 @@ class _Database:
     """Appends since rows were deleted."""
     _closed: bool = field(default=False, init=False)
 
-    @_reserve.default
-    def _new_reserve(self) -> Reserve:
-        return Reserve(self._path.with_name(f"{self._path.name}-reserve"))
+    def __attrs_post_init__(self) -> None:
+        self._reserve = Reserve(self._path.with_name(f"{self._path.name}-reserve"))
 
     # -- opening ----------------------------------------------------------------------------------------
 
