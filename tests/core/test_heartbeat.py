@@ -252,19 +252,31 @@ def test_a_late_poll_gives_what_one_in_time_would_have_given(
     assert late.misses == in_time.misses == sum(answered is None for answered, _ in rounds)
 
 
-def test_nothing_is_due_while_this_side_does_not_read() -> None:
+def test_while_this_side_does_not_read_no_ping_is_due_and_each_timeout_it_is_asked_whether_the_peer_has_left() -> (
+    None
+):
     monitor = pinged()
-    monitor.reading_paused()
-    assert monitor.deadline is None
-    assert monitor.poll(1e6) is None
+    monitor.reading_paused(50.0)
+    assert (monitor.deadline, monitor.poll(59.5)) == (60.0, None)
+    assert monitor.poll(60.0) is Pulse.LEFT
+    assert (monitor.deadline, monitor.poll(60.0)) == (70.0, None)
+    assert monitor.poll(75.0) is Pulse.LEFT, "late"
+    assert monitor.deadline == 85.0
     monitor.reading_resumed(100.0)
     assert monitor.deadline == 110.0, "the ping's time starts anew"
     assert over(monitor, 110.0) is Pulse.CUT
 
 
+def test_without_a_heartbeat_nobody_asks_whether_a_peer_has_left() -> None:
+    monitor = HeartbeatMonitor(None)
+    monitor.opened(0.0)
+    monitor.reading_paused(1.0)
+    assert (monitor.deadline, monitor.poll(1e6)) == (None, None)
+
+
 def test_holding_back_without_a_ping_out_starts_the_interval_anew() -> None:
     monitor = opened()
-    monitor.reading_paused()
+    monitor.reading_paused(50.0)
     monitor.reading_resumed(100.0)
     assert monitor.deadline == 120.0
 
@@ -394,8 +406,8 @@ def test_each_ping_and_each_release_begins_to_look_anew() -> None:
     assert monitor.deadline == 31.0
     monitor.progress_found(39.0, line(20, awaited=200))
     assert monitor.deadline == 39.5
-    monitor.reading_paused()
-    assert monitor.deadline is None
+    monitor.reading_paused(50.0)
+    assert monitor.deadline == 60.0
     monitor.reading_resumed(50.0)
     monitor.progress_found(50.5, line(60, awaited=200))
     for now in (55.0, 60.0):
@@ -483,6 +495,7 @@ class MonitorMachine(RuleBasedStateMachine):
         self.seen: list[bytes] = []
         self.holding = False
         self.cut = False
+        self.held_at = 0.0
         self.misses = 0
         self.story: list[tuple[str, float, bytes]] = []
         """All pings, when they were taken and when written; all pongs; and when this side paused."""
@@ -497,7 +510,10 @@ class MonitorMachine(RuleBasedStateMachine):
         due = self._due()
         expected = None
         if due is not None and self.now >= due:
-            if self.waits_from is None:
+            if self.holding:
+                expected = Pulse.LEFT
+                self.held_at = self.now
+            elif self.waits_from is None:
                 expected = Pulse.PING
                 self.asked = True
             elif self.now >= self._look_at():
@@ -514,7 +530,9 @@ class MonitorMachine(RuleBasedStateMachine):
         assert self.monitor.poll(self.now, all_read=True) is expected
 
     def _due(self) -> float | None:
-        if self.holding or self.asked:
+        if self.holding:
+            return self.held_at + 3.0
+        if self.asked:
             return None
         if self.waits_from is not None:
             return min(self._look_at(), self._over_at())
@@ -622,7 +640,8 @@ class MonitorMachine(RuleBasedStateMachine):
 
     @rule()
     def hold(self) -> None:
-        self.monitor.reading_paused()
+        self.monitor.reading_paused(self.now)
+        self.held_at = self.now
         self.story.append(("paused", self.now, b""))
         self.holding = True
 

@@ -15,6 +15,10 @@ from trio_wsout.testing import PeerConnection
 pytestmark = pytest.mark.network
 
 PEERS = 100
+CLOSED = 9
+"""A port at which nobody listens (discard)."""
+KEPT = 1024
+"""Messages of peers that left for which a relay keeps room, beside 64 of each connection."""
 PATIENCE = 120
 """Seconds after which something hangs, on the slowest of machines."""
 
@@ -112,3 +116,51 @@ async def test_a_peer_that_reads_nothing_is_cut_and_others_are_not_held_up() -> 
             assert good.is_open
             await trio.aclose_forcefully(stalled)
             nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("most", [None, 6])
+async def test_of_peers_that_come_send_and_go_while_the_link_is_away_few_connections_and_messages_stay(
+    most: int | None,
+) -> None:
+    """So many that all of them would have left ten times what a relay keeps."""
+    churning, fields = (
+        4,
+        config(
+            url=f"ws://127.0.0.1:{CLOSED}/",
+            heartbeat={"ping-interval": "100ms", "timeout": "200ms"},
+            reconnect={"initial-backoff": "100ms", "max-backoff": "100ms"},
+            **{"shutdown-timeout": "0s"},
+        ),
+    )
+    if most is not None:
+        fields["server"]["max-connections"] = most
+    came = open_at_most = 0
+
+    async def come_and_go(port: int) -> None:
+        nonlocal came
+        while True:
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+            async with stream, trio.open_nursery() as own:
+                peer = PeerConnection(stream)
+                own.start_soon(peer.run)
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await peer.request("/")
+                    if await peer.wait_status() == 101:
+                        for number in range(100):
+                            await peer.send(str(number))
+                        came += 1
+                    await trio.sleep(0.05)
+                own.cancel_scope.cancel()
+
+    with trio.fail_after(PATIENCE), suppress(trio_wsout.DeliveryError):
+        async with trio_wsout.open_output(fields) as output, trio.open_nursery() as nursery:
+            for _ in range(churning):
+                nursery.start_soon(come_and_go, port_of(output))
+            while came < 200:
+                await trio.sleep(0.05)
+                open_at_most = max(open_at_most, len(output.peers()))
+                assert output.statistics().queued <= KEPT + 64 * (most or 150) + 1000
+            nursery.cancel_scope.cancel()
+            while output.peers():
+                await trio.sleep(0.05)
+    assert open_at_most <= (most or 150)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.trees.conftest import open_session
 from trio.testing import MockClock
+from trio_wsout._wire.frames import PING, TEXT, masked_frame, masked_frames
 from trio_wsout.testing import MemoryListener, PeerConnection, open_listener, open_peer
 
 if TYPE_CHECKING:
@@ -332,6 +333,39 @@ async def test_who_judges_messages_sends_the_sender_away(
         await spammer.wait_closed()
         await other.wait_messages(1)
         assert (spammer.close_reason, other.messages) == ("no spam", ["hello"])
+
+
+@given(before=st.integers(0, 80), behind=st.integers(0, 80))
+def test_who_is_sent_away_by_on_message_has_nothing_passed_on_that_came_behind_it_in_the_same_read(
+    before: int, behind: int
+) -> None:
+    def judge(message: trio_wsout.Received) -> trio_wsout.Received | None:
+        judged.append(str(message.event))
+        if message.event != "spam":
+            return message
+        assert outputs[0].disconnect(message.peer, 4403, "no spam")
+        return None
+
+    async def run() -> None:
+        async with (
+            open_listener() as listener,
+            trio_wsout.open_output(server(), listeners=[listener], on_message=judge) as output,
+        ):
+            outputs.append(output)
+            spammer, other = await listener.connect(), await listener.connect()
+            words = [*wanted, "spam", *("behind" for _ in range(behind))]
+            frames = masked_frames([each.encode() for each in words], TEXT)
+            await spammer.send_raw(b"".join([*frames, masked_frame(b"is it there?", PING)]))
+            await spammer.wait_closed()
+            await trio.sleep(1)
+            assert (spammer.close_reason, spammer.pongs, other.messages) == ("no spam", [], wanted)
+            assert output.statistics().dropped == 1 + behind
+
+    outputs: list[Output] = []
+    judged: list[str] = []
+    wanted = [str(number) for number in range(before)]
+    trio.run(run, clock=MockClock(autojump_threshold=0))
+    assert judged == [*wanted, "spam"]
 
 
 @pytest.mark.parametrize("how", ["sent away", "expired"])

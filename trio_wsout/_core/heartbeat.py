@@ -17,7 +17,8 @@ Rules
 5. A verdict that comes late condemns nobody. When the timeout is over, the socket is READ first, for the peer's answer may
    lie in it. If the timeout is still over once all of that was read, it is a miss.
 6. A miss is CUT (action ``reconnect``) or, once for each miss, WARN (action ``log-only``).
-7. While this side has paused reading, silence proves nothing: nothing is due until it reads again.
+7. While this side has paused reading, silence proves nothing: no ping is due until it reads again. But nobody would see that
+   the peer has LEFT. So the system is asked for that when the pause has lasted for `timeout`, and each `timeout` from then on.
 8. A ping that is to confirm carries the configured payload and a number, or the number alone if both don't fit in 125
    bytes, and only a pong with the same payload answers it. So a pong that comes twice, or late, never confirms what was
    written later; nor does one pong that answers several pings. A periodic ping that has nothing to confirm, and
@@ -53,6 +54,8 @@ class Pulse(StrEnum):
     """Warn that the peer missed a ping; the action is log-only."""
     PROGRESS = "progress"
     """Ask the system for the `Progress`, report it by `progress_found`, and poll again."""
+    LEFT = "left"
+    """Ask the system whether the peer has left while this side does not read, and end the connection if so."""
     READ = "read"
     """Read everything that lies in the socket now, and poll again, with `all_read`."""
 
@@ -98,7 +101,8 @@ class HeartbeatMonitor:
     _ask_every: float = field(default=inf, init=False)
     _ask_at: float = field(default=inf, init=False)
     _acknowledged: int | None = field(default=None, init=False)
-    _paused: bool = field(default=False, init=False)
+    _paused_at: float | None = field(default=None, init=False)
+    """The time at which this side stopped reading, or was last to ask whether the peer has left; None while it reads."""
 
     @property
     def _timeout(self) -> float:
@@ -118,7 +122,11 @@ class HeartbeatMonitor:
     def deadline(self) -> float | None:
         """The time at which `poll` must be called; None if nothing is due before something else happens."""
         policy = self._policy
-        if policy is None or self._paused or self.ping_due:
+        if policy is None:
+            return None
+        if self._paused_at is not None:
+            return self._paused_at + policy.timeout
+        if self.ping_due:
             return None
         if self._silent_since is not None:
             return min(self._ask_at, self._silent_since + self._timeout)
@@ -132,6 +140,9 @@ class HeartbeatMonitor:
         policy, deadline = self._policy, self.deadline
         if policy is None or deadline is None or now < deadline:
             return None
+        if self._paused_at is not None:
+            self._paused_at = now
+            return Pulse.LEFT
         if self._silent_since is None:
             self.ping_due = True
             return Pulse.PING
@@ -165,7 +176,7 @@ class HeartbeatMonitor:
             number = b"%x" % self._number
             joined = b"%b %b" % (payload, number) if payload else number
             payload = self._outstanding = joined if len(joined) <= _MOST else number
-        self._measured, self._pinged_at = payload != self._latest and not self._paused, None
+        self._measured, self._pinged_at = payload != self._latest and self._paused_at is None, None
         self._latest = payload
         self.ping_due = False
         self._going = True
@@ -208,14 +219,14 @@ class HeartbeatMonitor:
         self._outstanding = None
         return True
 
-    def reading_paused(self) -> None:
-        """Note that this side stopped reading, because nobody takes the messages that were read."""
-        self._paused = True
+    def reading_paused(self, now: float) -> None:
+        """Note that this side stopped reading at `now`, because nobody takes the messages that were read."""
+        self._paused_at = now
         self._measured, self._pinged_at = False, None
 
     def reading_resumed(self, now: float) -> None:
         """Note that this side reads again since `now`."""
-        self._paused = False
+        self._paused_at = None
         self._last_life = now
         if self._silent_since is not None:
             self._wait_from(now)

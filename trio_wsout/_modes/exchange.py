@@ -31,6 +31,8 @@ from trio_wsout.errors import EventError
 
 _EACH = 64
 """Messages of one peer, or of the link, that wait for their turn."""
+_LEFT = 1024
+"""Messages that peers may leave behind in their turns before those of peers that come, or have none there, must wait."""
 _TURNS = 2
 """Turns of other tasks after which the sender has surely had one."""
 
@@ -44,6 +46,8 @@ class Exchange:
         self._spooled = spooled
         self.stopping = False
         """Whether nothing is passed on any more, so that no ping behind what comes is answered."""
+        self._left: list[SendingEnd[Item] | DiskSource] = []
+        """Sources of peers that left while messages of theirs waited for their turn, the oldest first."""
         self._edits = Edits(common.config.payload, server.sender_field, common.hooks.on_message)
 
     def inbox_of_peer(self, peer: Session) -> Inbox:
@@ -84,19 +88,37 @@ class Exchange:
             acks,
             common.counters,
             common.peer_log,
-            edit=self._edit(signed=isinstance(source, Session)),
+            edit=None if self._edits.nothing else partial(self._edited, source),
+            exchange=self,
             turns=turns,
         )
 
+    def left(self, turns: SendingEnd[Item] | DiskSource) -> None:
+        """Count the messages that a peer leaves behind."""
+        if len(turns):
+            self._left.append(turns)
+
+    def crowd(self) -> SendingEnd[Item] | DiskSource | None:
+        """Return a source whose messages must be gone before a peer of which none wait has a turn; None if it need not wait.
+
+        So peers that come, leave messages and go, again and again, fill no memory while nothing can be passed on.
+        """
+        if not self._left:
+            return None
+        self._left = [each for each in self._left if len(each)]
+        return self._left[0] if sum(map(len, self._left)) >= _LEFT else None
+
     # -- messages on their way ----------------------------------------------------------------------------
 
-    def _edit(self, *, signed: bool) -> Callable[[RawReceived], RawReceived | None] | None:
-        """Return the function that edits each message of a peer (`signed`) or of the link; None if there is none."""
-        return None if self._edits.nothing else partial(self._edited, signed=signed)
+    def _edited(self, source: Session | LinkSubscription, message: RawReceived) -> RawReceived | None:
+        """Return a message as it is passed on; None, counted, if it is refused or its edit failed.
 
-    def _edited(self, message: RawReceived, *, signed: bool) -> RawReceived | None:
-        """Return a message as it is passed on; None, counted, if it is refused or its edit failed."""
-        log = self._common.peer_log.error
+        It is refused, too, if the edit of one before it in the same read sent the peer away.
+        """
+        log, signed = self._common.peer_log.error, isinstance(source, Session)
+        if isinstance(source, Session) and source.dismissed:
+            self._common.counters.dropped += 1
+            return None
         try:
             edited = self._edits.edited(message, signed=signed)
         except (CallableError, EventError) as error:
@@ -168,6 +190,7 @@ class _TurnInbox(RawInbox):
     So pongs that lie behind a ping here are read in the end.
     """
 
+    _exchange: Exchange = field(alias="exchange", kw_only=True)
     _turns: SendingEnd[Item] | DiskSource = field(alias="turns", kw_only=True)
 
     async def passed_on_soon(self) -> bool:
@@ -179,6 +202,9 @@ class _TurnInbox(RawInbox):
 
     async def wait_passed_on(self) -> None:
         await self._turns.wait_empty()
+
+    def left(self) -> None:
+        self._exchange.left(self._turns)
 
 
 @define(eq=False, weakref_slot=False)
@@ -203,6 +229,8 @@ class _TurnTaker:
             if not self._given:
                 await self._give(run)
             while run:
+                while (crowd := self._crowd()) is not None:
+                    await crowd.wait_empty()
                 accepted = self._accepted(run[0])
                 if accepted is not None:
                     await self._turns.send(accepted)
@@ -239,12 +267,18 @@ class _TurnTaker:
 
     def _pass_on(self, run: deque[Received]) -> None:
         """Pass messages on for which there is room."""
-        while run and len(self._turns) < _EACH:
+        while run and len(self._turns) < _EACH and self._crowd() is None:
             accepted = self._accepted(run[0])
             if accepted is not None:
                 self._turns.send_nowait(accepted)
                 self._passed_on(accepted)
             run.popleft()
+
+    def _crowd(self) -> SendingEnd[Item] | DiskSource | None:
+        """Return the source to wait for; None for the link, because behind its messages lie pongs that make room."""
+        return (
+            None if len(self._turns) or isinstance(self._source, LinkSubscription) else self._exchange.crowd()
+        )
 
     def _passed_on(self, accepted: Accepted) -> None:
         """Count an event that is in the queue, and move the cursor that follows it."""

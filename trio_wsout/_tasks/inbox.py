@@ -79,6 +79,9 @@ class Inbox:
         """Wait until everything that was handed over is passed on; pings and Closes behind it are answered then."""
         await trio.lowlevel.checkpoint()
 
+    def left(self) -> None:
+        """Note that nothing more comes; what was handed over may wait on."""
+
 
 @define(eq=False, weakref_slot=False)
 class RawInbox(Inbox):

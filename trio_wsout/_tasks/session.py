@@ -131,7 +131,7 @@ class Session:
     """Whether this side does not read now, because the application takes nothing."""
     _refuses: bool = field(default=False, init=False)
     """Whether messages of the peer were lost here, so that no ping behind them is answered."""
-    _dismissed: bool = field(default=False, init=False)
+    dismissed: bool = field(default=False, init=False)
     """Whether messages that come from now on are dropped, because the peer is sent away."""
     _writing: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     """Bounds the write that is under way, or the closing handshake."""
@@ -180,6 +180,7 @@ class Session:
         finally:
             self._feed.heartbeat_task.forget(self)
             self._feed.leave(self)
+            inbox.left()
             self._count()
 
     @property
@@ -218,7 +219,7 @@ class Session:
 
     def dismiss(self, code: int, reason: str) -> None:
         """Close as `close` does, and drop messages that are read from now on; no ping behind them is answered."""
-        self._dismissed = True
+        self.dismissed = True
         self.close(code, reason)
 
     def close_with_output(self, code: int, *, within: float = _CLOSING) -> None:
@@ -238,8 +239,7 @@ class Session:
         if connection.disconnection is not None:
             await connection.farewell()
         elif self._close_code is not None and self._close_by is not None:
-            self._writing = trio.CancelScope()
-            with self._writing:
+            with trio.CancelScope() as self._writing:
                 await connection.aclose(self._close_code, self._close_reason)
         await connection.cut()
 
@@ -423,8 +423,7 @@ class Session:
             self.active_at = trio.current_time()
             if acks is not None:
                 messages = [each for each in messages if not self._acknowledges(each, acks)]
-            if inbox.taker is None or self._dismissed:
-                self._refuses = self._dismissed
+            if inbox.taker is None or self.dismissed:
                 counters.dropped += len(messages)
             else:
                 await self._hand_over(inbox.taker, deque(inbox.items(messages, self.peer)))
@@ -437,7 +436,7 @@ class Session:
         if not await self._inbox.passed_on_soon():
             with self._pause():
                 await self._inbox.wait_passed_on()
-        return not self._refuses
+        return not (self._refuses or self.dismissed)
 
     async def _hand_over(self, taker: Taker, run: deque[Received]) -> None:
         """Pass messages to the taker, waiting for room; those that it does not take are dropped and counted.
@@ -451,8 +450,7 @@ class Session:
                     await taker.put(run)
         except trio.ClosedResourceError:
             self._refuses = True  # this output ends
-        except trio.BrokenResourceError:
-            # The application closed its end.
+        except trio.BrokenResourceError:  # the application closed its end
             self._refuses = self._refuses or not self._inbox.optional
         finally:  # when cancelled, too
             self._inbox.counters.dropped += len(run)
@@ -461,7 +459,8 @@ class Session:
     def _pause(self) -> Generator[None, None, None]:
         """Do not count the peer's silence within this block, because this side does not read."""
         self._paused = True
-        self.monitor.reading_paused()
+        self.monitor.reading_paused(trio.current_time())
+        self._feed.heartbeat_task.no_later_than(self, self.monitor.deadline)
         if self.subscription is not None:
             self.subscription.reading_paused()
             self.wake()
@@ -545,7 +544,7 @@ class Session:
         return self if self._beat() or (over is not None and trio.current_time() >= over) else None
 
     def _beat(self, *, all_read: bool = False) -> bool:
-        """Do what the heartbeat asks for now: ping, ask the system for progress, warn, or cut.
+        """Do what the heartbeat asks for now: ping, ask the system for progress or a peer that left, warn, or cut.
 
         Args:
             all_read: Whether everything that lay in the socket has been read since this function returned true.
@@ -563,6 +562,9 @@ class Session:
             self.ping()
         elif pulse is Pulse.CUT:
             self.connection.end(Disconnection(cause=Cause.UNHEALTHY, detail=detail))
+        elif pulse is Pulse.LEFT and not self.peer.dialled and self.connection.peer_left:
+            # A link is one connection: it does no harm that what its other end sent last is read first.
+            self.connection.end(Disconnection(cause=Cause.LOST, detail="the peer left while it was not read"))
         elif pulse is Pulse.WARN:
             self._feed.warn(self, detail)
         return pulse is Pulse.READ

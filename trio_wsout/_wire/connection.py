@@ -25,7 +25,7 @@ from trio_wsout._core.heartbeat import Progress
 from trio_wsout._core.read_out import Motion
 from trio_wsout._wire.decoder import NO_STATUS, Close, Decoder, Part, Ping, Violation
 from trio_wsout._wire.frames import CLOSE, PING, PONG
-from trio_wsout._wire.tcp import bytes_unread, lost, send_progress
+from trio_wsout._wire.tcp import bytes_unread, lost, peer_left, send_progress
 from trio_wsout.config.secret import redact_secrets
 
 FAREWELL = 1.0
@@ -380,6 +380,11 @@ class Connection:
     def unread_bytes(self) -> int | None:
         """Bytes that lie unread in the socket; None if the system does not know. One system call."""
         return bytes_unread(self.stream)
+
+    @property
+    def peer_left(self) -> bool:
+        """Whether nothing more comes but what lies unread in the socket. One system call; false where the system does not know."""
+        return peer_left(self.stream)
 
     # -- receiving ------------------------------------------------------------------------------------
 

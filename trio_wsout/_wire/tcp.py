@@ -2,10 +2,12 @@
 
 import errno
 import os
+import select
 import socket
 import ssl
 import sys
 from collections.abc import Iterator
+from math import ceil
 from struct import Struct
 from typing import Protocol, cast, runtime_checkable
 
@@ -20,6 +22,8 @@ if sys.platform != "win32":
 
 _LONGEST_TIMEOUT = 2**31 - 1
 """Milliseconds of TCP_USER_TIMEOUT at most."""
+_LONGEST_IDLE = 32767
+"""Seconds of TCP_KEEPIDLE and TCP_KEEPINTVL at most."""
 _INT = Struct("=i")
 _TCP_INFO = Struct("=120xQ16xI52xQQ")
 """Of Linux' ``struct tcp_info`` (linux/tcp.h): bytes_acked, notsent_bytes, bytes_sent, bytes_retrans (since 4.19)."""
@@ -96,6 +100,15 @@ class KnowsProgress(Protocol):
         ...
 
 
+@runtime_checkable
+class KnowsPeerLeft(Protocol):
+    """A stream other than trio's that knows whether the other side has closed it."""
+
+    def peer_left(self) -> bool:
+        """Return whether nothing more comes but what lies in the stream."""
+        ...
+
+
 def _tcp_stream(stream: trio.abc.Stream) -> trio.SocketStream | None:
     """Return the TCP socket below a stream and its TLS; None if the stream is of another kind."""
     stream = _transport(stream)
@@ -107,13 +120,19 @@ def _tcp_stream(stream: trio.abc.Stream) -> trio.SocketStream | None:
 def set_user_timeout(stream: trio.abc.Stream, heartbeat: Heartbeat | None) -> None:
     """Have the system give up on bytes that nobody acknowledges when the heartbeat would (SPEC 8; RFC 5482).
 
+    The system also asks a peer of which nothing came for as long whether it is there. That finds one that vanished while this
+    side does not read from it, when nothing is written.
     Without a heartbeat, a TCP socket, or TCP_USER_TIMEOUT nothing is done.
     """
     tcp = _tcp_stream(stream)
     option = getattr(socket, "TCP_USER_TIMEOUT", None)
     if heartbeat is not None and option is not None and tcp is not None:
-        milliseconds = int((heartbeat.ping_interval + heartbeat.timeout) * 1000)
-        tcp.setsockopt(socket.IPPROTO_TCP, option, min(milliseconds, _LONGEST_TIMEOUT))
+        seconds = heartbeat.ping_interval + heartbeat.timeout
+        tcp.setsockopt(socket.IPPROTO_TCP, option, int(min(seconds * 1000, _LONGEST_TIMEOUT)))
+        idle, again = (min(ceil(each), _LONGEST_IDLE) for each in (seconds, heartbeat.timeout))
+        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
+        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, again)
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def send_progress(stream: trio.abc.Stream) -> tuple[int, int] | None:
@@ -155,6 +174,25 @@ def bytes_unread(stream: trio.abc.Stream) -> int | None:
     except (OSError, ValueError):  # it is closed
         return None
     return int(_INT.unpack(count)[0])
+
+
+def peer_left(stream: trio.abc.Stream) -> bool:
+    """Return whether the connection below a stream and its TLS is closed by the other side, or broken, so that only unread bytes are left.
+
+    False where nobody knows: for other streams than sockets, on Windows, and on other systems than Linux until it is broken.
+    It is one system call.
+    """
+    transport = _transport(stream)
+    if isinstance(transport, KnowsPeerLeft):
+        return transport.peer_left()
+    if sys.platform == "win32" or not isinstance(transport, trio.SocketStream):
+        return False
+    poll = select.poll()
+    try:
+        poll.register(transport.socket, getattr(select, "POLLRDHUP", 0))
+    except ValueError:  # it is closed
+        return True
+    return bool(poll.poll(0))
 
 
 def _transport(stream: trio.abc.Stream) -> trio.abc.Stream:
