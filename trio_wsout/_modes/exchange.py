@@ -106,7 +106,8 @@ class Exchange:
         if not self._left:
             return None
         self._left = [each for each in self._left if len(each)]
-        return self._left[0] if sum(map(len, self._left)) >= _LEFT else None
+        # The last one: when that is empty, the others have had as many turns, so that few who wait are woken in vain.
+        return self._left[-1] if sum(map(len, self._left)) >= _LEFT else None
 
     # -- messages on their way ----------------------------------------------------------------------------
 
