@@ -181,19 +181,16 @@ class Session:
             self._feed.heartbeat_task.forget(self)
             self._feed.leave(self)
             inbox.left()
-            self._count()
+            counters = inbox.counters
+            counters.sent_bytes += self.sent_bytes
+            counters.received_bytes += self.connection.received_bytes
+            counters.heartbeat_misses += self.monitor.misses
 
     @property
     def sent_bytes(self) -> int:
         """Bytes handed to the kernel, TLS not counted."""
         self.catch_up()
         return self.connection.written_bytes
-
-    def _count(self) -> None:
-        counters = self._inbox.counters
-        counters.sent_bytes += self.sent_bytes
-        counters.received_bytes += self.connection.received_bytes
-        counters.heartbeat_misses += self.monitor.misses
 
     def _connection_over(self) -> None:
         """Stop writing; but our answer to a Close may be under way, and gets a moment."""
