@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -249,3 +250,31 @@ def check(peers: list[Wanderer], told: set[tuple[str, int]], upto: int) -> None:
         assert (run, number) in begun or number < min(n for r, n in begun if r == run), json.dumps(
             [run, number]
         )
+
+
+async def test_a_relay_confirms_a_message_to_its_sender_once_the_server_has_it() -> None:
+    with engine() as server:
+        relay = node(server, 0, mode="relay", payload="json")
+        async with trio_wsout.open_output(relay) as output, trio.open_nursery() as nursery:
+            (address,) = output.statistics().addresses
+            idle = Subscription(lambda _: None)
+            nursery.start_soon(idle.visit, int(address.rpartition(":")[2]), 10**9)
+            await output.wait_peers(1)
+            async with trio_wsout.open_output({"url": f"ws://{address}/", "payload": "json"}) as sender:
+                await sender.send({"n": 0})
+                with trio.fail_after(60):
+                    await sender.flush()
+                await until(lambda: idle.seen == 1, 60)
+                server.kill(signal.SIGSTOP)
+                for n in range(1, 4):
+                    await sender.send({"n": n})
+                await until(lambda: output.statistics().accepted == 4, 60)
+                with trio.move_on_after(1) as flushing:
+                    await sender.flush()
+                assert flushing.cancelled_caught
+                assert sender.statistics().confirmed == 1
+                server.kill(signal.SIGCONT)
+                with trio.fail_after(60):
+                    await sender.flush()
+                await until(lambda: idle.seen >= 4, 60)
+            nursery.cancel_scope.cancel()

@@ -3,6 +3,7 @@
 import traceback
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import cast
@@ -23,7 +24,7 @@ from trio_wsout._modes.common import Common
 from trio_wsout._modes.spooled import Spooled
 from trio_wsout._tasks.channel import SendingEnd
 from trio_wsout._tasks.inbox import Inbox, RawInbox
-from trio_wsout._tasks.ledger import Item
+from trio_wsout._tasks.ledger import Item, Mark
 from trio_wsout._tasks.session import Session
 from trio_wsout._tasks.uncommitted import DiskSource
 from trio_wsout.config.sections import Payload, Server
@@ -40,8 +41,14 @@ _TURNS = 2
 class Exchange:
     """Passes messages on between the peers of a relay, its link, and the application."""
 
-    def __init__(self, common: Common, server: Server, spooled: Spooled | None = None) -> None:
-        """Pass messages on, edited as the configuration and ``on_message`` say; those that go up, by way of a spool if there is one."""
+    def __init__(
+        self, common: Common, server: Server, spooled: Spooled | None = None, *, shared: bool = False
+    ) -> None:
+        """Pass messages on, edited as the configuration and ``on_message`` say; those that go up, by way of a spool if there is one.
+
+        `shared` is whether several outputs share the history.
+        """
+        self._shared = shared
         self._common = common
         self._spooled = spooled
         self.stopping = False
@@ -82,15 +89,18 @@ class Exchange:
         follower: ReceivedCursor | None = None,
     ) -> Inbox:
         common = self._common
+        passing = _TurnTaker(self, common, turns, source, follower)
         return _TurnInbox(
             common.config.payload,
-            _TurnTaker(self, common, turns, source, follower),
+            passing,
             acks,
             common.counters,
             common.peer_log,
             edit=None if self._edits.nothing else partial(self._edited, source),
             exchange=self,
             turns=turns,
+            shared=self._shared,
+            passing=passing,
         )
 
     def left(self, turns: SendingEnd[Item] | DiskSource) -> None:
@@ -184,6 +194,8 @@ class Exchange:
 class _TurnInbox(RawInbox):
     """The inbox of a source, whose messages are passed on once the sender has taken them, or a spool has them on disk.
 
+    Where several outputs share the history, they are passed on when they have come round in it: a mark behind them tells.
+
     So every message that the other end may count as confirmed is on its way to the others. If a peer comes back before its
     earlier connection is found dead, it sends again exactly the messages that still wait, and none overtakes another.
 
@@ -193,16 +205,28 @@ class _TurnInbox(RawInbox):
 
     _exchange: Exchange = field(alias="exchange", kw_only=True)
     _turns: SendingEnd[Item] | DiskSource = field(alias="turns", kw_only=True)
+    _shared: bool = field(alias="shared", kw_only=True)
+    """Whether several outputs share the history."""
+    _passing: "_TurnTaker" = field(alias="passing", kw_only=True)
 
     async def passed_on_soon(self) -> bool:
         for _ in range(_TURNS):
             await trio.lowlevel.checkpoint()
             if not len(self._turns):
-                return True
+                return not (self._shared and self._passing.unmarked)
         return False
 
     async def wait_passed_on(self) -> None:
-        await self._turns.wait_empty()
+        if not self._shared or isinstance(self._turns, DiskSource):
+            await self._turns.wait_empty()
+            return
+        mark = Mark()
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # the output has ended
+            await self._turns.send(mark)
+            await mark.passed.wait()
+            self._passing.unmarked = mark.abandoned
+        if self._passing.unmarked:
+            await trio.sleep_forever()  # the peer must not count them as confirmed
 
     def left(self) -> None:
         self._exchange.left(self._turns)
@@ -219,6 +243,8 @@ class _TurnTaker:
     _follower: ReceivedCursor | None = None
     _given: bool = field(default=False, init=False)
     """Whether the application has the run of which a rest waits for its turn."""
+    unmarked: bool = field(default=False, init=False)
+    """Whether messages were passed on behind the latest mark that was reached."""
 
     def put_nowait(self, run: deque[Received]) -> None:
         if self._given or self._give_nowait(run):
@@ -283,6 +309,7 @@ class _TurnTaker:
 
     def _passed_on(self, accepted: Accepted) -> None:
         """Count an event that is in the queue, and move the cursor that follows it."""
+        self.unmarked = True
         self._common.counters.accepted += 1
         self._common.counters.came_down += isinstance(self._source, LinkSubscription)
         if self._follower is not None and accepted.cursor is not None:

@@ -99,8 +99,9 @@ def _relay(common: Common, server: Server) -> Tree:
     config, link, spooled = common.config, None, None
     if config.spool is not None:
         spooled = Spooled(common, common.of_link(), config.spool)
-    exchange = Exchange(common, server, spooled)
     journal, reader = _history(common)
+    shared = journal is not None and journal.following is not None
+    exchange = Exchange(common, server, spooled, shared=shared)
     peers = AcceptedSide(common, server, exchange.inbox_of_peer, reader)
     if spooled is not None:
         inbox = exchange.inbox_of_link(spooled.subscription)
