@@ -389,6 +389,27 @@ async def test_keys_that_somebody_removes_are_a_gap(server: Server) -> None:
             await node.has(3)
 
 
+async def test_opening_can_be_cancelled_at_every_step(server: Server) -> None:
+    """Also where the connection has just been made: nothing but the cancellation comes out, and nothing stays open."""
+
+    async def cancel(scope: trio.CancelScope, steps: int) -> None:
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        scope.cancel()
+
+    for steps in [*range(20)] * 20:  # trio draws the order of tasks
+        log = on(server.url())
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope() as scope:
+                nursery.start_soon(cancel, scope, steps)
+                await log.open(1)
+            nursery.cancel_scope.cancel()
+        await log.aclose()
+    with trio.fail_after(30):
+        while (await ask(server, b"CLIENT", b"LIST")).count(b"\n") > 1:
+            await trio.sleep(0.01)
+
+
 async def test_nothing_lags_where_positions_jump(server: Server) -> None:
     async with nodes(server) as (a, b):
         await a.append(5)

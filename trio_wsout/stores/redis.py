@@ -121,13 +121,14 @@ class Redis:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold the connection until cancelled; commands wait for this to run."""
-        try:
-            async with trio.open_nursery() as self._nursery:
+        async with trio.open_nursery() as nursery:
+            try:
+                self._nursery = nursery
                 self._started.set()
                 task_status.started()
                 await trio.sleep_forever()
-        finally:
-            self._nursery, self._started = None, trio.Event()
+            finally:  # from now on the nursery may take no task any more
+                self._nursery, self._started = None, trio.Event()
 
     def close(self) -> None:
         """Let no command wait any more: they raise trio.ClosedResourceError."""
@@ -200,6 +201,9 @@ class Redis:
                     # While it connects, coredis turns a cancellation into an error.
                     await trio.lowlevel.checkpoint_if_cancelled()
                     cause = self._cause_to_wait(error, connection)
+                except trio.ClosedResourceError:
+                    await trio.lowlevel.checkpoint_if_cancelled()  # together with `run`
+                    raise
                 failures += 1
                 pause = delay(failures, self._draw(), _BACKOFF)
                 if trio.current_time() + pause > until:
@@ -232,12 +236,18 @@ class Redis:
             return self._connection
 
     async def _dial(self) -> BaseConnection:
-        if self._closed or self._nursery is None:
-            raise trio.ClosedResourceError("the store is closed")
-        connection = await _open_connection(self._url(), self._moved)
+        self._check_runs()
+        url = self._url()
+        location, stream = await _open_stream(url, self._moved)
+        try:
+            nursery = self._check_runs()
+        except trio.ClosedResourceError:
+            await anyio.aclose_forcefully(stream)
+            raise
+        connection = _Connection(location, stream, url)
         outside = _ours.set(True)
         try:
-            await self._nursery.start(connection.run, name="redis connection")
+            await nursery.start(connection.run, name="redis connection")
         finally:
             _ours.reset(outside)
         try:
@@ -249,6 +259,11 @@ class Redis:
         self.process = next((line for line in lines if line.startswith(b"run_id:")), b"")
         self.connections += 1
         return connection
+
+    def _check_runs(self) -> trio.Nursery:
+        if self._closed or self._nursery is None:
+            raise trio.ClosedResourceError("the store is closed")
+        return self._nursery
 
     def _cause_to_wait(self, error: Exception, connection: BaseConnection | None) -> str:
         """Return why a command has to be sent again, in words; raise RefusedError if waiting does not help."""
@@ -272,7 +287,10 @@ async def _answer(command: Sequence[str | bytes], connection: BaseConnection) ->
 class _Connection(BaseConnection):
     """A connection of coredis on a stream that is open already: coredis leaves much behind where it can't connect."""
 
-    def __init__(self, location: Location, stream: ByteStream, options: BaseConnectionParams) -> None:
+    def __init__(self, location: Location, stream: ByteStream, url: RedisUrl) -> None:
+        options = BaseConnectionParams(
+            stream_timeout=_TIMEOUT, username=url.username, password=url.password, db=url.db
+        )
         super().__init__(location, **options)
         self._opened = stream
 
@@ -283,10 +301,7 @@ class _Connection(BaseConnection):
         return repr(self.location)
 
 
-async def _open_connection(url: RedisUrl, moved: tuple[str, int] | None) -> BaseConnection:
-    options = BaseConnectionParams(
-        stream_timeout=_TIMEOUT, username=url.username, password=url.password, db=url.db
-    )
+async def _open_stream(url: RedisUrl, moved: tuple[str, int] | None) -> tuple[Location, ByteStream]:
     location: Location
     with trio.fail_after(_TIMEOUT):
         if url.socket:
@@ -296,7 +311,7 @@ async def _open_connection(url: RedisUrl, moved: tuple[str, int] | None) -> Base
             host, port = moved or (url.host, url.port)
             location = TCPLocation(host or url.host, port)
             stream = await _open_tcp(location, url)
-    return _Connection(location, stream, options)
+    return location, stream
 
 
 async def _open_tcp(location: TCPLocation, url: RedisUrl) -> ByteStream:
