@@ -410,6 +410,19 @@ async def test_opening_can_be_cancelled_at_every_step(server: Server) -> None:
             await trio.sleep(0.01)
 
 
+async def test_what_left_leaves_the_engine_too_though_nothing_follows(server: Server) -> None:
+    log = valkey_log(server, "events", History(max_age=60.0))
+    await log.open(1)
+    async with running(log):
+        for each in "abc":
+            await log.append([entry(each)])
+        assert await ask(server, b"XLEN", "{events}:log") == 4  # with the marker of the epoch
+        with trio.fail_after(10):
+            while await ask(server, b"XLEN", "{events}:log") > 1:  # the tail stays
+                assert (await log.trim(100.0)).events == 0
+                await trio.sleep(0.1)
+
+
 async def test_nothing_lags_where_positions_jump(server: Server) -> None:
     async with nodes(server) as (a, b):
         await a.append(5)

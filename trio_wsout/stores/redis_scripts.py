@@ -53,7 +53,7 @@ local function size_of(run, position)
     return struct.unpack('<I4', run.head, 4 * (run.count + position - run.first) + 1)
 end
 local function trim(settled, now, most_events, most_bytes, longest)
-    local before = is.floor
+    local floor, left = is.floor, is.left
     while is.events > 0 do
         local run = run_behind(is.floor)
         if not run then  -- somebody has removed all
@@ -74,14 +74,14 @@ local function trim(settled, now, most_events, most_bytes, longest)
         if is.floor < run.last then break end
     end
     local clock = tonumber(redis.call('TIME')[1])
-    if is.left < is.floor and clock > is.left_at + 1 then
+    if clock > is.left_at + 1 then
         if is.left > 0 then
             redis.call('XTRIM', log, 'MINID', text(is.left))
             redis.call('ZREMRANGEBYSCORE', cursors, '-inf', '(' .. text(is.left))
         end
         is.left, is.left_at = is.floor, clock
     end
-    return is.floor > before
+    return is.floor > floor or is.left > left
 end
 """
 
