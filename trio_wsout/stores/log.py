@@ -90,7 +90,8 @@ class SharedLog(LogStore, Protocol):
 
     @property
     def lag(self) -> int:
-        """Events between what was read for `follow` and the tail, about a second ago."""
+        """The number of events between what was read for `follow` and the tail, about a second ago."""
+        ...
 
     @property
     def waiting(self) -> str | None:
