@@ -399,8 +399,9 @@ async def test_opening_can_be_cancelled_at_every_step(server: Server) -> None:
 
     for steps in [*range(20)] * 20:  # trio draws the order of tasks
         log = on(server.url())
+        scope = trio.CancelScope()
         async with trio.open_nursery() as nursery:
-            with trio.CancelScope() as scope:
+            with scope:
                 nursery.start_soon(cancel, scope, steps)
                 await log.open(1)
             nursery.cancel_scope.cancel()

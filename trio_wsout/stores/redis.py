@@ -202,7 +202,8 @@ class Redis:
                     await trio.lowlevel.checkpoint_if_cancelled()
                     cause = self._cause_to_wait(error, connection)
                 except trio.ClosedResourceError:
-                    await trio.lowlevel.checkpoint_if_cancelled()  # together with `run`
+                    # If `run` was cancelled, we may have been, too, and that is what the caller is to see.
+                    await trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC120
                     raise
                 failures += 1
                 pause = delay(failures, self._draw(), _BACKOFF)
