@@ -391,7 +391,7 @@ class _Database:
         connection.execute("PRAGMA wal_autocheckpoint = 0")  # a checkpoint before VACUUM takes this room
         try:
             with _committed(connection):
-                connection.execute("UPDATE log_meta SET floor = ?1 WHERE floor <> ?1", (tail,))
+                connection.execute("UPDATE log_meta SET floor = ? WHERE floor <> ?", (tail, tail))
                 connection.execute("DELETE FROM log_runs")
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint = TRUNCATE")
