@@ -726,7 +726,7 @@ def drop_the_queue_on_close(monkeypatch: pytest.MonkeyPatch) -> None:
         await trio.lowlevel.checkpoint()
 
     monkeypatch.setattr(Tree, "finish", finish)
-    monkeypatch.setattr(Ledger, "abandon", lambda ledger, left, reason: [])
+    monkeypatch.setattr(Ledger, "abandon", lambda *_: [])
 
 
 @pytest.mark.parametrize(
