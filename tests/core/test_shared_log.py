@@ -176,3 +176,11 @@ def test_two_events_are_adjacent_if_nothing_but_whole_epochs_begin_between_them(
     between = [each for each in entries if position <= each.last and each.last <= following - 1]
     expected = other == index + 1 and following not in gaps
     assert adjacent(between, position, following) == expected
+
+
+@pytest.mark.parametrize(("behind", "expected"), [(b"1-1", True), (b"1-2", False)])
+def test_events_on_both_sides_of_an_epoch_are_adjacent_if_it_begins_behind_the_first(
+    behind: bytes, *, expected: bool
+) -> None:
+    between = [found(1), marker(101, 2, behind)]
+    assert adjacent(between, 1, 102) == expected
