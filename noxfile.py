@@ -28,8 +28,8 @@ PYTHONS = [
 ]
 EXTRAS = ".[cli,proxy,redis,yaml,testing]"
 QUICK = "not heavy and not faults"
-# Whole files: what a module makes once for its tests may take long.
-TWO_AT_A_TIME = ["-n", "2", "--dist", "loadfile"]
+# Whole files: what a module makes once for its tests may take long. One more than cores: many tests wait for something.
+SIDE_BY_SIDE = ["-n", "3", "--dist", "loadfile"]
 # Seconds for one test where it may take long: with many more examples, or for the figures of the documentation.
 PATIENT = ["--timeout", "7200"]
 PURE = "*/trio_wsout/_core/*,*/trio_wsout/config/*"
@@ -145,7 +145,7 @@ def pythons(session: nox.Session) -> None:
         if python == here():
             continue
         if works(python):
-            session.notify(f"tests-{python}", ["-m", QUICK, *TWO_AT_A_TIME])
+            session.notify(f"tests-{python}", ["-m", QUICK, *SIDE_BY_SIDE])
         else:
             session.warn(f"Python {python} is not on this machine: skipped")
     session.notify("heavy")
@@ -164,7 +164,7 @@ def tests(session: nox.Session) -> None:
 def heavy(session: nox.Session) -> None:
     """The heavy tests, and those that break things, on this Python; what is covered does not depend on them."""
     session.install(*group("tests"), "-e", EXTRAS)
-    session.run("pytest", "-q", "-m", "heavy or faults", *TWO_AT_A_TIME, *session.posargs)
+    session.run("pytest", "-q", "-m", "heavy or faults", *SIDE_BY_SIDE, *session.posargs)
 
 
 @nox.session
@@ -172,7 +172,7 @@ def coverage(session: nox.Session) -> None:
     """The quick tests on this Python, measured: 100 % of the pure parts, 95 % of everything."""
     session.install(*group("tests"), "-e", EXTRAS)
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", "-q", "-m", QUICK, *TWO_AT_A_TIME, *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", "-q", "-m", QUICK, *SIDE_BY_SIDE, *session.posargs)
     # Quiet when all is well, so that pytest's closing line stays the last of the tests.
     session.run("coverage", "combine", "-q", silent=True)
     session.run("coverage", "report", "--include", PURE, "--fail-under", "100", silent=True)
