@@ -53,7 +53,9 @@ from trio_wsout.errors import ConfigError, Problem, count
 _DELAYS = Reconnect()
 """The delays before a child is started again; one that lived for `reset_after` begins anew."""
 _MOST = 5
+"""Times in a row that a child may die before all end."""
 _GRACE = 5.0
+"""Seconds after the time for an end in which the children that are still there may end by themselves."""
 _ASK_EVERY = 0.5
 """Seconds between two questions for figures, while somebody needs them."""
 _WORST_FIRST = (CONFIGURATION, NO_CONNECTION, SOME_UNDELIVERED)
